@@ -1,0 +1,84 @@
+"""IN1K images and SSv2 videos, mixed: the data of OmniMAE pretraining, and its validation sets for a held-out loss.
+
+Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
+
+    imagenet/{train,val}/CLASS/*.JPEG
+    sthv2/videos/*.webm    sthv2/sthv2_{train,val}_list_videos.txt    (lines: NAME.webm LABEL; labels are not used)
+
+Crops, flips, clip length and workers: the release's training config. It resizes a clip to a short side of 256 before it
+crops; here the crop is resized once, from the original frame. Replicas: the paper (arXiv:2206.08356). A step has 2048
+samples of one modality, replicas included; a video is decoded once for four of them and a quarter of the videos makes
+an epoch, so 626 + 82 = 708 steps.
+"""
+
+data_root = '{{$OMNIMAE_DATA:data}}'
+
+train_dataloader = dict(
+    batch_size=32,  # samples per GPU and micro-batch; the GPU's memory decides, the numbers do not change
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            in1k=dict(
+                type='ImageDataset',
+                root=f'{data_root}/imagenet/train',
+                transforms=[
+                    dict(type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic'),
+                    dict(type='Flip', prob=0.5),
+                ],
+            ),
+            ssv2=dict(
+                type='VideoDataset',
+                root=f'{data_root}/sthv2/videos',
+                ann_file=f'{data_root}/sthv2/sthv2_train_list_videos.txt',
+                clip_seconds=2.7,
+                num_frames=16,
+                replicas=4,
+                # no flip: "from left to right" is a label of this data set
+                transforms=[
+                    dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bilinear'),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='MixedSampler', repeats=dict(in1k=1.0, ssv2=0.25)),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=2048),
+    collate_fn=dict(type='collate_clips'),
+)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            in1k=dict(
+                type='ImageDataset',
+                root=f'{data_root}/imagenet/val',
+                transforms=[
+                    dict(type='ResizeShort', size=224, interpolation='bicubic'),
+                    dict(type='CenterCrop', size=224),
+                ],
+            ),
+            ssv2=dict(
+                type='VideoDataset',
+                root=f'{data_root}/sthv2/videos',
+                ann_file=f'{data_root}/sthv2/sthv2_val_list_videos.txt',
+                clip_seconds=2.7,
+                num_frames=16,
+                transforms=[
+                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
+                    dict(type='CenterCrop', size=224),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_evaluator = dict(type='ReconstructionLoss')
+val_cfg = dict(type='ValLoop')

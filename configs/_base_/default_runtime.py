@@ -1,0 +1,31 @@
+"""What every run has: hooks, logging, seed, processes. A config changes a hook by its name here."""
+
+default_scope = 'omnimae'
+
+default_hooks = dict(
+    # MMEngine's
+    runtime_info=dict(type='RuntimeInfoHook'),
+    timer=dict(type='IterTimerHook'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    # ours
+    step_seed=dict(type='StepSeedHook'),
+    throughput=dict(type='ThroughputHook'),
+    broken_files=dict(type='BrokenFileHook', min_failures=10, max_ratio=0.01),
+    plain_checkpoint=dict(type='PlainCheckpointHook'),
+    export=dict(type='ExportHook'),
+)
+
+# Curves of one modality and speeds change from step to step: smooth them like the loss.
+log_processor = dict(
+    type='LogProcessor', window_size=10, mean_pattern=r'.*(loss|mse_|top1|time|grad_norm|per_second).*'
+)
+
+visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+
+randomness = dict(seed=0)
+
+# Without a GPU the processes talk through gloo, whatever stands here.
+env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))

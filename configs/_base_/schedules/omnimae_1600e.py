@@ -1,0 +1,5 @@
+"""OmniMAE pretraining, 1600 epochs: the models of the paper's Table 2. The warm-up stays at 40 epochs."""
+
+_base_ = './omnimae_800e.py'
+
+train_cfg = dict(max_epochs=1600)

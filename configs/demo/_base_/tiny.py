@@ -1,0 +1,53 @@
+"""What pretraining and fine-tuning of the demo share: a ViT of 0.9 M parameters, and the data.
+
+A clip is 8 frames of 32x32 pixels, spread over 2 seconds: 32 tokens. An image is 16.
+"""
+
+_base_ = ['../../_base_/default_runtime.py']
+
+data_root = '{{$OMNIMAE_DATA:data}}/demo'
+clip_size = (8, 32, 32)
+# Tubelets of 4 frames: 2 frames show too little of a motion for so short a training.
+backbone = dict(
+    type='SpatioTemporalViT', embed_dim=128, depth=4, num_heads=4, patch_size=(4, 8, 8), clip_size=clip_size
+)
+image = dict(type='ImageDataset')
+video = dict(type='VideoDataset', clip_seconds=2.0, num_frames=clip_size[0])
+# no flip: it would turn one motion into another
+crop = [dict(type='RandomResizedCrop', size=clip_size[1], scale=(0.5, 1.0))]
+middle = [dict(type='ResizeShort', size=clip_size[1]), dict(type='CenterCrop', size=clip_size[1])]
+
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=2,
+    persistent_workers=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            images=dict(image, root=f'{data_root}/images/train', transforms=crop),
+            videos=dict(
+                video, root=f'{data_root}/videos/train', ann_file=f'{data_root}/videos/train.txt', transforms=crop
+            ),
+        ),
+    ),
+    sampler=dict(type='MixedSampler'),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=32),
+    collate_fn=dict(type='collate_clips'),
+)
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            images=dict(image, root=f'{data_root}/images/val', transforms=middle),
+            videos=dict(
+                video, root=f'{data_root}/videos/val', ann_file=f'{data_root}/videos/val.txt', transforms=middle
+            ),
+        ),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_cfg = dict(type='ValLoop')

@@ -1,0 +1,17 @@
+"""Tell the eight camera motions of the demo's videos apart, from pretraining or from scratch.
+
+Every photograph appears in every motion, so a single frame says nothing: chance is 12.5 %.
+
+Run: python tools/train.py configs/demo/finetune_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
+     python tools/train.py configs/demo/finetune_videos.py --cfg-options model.init_cfg=None          (from scratch)
+Expect: TODO
+"""
+
+_base_ = ['_base_/finetune.py']
+
+model = dict(num_classes=8)
+train_videos = dict(_base_.train_dataloader.dataset.sources.videos, num_classes=8)
+val_videos = dict(_base_.val_dataloader.dataset.sources.videos, num_classes=8, num_clips=3)
+train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=train_videos)))
+val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=val_videos)))
+test_dataloader = dict(_base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(videos=val_videos)))

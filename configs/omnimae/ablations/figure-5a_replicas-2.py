@@ -1,0 +1,14 @@
+"""Figure 5a, sample replication: 2 crops and masks of each decoded video.
+
+Assumed: only videos are replicated, and an epoch takes 1/2 of the videos, so that every cell trains on as many clips.
+
+Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/figure-5a_replicas-2.py 8
+Expect: not yet run.
+"""
+
+_base_ = './ablation_base.py'
+
+train_dataloader = dict(
+    dataset=dict(sources=dict(ssv2=dict(replicas=2))),
+    sampler=dict(repeats=dict(ssv2=1 / 2)),
+)

@@ -1,0 +1,9 @@
+"""Table 1a, mask ratios: 90 % of the image tokens, 95 % of the video tokens.
+
+Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/table-1a_mask-90-95.py 8
+Expect: not yet run.
+"""
+
+_base_ = './ablation_base.py'
+
+model = dict(mask_generator=dict(image=dict(ratio=0.9), video=dict(ratio=0.95)))

@@ -1,0 +1,11 @@
+"""Table 1b, mask type of videos: whole time slices.
+
+Of 8 time slices of two frames 90 % are 7 after rounding down, 87.5 % of the tokens.
+
+Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/table-1b_video-frame.py 8
+Expect: not yet run.
+"""
+
+_base_ = './ablation_base.py'
+
+model = dict(mask_generator=dict(video=dict(type='FrameMasking')))

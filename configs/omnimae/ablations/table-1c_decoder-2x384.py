@@ -1,0 +1,11 @@
+"""Table 1c, decoder: 2 blocks, 384 wide.
+
+3.8 M parameters without the mask token and the pixel layer.
+
+Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/table-1c_decoder-2x384.py 8
+Expect: not yet run.
+"""
+
+_base_ = './ablation_base.py'
+
+model = dict(head=dict(depth=2))

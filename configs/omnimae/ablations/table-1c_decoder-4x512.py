@@ -1,0 +1,11 @@
+"""Table 1c, decoder: 4 blocks, 512 wide.
+
+13.0 M parameters without the mask token and the pixel layer.
+
+Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/table-1c_decoder-4x512.py 8
+Expect: not yet run.
+"""
+
+_base_ = './ablation_base.py'
+
+model = dict(head=dict(embed_dim=512))

@@ -1,0 +1,273 @@
+"""Configs: classic MMEngine files, checked for mistyped keys, types and arguments before anything is built.
+
+MMEngine accepts ``train_cgf = dict(...)`` in silence and notices a mistyped argument only when it builds that part.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, OPTIMIZERS, VISBACKENDS, VISUALIZERS, Registry
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+from torch.utils.data import DataLoader
+
+from omnimae.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    FUNCTIONS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIM_WRAPPERS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+    WEIGHT_INITIALIZERS,
+)
+
+
+class Section(NamedTuple):
+    """What the dicts under a key describe.
+
+    Attributes:
+        registry: where their ``type`` is registered; None when they have none.
+        default: the type of a dict without one.
+        extra: keys that MMEngine takes out before it builds.
+    """
+
+    registry: Registry | None = None
+    default: str | Callable | None = None
+    extra: tuple[str, ...] = ()
+
+
+_LOADER = Section(None, DataLoader, ('num_batch_per_epoch', 'disable_subprocess_warning'))
+_HOOKS = Section(HOOKS, None, ('priority',))
+
+SECTIONS = {
+    'model': Section(MODELS),
+    'data_preprocessor': Section(MODELS),
+    'init_cfg': Section(WEIGHT_INITIALIZERS, None, ('override',)),
+    'model_wrapper_cfg': Section(MODEL_WRAPPERS, 'MMDistributedDataParallel'),
+    'train_dataloader': _LOADER,
+    'val_dataloader': _LOADER,
+    'test_dataloader': _LOADER,
+    'dataset': Section(DATASETS),
+    'transforms': Section(TRANSFORMS),
+    'sampler': Section(DATA_SAMPLERS),
+    'batch_sampler': Section(DATA_SAMPLERS),
+    'collate_fn': Section(FUNCTIONS),
+    'worker_init_fn': Section(FUNCTIONS),
+    'train_cfg': Section(LOOPS, 'EpochBasedTrainLoop', ('by_epoch',)),
+    'val_cfg': Section(LOOPS, 'ValLoop'),
+    'test_cfg': Section(LOOPS, 'TestLoop'),
+    'val_evaluator': Section(METRICS),
+    'test_evaluator': Section(METRICS),
+    'metrics': Section(METRICS),
+    'optim_wrapper': Section(OPTIM_WRAPPERS, 'OptimWrapper', ('constructor', 'paramwise_cfg')),
+    'optimizer': Section(OPTIMIZERS),
+    'param_scheduler': Section(PARAM_SCHEDULERS, None, ('convert_to_iter_based',)),
+    'default_hooks': _HOOKS,
+    'custom_hooks': _HOOKS,
+    'visualizer': Section(VISUALIZERS),
+    'vis_backends': Section(VISBACKENDS),
+    'log_processor': Section(LOG_PROCESSORS, 'LogProcessor'),
+    'randomness': Section(None, Runner.set_randomness),
+    'mp_cfg': Section(None, set_multi_processing),
+}
+
+# Dicts whose keys are names of the user's choice, not sections.
+NAMED = ('default_hooks', 'sources', 'mask_generator')
+
+# The Runner's arguments, and what it reads from the config besides.
+TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
+    'model_wrapper_cfg',
+    'find_unused_parameters',
+    'sync_bn',
+    'compile',
+    'activation_checkpointing',
+    'efficient_conv_bn_eval',
+    'custom_imports',
+    'runner_type',
+}
+
+
+def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config, apply ``--cfg-options`` and check the result.
+
+    Variables that a file reads itself, or that an inheriting file reads as ``_base_.NAME``, are helpers: they are
+    allowed, and dropped from the result, where changing them would change nothing.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError: a key, type or argument that nothing takes; says where it stands and what is near.
+    """
+    options = dict(cfg_options or {})
+    loaded = Config.fromfile(str(path))
+    files = [Path(path), *_inherited(Path(path))]
+    _check_variables(files)
+    cfg = Config(
+        {key: value for key, value in loaded.items() if key in TOP_LEVEL},
+        cfg_text=loaded.text,
+        filename=loaded.filename,
+        env_variables=loaded.env_variables,
+        # With a long path in the config yapf takes seconds, six times at a start and once a checkpoint.
+        format_python_code=False,
+    )
+    for key, value in options.items():
+        name = key.split('.')[0]
+        if name not in TOP_LEVEL:
+            raise ValueError(f'--cfg-options: {key}={value!r}: there is no key {name!r}{_hint(name, TOP_LEVEL)}')
+    cfg.merge_from_dict(options)
+    if cfg.get('default_scope') != 'omnimae':
+        raise ValueError(
+            f"{path}: default_scope is {cfg.get('default_scope')!r}, it must be 'omnimae'. "
+            'Inherit _base_/default_runtime.py.'
+        )
+    _Checker(files, options).check(cfg)
+    return cfg
+
+
+def _inherited(path: Path) -> Iterable[Path]:
+    """The files that a config inherits from, nearest first."""
+    for base in Config._get_base_files(str(path)):
+        base_path = Path(Config._get_cfg_path(base, str(path))[0])
+        yield base_path
+        yield from _inherited(base_path)
+
+
+def _check_variables(files: list[Path]) -> None:
+    """Every top-level variable is a key of the Runner or is read by somebody."""
+    texts = [file.read_text(encoding='utf-8') for file in files]
+    inherited = {name for text in texts for name in re.findall(r'\b_base_\.(\w+)', text)}
+    for file, text in zip(files, texts, strict=True):
+        tree = ast.parse(text)
+        read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        for node in tree.body:
+            if not isinstance(node, ast.Assign):
+                continue
+            for name in [target.id for target in node.targets if isinstance(target, ast.Name)]:
+                if name not in TOP_LEVEL | read | inherited | {'_base_'}:
+                    raise ValueError(
+                        f'{file}: {name} = {ast.unparse(node.value)[:80]}: neither the Runner nor this file reads '
+                        f'{name!r}{_hint(name, TOP_LEVEL)}'
+                    )
+
+
+class _Checker:
+    """Compares every dict of a config with what it is the call of."""
+
+    def __init__(self, files: list[Path], options: Mapping[str, Any]) -> None:
+        self.files, self.options = files, options
+
+    def check(self, cfg: Config) -> None:
+        """Walk all sections.
+
+        Raises:
+            ValueError: an unknown type or argument.
+        """
+        for key, value in cfg.items():
+            if key in SECTIONS or key == 'env_cfg':
+                self._walk(value, key, SECTIONS.get(key, Section()))
+        self._check_constructor(cfg.get('optim_wrapper') or {})
+
+    def _walk(self, value: Any, path: str, section: Section) -> None:
+        if isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self._walk(item, f'{path}.{index}', section)
+        if not isinstance(value, dict):
+            return
+        key = path.split('.')[-1]
+        # A default belongs to the section's own dict, not to those within it.
+        kind = value.get('type', section.default if key in SECTIONS else None)
+        if isinstance(kind, str) and section.registry is not None:
+            if 'metrics' in value and section.registry is METRICS:
+                section = section._replace(registry=EVALUATOR)
+            component = self._find(kind, path, section.registry)
+            self._check_arguments(component, value, path, section.extra)
+            if '.' in kind and not kind.startswith('omnimae.'):
+                return  # what a component of another package builds is looked up there
+        elif callable(kind):
+            self._check_arguments(kind, value, path, section.extra)
+        for name, item in value.items():
+            if name != 'clip_grad':  # its type is no component
+                inner = section if key in NAMED else SECTIONS.get(name, section)
+                self._walk(item, f'{path}.{name}', inner)
+
+    def _find(self, kind: str, path: str, registry: Registry) -> Callable:
+        try:
+            component = registry.get(kind)
+        except RuntimeError:  # how MMEngine reports some names that it cannot find
+            component = None
+        if component is None:
+            self._refuse(
+                f'{path}.type',
+                kind,
+                f'no {registry.name} of that name{_hint(kind, _names(registry))} '
+                "One of another package takes its prefix, as in 'mmpretrain.RandAugment'; one of your own enters "
+                'through custom_imports.',
+            )
+        return component
+
+    def _check_arguments(self, component: Callable, value: dict[str, Any], path: str, extra: Collection[str]) -> None:
+        accepted, is_open = _parameters(component)
+        for name in sorted(value.keys() - accepted - {'type', '_scope_', *extra}):
+            # **kwargs may take anything, but hardly what is one letter from a named argument.
+            if not is_open or difflib.get_close_matches(name, accepted, 1, 0.85):
+                reason = f'{component.__name__} has no such argument{_hint(name, accepted)}'
+                self._refuse(f'{path}.{name}', value[name], reason)
+
+    def _check_constructor(self, wrapper: dict[str, Any]) -> None:
+        if 'constructor' not in wrapper:
+            return
+        path = 'optim_wrapper.constructor'
+        constructor = self._find(wrapper['constructor'], path, OPTIM_WRAPPER_CONSTRUCTORS)
+        rest = {key: value for key, value in wrapper.items() if key not in ('constructor', 'paramwise_cfg')}
+        try:
+            constructor(rest, wrapper.get('paramwise_cfg'))
+        except ValueError as error:
+            self._refuse('optim_wrapper.paramwise_cfg', wrapper.get('paramwise_cfg'), str(error))
+
+    def _refuse(self, path: str, value: Any, reason: str) -> None:
+        raise ValueError(f'{self._source(path)}: {path}={value!r}: {reason}')
+
+    def _source(self, path: str) -> str:
+        """The command line, or the nearest file in which the last word of the path stands."""
+        if any(f'{path}.'.startswith(f'{option}.') for option in self.options):
+            return '--cfg-options'
+        words = [word for word in path.split('.') if not word.isdigit() and word != 'type']
+        pattern = re.compile(rf'\b{re.escape(words[-1])}\b')
+        mentions = (file for file in self.files if pattern.search(file.read_text(encoding='utf-8')))
+        return str(next(mentions, self.files[0]))
+
+
+def _parameters(component: Callable) -> tuple[set[str], bool]:
+    """Names that may be given (of base classes too, as far as ``**kwargs`` reaches); whether any other may be."""
+    functions = [component]
+    if inspect.isclass(component):
+        functions = [vars(base)['__init__'] for base in component.__mro__[:-1] if '__init__' in vars(base)]
+    names, is_open = set(), False
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        names |= {parameter.name for parameter in parameters}
+        is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        if not is_open:
+            break
+    return names - {'self', 'args', 'kwargs'}, is_open
+
+
+def _names(registry: Registry | None) -> set[str]:
+    return set() if registry is None else {*registry.module_dict, *_names(registry.parent)}
+
+
+def _hint(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, words, 1)
+    return f'. Did you mean {near[0]!r}?' if near else f'. Known: {", ".join(sorted(words))}.'

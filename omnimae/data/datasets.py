@@ -1,0 +1,525 @@
+"""Sources of samples: folders or lists of image and video files, and their mixture.
+
+An `Address` asks for a training sample: all its randomness follows from the address, so any worker of any run makes
+the same one. A plain int asks for an evaluation sample: no randomness, all test views.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from mmengine import fileio
+from mmengine.logging import print_log
+from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from omnimae.data.video import BrokenFileError, open_video, test_starts, train_start
+from omnimae.registry import DATASETS, TRANSFORMS
+from omnimae.structures import Address, Batch, Sample
+
+IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm')
+VIDEO_EXTENSIONS = ('.mp4', '.webm', '.avi', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ogv', '.3gp')
+
+MAX_ATTEMPTS = 20  # broken files in a row before a training sample is given up
+NUM_PROBED = 16  # files of a list that must not all be missing
+
+
+class BrokenImageError(BrokenFileError):
+    """An image file that cannot be read in full."""
+
+
+class StringTable:
+    """An unchanging list of strings in two flat buffers.
+
+    Worker processes share them; of a Python list of millions of strings each worker makes its own copy in time, because
+    counting references writes to every string.
+    """
+
+    def __init__(self, strings: Iterable[str]):
+        encoded = [os.fsencode(string) for string in strings]
+        self._bytes = b''.join(encoded)
+        self._ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._bytes[start : self._ends[index]])
+
+
+class Rows(NamedTuple):
+    """The files of a source.
+
+    Attributes:
+        paths: relative to the source's root.
+        labels: a class index each, or None.
+        classes: names of the classes where known.
+    """
+
+    paths: list[str]
+    labels: list[int] | None
+    classes: tuple[str, ...] | None
+
+
+def scan_folder(
+    root: str, extensions: Sequence[str], *, classes: Sequence[str] | None = None, backend_args: dict | None = None
+) -> Rows:
+    """All files below ``root``, sorted; its sub-folders are the classes, unless a file lies in ``root`` itself.
+
+    Raises:
+        ValueError: no such folder, no file in it, or folders that are not the given ``classes``.
+    """
+    backend = fileio.get_file_backend(root, backend_args=backend_args)
+    if not hasattr(backend, 'list_dir_or_file'):
+        raise ValueError(f'root={root!r} cannot be listed by {type(backend).__name__}. Give an ann_file.')
+    if not backend.isdir(root):
+        raise ValueError(f'root={root!r} is not a folder. Correct the path, or link the data to it.')
+    if isinstance(backend, fileio.LocalBackend):
+        found = _scan_local(root)
+    else:
+        found = backend.list_dir_or_file(root, list_dir=False, recursive=True)
+    suffixes = tuple(extensions)
+    paths = sorted(path for path in found if path.lower().endswith(suffixes))
+    if not paths:
+        raise ValueError(
+            f'root={root!r} holds no file that ends in {", ".join(extensions)}. Correct root or extensions.'
+        )
+    outside = next((path for path in paths if '/' not in path), None)
+    if outside is not None and classes is not None:
+        raise ValueError(f'root={root!r} has a file outside the class folders, {outside!r}. Move it, or drop classes.')
+    if outside is not None:
+        return Rows(paths, None, None)
+    folders = [path.partition('/')[0] for path in paths]
+    classes = tuple(sorted(set(folders)) if classes is None else classes)
+    index = {name: label for label, name in enumerate(classes)}
+    if unknown := sorted(set(folders) - set(classes)):
+        raise ValueError(f'root={root!r} has folders that are not in classes, {unknown[:3]}. Add them to classes.')
+    return Rows(paths, [index[folder] for folder in folders], classes)
+
+
+def _scan_local(root: str, folder: str = '') -> Iterator[str]:
+    """Paths of all files below, relative to ``root``; names that begin with a dot are left out.
+
+    Does what ``LocalBackend.list_dir_or_file`` does in a fifth of the time, which counts at a million files.
+    """
+    with os.scandir(os.path.join(root, folder)) as entries:
+        for entry in entries:
+            if entry.name.startswith('.'):
+                continue
+            if entry.is_dir():
+                yield from _scan_local(root, f'{folder}{entry.name}/')
+            else:
+                yield folder + entry.name
+
+
+def read_list(
+    ann_file: str, extensions: Sequence[str], *, classes: Sequence[str] | None = None, backend_args: dict | None = None
+) -> Rows:
+    """The rows of a text file with one ``path`` or ``path label`` a line.
+
+    The path ends at the last known extension, so that paths and class names may hold spaces. A label is a class name
+    when it is one of ``classes``, else a class index.
+
+    Raises:
+        ValueError: no such file, no line in it, or a wrong line.
+    """
+    try:
+        lines = fileio.get_text(ann_file, backend_args=backend_args).splitlines()
+    except FileNotFoundError:
+        raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
+    pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:\s+(.+))?', re.IGNORECASE)
+    index = {name: label for label, name in enumerate(classes or ())}
+    paths: list[str] = []
+    labels: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        line = line.strip()
+        if not line:
+            continue
+        try:
+            path, label = _parse_line(line, pattern, extensions, index)
+            if len(labels) != (0 if label is None else len(paths)):
+                raise ValueError('Some lines have a label and some have none. Give all or none a label.')
+        except ValueError as error:
+            raise ValueError(f'{ann_file}, line {number}, {line!r}: {error}') from None
+        paths.append(path)
+        if label is not None:
+            labels.append(label)
+    if not paths:
+        raise ValueError(f'ann_file={ann_file!r} has no lines. Write one "path" or "path label" a line.')
+    return Rows(paths, labels or None, None if classes is None else tuple(classes))
+
+
+def _parse_line(
+    line: str, pattern: re.Pattern, extensions: Sequence[str], index: Mapping[str, int]
+) -> tuple[str, int | None]:
+    match = pattern.fullmatch(line)
+    if match is None:
+        raise ValueError(f'The path does not end in one of {", ".join(extensions)}. Correct the line or extensions.')
+    path, label = match.groups()
+    if label is None or label in index:
+        return path, index.get(label)
+    try:
+        return path, int(label)
+    except ValueError:
+        remedy = 'Correct it' if index else 'Give classes=[...] to use names'
+        raise ValueError(f'The label {label!r} is neither a class index nor one of classes. {remedy}.') from None
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """An image file's bytes -> uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
+
+    Transparent pixels are laid on white; of 16-bit greys the upper 8 bits count. Only complete images pass.
+
+    Raises:
+        Exception: whatever Pillow's readers raise on broken files, of many types.
+    """
+    image: Image.Image = Image.open(io.BytesIO(data))  # refuses decompression bombs
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    if image.mode != 'RGB':
+        image = _to_rgb(image)
+    if turn is not None:
+        image = image.transpose(turn)
+    return np.array(image)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except SyntaxError:  # the notes are garbage, which need not cost the picture
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+    if image.mode.startswith('I'):  # Pillow's own conversion cuts everything above 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == 'F':
+        raise ValueError('floating-point pixels have no known range; store 8 or 16 bits')
+    return image.convert('RGB')
+
+
+class FileDataset(Dataset):
+    """Samples from files of one modality. A subclass says how a file is read: `read`.
+
+    Args:
+        root: folder of the files.
+        ann_file: list of ``path label`` or ``path`` lines, paths relative to ``root``; see `read_list`. Without it all
+            files below ``root`` are taken, with its sub-folders as classes; see `scan_folder`.
+        transforms: configs of the transforms, applied in this order.
+        replicas: crops of each sample in training; the file is decoded once for all.
+        classes: class names in the order of their indices; by default the sorted names of the sub-folders.
+        num_classes: how many classes the model knows; labels are checked against it.
+        extensions: endings of the files, lower case; by default the usual ones of the modality.
+        backend_args: of ``mmengine.fileio``, for files that are not on a local disk.
+
+    Raises:
+        ValueError: an argument, list or folder that cannot be used, before anything is read.
+    """
+
+    modality: str
+    default_extensions: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        ann_file: str | None = None,
+        transforms: Sequence[dict] = (),
+        replicas: int = 1,
+        classes: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        extensions: Sequence[str] | None = None,
+        backend_args: dict | None = None,
+    ):
+        if replicas < 1:
+            raise ValueError(f'replicas={replicas} makes no crop. Give 1 or more.')
+        self.root = root
+        self.replicas = replicas
+        self.backend_args = backend_args
+        self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
+        extensions = self.default_extensions if extensions is None else extensions
+        if ann_file is None:
+            rows = scan_folder(root, extensions, classes=classes, backend_args=backend_args)
+        else:
+            rows = read_list(ann_file, extensions, classes=classes, backend_args=backend_args)
+        self.classes = rows.classes
+        self.paths = StringTable(rows.paths)
+        self.labels = None if rows.labels is None else np.array(rows.labels, dtype=np.int64)
+        if self.classes is not None and num_classes is None:
+            num_classes = len(self.classes)
+        self._check_labels(num_classes, ann_file or root)
+        if ann_file is not None:
+            self._check_not_all_missing(ann_file)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: int | Address) -> Sample:
+        """A training sample for an `Address`, an evaluation sample for an int.
+
+        Raises:
+            BrokenFileError: in evaluation, the file cannot be read. In training another row, drawn from the address,
+                takes its place.
+            ValueError: in training, so many files in a row could not be read that they will not be by chance.
+        """
+        return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(key)
+
+    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """The clips (T, H, W, 3), uint8 RGB, of a file: one in training, all test clips if ``rng`` is None.
+
+        Raises:
+            BrokenFileError: the file cannot be read.
+        """
+        raise NotImplementedError
+
+    def _train_sample(self, address: Address) -> Sample:
+        failures: list[tuple[str, str]] = []
+        for attempt in range(MAX_ATTEMPTS):
+            seeds = np.random.SeedSequence((address.seed, address.source, address.index, attempt))
+            rng, *replica_rngs = map(np.random.default_rng, seeds.spawn(1 + self.replicas))
+            row = address.index if attempt == 0 else int(rng.integers(len(self)))
+            try:
+                [frames] = self.read(os.path.join(self.root, self.paths[row]), rng)
+            except BrokenFileError as error:
+                failures.append((error.path, error.reason))
+                continue
+            crops = np.stack([self._transform(frames, replica_rng) for replica_rng in replica_rngs])
+            return self._sample(row, crops, failures)
+        listing = '\n'.join(f'{path}: {reason}' for path, reason in failures)
+        raise ValueError(f'{MAX_ATTEMPTS} files in a row below {self.root!r} cannot be read. Check them:\n{listing}')
+
+    def _evaluation_sample(self, row: int) -> Sample:
+        clips = self.read(os.path.join(self.root, self.paths[row]), None)
+        views = np.stack([self._transform(clip, None) for clip in clips])  # (clips, [crops,] T, H, W, 3)
+        if views.ndim == 6:
+            views = views.reshape(-1, *views.shape[2:])
+            return self._sample(row, views[None], [])
+        return self._sample(row, views if len(views) == 1 else views[None], [])
+
+    def _transform(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        for transform in self.transforms:
+            clip = transform(clip, rng)
+        return clip
+
+    def _sample(self, row: int, clip: np.ndarray, failures: list[tuple[str, str]]) -> Sample:
+        sample = Sample(
+            clip=torch.from_numpy(clip).movedim(-1, -4), modality=self.modality, id=self.paths[row], failures=failures
+        )
+        if self.labels is not None:
+            sample['label'] = int(self.labels[row])
+        return sample
+
+    def _check_labels(self, num_classes: int | None, origin: str) -> None:
+        if self.labels is None:
+            return
+        wrong = self.labels < 0
+        if num_classes is not None:
+            wrong |= self.labels >= num_classes
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f'{origin}: the label {self.labels[row]} of {self.paths[row]!r} is out of range, the first of '
+                f'{wrong.sum()}; there are {"" if num_classes is None else f"{num_classes} "}classes, counted from 0. '
+                'Correct the labels, or num_classes.'
+            )
+
+    def _check_not_all_missing(self, ann_file: str) -> None:
+        backend = fileio.get_file_backend(self.root, backend_args=self.backend_args)
+        if not hasattr(backend, 'exists'):
+            return
+        rows = np.unique(np.linspace(0, len(self) - 1, NUM_PROBED, dtype=int))
+        paths = [os.path.join(self.root, self.paths[row]) for row in rows]
+        missing = [path for path in paths if not backend.exists(path)]
+        if len(missing) == len(paths):
+            raise ValueError(
+                f'None of the {len(paths)} files looked for exist, the first is {missing[0]!r}. The paths in '
+                f'ann_file={ann_file!r} are relative to root={self.root!r}; correct one of the two.'
+            )
+        if missing:
+            print_log(
+                f'{ann_file}: {len(missing)} of {len(paths)} files looked for are missing, first {missing[0]!r}.',
+                'current',
+                logging.WARNING,
+            )
+
+
+@DATASETS.register_module()
+class ImageDataset(FileDataset):
+    """Images as clips of one frame; see `FileDataset` for the arguments."""
+
+    modality = 'image'
+    default_extensions = IMAGE_EXTENSIONS
+
+    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """The image as one clip (1, H, W, 3).
+
+        Raises:
+            BrokenImageError: the file cannot be read in full.
+        """
+        try:
+            data = fileio.get(path, backend_args=self.backend_args)
+            return [decode_image(data)[None]]
+        except UnidentifiedImageError as error:
+            raise BrokenImageError(path, 'not an image' if data else 'the file is empty') from error
+        except Exception as error:  # Pillow has no common type for what its readers raise
+            raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
+
+
+@DATASETS.register_module()
+class VideoDataset(FileDataset):
+    """Clips of videos; see `FileDataset` for the other arguments.
+
+    Args:
+        clip_seconds: length of a clip; 2.7 for SSv2 and EK100, 2.0 for K400 in the paper's recipe.
+        num_frames: frames of a clip, evenly spread over it.
+        num_clips: test clips of a video, evenly spread over it (training takes one at a random time).
+        reader: 'pyav' or 'decord'.
+    """
+
+    modality = 'video'
+    default_extensions = VIDEO_EXTENSIONS
+
+    def __init__(
+        self, *, clip_seconds: float = 2.7, num_frames: int = 16, num_clips: int = 1, reader: str = 'pyav', **kwargs
+    ):
+        for name, value in dict(clip_seconds=clip_seconds, num_frames=num_frames, num_clips=num_clips).items():
+            if value <= 0:
+                raise ValueError(f'{name}={value} is not positive.')
+        super().__init__(**kwargs)
+        self.clip_seconds = clip_seconds
+        self.num_frames = num_frames
+        self.num_clips = num_clips
+        self.reader = reader
+
+    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
+        """One clip at a random time (training) or ``num_clips`` test clips, each (num_frames, H, W, 3)."""
+        with open_video(path, reader=self.reader, backend_args=self.backend_args) as video:
+            if rng is None:
+                starts = test_starts(video.duration, self.clip_seconds, self.num_clips)
+            else:
+                starts = [train_start(video.duration, self.clip_seconds, rng.random())]
+            return [video.read(start, self.clip_seconds, self.num_frames) for start in starts]
+
+
+class Source(Protocol):
+    """What a mixture needs of a dataset; one of your own need not be a `FileDataset`."""
+
+    modality: str
+    replicas: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int | Address) -> Sample: ...
+
+
+@DATASETS.register_module()
+class MixedDataset(Dataset):
+    """Several sources side by side; a batch takes samples of one (`MixedBatchSampler`, `EvalBatchSampler`).
+
+    Args:
+        sources: name -> config of a dataset.
+
+    Raises:
+        ValueError: no sources, or a source that cannot be built; the message begins with its name.
+    """
+
+    def __init__(self, *, sources: Mapping[str, dict]):
+        if not sources:
+            raise ValueError('sources is empty. Name at least one: sources=dict(NAME=dict(type=...)).')
+        self.names = tuple(sources)
+        self.sources: list[Source] = [_build_source(name, cfg) for name, cfg in sources.items()]
+        self.starts = np.cumsum([0, *(len(source) for source in self.sources)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, key: int | Address) -> Sample:
+        """The sample of an `Address`, or of a row counted through all sources."""
+        if isinstance(key, Address):
+            return self.sources[key.source][key]
+        key = range(len(self))[key]
+        source = int(np.searchsorted(self.starts, key, side='right')) - 1
+        return self.sources[source][int(key - self.starts[source])]
+
+    @property
+    def metainfo(self) -> dict:
+        """Class names of each source; MMEngine hands it to metrics and visualisers."""
+        return {name: getattr(source, 'classes', None) for name, source in zip(self.names, self.sources, strict=True)}
+
+
+def _build_source(name: str, cfg: dict) -> Source:
+    try:
+        source = DATASETS.build(cfg)
+    except ValueError as error:
+        raise ValueError(f'Source {name!r}: {error}') from error
+    classes = getattr(source, 'classes', None)
+    print_log(
+        f'Source {name!r}: {len(source)} {source.modality}s' + (f' of {len(classes)} classes' if classes else ''),
+        'current',
+    )
+    return source
+
+
+# Runner.build_dataloader looks for collate functions in the root registry only.
+@ROOT_FUNCTIONS.register_module()
+def collate_clips(samples: Sequence[Sample]) -> Batch:
+    """Samples of one modality -> a batch with all their replicas: clips (R, ...) each -> (B, ...).
+
+    The clip lies channels-last in memory, as it was decoded and as patches are made of it.
+
+    Raises:
+        ValueError: samples of several modalities or sizes.
+    """
+    modalities = sorted({sample['modality'] for sample in samples})
+    if len(modalities) > 1:
+        raise ValueError(f'A batch of {modalities} cannot be made. Use MixedBatchSampler or EvalBatchSampler.')
+    sizes = {tuple(sample['clip'].shape[1:]): sample['id'] for sample in samples}
+    if len(sizes) > 1:
+        raise ValueError(f'Clips of different sizes cannot be stacked: {sizes}. End the transforms with a crop.')
+    repeats = [len(sample['clip']) for sample in samples]
+    batch = Batch(
+        clip=_cat_channels_last([sample['clip'] for sample in samples]),
+        modality=modalities[0],
+        ids=[sample['id'] for sample, n in zip(samples, repeats, strict=True) for _ in range(n)],
+        failures=[failure for sample in samples for failure in sample.get('failures', ())],
+    )
+    if 'label' in samples[0]:
+        labels = torch.tensor([sample['label'] for sample in samples])
+        batch['labels'] = labels.repeat_interleave(torch.tensor(repeats))
+    return batch
+
+
+def _cat_channels_last(clips: Sequence[Tensor]) -> Tensor:
+    """(R, ..., C, T, H, W) each -> (B, ..., C, T, H, W), with the channels side by side in memory."""
+    clips = [clip.movedim(-4, -1) for clip in clips]
+    out = torch.empty(0, dtype=clips[0].dtype)
+    if get_worker_info() is not None:
+        # Shared with the main process from the start, as PyTorch's own collate does it: one copy less.
+        out.set_(torch.UntypedStorage._new_shared(sum(clip.nbytes for clip in clips)))
+        out = out.view(-1, *clips[0].shape[1:])
+    return torch.cat(clips, out=out).movedim(-1, -4)

@@ -1,0 +1,260 @@
+"""Demo data without network: real photographs, and video files of a camera that moves over them.
+
+The photographs ship inside scikit-image. Image crops are labelled by photograph, videos by the motion of the camera.
+Each photograph is cut in two, one part for training and one for validation.
+
+A video needs time, not appearance: all motions are filmed over all photographs, and place, zoom and angle of a frame
+taken at a random moment are distributed alike in all of them. The camera has four axes (sideways, upright, zoom, turn).
+Every video draws a journey along every axis; its motion names the axis that is travelled, forwards or backwards; the
+other three stand still at a random moment of theirs.
+
+Legend: a view is (x, y, side, angle): centre and height in pixels of the photograph, radians counter-clockwise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+from PIL import Image
+
+PHOTOGRAPHS = (
+    'astronaut.png',
+    'brick.png',
+    'camera.png',
+    'chelsea.png',
+    'coffee.png',
+    'coins.png',
+    'grass.png',
+    'gravel.png',
+    'hubble_deep_field.jpg',
+    'ihc.png',
+    'motorcycle_left.png',
+    'rocket.jpg',
+)  # the ones in the wheels of scikit-image 0.25 and 0.26; the others would be fetched
+CLASSES = tuple(Path(name).stem for name in PHOTOGRAPHS)
+MOTIONS = {
+    'pan_down': (1, 1),
+    'pan_left': (0, -1),
+    'pan_right': (0, 1),
+    'pan_up': (1, -1),
+    'rotate_left': (3, 1),
+    'rotate_right': (3, -1),
+    'zoom_in': (2, -1),
+    'zoom_out': (2, 1),
+}  # axis and sign, in the order of the labels
+SPLITS = ('train', 'val')
+CODECS = {
+    # mbtree reads what it never wrote: with it the same frames make different files
+    '.mp4': ('libx264', {'preset': 'veryfast', 'crf': '18', 'threads': '1', 'x264-params': 'mbtree=0'}),
+    '.webm': ('libvpx-vp9', {'deadline': 'realtime', 'cpu-used': '8', 'crf': '20', 'b': '0', 'threads': '1'}),
+}
+
+SHORT_SIDE = 512  # photographs are scaled to it
+TRAIN_SHARE = 9 / 16  # of the long side
+FRAME_SIZE = (72, 96)
+IMAGE_SIDES = (64, 160)
+VIEW_SIDES = (48, 96)  # of a view, in pixels of the photograph
+ANGLES = (-math.radians(45), math.radians(45))
+TRAVELS = ((15, 33), (15, 33), (math.log(1.2), math.log(1.45)), (math.radians(24), math.radians(54)))  # per axis
+SECONDS = (2.4, 3.6)
+FRAME_RATES = (10, 12, 15)
+IMAGES_PER_VIDEO = 8
+VERSION = 1  # raise it when other files come of the same size and seed
+RECORD = 'demo.json'
+
+
+class Journey(NamedTuple):
+    """Where a camera may go: the middle of each axis, the travel along it, and the moment (0..1) of the still ones."""
+
+    middles: np.ndarray
+    travels: np.ndarray
+    moments: np.ndarray
+
+
+@cache
+def photograph(name: str) -> np.ndarray:
+    """A photograph of ``PHOTOGRAPHS`` as (H, W, 3) uint8 RGB, H <= W, its short side ``SHORT_SIDE``.
+
+    Raises:
+        ValueError: scikit-image is not there.
+    """
+    try:
+        with (files('skimage') / 'data' / name).open('rb') as file:
+            image = Image.open(file).convert('RGB')
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise ValueError(
+            f'The demo data need the photograph {name} of scikit-image: {error}. '
+            "Run `pip install 'scikit-image>=0.25'`."
+        ) from error
+    scale = SHORT_SIDE / min(image.size)
+    return np.asarray(image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS))
+
+
+def region(image: np.ndarray, split: str) -> np.ndarray:
+    """(H, W, 3) -> its left part for 'train', its right part for 'val'."""
+    border = round(image.shape[1] * TRAIN_SHARE)
+    return image[:, :border] if split == 'train' else image[:, border:]
+
+
+def draw_journey(image: np.ndarray, rng: np.random.Generator) -> Journey:
+    """(H, W, 3) -> a journey that never leaves the image, over the most textured of eight random places."""
+    height, width = image.shape[:2]
+    aspect = FRAME_SIZE[1] / FRAME_SIZE[0]
+    reach = VIEW_SIDES[1] * math.hypot(1, aspect) / 2 + math.hypot(TRAVELS[0][1], TRAVELS[1][1]) / 2
+    assert 2 * reach <= min(height, width)
+    places = rng.uniform((reach, reach), (width - reach, height - reach), (8, 2))
+    texture = [_texture(image, int(x), int(y)) for x, y in places]
+    travels = rng.uniform(*zip(*TRAVELS, strict=True))
+    ranges = np.array([np.log(VIEW_SIDES), ANGLES])
+    others = rng.uniform(ranges[:, 0] + travels[2:] / 2, ranges[:, 1] - travels[2:] / 2)
+    return Journey(np.concatenate([places[np.argmax(texture)], others]), travels, rng.uniform(size=4))
+
+
+def _texture(image: np.ndarray, x: int, y: int) -> float:
+    radius = VIEW_SIDES[0] // 2
+    patch = image[y - radius : y + radius, x - radius : x + radius].astype(np.float32)
+    return float(np.abs(np.diff(patch, axis=0)).mean() + np.abs(np.diff(patch, axis=1)).mean())
+
+
+def camera_path(journey: Journey, motion: str, num_frames: int) -> np.ndarray:
+    """The views (num_frames, 4) of a camera that makes this motion of ``MOTIONS``."""
+    axis, sign = MOTIONS[motion]
+    moments = np.tile(journey.moments, (num_frames, 1))
+    moments[:, axis] = np.linspace(0, 1, num_frames)[::sign]
+    sideways, upright, zoom, turn = ((moments - 0.5) * journey.travels).T
+    # The camera pans along its own axes, not the photograph's, and turns about its own centre.
+    tilt = journey.middles[3] + (journey.moments[3] - 0.5) * journey.travels[3]
+    x = journey.middles[0] + sideways * np.cos(tilt) + upright * np.sin(tilt)
+    y = journey.middles[1] - sideways * np.sin(tilt) + upright * np.cos(tilt)
+    return np.stack([x, y, np.exp(journey.middles[2] + zoom), journey.middles[3] + turn], axis=1)
+
+
+def film(image: np.ndarray, views: np.ndarray, frame_size: tuple[int, int] = FRAME_SIZE) -> Iterator[np.ndarray]:
+    """(H, W, 3) and views (T, 4) -> T frames (h, w, 3)."""
+    height, width = frame_size
+    for x, y, side, angle in views:
+        cos, sin = side / height * np.cos(angle), side / height * np.sin(angle)
+        to_image = np.array([[cos, sin, 0.0], [-sin, cos, 0.0]])
+        to_image[:, 2] = np.array([x, y]) - to_image[:, :2] @ ((width - 1) / 2, (height - 1) / 2)
+        yield cv2.warpAffine(image, to_image, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def write_video(path: Path, frames: Iterator[np.ndarray], rate: int) -> None:
+    """Frames (h, w, 3) -> an H.264 mp4 or a VP9 webm, by the suffix of the path."""
+    codec, options = CODECS[path.suffix]
+    with av.open(str(path), 'w', options={'fflags': '+bitexact'}) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width = FRAME_SIZE
+        stream.pix_fmt = 'yuv420p'
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())
+
+
+def make_video(path: Path, photo: str, motion: str, split: str, rng: np.random.Generator) -> None:
+    """Film one motion over one photograph, at a random place, zoom, angle, speed and frame rate."""
+    rate = int(rng.choice(FRAME_RATES))
+    num_frames = round(rate * rng.uniform(*SECONDS))
+    image = region(photograph(photo), split)
+    write_video(path, film(image, camera_path(draw_journey(image, rng), motion, num_frames)), rate)
+
+
+def make_image(path: Path, photo: str, split: str, rng: np.random.Generator) -> None:
+    """Cut a random rectangle out of one photograph."""
+    image = region(photograph(photo), split)
+    height, width = rng.integers(*IMAGE_SIDES, size=2, endpoint=True)
+    y, x = rng.integers(0, np.subtract(image.shape[:2], (height, width)), endpoint=True)
+    Image.fromarray(image[y : y + height, x : x + width]).save(path, quality=90)
+
+
+class Job(NamedTuple):
+    """One file to make; its random numbers follow from ``seed``: (seed, split, photograph, motion, number)."""
+
+    path: Path  # under the root
+    seed: tuple[int, ...]
+    split: str
+    photo: str
+    motion: str | None  # None for an image
+
+
+def plan(size: int, seed: int) -> list[Job]:
+    """All files of the demo data: ``size`` training videos a photograph and motion, eight times as many images.
+
+    Validation has a third of that.
+    """
+    jobs = []
+    for s, split in enumerate(SPLITS):
+        count = size if split == 'train' else math.ceil(size / 3)
+        for p, (photo, name) in enumerate(zip(PHOTOGRAPHS, CLASSES, strict=True)):
+            for i in range(IMAGES_PER_VIDEO * count):
+                path = Path('images', split, name, f'{i:05d}.jpg')
+                jobs.append(Job(path, (seed, s, p, len(MOTIONS), i), split, photo, None))
+            for m, motion in enumerate(MOTIONS):
+                for i in range(count):
+                    suffix = tuple(CODECS)[(p + i) % len(CODECS)]
+                    path = Path('videos', split, motion, f'{name}_{i:05d}{suffix}')
+                    jobs.append(Job(path, (seed, s, p, m, i), split, photo, motion))
+    return jobs
+
+
+def run_job(job: Job, root: Path) -> None:
+    """Make one file."""
+    rng = np.random.default_rng(job.seed)
+    if job.motion is None:
+        make_image(root / job.path, job.photo, job.split, rng)
+    else:
+        make_video(root / job.path, job.photo, job.motion, job.split, rng)
+
+
+def make_demo(root: str | Path, *, size: int = 8, seed: int = 0, workers: int = 1) -> dict[str, int]:
+    """Write images/SPLIT/PHOTOGRAPH/*.jpg, videos/SPLIT/MOTION/*.{mp4,webm}, videos/SPLIT.txt; return what was made.
+
+    Data of the same size and seed are left as they are; a run that breaks off leaves nothing at ``root``.
+
+    Raises:
+        ValueError: ``size`` is not positive, or ``root`` holds something else.
+    """
+    if size < 1:
+        raise ValueError(f'size must be at least 1, got {size}.')
+    root, jobs = Path(root), plan(size, seed)
+    num_videos = sum(job.motion is not None for job in jobs)
+    record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=len(jobs) - num_videos)
+    if root.exists():
+        if (root / RECORD).is_file() and json.loads((root / RECORD).read_text()) == record:
+            return record
+        raise ValueError(
+            f'root {root} exists and does not hold the demo data of size {size} and seed {seed}. '
+            'Remove it or choose another root.'
+        )
+    unfinished = root.with_name(root.name + '.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for folder in {job.path.parent for job in jobs}:
+        (unfinished / folder).mkdir(parents=True)
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(partial(run_job, root=unfinished), jobs, chunksize=16))
+    for split in SPLITS:
+        write_list(unfinished / 'videos', split)
+    (unfinished / RECORD).write_text(json.dumps(record))
+    unfinished.rename(root)
+    return record
+
+
+def write_list(videos: Path, split: str) -> None:
+    """Write videos/SPLIT.txt: one `MOTION/FILE label` a line."""
+    lines = [
+        f'{path.relative_to(videos / split)} {label}'
+        for label, motion in enumerate(MOTIONS)
+        for path in sorted((videos / split / motion).iterdir())
+    ]
+    (videos / f'{split}.txt').write_text('\n'.join(lines) + '\n')

@@ -1,0 +1,252 @@
+"""Which rows make which batch: in training one modality a step, the same on all ranks; in evaluation each row once.
+
+The steps of an epoch follow from (seed, epoch) alone, so training goes on at any step without a saved state, and the
+samples of a step are the same whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from mmengine.dist import get_rank, get_world_size, sync_random_seed
+
+from omnimae.data.datasets import MixedDataset
+from omnimae.registry import DATA_SAMPLERS
+from omnimae.structures import Address
+
+# First word after (seed, epoch) of what is drawn for: no two uses share a stream of random numbers.
+_SCHEDULE, _ROWS, _ADDRESS = range(3)
+
+
+@DATA_SAMPLERS.register_module()
+class MixedSampler:
+    """The random orders of an epoch; `MixedBatchSampler` cuts batches from them.
+
+    Args:
+        dataset: given by MMEngine.
+        repeats: source name -> how often an epoch goes through it, 1 by default. 0.25 takes another random quarter of
+            the steps each epoch; 2.5 takes two and a half passes, each in its own order.
+        seed: given by MMEngine; all ranks agree on a random one when it is None.
+
+    Raises:
+        ValueError: an unknown source, or a number of repeats that is not positive.
+    """
+
+    def __init__(self, *, dataset: MixedDataset, repeats: Mapping[str, float] | None = None, seed: int | None = None):
+        repeats = dict(repeats or {})
+        if unknown := sorted(set(repeats) - set(dataset.names)):
+            raise ValueError(f'repeats names {unknown}, but the sources are {list(dataset.names)}. Name those.')
+        for name, value in repeats.items():
+            if value <= 0:
+                raise ValueError(
+                    f'repeats[{name!r}]={value} is not positive. To leave a source out, drop it from sources.'
+                )
+        self.dataset = dataset
+        self.repeats = tuple(repeats.get(name, 1.0) for name in dataset.names)
+        self.seed = sync_random_seed() if seed is None else seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the orders of this epoch from now on; MMEngine's DistSamplerSeedHook calls it."""
+        self.epoch = epoch
+
+    def schedule(self, epoch: int, steps: tuple[int, ...]) -> np.ndarray:
+        """The source of each step of an epoch, given how many steps each source has."""
+        sources = np.repeat(np.arange(len(steps)), steps)
+        return np.random.default_rng(self._seeds(epoch, _SCHEDULE)).permutation(sources)
+
+    def order(self, epoch: int, source: int, pass_index: int) -> np.ndarray:
+        """The rows of a source in the random order of one pass over it."""
+        rng = np.random.default_rng(self._seeds(epoch, _ROWS, source, pass_index))
+        return rng.permutation(len(self.dataset.sources[source]))
+
+    def address_seed(self, epoch: int, pass_index: int) -> int:
+        """What `Address.seed` is in one pass of an epoch."""
+        return int(self._seeds(epoch, _ADDRESS, pass_index).generate_state(1, np.uint64)[0])
+
+    def _seeds(self, epoch: int, *words: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence((self.seed, epoch, *words))
+
+
+@DATA_SAMPLERS.register_module()
+class MixedBatchSampler:
+    """Batches of one source each, addressed to this rank.
+
+    An optimizer step takes ``global_batch_size`` samples (replicas count) of one source, spread over all ranks and
+    over ``accumulation = global_batch_size / (batch_size * world size)`` micro-batches. A source of n rows with r
+    replicas has
+
+        int(ceil(n * r / global_batch_size) * repeats)
+
+    steps an epoch, and which step takes which source is a random permutation. OmniMAE on 64 x 32 = 2048: ImageNet
+    1281167 rows -> 626 steps, SSv2 168913 rows x 4 replicas x 0.25 -> int(330 * 0.25) = 82, together 708.
+
+    No row is dropped: the last step of a pass takes those that are left, as many on each rank and in each micro-batch;
+    what is missing to that is filled from the same rows again.
+
+    Iterating yields the micro-batches, ``accumulation`` of them for each step; ``len()`` counts **steps**.
+
+    Attributes:
+        start_step: set it to begin the next iteration at this step of the epoch; the steps before cost nothing.
+        steps_per_epoch: the same as ``len()``.
+
+    Args:
+        sampler: given by MMEngine.
+        batch_size: samples per rank and micro-batch, replicas counted.
+        global_batch_size: samples per optimizer step; by default what one micro-batch of every rank makes.
+        rank, world_size: of this process; by default as MMEngine says.
+
+    Raises:
+        ValueError: the sizes do not divide, or a source has no step.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampler: MixedSampler,
+        batch_size: int,
+        global_batch_size: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ):
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.rank = get_rank() if rank is None else rank
+        self.world_size = get_world_size() if world_size is None else world_size
+        self.global_batch_size = batch_size * self.world_size if global_batch_size is None else global_batch_size
+        replicas = {name: s.replicas for name, s in zip(sampler.dataset.names, sampler.dataset.sources, strict=True)}
+        _check_sizes(batch_size, self.global_batch_size, self.world_size, replicas)
+        self.accumulation = self.global_batch_size // (batch_size * self.world_size)
+        self.start_step = 0
+
+        self._rows_per_step = tuple(self.global_batch_size // r for r in replicas.values())
+        self._steps_per_pass = tuple(
+            math.ceil(len(source) / rows)
+            for source, rows in zip(sampler.dataset.sources, self._rows_per_step, strict=True)
+        )
+        # The small number keeps 0.29 * 100 = 28.999999999999996 from becoming 28.
+        self.steps = tuple(int(n * r + 1e-9) for n, r in zip(self._steps_per_pass, sampler.repeats, strict=True))
+        self.steps_per_epoch = sum(self.steps)
+        self._check_every_source_has_steps()
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[Address]]:
+        # A loader with workers calls iter() twice and draws from the second only; nothing here runs before a draw.
+        first_step, self.start_step = self.start_step, 0
+        epoch = self.sampler.epoch
+        schedule = self.sampler.schedule(epoch, self.steps)
+        done = np.bincount(schedule[:first_step], minlength=len(self.steps))
+        streams = [self._steps_of(source, epoch, int(first)) for source, first in enumerate(done)]
+        for source in schedule[first_step:].tolist():
+            rows, seed = next(streams[source])
+            for share in self._shares_of_this_rank(rows):
+                yield [Address(source, row, seed) for row in share]
+
+    def _steps_of(self, source: int, epoch: int, first_step: int) -> Iterator[tuple[np.ndarray, int]]:
+        """The rows of each step of one source over all ranks, and the seed of their addresses."""
+        rows_per_step = self._rows_per_step[source]
+        for step in range(first_step, self.steps[source]):
+            pass_index, position = divmod(step, self._steps_per_pass[source])
+            if step == first_step or position == 0:
+                order = self.sampler.order(epoch, source, pass_index)
+                seed = self.sampler.address_seed(epoch, pass_index)
+            yield order[position * rows_per_step : (position + 1) * rows_per_step], seed
+
+    def _shares_of_this_rank(self, rows: np.ndarray) -> list[list[int]]:
+        """The rows of a step -> those of each micro-batch of this rank, equally many everywhere."""
+        size = math.ceil(len(rows) / (self.world_size * self.accumulation))
+        rows = np.resize(rows, (self.accumulation, self.world_size, size))  # begins again when the rows run out
+        return rows[:, self.rank].tolist()
+
+    def _check_every_source_has_steps(self) -> None:
+        facts = zip(self.sampler.dataset.names, self.steps, self._steps_per_pass, self.sampler.repeats, strict=True)
+        for name, steps, per_pass, repeat in facts:
+            if steps == 0:
+                raise ValueError(
+                    f'Source {name!r} has no step: one pass over it is {per_pass} steps of global_batch_size='
+                    f'{self.global_batch_size}, times repeats={repeat}. Set repeats to at least {1 / per_pass:.4g}, or '
+                    'lower global_batch_size.'
+                )
+
+
+def _check_sizes(batch_size: int, global_batch_size: int, world_size: int, replicas: Mapping[str, int]) -> None:
+    """Every source's replicas divide ``batch_size``, which times ``world_size`` divides ``global_batch_size``."""
+    unit = math.lcm(*replicas.values())
+    if batch_size < 1 or batch_size % unit:
+        raise ValueError(
+            f'batch_size={batch_size} counts replicas and must be a multiple of those of every source, {replicas}. '
+            f'Nearest: {_list_multiples(unit, batch_size)}.'
+        )
+    if global_batch_size % (batch_size * world_size) or global_batch_size < 1:
+        per_rank = global_batch_size // world_size if global_batch_size % world_size == 0 else 0
+        fitting = [size for size in range(unit, per_rank + 1, unit) if per_rank % size == 0]
+        nearest = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:2])
+        raise ValueError(
+            f'global_batch_size={global_batch_size} is not a multiple of batch_size={batch_size} x {world_size} ranks '
+            f'= {batch_size * world_size}, so no number of accumulated micro-batches makes it. Nearest: '
+            + (f'batch_size={" or ".join(map(str, nearest))}, or ' if nearest else '')
+            + f'global_batch_size={_list_multiples(batch_size * world_size, global_batch_size)}.'
+        )
+
+
+def _list_multiples(unit: int, value: int) -> str:
+    """The multiples of ``unit`` below and above ``value``."""
+    below = max(value, 0) // unit * unit
+    return f'{below} or {below + unit}' if below else f'{unit}'
+
+
+@DATA_SAMPLERS.register_module()
+class EvalSampler:
+    """Every row of every source once, shared out over the ranks in turn: rank r takes rows r, r + world size, ...
+
+    Rows are plain numbers, counted through all sources: they ask a dataset for evaluation samples.
+
+    Args:
+        dataset: given by MMEngine.
+        seed: given by MMEngine; not used, nothing is random.
+        rank, world_size: of this process; by default as MMEngine says.
+    """
+
+    def __init__(
+        self, *, dataset: MixedDataset, seed: int | None = None, rank: int | None = None, world_size: int | None = None
+    ):
+        rank = get_rank() if rank is None else rank
+        world_size = get_world_size() if world_size is None else world_size
+        starts = dataset.starts.tolist()
+        self.shares = [range(start + rank, end, world_size) for start, end in zip(starts, starts[1:], strict=False)]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shares))
+
+    def __iter__(self) -> Iterator[int]:
+        for share in self.shares:
+            yield from share
+
+
+@DATA_SAMPLERS.register_module()
+class EvalBatchSampler:
+    """This rank's rows of an `EvalSampler` in order, ``batch_size`` at a time, one source a batch.
+
+    The last batch of a source may be smaller, and ranks may have different numbers of batches.
+
+    Raises:
+        ValueError: ``batch_size`` is not positive.
+    """
+
+    def __init__(self, *, sampler: EvalSampler, batch_size: int):
+        if batch_size < 1:
+            raise ValueError(f'batch_size={batch_size} is not positive. Give 1 or more.')
+        self.sampler = sampler
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return sum(math.ceil(len(share) / self.batch_size) for share in self.sampler.shares)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for share in self.sampler.shares:
+            for start in range(0, len(share), self.batch_size):
+                yield list(share[start : start + self.batch_size])

@@ -1,0 +1,287 @@
+"""Hooks that MMEngine lacks. In training, ``data_batch`` is the list of a step's micro-batches (see EpochTrainLoop)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process, master_only
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import Tensor, nn
+
+from omnimae.checkpoint import save_file
+from omnimae.registry import HOOKS
+from omnimae.structures import Batch
+from omnimae.visualization import Reconstruction, frame_strip, image_grid, reconstruct
+
+
+def _seed_everything(*address: int) -> None:
+    """Torch's generators on all devices, from what the random numbers belong to."""
+    torch.manual_seed(int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0]))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return getattr(model, 'module', model)  # within DDP
+
+
+@HOOKS.register_module()
+class StepSeedHook(Hook):
+    """Masks and DropPath of a step follow from (seed, step, rank), so a resumed run needs no saved generator.
+
+    Those of validation and test follow from (seed, batch, rank): every epoch sees the same masks.
+    """
+
+    def _before_iter(
+        self, runner: Runner, batch_idx: int, data_batch: list[Batch] | Batch | None = None, mode: str = 'train'
+    ) -> None:
+        training = mode == 'train'
+        _seed_everything(runner.seed, training, runner.iter if training else batch_idx, get_rank())
+
+
+@HOOKS.register_module()
+class ThroughputHook(Hook):
+    """Says at the start what a step is made of, and logs images or clips per second over all ranks.
+
+    Replicas count: a video cropped four times is four clips.
+    """
+
+    # Behind MMEngine's IterTimerHook, which has the same priority and comes first; before its LoggerHook.
+    priority = 'NORMAL'
+
+    def before_train(self, runner: Runner) -> None:
+        """Log batch size, ranks, accumulation and steps."""
+        sampler, world_size = runner.train_dataloader.batch_sampler, get_world_size()
+        effective = sampler.batch_size * world_size * sampler.accumulation
+        runner.logger.info(
+            f'Effective batch: {effective} = {sampler.batch_size} per rank x {world_size} ranks '
+            f'x {sampler.accumulation} accumulated micro-batches; '
+            f'{len(runner.train_dataloader)} optimizer steps per epoch, {runner.max_iters} in all.'
+        )
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: list[Batch],
+        outputs: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Log the throughput of the step, waiting for data included."""
+        samples = sum(len(batch['clip']) for batch in data_batch) * get_world_size()
+        seconds = runner.message_hub.get_scalar('train/time').current()
+        unit = 'images' if data_batch[0]['modality'] == 'image' else 'clips'
+        runner.message_hub.update_scalar(f'train/{unit}_per_second', samples / seconds)
+
+
+@HOOKS.register_module()
+class BrokenFileHook(Hook):
+    """Counts the files that could not be read, over all ranks, lists them, and stops when there are too many.
+
+    ``broken_files.txt`` in the work directory has one line per file: path, tab, reason. Training stops, on all ranks
+    at the same step, when more files are broken than ``min_failures`` and than ``max_ratio`` of those tried so far. A
+    broken file counts once, however often the sampler comes back to it.
+
+    Args:
+        min_failures: as many broken files are always accepted.
+        max_ratio: share of the tried files that may be broken.
+    """
+
+    def __init__(self, min_failures: int = 10, max_ratio: float = 0.01) -> None:
+        self.min_failures, self.max_ratio = min_failures, max_ratio
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the counts of a resumed run and the lines that are written already."""
+        self.file = Path(runner.work_dir, 'broken_files.txt')
+        self.tried = runner.message_hub.get_info('files_tried', 0)
+        self.broken = dict(runner.message_hub.get_info('broken_files', {}))
+        self.listed: set[str] = set()
+        if is_main_process() and self.file.exists():
+            self.listed.update(line.split('\t')[0] for line in self.file.read_text().splitlines())
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: list[Batch],
+        outputs: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Count the files of the step.
+
+        Raises:
+            ValueError: too many broken files.
+        """
+        failures = [failure for batch in data_batch for failure in batch.get('failures', [])]
+        read = sum(len(set(batch['ids'])) for batch in data_batch)  # replicas share their file
+        counts = torch.tensor([read + len(failures), len(failures)])
+        all_reduce(counts)
+        self.tried += int(counts[0])
+        runner.message_hub.update_info('files_tried', self.tried)
+        if counts[1]:
+            self._record(runner, [failure for rank in all_gather_object(failures) for failure in rank])
+
+    def _record(self, runner: Runner, failures: list[tuple[str, str]]) -> None:
+        new = {path: reason for path, reason in failures if path not in self.broken}
+        self.broken.update(new)
+        runner.message_hub.update_info('broken_files', self.broken)
+        if is_main_process():
+            self._write({path: reason for path, reason in new.items() if path not in self.listed})
+        for path, reason in new.items():
+            runner.logger.warning(f'Broken file, replaced by another: {path} ({reason})')
+        if len(self.broken) > max(self.min_failures, self.max_ratio * self.tried):
+            lines = ''.join(f'\n  {path}: {reason}' for path, reason in self.broken.items())
+            raise ValueError(
+                f'{len(self.broken)} broken files among {self.tried} tried, more than min_failures={self.min_failures} '
+                f'and max_ratio={self.max_ratio} of BrokenFileHook allow. Repair or remove them; the list is in '
+                f'{self.file}:{lines}'
+            )
+
+    def _write(self, lines: dict[str, str]) -> None:
+        with self.file.open('a') as file:
+            file.writelines(f'{path}\t{" ".join(reason.split())}\n' for path, reason in lines.items())
+        self.listed.update(lines)
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Keeps checkpoints plain data, that load with ``weights_only=True``, and refuses those of another model.
+
+    MMEngine stores its curves as HistoryBuffer objects with numpy scalars beside them; here they become tensors and
+    Python numbers, and buffers again on loading. The curves in memory are cut to ``HISTORY`` values: every update
+    copies the whole curve, 2.9 ms of CPU at 500,000 values, times a dozen curves, in every step. (The log files keep
+    everything.) Neither is mended in MMEngine 0.11.0rc0.
+    """
+
+    HISTORY = 10_000
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Replace in place what is not plain."""
+        for key in checkpoint.keys() - {'state_dict', 'ema_state_dict', 'optimizer'}:
+            checkpoint[key] = _to_plain(checkpoint[key])
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Make buffers of the curves again.
+
+        Raises:
+            ValueError: the weights are not those of the model. (MMEngine warns and goes on.)
+        """
+        _check_fit(_unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), _loaded_path(runner))
+        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        for key, (values, counts) in scalars.items():
+            scalars[key] = HistoryBuffer(values.tolist(), counts.tolist())
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Bound the curves in memory."""
+        for buffer in runner.message_hub.log_scalars.values():
+            buffer.max_length = self.HISTORY
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, HistoryBuffer):
+        return [torch.from_numpy(np.asarray(part, np.float64)) for part in value.data]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_to_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value if value is None or isinstance(value, str | int | float | Tensor) else str(value)
+
+
+def _loaded_path(runner: Runner) -> str | None:
+    return runner._load_from or find_latest_checkpoint(runner.work_dir)
+
+
+def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -> None:
+    """Names and shapes of ``weights`` must be those of ``model``."""
+    needed, given = ({key: tuple(value.shape) for key, value in x.items()} for x in (model.state_dict(), weights))
+    misfits = [key for key in sorted(needed.keys() | given.keys()) if needed.get(key) != given.get(key)]
+    if misfits:
+        key = misfits[0]
+        raise ValueError(
+            f'Checkpoint {path} does not fit the model: {key} is {given.get(key, "absent")} there and '
+            f'{needed.get(key, "absent")} in the model ({len(misfits)} such keys). Use the config it was trained with; '
+            "to start another model from its weights use init_cfg=dict(type='Checkpoint', checkpoint=...)."
+        )
+
+
+@HOOKS.register_module()
+class ExportHook(Hook):
+    """Writes weights alone as ``.safetensors``, at the end of training and, if asked, on the way.
+
+    The file's metadata and its name say whether the weights are 'raw' or 'ema'; with an EMAHook both are written.
+
+    Args:
+        interval: epochs between exports; -1 exports at the end only.
+    """
+
+    # Behind EMAHook, so that the average includes the last step.
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int = -1) -> None:
+        self.interval = interval
+
+    @master_only
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Export when due."""
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        models = [('raw', _unwrapped(runner.model))]
+        models += [('ema', hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for weights, model in models:
+            path = Path(runner.work_dir, f'epoch_{runner.epoch + 1}_{weights}.safetensors')
+            meta = {'weights': weights, 'epoch': str(runner.epoch + 1), 'iter': str(runner.iter)}
+            save_file({key: value.cpu() for key, value in model.state_dict().items()}, path, meta)
+            runner.logger.info(f'Exported {weights} weights to {path}.')
+
+
+@HOOKS.register_module()
+class ReconstructionHook(Hook):
+    """Draws reconstructions of the same few held-out samples, with the same masks, every ``interval`` epochs.
+
+    The samples are the first of each source of ``val_dataloader``; pictures go to ``reconstructions/`` in the work
+    directory, one sheet per image source and one frame strip per clip.
+
+    Args:
+        interval: epochs between pictures; the last epoch always has them.
+        num_samples: per source.
+
+    Raises:
+        ValueError: the config has no ``val_dataloader``.
+    """
+
+    def __init__(self, interval: int = 10, num_samples: int = 4) -> None:
+        self.interval, self.num_samples = interval, num_samples
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a run without held-out data."""
+        if runner.val_loop is None:
+            raise ValueError('ReconstructionHook needs held-out samples: set val_dataloader, val_cfg, val_evaluator.')
+
+    @master_only
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Draw when due."""
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        folder = Path(runner.work_dir, 'reconstructions')
+        folder.mkdir(exist_ok=True)
+        model, dataset = _unwrapped(runner.model), runner.val_dataloader.dataset
+        for name, source in zip(dataset.names, dataset.sources, strict=True):
+            samples = [source[index] for index in range(min(self.num_samples, len(source)))]
+            _seed_everything(runner.seed)
+            results = [reconstruct(model, sample['clip'][0], sample['modality']) for sample in samples]
+            _draw(results, samples, folder / f'epoch_{runner.epoch + 1}_{name}', f'{name}, epoch {runner.epoch + 1}')
+        runner.logger.info(f'Reconstructions are in {folder}.')
+
+
+def _draw(results: Sequence[Reconstruction], samples: Sequence[dict[str, Any]], stem: Path, title: str) -> None:
+    names = [sample['id'] for sample in samples]
+    if samples[0]['modality'] == 'image':
+        image_grid(results, names, title).save(f'{stem}.png')
+        return
+    for number, (result, name) in enumerate(zip(results, names, strict=True), start=1):
+        frame_strip(result, name, title).save(f'{stem}_{number}.png')

@@ -1,0 +1,221 @@
+"""Precision, parameter groups and learning rate of a training step.
+
+Where the paper (arXiv:2206.08356) is silent or the release differs from it, the number of the release is named at the
+line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.logging import MessageHub
+from mmengine.optim import BaseOptimWrapper, OptimWrapper, _ParamScheduler
+from mmengine.registry import OPTIMIZERS
+from torch import Tensor, nn
+
+from omnimae.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
+
+DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@OPTIM_WRAPPERS.register_module()
+class AutocastOptimWrapper(OptimWrapper):
+    """Optimizer wrapper with autocast, on CPU and GPU.
+
+    MMEngine's AmpOptimWrapper refuses to run without a GPU (0.11.0rc0 still does). Gradient accumulation is not an
+    argument: the train loop sets it from the recipe's global batch.
+
+    Args:
+        optimizer: the optimizer.
+        dtype: None trains in float32, 'bfloat16' needs no loss scaling, 'float16' scales the loss dynamically.
+        clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``.
+
+    Raises:
+        ValueError: unknown dtype.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, dtype: str | None = None, clip_grad: dict[str, Any] | None = None
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"optim_wrapper.dtype is {dtype!r}. Choose None, 'bfloat16' or 'float16'.")
+        super().__init__(optimizer, clip_grad=clip_grad)
+        self.dtype = DTYPES[dtype]
+        self.device_type = torch.device(get_device()).type
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.dtype == torch.float16)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, and no gradient exchange for a micro-batch that is not the last of its step."""
+        autocast = torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None)
+        with super().optim_context(model), autocast:
+            yield
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """() -> gradients of the scaled loss, added to those that are there."""
+        super().backward(self.scaler.scale(loss), **kwargs)
+
+    def step(self, **kwargs: Any) -> None:
+        """Unscale, clip, update; with float16 a step whose gradients overflowed is skipped."""
+        if self.clip_grad_kwargs:
+            self.scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self.scaler.step(self.optimizer, **kwargs)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimizer and of the loss scale."""
+        return {**super().state_dict(), 'scaler': self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A checkpoint of another precision has no loss scale (or an empty one); then the scale starts anew."""
+        state_dict = dict(state_dict)
+        if scaler := state_dict.pop('scaler', None):
+            self.scaler.load_state_dict(scaler)
+        super().load_state_dict(state_dict)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayConstructor:
+    """Parameter groups with layer-wise learning rates, and weight decay where it belongs.
+
+    Biases and LayerNorm parameters are not decayed, everything else is (the mask token too, as in the release).
+    With depth blocks, decay d and rule 'release' the learning rate is multiplied by d^(depth+2) in the patch
+    embedding, d^(depth+1-i) in block i and d in everything behind the blocks. BEiT, MAE and the paper's notation
+    have one factor d less everywhere: rule 'paper'.
+
+    Args:
+        optim_wrapper_cfg: the wrapper's config, with ``optimizer``.
+        paramwise_cfg: ``layer_decay`` (None: one learning rate, two groups) and ``rule``.
+
+    Raises:
+        ValueError: unknown key or rule, or a decay outside (0, 1].
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        options = {'layer_decay': None, 'rule': 'release', **(paramwise_cfg or {})}
+        self.layer_decay, self.rule = options.pop('layer_decay'), options.pop('rule')
+        if options:
+            raise ValueError(f"paramwise_cfg has unknown keys {sorted(options)}; it takes 'layer_decay' and 'rule'.")
+        if self.rule not in ('release', 'paper'):
+            raise ValueError(f"paramwise_cfg.rule is {self.rule!r}. Choose 'release' or 'paper'.")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f'paramwise_cfg.layer_decay is {self.layer_decay}. Choose None or a factor in (0, 1].')
+        self.wrapper_cfg = dict(optim_wrapper_cfg)
+        self.optimizer_cfg = self.wrapper_cfg.pop('optimizer')
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer over ``model``'s groups and wrap it."""
+        model = getattr(model, 'module', model)  # within DDP
+        optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=self.param_groups(model)))
+        return OPTIM_WRAPPERS.build(self.wrapper_cfg, default_args=dict(type='OptimWrapper', optimizer=optimizer))
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """One group per learning rate and weight decay, in the order of the model's parameters."""
+        lr, weight_decay = self.optimizer_cfg['lr'], self.optimizer_cfg.get('weight_decay', 0.0)
+        groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        for name, parameter, decayed in _trainable(model):
+            exponent = 0 if self.layer_decay is None else self._exponent(name, model)
+            group = {
+                'params': [],
+                'lr': lr * (self.layer_decay or 1.0) ** exponent,
+                'weight_decay': weight_decay if decayed else 0.0,
+            }
+            groups.setdefault((exponent, decayed), group)['params'].append(parameter)
+        return list(groups.values())
+
+    def _exponent(self, name: str, model: nn.Module) -> int:
+        depth = len(list(model.get_submodule('backbone.blocks').children()))
+        if name.startswith('backbone.patch_embed.'):
+            layer = 0
+        elif block := re.match(r'backbone\.blocks\.(\d+)\.', name):
+            layer = int(block[1]) + 1
+        else:
+            layer = depth + 1
+        return depth + (2 if self.rule == 'release' else 1) - layer
+
+
+def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+    """Name, parameter and whether weight decay applies."""
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                decayed = name != 'bias' and not isinstance(module, nn.LayerNorm)
+                yield f'{prefix}.{name}' if prefix else name, parameter, decayed
+
+
+def warmup_cosine(where: float, peak: float, warmup: float, start_lr: float, end_lr: float, rescale: bool) -> float:
+    """Learning rate at the fraction ``where`` of the training, of which ``warmup`` is the linear part.
+
+    With ``rescale`` the cosine starts at the end of the warm-up. Without it the cosine is read at ``where`` itself,
+    so the rate drops where the two meet (the release's pretraining: from 1.6e-3 to 1.59015e-3).
+    """
+    if where + 1e-6 <= warmup:
+        return start_lr + (peak - start_lr) * where / warmup
+    if rescale:
+        where = (where - warmup) / (1 - warmup)
+    return end_lr + 0.5 * (peak - end_lr) * (1 + math.cos(math.pi * where))
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(_ParamScheduler):
+    """Linear warm-up, then a cosine, set before every optimizer step (see ``warmup_cosine``).
+
+    The peak is the optimizer's ``lr``; the rate of every group is multiplied by the same factor, floor included. The
+    rate follows from the step and the config alone, so a resumed run obeys the config it is resumed with.
+
+    Args:
+        optimizer: given by the Runner.
+        warmup_epochs: length of the warm-up.
+        start_lr: rate of the first step.
+        end_lr: rate at the end.
+        rescale: whether the cosine starts at the end of the warm-up.
+        end: epochs of the whole training; the Runner fills in those of the train loop.
+
+    Raises:
+        ValueError: the warm-up is not shorter than the training.
+    """
+
+    def __init__(
+        self,
+        optimizer: BaseOptimWrapper,
+        warmup_epochs: float,
+        start_lr: float = 1e-6,
+        end_lr: float = 0.0,
+        rescale: bool = True,
+        *,
+        end: int,
+    ) -> None:
+        if not 0 <= warmup_epochs < end:
+            raise ValueError(
+                f'param_scheduler.warmup_epochs is {warmup_epochs}, the training has {end} epochs. '
+                'Choose a shorter warm-up (0 for none) or train longer.'
+            )
+        self.warmup = warmup_epochs / end
+        self.start_lr, self.end_lr, self.rescale = start_lr, end_lr, rescale
+        self.peak = optimizer.defaults['lr']
+        # MMEngine tells a scheduler the epochs, not the steps; EpochTrainLoop leaves them in the message hub.
+        self.num_steps = MessageHub.get_current_instance().get_info('max_iters')
+        assert self.num_steps, 'build WarmupCosineLR after EpochTrainLoop'
+        super().__init__(optimizer, 'lr', end=self.num_steps, by_epoch=False)
+
+    def _get_value(self) -> list[float]:
+        where = self.last_step / self.num_steps
+        lr = warmup_cosine(where, self.peak, self.warmup, self.start_lr, self.end_lr, self.rescale)
+        return [base * lr / self.peak for base in self.base_values]
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the schedule stands."""
+        return {'last_step': self.last_step, '_global_step': self._global_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take up the position and set the rate that the config has there (the optimizer's checkpoint set its own)."""
+        super().load_state_dict(state_dict)
+        for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
+            group['lr'] = value

@@ -1,0 +1,120 @@
+"""Arithmetic of a forward pass, counted from the layers of a model: no clip is run, so the meta device will do.
+
+Counted are the multiply-accumulates (MACs) of every linear layer (the patch embedding is one) and of both products of
+attention, queries with keys and weights with values. Norms, biases, GELU and softmax are left out.
+
+Legend: N tokens of the clip, K visible ones, M decoded ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from omnimae.structures import Grid
+
+FORMULA = """\
+MACs of one clip, forward (1 MAC = 2 FLOPs). N tokens, K of them visible, M predicted; norms, biases, GELU and softmax
+are not counted.
+  blocks(n)        = n * their linear weights (qkv, proj, fc1, fc2) + 2 * n^2 * width per block (attention)
+  encoder(K)       = K * patch embedding + blocks(K); an image embeds one frame, with the kernel summed over time
+  decoder(N, K, M) = K * decoder embedding + blocks(N) + M * prediction; nobody reads the last block's output for the
+                     N - M other tokens, which saves their proj, fc1, fc2 and rows of attention
+  masked           = encoder(K) + decoder(N, K, N - K), what runs
+  all tokens       = encoder(N) + decoder(N, N, N), the same network with nothing hidden and every patch predicted
+The decoder's queries are the same for every clip: N rows of its embedding once per batch, which are not counted."""
+
+
+class Row(NamedTuple):
+    """One line of the count.
+
+    Attributes:
+        modality: 'image' or 'video'.
+        what: which of the variants is counted.
+        num_visible: K.
+        num_tokens: N.
+        encoder, decoder: MACs of one clip.
+    """
+
+    modality: str
+    what: str
+    num_visible: int
+    num_tokens: int
+    encoder: int
+    decoder: int
+
+    @property
+    def total(self) -> int:
+        """MACs of encoder and decoder together."""
+        return self.encoder + self.decoder
+
+
+def block_macs(blocks: nn.ModuleList, num_tokens: int) -> int:
+    """Count transformer blocks, each on all ``num_tokens`` tokens."""
+    linear = sum(layer.weight.numel() for layer in blocks.modules() if isinstance(layer, nn.Linear))
+    return num_tokens * linear + sum(2 * num_tokens**2 * block.attn.proj.in_features for block in blocks)
+
+
+def encoder_macs(backbone: nn.Module, num_tokens: int, modality: str) -> int:
+    """Count the backbone on ``num_tokens`` tokens."""
+    patch_embed = backbone.patch_embed.weight.numel() // (backbone.patch_size[0] if modality == 'image' else 1)
+    return num_tokens * patch_embed + block_macs(backbone.blocks, num_tokens)
+
+
+def decoder_macs(head: nn.Module, *, num_tokens: int, num_visible: int, num_predicted: int) -> int:
+    """Count a decoder over ``num_tokens`` tokens, of which ``num_visible`` come from the encoder."""
+    embedding = num_visible * head.decoder_embed.weight.numel()
+    blocks = block_macs(head.blocks, num_tokens) - (num_tokens - num_predicted) * _unread_macs(
+        head.blocks[-1], num_tokens
+    )
+    return embedding + blocks + num_predicted * head.pred.weight.numel()
+
+
+def _unread_macs(block: nn.Module, num_tokens: int) -> int:
+    """Count what the last decoder block leaves out for each token that is not predicted."""
+    linear = sum(layer.weight.numel() for layer in (block.attn.proj, block.mlp.fc1, block.mlp.fc2))
+    return linear + 2 * num_tokens * block.attn.proj.in_features
+
+
+def masked_row(model: nn.Module, modality: str, what: str, num_visible: int) -> Row:
+    """Count a masked autoencoder that encodes ``num_visible`` tokens; all of them means that nothing is hidden."""
+    num_tokens = _grid(model.backbone, modality).num_tokens
+    num_predicted = num_tokens - num_visible or num_tokens
+    decoder = decoder_macs(
+        model.head_of(modality), num_tokens=num_tokens, num_visible=num_visible, num_predicted=num_predicted
+    )
+    return Row(modality, what, num_visible, num_tokens, encoder_macs(model.backbone, num_visible, modality), decoder)
+
+
+def pretraining_rows(model: nn.Module) -> list[Row]:
+    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding."""
+    rows = []
+    for modality, generator in model.mask_generator.items():
+        grid = _grid(model.backbone, modality)
+        num_tokens = grid.num_tokens
+        rows += [
+            masked_row(model, modality, 'all tokens', num_tokens),
+            masked_row(model, modality, 'masked, as it runs', num_tokens - generator.num_hidden(grid)),
+            masked_row(model, modality, "masked, the paper's rounding", _visible_in_paper(num_tokens, generator.ratio)),
+        ]
+    return rows
+
+
+def classifier_rows(model: nn.Module) -> list[Row]:
+    """Count a classifier on one view of an image and of a video; the linear head counts with the encoder."""
+    rows = []
+    for modality in ('image', 'video'):
+        num_tokens = _grid(model.backbone, modality).num_tokens
+        encoder = encoder_macs(model.backbone, num_tokens, modality) + model.head.weight.numel()
+        rows.append(Row(modality, 'one view', num_tokens, num_tokens, encoder, 0))
+    return rows
+
+
+def _visible_in_paper(num_tokens: int, ratio: float) -> int:
+    """Round the visible tokens down (19 of 196 at 0.9); the code rounds the hidden ones down (and sees 20)."""
+    return int(round(num_tokens * (1 - ratio), 6))
+
+
+def _grid(backbone: nn.Module, modality: str) -> Grid:
+    return backbone.grid._replace(t=1) if modality == 'image' else backbone.grid

@@ -1,0 +1,21 @@
+"""Backbone, mask generators, head, and the two models made of them; importing this room fills the registry."""
+
+from .classifier import Classifier
+from .mae import MaskedAutoencoder
+from .mae_head import MAEHead, PixelTarget
+from .masking import CausalMasking, FrameMasking, RandomMasking, TubeMasking
+from .preprocessor import ClipPreprocessor
+from .vit import SpatioTemporalViT
+
+__all__ = [
+    'CausalMasking',
+    'Classifier',
+    'ClipPreprocessor',
+    'FrameMasking',
+    'MAEHead',
+    'MaskedAutoencoder',
+    'PixelTarget',
+    'RandomMasking',
+    'SpatioTemporalViT',
+    'TubeMasking',
+]

@@ -1,0 +1,80 @@
+"""Transfer: a backbone, mean pooling, a norm and a linear head."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from omnimae.registry import MODELS
+
+
+@MODELS.register_module()
+class Classifier(BaseModel):
+    """Classify images or videos with a pretrained backbone (arXiv:2206.08356, section 4 and appendix A.2).
+
+    As in the release, tokens are averaged *before* the final norm, so that norm starts fresh: the pretraining one
+    belongs to single tokens.
+
+    Args:
+        backbone: config of the encoder; its own final norm is switched off.
+        num_classes: size of the linear head.
+        label_smoothing: of the cross-entropy.
+        head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2).
+        data_preprocessor: config of the ClipPreprocessor.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: dict,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        head_init_std: float = 2e-5,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
+        self.backbone = MODELS.build({**backbone, 'final_norm': False})
+        self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
+        self.head = nn.Linear(self.backbone.embed_dim, num_classes)
+        self.label_smoothing = label_smoothing
+        nn.init.trunc_normal_(self.head.weight, std=head_init_std)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'loss'
+    ) -> dict[str, Tensor] | list[dict]:
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used: a clip is a clip.
+
+        Raises:
+            ValueError: another mode, or a loss without labels.
+        """
+        if mode == 'loss':
+            if labels is None:
+                raise ValueError(
+                    'Classifier.loss needs labels, and this batch has none. Give the dataset an ann_file with labels, '
+                    'or a folder per class.'
+                )
+            return self.loss(clip, labels)
+        if mode == 'predict':
+            return [dict(scores=scores) for scores in self.predict(clip)]
+        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+
+    def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, T, H, W), (B,) or (B, classes) -> {'loss': cross-entropy, 'top1': share of right answers}."""
+        logits = self.logits(clip)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        answer = labels if labels.dim() == 1 else labels.argmax(1)
+        return {'loss': loss, 'top1': (logits.argmax(1) == answer).float().mean()}
+
+    def predict(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
+        if clip.dim() == 5:
+            clip = clip.unsqueeze(1)
+        return self.logits(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).mean(1)
+
+    def logits(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W), uint8 or normalised -> (B, classes)."""
+        tokens = self.backbone(self.data_preprocessor.normalize(clip))
+        return self.head(self.norm(tokens.mean(1)))

@@ -1,0 +1,127 @@
+"""Masked autoencoding of images and videos: mask, encode what is visible, predict what is hidden."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Masks, gather_tokens
+
+
+class _Split(NamedTuple):
+    """A clip cut into patches: what the encoder reads, what the decoder has to predict."""
+
+    grid: Grid
+    masks: Masks
+    visible: Tensor  # (B, K, P) normalised
+    pixels: Tensor  # (B, M, P) in 0..1
+
+
+@MODELS.register_module()
+class MaskedAutoencoder(BaseModel):
+    """OmniMAE (arXiv:2206.08356): one encoder for images and videos, trained to predict hidden patches.
+
+    Args:
+        backbone: config of the encoder.
+        head: config of the decoder with its loss; or one per modality, ``dict(image=..., video=...)`` (Table 1c; under
+            DDP that needs ``find_unused_parameters=True``, since a batch has one modality).
+        mask_generator: one config per modality, ``dict(image=..., video=...)``.
+        data_preprocessor: config of the ClipPreprocessor.
+
+    Raises:
+        ValueError: a mask generator that hides nothing or everything on the backbone's grid.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: dict,
+        head: dict,
+        mask_generator: dict,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
+        self.backbone = MODELS.build(backbone)
+        # the head learns these from the backbone; merged here, since a ConfigDict would take the grid apart
+        learned = dict(in_dim=self.backbone.embed_dim, patch_size=self.backbone.patch_size, grid=self.backbone.grid)
+        if 'type' in head:
+            self.head = MODELS.build({**learned, **head})
+        else:
+            self.head = nn.ModuleDict({key: MODELS.build({**learned, **cfg}) for key, cfg in head.items()})
+        self.mask_generator = {key: MODELS.build(cfg) for key, cfg in mask_generator.items()}
+        for modality, generator in self.mask_generator.items():
+            grid = self.backbone.grid
+            generator.num_hidden(grid._replace(t=1) if modality == 'image' else grid)  # refuses useless masks early
+
+    def forward(
+        self,
+        clip: Tensor,
+        modality: str = 'video',
+        masks: Masks | None = None,
+        labels: Tensor | None = None,
+        mode: str = 'loss',
+    ) -> dict[str, Tensor] | list[dict]:
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'. Labels are not used.
+
+        Raises:
+            ValueError: another mode.
+        """
+        if mode == 'loss':
+            return self.loss(clip, modality, masks)
+        if mode == 'predict':
+            return self.predict(clip, modality, masks)
+        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+
+    def loss(self, clip: Tensor, modality: str = 'video', masks: Masks | None = None) -> dict[str, Tensor]:
+        """(B, 3, T, H, W), uint8 or normalised -> {'loss', 'mse_<modality>'}; draws masks unless given.
+
+        Raises:
+            ValueError: a size that the patch does not divide, an unknown modality, a mask that hides nothing or all.
+        """
+        split = self._split(clip, modality, masks)
+        latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
+        losses = self.head_of(modality).loss(latent, split.masks, split.grid, split.pixels)
+        # a curve per modality; MMEngine would add up every name that contains 'loss'
+        return {**losses, f'mse_{modality}': losses['loss'].detach()}
+
+    def predict(self, clip: Tensor, modality: str = 'video', masks: Masks | None = None) -> list[dict]:
+        """(B, 3, T, H, W), uint8 or normalised -> B results: patches (M, P), decode (M,), visible (K,), modality, loss.
+
+        The patches are in the space of the target (normalised unless the head predicts plain pixels).
+
+        Raises:
+            ValueError: as ``loss``.
+        """
+        split = self._split(clip, modality, masks)
+        head = self.head_of(modality)
+        latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
+        patches = head(latent, split.masks, split.grid)
+        losses = head.errors(patches, split.pixels).mean(1)
+        rows = zip(patches, split.masks.decode, split.masks.visible, losses, strict=True)
+        return [
+            dict(patches=p, decode=decode, visible=visible, modality=modality, loss=loss)
+            for p, decode, visible, loss in rows
+        ]
+
+    def head_of(self, modality: str) -> nn.Module:
+        """Return the head that decodes this modality: the shared one, or its own."""
+        return self.head[modality] if isinstance(self.head, nn.ModuleDict) else self.head
+
+    def _split(self, clip: Tensor, modality: str, masks: Masks | None) -> _Split:
+        patches, grid = self.backbone.patchify(clip)
+        if masks is None:
+            masks = self._mask_generator(modality)(len(clip), grid, clip.device)
+        visible = self.data_preprocessor.normalize_patches(gather_tokens(patches, masks.visible))
+        pixels = self.data_preprocessor.pixels_of_patches(gather_tokens(patches, masks.decode))
+        return _Split(grid, masks, visible, pixels)
+
+    def _mask_generator(self, modality: str):
+        if modality not in self.mask_generator:
+            raise ValueError(
+                f'No mask generator for modality={modality!r}; the model has {sorted(self.mask_generator)}.'
+            )
+        return self.mask_generator[modality]

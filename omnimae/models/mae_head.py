@@ -1,0 +1,136 @@
+"""The neck-free head of a masked autoencoder: decoder, pixel targets and loss (arXiv:2206.08356, section 3.2).
+
+Legend: B batch, K visible tokens, M decoded tokens, N all tokens, D encoder width, P pixels of a patch, in the order
+(pt, ph, pw, c). Pixels are in 0..1.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Masks, Size3
+
+from .vit import Block, LayerNorm, resize_positions, run_blocks, sinusoid_table, xavier_linear
+
+
+@MODELS.register_module()
+class PixelTarget:
+    """What the decoder has to predict of a patch.
+
+    Args:
+        normalize: 'channel' subtracts mean and divides by standard deviation of each channel over the patch (the
+            paper's target); None leaves plain pixels in 0..1 (the visualisation model of appendix B.4).
+    """
+
+    eps = 1e-6  # on the variance of pixels in 0..1: a patch with a standard deviation of 1e-3 is damped to 0.7
+
+    def __init__(self, *, normalize: str | None = 'channel'):
+        if normalize not in ('channel', None):
+            raise ValueError(f"PixelTarget: normalize={normalize!r} is unknown. Choose 'channel' or None.")
+        self.normalize = normalize
+
+    def __call__(self, pixels: Tensor, repeats: int = 1) -> Tensor:
+        """(B, M, P) pixels -> (B, M, P) target; ``repeats``: how often a patch of one frame fills the tubelet."""
+        if self.normalize is None:
+            return pixels
+        mean, std = self._statistics(pixels, repeats)
+        return ((pixels.unflatten(-1, (-1, 3)) - mean) / std).flatten(-2)
+
+    def restore(self, prediction: Tensor, pixels: Tensor, repeats: int = 1) -> Tensor:
+        """(B, M, P) prediction -> (B, M, P) pixels, with the statistics of the true patch where they were removed."""
+        if self.normalize is None:
+            return prediction
+        mean, std = self._statistics(pixels, repeats)
+        return (prediction.unflatten(-1, (-1, 3)) * std + mean).flatten(-2)
+
+    def _statistics(self, pixels: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
+        """(B, M, P) -> mean and standard deviation per patch and channel, (B, M, 1, 3) each.
+
+        The variance is unbiased over the *repeated* patch: the count includes every copy of the frame.
+        """
+        values = pixels.unflatten(-1, (-1, 3))
+        mean = values.mean(-2, keepdim=True)
+        count = values.shape[-2] * repeats
+        variance = (values - mean).square().sum(-2, keepdim=True) * repeats / (count - 1)
+        return mean, (variance + self.eps).sqrt()
+
+
+@MODELS.register_module()
+class MAEHead(BaseModule):
+    """A shallow transformer that predicts the pixels of hidden patches from the encoded visible ones.
+
+    As in OmniMAE, the mask token and the positions live at the encoder's width and are added *before* the projection to
+    the decoder's. Attention does not care about order, so the decoder runs on ``[visible | decode]`` and its last M
+    outputs are the predictions: no un-shuffling, no full-size buffers.
+
+    Args:
+        in_dim, patch_size, grid: the backbone's; the model fills them in.
+        embed_dim, depth, num_heads: of the decoder.
+        qkv_bias: the released weights have none in the decoder, the release's training config has it.
+        target: a PixelTarget.
+        grad_checkpointing: recompute activations in the backward pass.
+
+    Raises:
+        ValueError: a width that the heads do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        patch_size: Size3,
+        grid: Grid,
+        embed_dim: int = 384,
+        depth: int = 4,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        target: dict | None = None,
+        grad_checkpointing: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        if embed_dim % num_heads:
+            raise ValueError(f'MAEHead: num_heads={num_heads} does not divide embed_dim={embed_dim}.')
+        self.grid = grid
+        self.grad_checkpointing = grad_checkpointing
+        self.target = MODELS.build(target or dict(type='PixelTarget'))
+        self.register_buffer('pos_embed', sinusoid_table(grid.num_tokens, in_dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, in_dim))
+        self.decoder_embed = nn.Linear(in_dim, embed_dim)
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias) for _ in range(depth)
+        )
+        self.norm = LayerNorm(embed_dim)
+        self.pred = nn.Linear(embed_dim, 3 * patch_size[0] * patch_size[1] * patch_size[2])
+        xavier_linear(self)
+        nn.init.trunc_normal_(self.pred.weight, std=0.02)
+
+    def forward(self, latent: Tensor, masks: Masks, grid: Grid) -> Tensor:
+        """(B, K, D) encoded visible tokens -> (B, M, P) predictions for ``masks.decode``."""
+        positions = resize_positions(self.pos_embed, self.grid, grid)
+        queries = self.decoder_embed(self.mask_token + positions)  # (N, d): the same for every sample
+        visible = self.decoder_embed(latent + positions[masks.visible])
+        x = torch.cat([visible, queries[masks.decode]], dim=1)
+        x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing, first=visible.shape[1])
+        return self.pred(self.norm(x))
+
+    def loss(self, latent: Tensor, masks: Masks, grid: Grid, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, K, D), pixels (B, M, P) of the decoded patches in 0..1 -> {'loss': mean over the scored tokens}."""
+        errors = self.errors(self(latent, masks, grid), pixels)
+        if masks.scored is None:
+            return {'loss': errors.mean()}
+        return {'loss': (errors * masks.scored).sum() / masks.scored.sum().clamp(min=1)}
+
+    def errors(self, prediction: Tensor, pixels: Tensor) -> Tensor:
+        """(B, M, P), (B, M, P) -> (B, M): mean squared error of each token, in float32.
+
+        The pixels of an image are one frame, which every frame of the predicted tubelet has to match.
+        """
+        repeats = prediction.shape[-1] // pixels.shape[-1]
+        target = self.target(pixels.float(), repeats)
+        difference = prediction.float().unflatten(-1, (repeats, -1)) - target.unsqueeze(-2)
+        return difference.square().mean((-2, -1))

@@ -1,0 +1,99 @@
+"""Mask generators: which tokens of a grid are hidden (arXiv:2206.08356, section 3.2 and Table 1b).
+
+A generator sees a grid and a count, never pixels. It splits the grid into *units* of tokens that are hidden together
+(single tokens, tubes through time, whole time slices) and draws the same number of hidden units for every sample.
+The randomness is torch's own, on the device of the clip.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Masks
+
+
+@MODELS.register_module()
+class RandomMasking:
+    """Hide single tokens anywhere in the clip, equally likely.
+
+    The number hidden is rounded down, as in the release: at 0.9 an image of 14x14 tokens hides 176 and shows 20 (the
+    paper rounds the visible ones down and prints 19).
+
+    Args:
+        ratio: share of tokens to hide, between 0 and 1.
+    """
+
+    def __init__(self, *, ratio: float):
+        if not 0 < ratio < 1:
+            raise ValueError(f'{type(self).__name__}: ratio={ratio} must lie between 0 and 1.')
+        self.ratio = ratio
+
+    def num_hidden(self, grid: Grid) -> int:
+        """Tokens hidden in each sample.
+
+        Raises:
+            ValueError: nothing or everything would be hidden.
+        """
+        hidden = self._num_hidden_units(grid) * self._units(grid).shape[1]
+        if not 0 < hidden < grid.num_tokens:
+            raise ValueError(
+                f'{type(self).__name__}(ratio={self.ratio}) hides {hidden} of {grid.num_tokens} tokens on a grid of '
+                f'{grid.t}x{grid.h}x{grid.w} (t x h x w) after rounding. Choose a ratio or a mask type that leaves '
+                'some tokens visible and some hidden.'
+            )
+        return hidden
+
+    def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
+        """-> Masks of ``batch_size`` rows; tokens stand in raster order.
+
+        Raises:
+            ValueError: nothing or everything would be hidden.
+        """
+        units = self._units(grid).to(device)
+        num_hidden = self.num_hidden(grid) // units.shape[1]
+        order = self._order(batch_size, len(units), device)
+        hidden, visible = order[:, :num_hidden], order[:, num_hidden:]
+        return Masks(*(units[choice].flatten(1).sort(1).values for choice in (visible, hidden)))
+
+    def _units(self, grid: Grid) -> Tensor:
+        """-> (units, tokens per unit) token numbers that are hidden together."""
+        return torch.arange(grid.num_tokens)[:, None]
+
+    def _num_hidden_units(self, grid: Grid) -> int:
+        return int(self.ratio * grid.t * grid.h * grid.w)
+
+    def _order(self, batch_size: int, num_units: int, device: torch.device | str) -> Tensor:
+        """-> (batch_size, num_units): units in the order in which they are hidden."""
+        return torch.rand(batch_size, num_units, device=device).argsort(1)
+
+
+@MODELS.register_module()
+class TubeMasking(RandomMasking):
+    """Hide the same places in every time slice."""
+
+    def _units(self, grid: Grid) -> Tensor:
+        return torch.arange(grid.num_tokens).view(grid.t, -1).T
+
+    def _num_hidden_units(self, grid: Grid) -> int:
+        return int(self.ratio * grid.t * grid.h * grid.w / grid.t)
+
+
+@MODELS.register_module()
+class FrameMasking(RandomMasking):
+    """Hide whole time slices (tubelets, not single frames)."""
+
+    def _units(self, grid: Grid) -> Tensor:
+        return torch.arange(grid.num_tokens).view(grid.t, -1)
+
+    def _num_hidden_units(self, grid: Grid) -> int:
+        return int(self.ratio * grid.t)
+
+
+@MODELS.register_module()
+class CausalMasking(RandomMasking):
+    """Show the first tokens in raster order (time slowest), hide the rest: predict the future from the past."""
+
+    def _order(self, batch_size: int, num_units: int, device: torch.device | str) -> Tensor:
+        return torch.arange(num_units - 1, -1, -1, device=device).expand(batch_size, -1)

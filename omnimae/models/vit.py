@@ -1,0 +1,246 @@
+"""A plain Vision Transformer over spatio-temporal patches of images and videos.
+
+The encoder of OmniMAE (arXiv:2206.08356, section 3.1) and of VideoMAE: pre-norm blocks, fixed sinusoidal positions, no
+class token. An image is a clip of one frame.
+
+Legend: B batch, C channels, T frames, H W pixels, (t, h, w) grid, N = t*h*w tokens, K visible tokens, D width,
+P pixels of one patch, in the order (pt, ph, pw, c).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Size3
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+# name: (embed_dim, depth, num_heads, mlp_ratio). S, B, L, H of arXiv:2010.11929; g of VideoMAE V2 (arXiv:2303.16727).
+ARCHITECTURES = {
+    'small': (384, 12, 6, 4.0),
+    'base': (768, 12, 12, 4.0),
+    'large': (1024, 24, 16, 4.0),
+    'huge': (1280, 32, 16, 4.0),
+    'giant': (1408, 40, 16, 48 / 11),
+}
+
+
+def patchify(clip: Tensor, patch_size: Size3) -> tuple[Tensor, Grid]:
+    """(B, C, T, H, W) -> (B, N, P) and the grid; a clip of one frame gives patches of one frame, P = ph*pw*C.
+
+    Raises:
+        ValueError: the patch does not divide the clip.
+    """
+    batch, channels, frames, height, width = clip.shape
+    grid = Grid.of((frames, height, width), patch_size)
+    pt, ph, pw = min(frames, patch_size[0]), *patch_size[1:]
+    patches = clip.reshape(batch, channels, grid.t, pt, grid.h, ph, grid.w, pw).permute(0, 2, 4, 6, 3, 5, 7, 1)
+    return patches.reshape(batch, grid.num_tokens, pt * ph * pw * channels), grid
+
+
+def sinusoid_table(num_positions: int, dim: int) -> Tensor:
+    """-> (1, num_positions, dim) float32: sin at even channels, cos at odd ones, over the flat token number.
+
+    Channel j of position p has the angle p / 10000^(2*floor(j/2)/dim), in double precision as in the release.
+    """
+    channel = torch.arange(dim, dtype=torch.float64)
+    angle = torch.arange(num_positions, dtype=torch.float64)[:, None] / 10000 ** (2 * (channel // 2) / dim)
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
+
+
+def resize_positions(table: Tensor, source: Grid, target: Grid) -> Tensor:
+    """(1, N, D) made for ``source`` -> (N', D) for ``target``.
+
+    An image takes the first temporal slice, as the release does; another number of tubelets is interpolated linearly
+    in time, another image size bicubically in space (both as VideoMAE does).
+    """
+    if target == source:
+        return table[0]
+    table = table.reshape(*source, -1)
+    if target.t == 1:
+        table = table[:1]
+    elif target.t != source.t:
+        flat = table.flatten(1).T[None]  # (1, h*w*D, t)
+        table = F.interpolate(flat, size=target.t, mode='linear')[0].T.reshape(target.t, *table.shape[1:])
+    if target[1:] != source[1:]:
+        space = F.interpolate(table.permute(0, 3, 1, 2), size=target[1:], mode='bicubic')
+        table = space.permute(0, 2, 3, 1)
+    return table.reshape(target.num_tokens, -1)
+
+
+def xavier_linear(module: nn.Module) -> None:
+    """Initialise every linear layer below: Xavier-uniform weight, zero bias (both halves of the release do)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+class PatchEmbed(nn.Module):
+    """A convolution whose stride is its kernel, applied to patches that are already cut out: a linear layer.
+
+    The weight keeps the convolution's shape (D, C, pt, ph, pw), so that checkpoints are interchangeable.
+    """
+
+    def __init__(self, patch_size: Size3, embed_dim: int, in_channels: int = 3):
+        super().__init__()
+        conv = nn.Conv3d(in_channels, embed_dim, patch_size)  # for torch's default initialisation of the bias
+        self.weight, self.bias = conv.weight, conv.bias
+        nn.init.xavier_uniform_(self.weight.view(embed_dim, -1))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, K, P) -> (B, K, D). Patches of one frame stand for that frame repeated over the tubelet."""
+        kernel = self.weight
+        if patches.shape[-1] != kernel[0].numel():
+            kernel = kernel.sum(2, keepdim=True)
+        return F.linear(patches, kernel.permute(0, 2, 3, 4, 1).flatten(1), self.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """(B, K, D) -> (B, K - first, D): every token is attended to, those from ``first`` on are answered."""
+        batch, length, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q[:, :, first:], k, v)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block; both branches may be dropped per sample (DropPath)."""
+
+    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, qkv_bias: bool, drop_path: float = 0.0):
+        super().__init__()
+        self.norm1 = LayerNorm(dim)
+        self.attn = Attention(dim, num_heads, qkv_bias)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = Mlp(dim, round(dim * mlp_ratio))
+        self.drop_path = StochasticDepth(drop_path, mode='row') if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """(B, K, D) -> (B, K - first, D): the tokens from ``first`` on."""
+        x = x[:, first:] + self.drop_path(self.attn(self.norm1(x), first))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def run_blocks(blocks: nn.ModuleList, x: Tensor, *, grad_checkpointing: bool, first: int = 0) -> Tensor:
+    """(B, K, D) -> (B, K - first, D) through all blocks; the last one leaves out tokens whose output nobody reads.
+
+    Checkpointing recomputes activations in the backward pass.
+    """
+    recompute = grad_checkpointing and torch.is_grad_enabled()
+    starts = [0] * (len(blocks) - 1) + [first]
+    for block, start in zip(blocks, starts, strict=True):
+        x = checkpoint(block, x, start, use_reentrant=False) if recompute else block(x, start)
+    return x
+
+
+@MODELS.register_module()
+class SpatioTemporalViT(BaseModule):
+    """Vision Transformer for images and videos (arXiv:2206.08356, section 3.1).
+
+    Args:
+        arch: 'small', 'base', 'large', 'huge' or 'giant': gives embed_dim, depth, num_heads and mlp_ratio where they
+            are not given.
+        patch_size: (pt, ph, pw) pixels of a tubelet.
+        clip_size: (T, H, W) that the position table is made for. Clips of other sizes are accepted: their positions
+            are interpolated from it.
+        drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
+        final_norm: LayerNorm on the output tokens. Pretraining has it; a classifier normalises after pooling instead.
+        grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
+
+    Raises:
+        ValueError: unknown arch, a width that the heads do not divide, or a patch that does not divide ``clip_size``.
+    """
+
+    def __init__(
+        self,
+        *,
+        arch: str | None = None,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        mlp_ratio: float | None = None,
+        qkv_bias: bool = True,
+        patch_size: Size3 = (2, 16, 16),
+        clip_size: Size3 = (16, 224, 224),
+        drop_path_rate: float = 0.0,
+        final_norm: bool = True,
+        grad_checkpointing: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        if arch is not None and arch not in ARCHITECTURES:
+            raise ValueError(
+                f'arch={arch!r} is unknown. Choose from {sorted(ARCHITECTURES)}, or give embed_dim, depth, num_heads.'
+            )
+        given = (embed_dim, depth, num_heads, mlp_ratio)
+        preset = ARCHITECTURES[arch] if arch else (None, None, None, 4.0)
+        embed_dim, depth, num_heads, mlp_ratio = (p if g is None else g for g, p in zip(given, preset, strict=True))
+        if embed_dim is None or depth is None or num_heads is None:
+            raise ValueError(f'Give arch, or all of embed_dim={embed_dim}, depth={depth}, num_heads={num_heads}.')
+        if embed_dim % num_heads:
+            raise ValueError(f'num_heads={num_heads} does not divide embed_dim={embed_dim}.')
+
+        self.embed_dim = embed_dim
+        self.patch_size = tuple(patch_size)
+        self.grid = Grid.of(tuple(clip_size), self.patch_size)
+        self.grad_checkpointing = grad_checkpointing
+        self.patch_embed = PatchEmbed(self.patch_size, embed_dim)
+        self.register_buffer('pos_embed', sinusoid_table(self.grid.num_tokens, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop_path=drop_path_rate * i / max(depth - 1, 1),
+            )
+            for i in range(depth)
+        )
+        self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
+        xavier_linear(self)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """(B, C, T, H, W) floating, normalised -> (B, N, D): all tokens."""
+        return self.encode(*self.patchify(clip))
+
+    def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
+        """(B, C, T, H, W) -> (B, N, P) and the grid, in the clip's own dtype."""
+        return patchify(clip, self.patch_size)
+
+    def encode(self, patches: Tensor, grid: Grid, tokens: Tensor | None = None) -> Tensor:
+        """(B, K, P) floating, normalised patches -> (B, K, D); ``tokens`` (B, K) says which ones, None means all."""
+        positions = resize_positions(self.pos_embed, self.grid, grid)
+        x = self.patch_embed(patches) + (positions if tokens is None else positions[tokens])
+        x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing)
+        return self.norm(x)

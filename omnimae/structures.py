@@ -1,0 +1,136 @@
+"""The words that every room shares, as types: Grid, Masks, Address, Sample, Batch.
+
+Legend: B batch, C channels, T frames, H W pixels, N = t*h*w tokens, K visible tokens, M decoded tokens. Tokens are
+numbered with t slowest, then h, then w.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+import torch
+from torch import Tensor
+
+Size3 = tuple[int, int, int]
+
+
+class Grid(NamedTuple):
+    """How many patches a clip has along time, height and width."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def num_tokens(self) -> int:
+        """N = t*h*w."""
+        return self.t * self.h * self.w
+
+    @classmethod
+    def of(cls, clip_size: Size3, patch_size: Size3) -> Grid:
+        """The grid of a clip of (T, H, W) pixels. A clip of one frame is one tubelet that does not move.
+
+        Raises:
+            ValueError: the patch does not divide the clip.
+        """
+        (frames, height, width), (pt, ph, pw) = clip_size, patch_size
+        if (frames != 1 and frames % pt) or height % ph or width % pw:
+            raise ValueError(
+                f'A clip of {frames}x{height}x{width} (frames x height x width) cannot be cut into patches of '
+                f'{pt}x{ph}x{pw}. Choose a size that the patch divides, or one frame for an image.'
+            )
+        return cls(max(frames // pt, 1), height // ph, width // pw)
+
+
+class Masks(NamedTuple):
+    """Which tokens the encoder sees and which the decoder predicts.
+
+    Attributes:
+        visible: (B, K) int64, tokens that the encoder sees.
+        decode: (B, M) int64, tokens that the decoder predicts.
+        scored: (B, M) bool, the decoded tokens that count in the loss; None counts all.
+    """
+
+    visible: Tensor
+    decode: Tensor
+    scored: Tensor | None = None
+
+    @classmethod
+    def from_hidden(cls, hidden: Tensor) -> Masks:
+        """(B, N) or (B, t, h, w) bool, True = hidden -> Masks that decode the hidden tokens.
+
+        Raises:
+            ValueError: not boolean, or the rows hide different numbers of tokens. (The OmniMAE release mixes tokens of
+                different samples in that case without a word.)
+        """
+        if hidden.dtype != torch.bool or hidden.dim() < 2:
+            raise ValueError(
+                f'hidden must be bool of shape (B, N) or (B, t, h, w), got {hidden.dtype} {tuple(hidden.shape)}.'
+            )
+        hidden = hidden.flatten(1)
+        counts = hidden.sum(1)
+        if (counts != counts[0]).any():
+            raise ValueError(f'Every row of hidden must hide the same number of tokens, got {counts.tolist()}.')
+        order = hidden.to(torch.uint8).argsort(dim=1, stable=True)
+        num_visible = hidden.shape[1] - int(counts[0])
+        return cls(order[:, :num_visible], order[:, num_visible:])
+
+    def to(self, device: torch.device | str) -> Masks:
+        """The same masks on another device."""
+        return Masks(*(None if x is None else x.to(device) for x in self))
+
+
+def gather_tokens(x: Tensor, tokens: Tensor) -> Tensor:
+    """(B, N, P), (B, K) -> (B, K, P): the given tokens of each row."""
+    return x.gather(1, tokens[:, :, None].expand(-1, -1, x.shape[2]))
+
+
+class Address(NamedTuple):
+    """Which sample to read and with which randomness; what the sampler hands to the dataset.
+
+    Attributes:
+        source: position of the source in ``MixedDataset.sources``.
+        index: row in that source.
+        seed: follows from (run seed, epoch, pass over the source); every crop and clip of the sample follows from
+            (seed, source, index, replica).
+    """
+
+    source: int
+    index: int
+    seed: int
+
+
+class Sample(TypedDict, total=False):
+    """What a dataset returns for one address.
+
+    Attributes:
+        clip: uint8 RGB, (R, C, T, H, W) with R replicas, or (1, V, C, T, H, W) with V test views.
+        modality: 'image' or 'video'.
+        label: class index; absent when the source has no labels.
+        id: names the sample in results and error messages (its path within the source).
+        failures: (path, reason) of each file that had to be replaced on the way.
+    """
+
+    clip: Tensor
+    modality: str
+    label: int
+    id: str
+    failures: list[tuple[str, str]]
+
+
+class Batch(TypedDict, total=False):
+    """Collated samples of one modality.
+
+    Attributes:
+        clip: uint8 RGB, (B, C, T, H, W); test views stand in a dimension of their own, (B, V, C, T, H, W).
+        modality: 'image' or 'video'.
+        labels: (B,) int64; absent when the source has no labels.
+        ids: B names.
+        failures: (path, reason) of each file that had to be replaced.
+    """
+
+    clip: Tensor
+    modality: str
+    labels: Tensor
+    ids: list[str]
+    failures: list[tuple[str, str]]

@@ -1,0 +1,254 @@
+"""Reconstructions as pictures: what the model saw, what it made of it, and how that is to be read.
+
+Legend: T frames, H W pixels, N tokens, M decoded tokens, P pixels of a patch, in the order (pt, ph, pw, c).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from omnimae.structures import Grid, Masks, Size3
+
+Frames = np.ndarray
+"""(T, H, W, 3) uint8, RGB."""
+
+PANELS = ('original', 'masked', 'reconstruction')
+
+HIDDEN_GREY = 127
+MARGIN = 8  # pixels between panels
+MIN_PANEL = 160  # smaller panels are enlarged by whole factors, pixel by pixel
+STRIP_FRAMES = 8  # of a clip, in its frame strip
+INK, FAINT, WHITE = (20, 20, 20), (95, 95, 95), (255, 255, 255)
+
+
+class Reconstruction(NamedTuple):
+    """Three views of one clip, (T, H, W, 3) uint8 each, and a caption.
+
+    Attributes:
+        original: the clip.
+        masked: hidden patches are grey.
+        reconstruction: hidden patches are the model's, visible ones the clip's own.
+        caption: modality, visible tokens, and how pixels were made of predictions.
+    """
+
+    original: Frames
+    masked: Frames
+    reconstruction: Frames
+    caption: str
+
+
+@torch.no_grad()
+def reconstruct(model: nn.Module, clip: Tensor, modality: str, masks: Masks | None = None) -> Reconstruction:
+    """(3, T, H, W) uint8 -> what a masked autoencoder sees and predicts of it; draws a mask unless one is given.
+
+    A model that predicts patches normalised by their own mean and standard deviation cannot know these: they are taken
+    from the true patch, and the caption says so.
+
+    Raises:
+        ValueError: a clip that is not uint8 (3, T, H, W), or that the model refuses.
+    """
+    if clip.dtype != torch.uint8 or clip.dim() != 4:
+        raise ValueError(f'reconstruct needs a uint8 clip of shape (3, T, H, W), got {clip.dtype} {tuple(clip.shape)}.')
+    training = model.training
+    model.eval()
+    clip = clip.to(next(model.parameters()).device)
+    result = model.predict(clip[None], modality, masks)[0]
+    model.train(training)
+
+    patches, grid = model.backbone.patchify(clip[None])
+    pixels = patches[0].float() / 255
+    head = model.head_of(modality)
+    decode = result['decode']
+    predicted = _restore(head.target, result['patches'].float(), pixels[decode])
+
+    seen = torch.zeros(grid.num_tokens, dtype=torch.bool, device=clip.device)
+    seen[result['visible']] = True
+    masked = torch.where(seen[:, None], pixels, HIDDEN_GREY / 255)
+    reconstruction = masked.clone()
+    reconstruction[decode] = torch.where(seen[decode, None], pixels[decode], predicted)
+
+    frames = [_frames(x, grid, model.backbone.patch_size) for x in (pixels, masked, reconstruction)]
+    return Reconstruction(*frames, _caption(head.target, modality, grid, int(seen.sum()), float(result['loss'])))
+
+
+def _restore(target: object, prediction: Tensor, pixels: Tensor) -> Tensor:
+    """(M, repeats*P) predictions, (M, P) true pixels in 0..1 -> (M, P) predicted pixels in 0..1.
+
+    Of an image every frame of a tubelet is predicted; the picture is their mean.
+    """
+    repeats = prediction.shape[-1] // pixels.shape[-1]
+    copies = prediction.unflatten(-1, (repeats, -1)).transpose(0, 1)
+    return target.restore(copies, pixels.expand_as(copies), repeats).mean(0).clamp(0, 1)
+
+
+def _frames(patches: Tensor, grid: Grid, patch_size: Size3) -> Frames:
+    """(N, P) in 0..1 -> (T, H, W, 3) uint8."""
+    pt = patches.shape[1] // (3 * patch_size[1] * patch_size[2])
+    x = patches.view(*grid, pt, *patch_size[1:], 3).permute(0, 3, 1, 4, 2, 5, 6)
+    x = x.reshape(grid.t * pt, grid.h * patch_size[1], grid.w * patch_size[2], 3)
+    return (x * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _caption(target: object, modality: str, grid: Grid, num_visible: int, loss: float) -> str:
+    num_tokens = grid.num_tokens
+    hidden = 100 * (1 - num_visible / num_tokens)
+    text = f'{modality}, {hidden:.1f} % hidden: {num_visible} of {num_tokens} patches visible, loss {loss:.3f}. '
+    if target.normalize is None:
+        return text + 'Patches are predicted as they are.'
+    return text + 'Patches are predicted normalised: mean and contrast of each hidden one are those of the original.'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+class Row(NamedTuple):
+    """One line of a sheet: pictures side by side, and words about them.
+
+    Attributes:
+        panels: (H, W, 3) uint8 each, of one size on the whole sheet.
+        label: left of the panels.
+        notes: below each panel.
+        caption: below the row.
+    """
+
+    panels: Sequence[np.ndarray]
+    label: str = ''
+    notes: Sequence[str] = ()
+    caption: str = ''
+
+
+def image_grid(results: Sequence[Reconstruction], names: Sequence[str], title: str) -> Image.Image:
+    """Draw images of one size: original | masked | reconstruction, one row each."""
+    rows = [
+        Row([panel[0] for panel in result[:3]], caption=f'{name}: {result.caption}')
+        for result, name in zip(results, names, strict=True)
+    ]
+    return sheet(title, rows, PANELS)
+
+
+def frame_strip(result: Reconstruction, name: str, title: str) -> Image.Image:
+    """Draw a clip as three strips of frames, evenly spaced in time: original, masked, reconstruction."""
+    num_frames = len(result.original)
+    chosen = np.linspace(0, num_frames - 1, min(STRIP_FRAMES, num_frames)).round().astype(int)
+    rows = [Row(frames[chosen], label) for label, frames in zip(PANELS, result[:3], strict=True)]
+    rows[-1] = rows[-1]._replace(caption=f'{name}: {result.caption}')
+    return sheet(title, rows, [f'frame {i + 1}' for i in chosen])
+
+
+def animation(result: Reconstruction, name: str, title: str) -> list[Image.Image]:
+    """Draw a clip as pages, one per frame: original | masked | reconstruction."""
+    return [
+        sheet(title, [Row(panels, caption=f'{name}: {result.caption}')], PANELS)
+        for panels in zip(*result[:3], strict=True)
+    ]
+
+
+def sheet(title: str, rows: Sequence[Row], columns: Sequence[str] = ()) -> Image.Image:
+    """Draw rows of pictures, with a title and words for columns, rows and single pictures."""
+    panel_height, panel_width = rows[0].panels[0].shape[:2]
+    scale = max(1, -(-MIN_PANEL // min(panel_height, panel_width)))
+    step = panel_width * scale + MARGIN
+    width = step * max(len(row.panels) for row in rows) - MARGIN
+    font_size = max(14, width // 100)
+    small, font, large = (ImageFont.load_default(factor * font_size) for factor in (1, 1.25, 1.5))
+    left = max((int(font.getlength(row.label)) + MARGIN for row in rows if row.label), default=0)
+    width += left
+
+    blocks = [_text(title, large, INK, width)]
+    if columns:
+        blocks.append(_column_labels(columns, font, left, step, width))
+    for row in rows:
+        blocks.append(_panels(row, font, scale, left, step, width))
+        if row.notes:
+            blocks.append(_notes(row.notes, small, left, step, width))
+        if row.caption:
+            blocks.append(_text(row.caption, small, FAINT, width))
+        if row.notes or row.caption:
+            blocks.append(Image.new('RGB', (width, MARGIN), WHITE))  # away from the next row
+    return _stacked(blocks, width)
+
+
+def write_gif(path: str | os.PathLike, pages: Sequence[Image.Image], frames_per_second: float) -> None:
+    """Write pages of one size as an endless GIF."""
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 / frames_per_second), loop=0)
+
+
+def write_mp4(path: str | os.PathLike, pages: Sequence[Image.Image], frames_per_second: float) -> None:
+    """Write pages of one size as an H.264 video that every player shows."""
+    width, height = (size - size % 2 for size in pages[0].size)  # 4:2:0 colour needs even sides
+    rate = Fraction(frames_per_second).limit_denominator(1000)
+    with av.open(os.fspath(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=rate, options={'crf': '18'})
+        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+        for page in pages:
+            container.mux(stream.encode(av.VideoFrame.from_image(page.crop((0, 0, width, height)))))
+        container.mux(stream.encode(None))
+
+
+def _text(text: str, font: ImageFont.FreeTypeFont, ink: tuple[int, int, int], width: int) -> Image.Image:
+    lines = _wrapped(text, font, width)
+    line_height = round(1.3 * font.size)
+    block = Image.new('RGB', (width, line_height * len(lines)), WHITE)
+    draw = ImageDraw.Draw(block)
+    for i, line in enumerate(lines):
+        draw.text((0, (i + 0.5) * line_height), line, ink, font, anchor='lm')
+    return block
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = ['']
+    for piece in re.findall(r'\S{1,20}\s*', text):  # words, the long ones (names of files) in pieces
+        if font.getlength((lines[-1] + piece).rstrip()) > width:
+            lines.append('')
+        lines[-1] += piece
+    return lines
+
+
+def _column_labels(
+    columns: Sequence[str], font: ImageFont.FreeTypeFont, left: int, step: int, width: int
+) -> Image.Image:
+    block = Image.new('RGB', (width, round(1.3 * font.size)), WHITE)
+    draw = ImageDraw.Draw(block)
+    for i, label in enumerate(columns):
+        draw.text((left + i * step + (step - MARGIN) / 2, block.height / 2), label, INK, font, anchor='mm')
+    return block
+
+
+def _panels(row: Row, font: ImageFont.FreeTypeFont, scale: int, left: int, step: int, width: int) -> Image.Image:
+    height = row.panels[0].shape[0] * scale
+    block = Image.new('RGB', (width, height), WHITE)
+    if row.label:
+        ImageDraw.Draw(block).text((0, height / 2), row.label, INK, font, anchor='lm')
+    for i, panel in enumerate(row.panels):
+        enlarged = np.ascontiguousarray(panel).repeat(scale, 0).repeat(scale, 1)
+        block.paste(Image.fromarray(enlarged), (left + i * step, 0))
+    return block
+
+
+def _notes(notes: Sequence[str], font: ImageFont.FreeTypeFont, left: int, step: int, width: int) -> Image.Image:
+    texts = [_text(note, font, FAINT, step - MARGIN) for note in notes]
+    block = Image.new('RGB', (width, max(text.height for text in texts)), WHITE)
+    for i, text in enumerate(texts):
+        block.paste(text, (left + i * step, 0))
+    return block
+
+
+def _stacked(blocks: Sequence[Image.Image], width: int) -> Image.Image:
+    height = sum(block.height + MARGIN for block in blocks) + MARGIN
+    page = Image.new('RGB', (width + 2 * MARGIN, height), WHITE)
+    y = MARGIN
+    for block in blocks:
+        page.paste(block, (MARGIN, y))
+        y += block.height + MARGIN
+    return page
