@@ -1,0 +1,111 @@
+"""Draw what the training loader yields: for each source one page of samples, after cropping, replicas together.
+
+python tools/browse_dataset.py CONFIG --out-dir D
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from omnimae.config import load_config
+from omnimae.structures import Batch
+from omnimae.visualization import STRIP_FRAMES, Row, sheet
+
+NUM_SAMPLES = {'image': 16, 'video': 4}
+IMAGES_PER_ROW = 4
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='Draw what the training loader yields.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pages, one per source')
+    return parser.parse_args(argv)
+
+
+def first_batches(loader: DataLoader) -> dict[str, Batch]:
+    """Read the first micro-batch of each source, cut to a few samples, and none of those between."""
+    dataset, batches = loader.dataset, {}
+    for addresses in loader.batch_sampler:
+        source = addresses[0].source
+        name = dataset.names[source]
+        if name not in batches:
+            few = addresses[: NUM_SAMPLES[dataset.sources[source].modality]]
+            batches[name] = loader.collate_fn([dataset[address] for address in few])
+        if len(batches) == len(dataset.names):
+            break
+    return batches
+
+
+def page(batch: Batch, name: str, replicas: int, classes: Sequence[str] | None) -> Image.Image:
+    """Draw the samples of a source."""
+    clips = batch['clip'].movedim(-4, -1).numpy()  # (B, T, H, W, 3)
+    notes = [_note(batch, i, classes) for i in range(0, len(clips), replicas)]
+    samples = clips.reshape(-1, replicas, *clips.shape[1:])
+    _, frames, height, width, _ = clips.shape
+    title = f'{name}: {len(samples)} {batch["modality"]}s of {frames}x{height}x{width} (frames x height x width)'
+    if replicas > 1:
+        title += f', {replicas} replicas each'
+    if batch['modality'] == 'video':
+        return sheet(title, _video_rows(samples, notes))
+    return sheet(title, _image_rows(samples[:, :, 0], notes))
+
+
+def _note(batch: Batch, row: int, classes: Sequence[str] | None) -> str:
+    note = batch['ids'][row]
+    if 'labels' in batch:
+        label = int(batch['labels'][row])
+        note += f', label {label}' + (f' ({classes[label]})' if classes else '')
+    return note
+
+
+def _image_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
+    """(S, R, H, W, 3): the replicas of a sample side by side, or several samples when there are none."""
+    if samples.shape[1] > 1:
+        return [Row(replicas, caption=note) for replicas, note in zip(samples, notes, strict=True)]
+    starts = range(0, len(samples), IMAGES_PER_ROW)
+    return [Row(samples[i : i + IMAGES_PER_ROW, 0], notes=notes[i : i + IMAGES_PER_ROW]) for i in starts]
+
+
+def _video_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
+    """(S, R, T, H, W, 3): each replica as a strip of frames, those of a sample one below the other."""
+    num_replicas, num_frames = samples.shape[1:3]
+    chosen = np.linspace(0, num_frames - 1, min(STRIP_FRAMES, num_frames)).round().astype(int)
+    rows = []
+    for replicas, note in zip(samples, notes, strict=True):
+        labels = [f'replica {i + 1}' if num_replicas > 1 else '' for i in range(num_replicas)]
+        rows += [Row(clip[chosen], label) for clip, label in zip(replicas, labels, strict=True)]
+        rows[-1] = rows[-1]._replace(caption=note)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the pages.
+
+    Raises:
+        ValueError: the config has no training loader, or its data cannot be used.
+    """
+    args = parse_args(argv)
+    cfg = load_config(args.config)
+    if cfg.get('train_dataloader') is None:
+        raise ValueError(f'{args.config} has no train_dataloader, so there is nothing to show.')
+    init_default_scope('omnimae')
+    loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    sources = dict(zip(loader.dataset.names, loader.dataset.sources, strict=True))
+    for name, batch in first_batches(loader).items():
+        for path, reason in batch['failures']:
+            print(f'replaced a broken file: {path}: {reason}')
+        path = args.out_dir / f'{name}.png'
+        page(batch, name, sources[name].replicas, sources[name].classes).save(path)
+        print(path)
+
+
+if __name__ == '__main__':
+    main()

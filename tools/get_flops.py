@@ -1,0 +1,58 @@
+"""Count the arithmetic of a model, attention included, and what masking saves.
+
+python tools/get_flops.py CONFIG
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from omnimae.config import load_config
+from omnimae.flops import FORMULA, Row, classifier_rows, pretraining_rows
+from omnimae.registry import MODELS
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='Count the arithmetic of a model, and what masking saves.')
+    parser.add_argument('config', help='path of the config')
+    return parser.parse_args(argv)
+
+
+def describe(model: nn.Module) -> str:
+    """Size and parameters, in one line."""
+    backbone = model.backbone
+    clip_size = 'x'.join(str(n * p) for n, p in zip(backbone.grid, backbone.patch_size, strict=True))
+    patch_size = 'x'.join(map(str, backbone.patch_size))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return (
+        f'{type(model).__name__}, {parameters / 1e6:.1f} M parameters: width {backbone.embed_dim}, '
+        f'{len(backbone.blocks)} blocks, patches of {patch_size}, clips of {clip_size} (frames x height x width)'
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line per row; reductions are against the row of that modality in which nothing is hidden."""
+    whole = {row.modality: row.total for row in rows if row.num_visible == row.num_tokens}
+    lines = [f'{"GMACs of one clip":36}{"K / N":>13}{"encoder":>10}{"decoder":>10}{"total":>10}{"reduction":>11}']
+    for row in rows:
+        counts = f'{row.num_visible} / {row.num_tokens}'
+        gmacs = ''.join(f'{macs / 1e9:>10.2f}' for macs in (row.encoder, row.decoder, row.total))
+        reduction = f'{whole[row.modality] / row.total:.2f}x' if row.num_visible < row.num_tokens else ''
+        lines.append(f'{f"{row.modality}, {row.what}":36}{counts:>13}{gmacs}{reduction:>11}'.rstrip())
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Count."""
+    cfg = load_config(parse_args(argv).config)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    rows = pretraining_rows(model) if hasattr(model, 'mask_generator') else classifier_rows(model)
+    print(describe(model), FORMULA, table(rows), sep='\n\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,84 @@
+"""Run the test loop of a config on a checkpoint: of this package, of MMEngine's Runner, or a released one.
+
+python tools/test.py CONFIG CHECKPOINT [--out FILE] [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
+from omnimae.engine import setup_distributed, setup_environment
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='Test a checkpoint.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='path or URL of the weights')
+    parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/CONFIG NAME')
+    parser.add_argument(
+        '--out', type=Path, metavar='FILE.json',
+        help='write the metrics there, and ids, labels and scores of a classifier to FILE.npz',
+    )  # fmt: skip
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts the ranks')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='given by old launchers')
+    return parser.parse_args(words)
+
+
+def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Write what the command line says into the config."""
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.launcher = args.launcher
+    cfg.load_from, cfg.resume = None, False
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    for evaluator in evaluators:
+        if args.out and evaluator['type'] == 'ClipAccuracy':
+            evaluator['out_file'] = str(args.out.with_suffix('.npz'))
+
+
+def load_all_weights(runner: Runner, checkpoint: str) -> None:
+    """Load a checkpoint that has a value for every weight.
+
+    Raises:
+        ValueError: some weights would stay at their initial values, so the test would say nothing.
+    """
+    report = load_weights(getattr(runner.model, 'module', runner.model), checkpoint)
+    if report.initialised:
+        raise ValueError(
+            f'{checkpoint} has no values for {", ".join(report.initialised[:4])} ({len(report.initialised)} weights of '
+            'the model), so a test would be meaningless. Give the checkpoint of a training with this config.'
+        )
+
+
+def main() -> None:
+    """Test."""
+    args = parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    setup_environment()
+    cfg = load_config(args.config, args.cfg_options)
+    if cfg.get('test_evaluator') is None:
+        raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
+    apply_arguments(cfg, args)
+    setup_distributed(cfg)
+    runner = Runner.from_cfg(cfg)
+    load_all_weights(runner, args.checkpoint)
+    metrics = runner.test()
+    if args.out and is_main_process():
+        args.out.with_suffix('.json').write_text(json.dumps(metrics, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

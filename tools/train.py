@@ -1,0 +1,74 @@
+"""Train a config: pretraining or fine-tuning, on one or many devices.
+
+python tools/train.py CONFIG [--work-dir D] [--resume [PATH]] [--amp] [--cfg-options k=v ...]
+                             [--launcher none|pytorch|slurm]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from omnimae.config import load_config
+from omnimae.engine import setup_distributed, setup_environment
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='Train a config.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--work-dir', help='where log, checkpoints and exports go; default: work_dirs/CONFIG NAME')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='PATH',
+        help='go on from this checkpoint; without PATH from the latest one in the work directory, if there is one',
+    )  # fmt: skip
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts the ranks')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='given by old launchers')
+    return parser.parse_args(words)
+
+
+def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Write what the command line says into the config."""
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.launcher = args.launcher
+    if args.amp:
+        cfg.optim_wrapper.dtype = 'bfloat16'
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+
+def add_log_backends(cfg: Config) -> None:
+    """TensorBoard when it is installed; W&B when it is installed and its environment is set."""
+    present = {backend['type'] for backend in cfg.visualizer.vis_backends}
+    wanted = {
+        'TensorboardVisBackend': find_spec('tensorboard'),
+        'WandbVisBackend': find_spec('wandb') and {'WANDB_API_KEY', 'WANDB_MODE'} & os.environ.keys(),
+    }
+    cfg.visualizer.vis_backends += [dict(type=name) for name, on in wanted.items() if on and name not in present]
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    setup_environment()
+    cfg = load_config(args.config, args.cfg_options)
+    apply_arguments(cfg, args)
+    add_log_backends(cfg)
+    setup_distributed(cfg)
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
