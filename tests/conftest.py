@@ -1,0 +1,24 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from omnimae.data.demo import make_demo
+
+# Tests compare CPU numbers, and the models are too small for threads; programs that tests start inherit both.
+os.environ['CUDA_VISIBLE_DEVICES'] = ''
+torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'
+
+
+@pytest.fixture(scope='session')
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest demo data: a training and a validation video for each pair of photograph and motion."""
+    root = tmp_path_factory.mktemp('data') / 'demo'
+    make_demo(root, size=1, workers=2)
+    return root

@@ -1,0 +1,695 @@
+"""Sources of images and videos: real files of every awkward kind, addressed randomness, batches."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine import fileio
+from mmengine.registry import FUNCTIONS, DefaultScope
+from mmengine.runner import Runner
+from PIL import Image
+
+from omnimae.data import datasets
+from omnimae.data.datasets import (
+    BrokenImageError,
+    ImageDataset,
+    MixedDataset,
+    StringTable,
+    VideoDataset,
+    collate_clips,
+    decode_image,
+    read_list,
+    scan_folder,
+)
+from omnimae.data.video import BrokenFileError, BrokenVideoError
+from omnimae.registry import DATASETS
+from omnimae.structures import Address, Sample
+
+CROP = dict(type='RandomResizedCrop', size=32, scale=(0.3, 1.0))
+TEST = (dict(type='ResizeShort', size=32), dict(type='CenterCrop', size=32))
+
+
+# Files of our own making ----------------------------------------------------------------------------------------------
+
+
+def picture(seed: int = 0, height: int = 60, width: int = 80) -> Image.Image:
+    """Smooth and different in every quarter."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = 'JPEG', **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_image(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(picture(seed), quality=95))
+
+
+def write_video(path: Path, num_frames: int = 30, codec: str = 'libx264', base: int = 0, fps: int = 10) -> None:
+    """Frame i is one flat grey, ``base + 4 i``: a picture tells its time, wherever it is cropped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        stream.codec_context.time_base = Fraction(1, fps)
+        for i in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), base + 4 * i, np.uint8), format='rgb24')
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    """images/{cat,dog}/N.jpg, 7 in all; videos/N.{mp4,webm}, 5 in all and one of half a second."""
+    root = tmp_path_factory.mktemp('data')
+    for i in range(7):
+        write_image(root / 'images' / ('cat' if i < 4 else 'dog') / f'{i}.jpg', seed=i)
+    for i in range(4):
+        write_video(root / 'videos' / f'{i}.mp4', base=20 * i)
+    write_video(root / 'videos' / '4.webm', codec='libvpx-vp9')
+    write_video(root / 'short' / '0.mp4', num_frames=5)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        yield
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b'x')
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'))))
+def test_string_table_is_a_list_of_strings(strings):
+    table = StringTable(strings)
+    assert len(table) == len(strings)
+    assert [table[i] for i in range(len(table))] == strings
+    assert [table[i - len(table)] for i in range(len(table))] == strings
+    with pytest.raises(IndexError, match='out of range'):
+        table[len(strings)]
+
+
+def test_folders_are_classes_sorted_at_any_depth(tmp_path):
+    touch(
+        tmp_path,
+        'b/2.jpg',
+        'b/deep/1.JPEG',
+        'a b/3.png',
+        'a b/.hidden.jpg',
+        'b/notes.txt',
+        '.cache/4.jpg',
+        'empty/x.md',
+    )
+    rows = scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS)
+    assert rows.paths == ['a b/3.png', 'b/2.jpg', 'b/deep/1.JPEG']
+    assert rows.labels == [0, 1, 1]
+    assert rows.classes == ('a b', 'b')
+    rows = scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS, classes=['b', 'c', 'a b'])
+    assert rows.labels == [2, 0, 0]
+    assert rows.classes == ('b', 'c', 'a b')
+
+
+def test_a_file_in_the_root_makes_a_folder_without_classes(tmp_path):
+    touch(tmp_path, '2.jpg', 'holiday/1.jpg')
+    assert scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS) == (['2.jpg', 'holiday/1.jpg'], None, None)
+    with pytest.raises(ValueError, match=r"has a file outside the class folders, '2.jpg'. Move it, or drop classes"):
+        scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS, classes=['holiday'])
+
+
+def test_linked_folders_are_followed(tmp_path):
+    touch(tmp_path, 'real/cat/1.jpg')
+    (tmp_path / 'links').mkdir()
+    (tmp_path / 'links' / 'cat').symlink_to(tmp_path / 'real' / 'cat')
+    assert scan_folder(str(tmp_path / 'links'), ['.jpg']).paths == ['cat/1.jpg']
+
+
+@pytest.mark.parametrize(
+    ('line', 'path', 'label'),
+    [
+        ('a/b.jpg 3', 'a/b.jpg', 3),
+        ('a/b.JPG\t3', 'a/b.JPG', 3),
+        ('my holiday/b 2.jpg 3', 'my holiday/b 2.jpg', 3),
+        ('a.jpg b.jpg   1', 'a.jpg b.jpg', 1),
+        ('x.png cat', 'x.png', 0),
+        ('x.png a dog in the rain', 'x.png', 1),
+        ('  x.png 1  ', 'x.png', 1),
+    ],
+)
+def test_lines_with_labels(tmp_path, line, path, label):
+    (tmp_path / 'list.txt').write_text(f'\n{line}\n\n')
+    rows = read_list(str(tmp_path / 'list.txt'), ['.jpg', '.png'], classes=['cat', 'a dog in the rain'])
+    assert (rows.paths, rows.labels) == ([path], [label])
+
+
+def test_lines_without_labels(tmp_path):
+    (tmp_path / 'list.txt').write_text('a/1.mp4\nmy clip 7.mp4\r\n')
+    assert read_list(str(tmp_path / 'list.txt'), ['.mp4']) == (['a/1.mp4', 'my clip 7.mp4'], None, None)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', 'has no lines. Write one "path" or "path label" a line'),
+        ('a.jpg 1\nb.gif 2', r"list.txt, line 2, 'b.gif 2': The path does not end in one of .jpg"),
+        ('a.jpg 1\n\nb.jpg', r"list.txt, line 3, 'b.jpg': Some lines have a label and some have none"),
+        ('a.jpg\nb.jpg 1', r"list.txt, line 2, 'b.jpg 1': Some lines have a label and some have none"),
+        (
+            'a.jpg zebra',
+            r"line 1, 'a.jpg zebra': The label 'zebra' is neither a class index nor one of classes. Correct",
+        ),
+        ('a.jpg 1.5', r"line 1, 'a.jpg 1.5': The label '1.5' is neither a class index"),
+        ('a.jpg0 1', r"line 1, 'a.jpg0 1': The path does not end in one of"),
+    ],
+)
+def test_wrong_lists_name_file_line_text_and_remedy(tmp_path, text, message):
+    (tmp_path / 'list.txt').write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_list(str(tmp_path / 'list.txt'), ['.jpg'], classes=['cat', 'dog'])
+
+
+def test_names_without_classes_say_the_remedy(tmp_path):
+    (tmp_path / 'list.txt').write_text('a.jpg cat')
+    with pytest.raises(ValueError, match=r"'cat' is neither .* Give classes=\[...\] to use names"):
+        read_list(str(tmp_path / 'list.txt'), ['.jpg'])
+
+
+def test_wrong_sources_fail_when_built_and_name_the_source(data, tmp_path):
+    ann = tmp_path / 'list.txt'
+    images = str(data / 'images')
+
+    def fails(text: str, message: str, **kwargs):
+        ann.write_text(text)
+        cfg = dict(type='ImageDataset', root=images, **kwargs)
+        with pytest.raises(ValueError, match=f'Source .pets.: .*{message}'):
+            MixedDataset(sources=dict(pets=cfg))
+
+    fails('', 'has no lines', ann_file=str(ann))
+    fails('', r"ann_file='nowhere.txt' does not exist", ann_file='nowhere.txt')
+    fails('', r'holds no file that ends in .bmp', extensions=['.bmp'])
+    fails('', r"has folders that are not in classes, \['dog'\]", classes=['cat'])
+    fails('', r"the label 1 of 'dog/4.jpg' is out of range, the first of 3; there are 1 classes", num_classes=1)
+    fails(
+        'cat/0.jpg 0\ncat/1.jpg 7',
+        r"list.txt: the label 7 of 'cat/1.jpg' is out of range.* 5 classes, counted from 0",
+        ann_file=str(ann),
+        num_classes=5,
+    )
+    fails('cat/0.jpg 2', r'the label 2 .* there are 2 classes', ann_file=str(ann), classes=['cat', 'dog'])
+    fails('cat/0.jpg -1', r'the label -1 .* out of range', ann_file=str(ann))
+    fails(
+        'x/0.jpg 1\nx/1.jpg 1',
+        r"None of the 2 files looked for exist, the first is '.*images/x/0.jpg'. The paths in "
+        r'ann_file=.* are relative to root=.*; correct one of the two',
+        ann_file=str(ann),
+    )
+    fails('', 'replicas=0 makes no crop', replicas=0)
+    with pytest.raises(ValueError, match=r"Source 'pets': root='nowhere' is not a folder. Correct the path"):
+        MixedDataset(sources=dict(pets=dict(type='ImageDataset', root='nowhere')))
+    with pytest.raises(ValueError, match=r"Source 'clips': num_frames=0 is not positive"):
+        MixedDataset(sources=dict(clips=dict(type='VideoDataset', root=str(data / 'videos'), num_frames=0)))
+    with pytest.raises(ValueError, match='sources is empty. Name at least one'):
+        MixedDataset(sources={})
+
+
+def test_some_missing_files_are_a_warning(data, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(datasets, 'print_log', lambda message, *rest: said.append(message))
+    (tmp_path / 'list.txt').write_text('cat/0.jpg\ncat/nope.jpg\n')
+    assert len(ImageDataset(root=str(data / 'images'), ann_file=str(tmp_path / 'list.txt'))) == 2
+    assert len(said) == 1
+    assert '1 of 2 files looked for are missing' in said[0]
+
+
+def test_any_storage_of_mmengine_serves(data):
+    files = {f'store/{p.relative_to(data)}': p.read_bytes() for p in data.rglob('*') if p.suffix in ('.jpg', '.webm')}
+    files['store/list.txt'] = b'images/cat/0.jpg 1\nimages/dog/5.jpg 0\n'
+
+    class Memory(fileio.BaseStorageBackend):
+        def get(self, filepath):
+            return files[filepath]
+
+        def get_text(self, filepath, encoding='utf-8'):
+            return files[filepath].decode(encoding)
+
+        def exists(self, filepath):
+            return filepath in files
+
+        def isdir(self, filepath):
+            return any(name.startswith(f'{filepath}/') for name in files)
+
+        def list_dir_or_file(self, root, list_dir=True, list_file=True, suffix=None, recursive=False):
+            return (name.removeprefix(f'{root}/') for name in files if name.startswith(f'{root}/'))
+
+    fileio.register_backend('memory', Memory, force=True)
+    remote, local = dict(backend_args=dict(backend='memory'), transforms=TEST), dict(transforms=TEST)
+    listed = ImageDataset(root='store', ann_file='store/list.txt', **remote)
+    scanned = ImageDataset(root='store/images', **remote)
+    on_disk = ImageDataset(root=str(data / 'images'), **local)
+    assert [listed[i]['label'] for i in range(2)] == [1, 0]
+    assert torch.equal(listed[1]['clip'], on_disk[5]['clip'])
+    assert [scanned[i]['id'] for i in range(7)] == [on_disk[i]['id'] for i in range(7)]
+    video = VideoDataset(root='store/videos', num_frames=4, **remote)
+    assert torch.equal(video[0]['clip'], VideoDataset(root=str(data / 'videos'), num_frames=4, **local)[4]['clip'])
+    with pytest.raises(ValueError, match=r"root='http://x' cannot be listed by HTTPBackend. Give an ann_file"):
+        ImageDataset(root='http://x')
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_exif_orientation_is_applied(orientation):
+    upright = picture()
+    stored = {
+        1: upright,
+        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.transpose(Image.Transpose.ROTATE_180),
+        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.transpose(Image.Transpose.ROTATE_90),  # shown turned clockwise
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ('JPEG', 'PNG'):
+        decoded = decode_image(encoded(stored, kind, exif=exif, **({'quality': 100} if kind == 'JPEG' else {})))
+        assert decoded.shape == (60, 80, 3)
+        assert np.abs(decoded.astype(int) - np.asarray(upright)).max() < 20
+
+
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF')
+@pytest.mark.parametrize('header', [b'', b'MM\0*', b'II*\0', b'MM\0*\0\0\0\x08'])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+def test_damaged_exif_does_not_cost_the_image(kind, header):
+    damaged = encoded(picture(), kind, exif=b'Exif\0\0' + header + b'garbage' * 5)
+    np.testing.assert_array_equal(decode_image(damaged), decode_image(encoded(picture(), kind)))
+
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ('data', 'expected'),
+    [
+        (encoded(Image.fromarray(GREY), 'PNG'), GREY[..., None]),
+        (encoded(Image.fromarray(GREY.astype(np.uint16) * 257), 'PNG'), GREY[..., None]),
+        (encoded(Image.fromarray(GREY.astype(np.int32) * 257), 'TIFF'), GREY[..., None]),
+        (encoded(Image.fromarray(GREY > 99), 'PNG'), (GREY > 99)[..., None] * 255),
+        (encoded(Image.fromarray(GREY).quantize(256), 'PNG'), GREY[..., None]),
+    ],
+    ids=['grey', 'grey 16 bit', 'grey 32 bit', 'black and white', 'palette'],
+)
+def test_greyscale_of_any_depth_becomes_rgb(data, expected):
+    decoded = decode_image(data)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, np.broadcast_to(expected, (16, 16, 3)))
+
+
+def test_transparent_pixels_lie_on_white():
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0] = [(200, 100, 0, 255), (200, 100, 0, 0), (0, 0, 0, 128)]
+    expected = [[200, 100, 0], [255, 255, 255], [127, 127, 127]]
+    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(rgba), 'PNG'))[0], expected)
+    np.testing.assert_array_equal(
+        decode_image(encoded(Image.fromarray(rgba), 'WEBP', lossless=True, exact=True))[0], expected
+    )
+
+
+def test_cmyk_keeps_its_colours():
+    red = Image.new('RGB', (16, 16), (255, 0, 0))
+    decoded = decode_image(encoded(red.convert('CMYK'), quality=100))
+    assert np.abs(decoded.astype(int) - (255, 0, 0)).max() < 5
+
+
+@pytest.mark.filterwarnings('ignore:Corrupt EXIF')
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF', 'BMP'])
+def test_a_truncated_image_is_an_error_wherever_it_ends(kind, tmp_path):
+    whole = encoded(picture(), kind)
+    last = len(whole) - (23 if kind == 'PNG' else 1)  # all pixels of a PNG stand before its last 22 bytes
+    ends = [0, 1, 10, *np.linspace(20, last, 12, dtype=int).tolist()]
+    for end in ends:
+        touch(tmp_path, 'a.png')
+        (tmp_path / 'a.png').write_bytes(whole[:end])
+        with pytest.raises(BrokenImageError, match='a.png: '):
+            ImageDataset(root=str(tmp_path))[0]
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [(b'', 'the file is empty'), (b'hello world' * 100, 'not an image'), (None, 'FileNotFoundError')],
+)
+def test_a_file_that_is_no_image_says_why(content, reason, tmp_path):
+    touch(tmp_path, 'a.jpg')
+    dataset = ImageDataset(root=str(tmp_path))
+    (tmp_path / 'a.jpg').unlink() if content is None else (tmp_path / 'a.jpg').write_bytes(content)
+    with pytest.raises(BrokenImageError, match=reason) as caught:
+        dataset[0]
+    assert caught.value.path == str(tmp_path / 'a.jpg')
+
+
+def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
+    write_image(tmp_path / 'a.jpg')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 60 * 80 // 2 - 1)
+    with pytest.raises(BrokenImageError, match='DecompressionBombError'):
+        ImageDataset(root=str(tmp_path))[0]
+
+
+# Samples --------------------------------------------------------------------------------------------------------------
+
+
+def images(data: Path, **kwargs) -> ImageDataset:
+    return ImageDataset(root=str(data / 'images'), **{**dict(transforms=[CROP]), **kwargs})
+
+
+def videos(data: Path, folder: str = 'videos', **kwargs) -> VideoDataset:
+    return VideoDataset(
+        root=str(data / folder), **{**dict(transforms=[CROP], clip_seconds=1.0, num_frames=4), **kwargs}
+    )
+
+
+def test_an_image_is_a_clip_of_one_frame(data):
+    sample = images(data)[Address(0, 5, 1)]
+    assert (sample['modality'], sample['id'], sample['label'], sample['failures']) == ('image', 'dog/5.jpg', 1, [])
+    assert sample['clip'].shape == (1, 3, 1, 32, 32)
+    assert sample['clip'].dtype == torch.uint8
+    whole = images(data, transforms=())[2]['clip'][0, :, 0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(whole, np.asarray(Image.open(data / 'images' / 'cat' / '2.jpg')))
+
+
+def test_a_video_without_classes_has_no_label(data):
+    sample = videos(data)[Address(1, 4, 1)]
+    assert (sample['modality'], sample['id']) == ('video', '4.webm')
+    assert 'label' not in sample
+    assert sample['clip'].shape == (1, 3, 4, 32, 32)
+
+
+@pytest.mark.parametrize('make', [images, videos])
+def test_a_sample_follows_from_its_address_alone(data, make):
+    dataset = make(data, replicas=2)
+    address = Address(0, 3, 2**63 + 5)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    first = dataset[address]['clip']
+    dataset[Address(0, 1, 9)]
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert torch.equal(first, make(data, replicas=2)[address]['clip'])
+    for other in (address._replace(seed=6), address._replace(source=1)):
+        assert not torch.equal(first, dataset[other]['clip'])
+
+
+def test_replicas_are_crops_of_one_decoded_image(data, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(datasets, 'decode_image', lambda data: decoded.append(1) or decode_image(data))
+    clip = images(data, replicas=4)[Address(0, 0, 0)]['clip']
+    assert clip.shape == (4, 3, 1, 32, 32)
+    assert len(decoded) == 1
+    assert all(not torch.equal(clip[i], clip[j]) for i in range(4) for j in range(i))
+    assert torch.equal(clip[:1], images(data)[Address(0, 0, 0)]['clip'])  # a replica does not depend on how many follow
+
+
+def times_of(clip: torch.Tensor, base: int = 0) -> np.ndarray:
+    """(..., C, T, H, W) -> (..., T): the frame numbers that the flat greys tell."""
+    return (clip.float().mean(dim=(-4, -2, -1)) - base).div(4).round().int().numpy()
+
+
+def test_replicas_share_the_clip_in_time(data):
+    dataset = videos(data, replicas=3)
+    starts = set()
+    for seed in range(8):
+        times = times_of(dataset[Address(1, 0, seed)]['clip'])
+        assert (times == times[0]).all()
+        assert (times[0] - times[0][0]).tolist() == [0, 3, 6, 9]  # of 10 frames in a second
+        starts.add(times[0][0])
+    assert len(starts) > 3
+    assert min(starts) >= 0
+    assert max(starts) <= 20
+
+
+@pytest.mark.parametrize('reader', ['pyav', 'decord'])
+def test_test_clips_are_spread_over_the_video(data, reader):
+    dataset = videos(data, transforms=TEST, num_clips=4, reader=reader)
+    clip = dataset[0]['clip']
+    assert clip.shape == (1, 4, 3, 4, 32, 32)
+    assert times_of(clip)[0, :, 0].tolist() == [0, 5, 10, 15]  # i * (3 - 1) / 4 seconds
+    assert torch.equal(clip, dataset[0]['clip'])
+
+
+def test_views_are_clip_major_and_crop_minor(data, tmp_path):
+    write_video(tmp_path / 'a.mp4')
+    three = [dict(type='ResizeShort', size=32), dict(type='ThreeCrop', size=32)]
+    views = videos(tmp_path, '.', transforms=three, num_clips=2)[0]['clip']
+    assert views.shape == (1, 6, 3, 4, 32, 32)
+    assert times_of(views)[0, :, 0].tolist() == [0, 0, 0, 10, 10, 10]
+    picture_views = images(data, transforms=three)[0]['clip']
+    assert picture_views.shape == (1, 3, 3, 1, 32, 32)
+    left, right = picture_views[0, 0], picture_views[0, 2]
+    resized = images(data, transforms=three[:1])[0]['clip'][0]
+    assert torch.equal(left, resized[..., :32])
+    assert torch.equal(right, resized[..., -32:])
+    assert images(data, transforms=TEST)[0]['clip'].shape == (1, 3, 1, 32, 32)
+
+
+def test_an_unknown_reader_is_an_error_and_no_broken_file(data):
+    with pytest.raises(ValueError, match="reader is 'cv2'. Choose one of"):
+        videos(data, reader='cv2')[Address(0, 0, 0)]
+
+
+def test_a_video_shorter_than_the_clip_repeats_frames(data):
+    clip = videos(data, 'short', transforms=TEST, num_frames=8, clip_seconds=2.7)[0]['clip']
+    assert times_of(clip)[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 4]  # floor(linspace(0, 4, 8))
+
+
+# Broken files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(data, tmp_path) -> Path:
+    """Row 1 of 5 is truncated, in both modalities."""
+    for i in range(5):
+        write_image(tmp_path / 'images' / f'{i}.jpg', seed=i)
+        target = tmp_path / 'videos' / f'{i}.mp4'
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes((data / 'videos' / f'{i % 4}.mp4').read_bytes())
+    for path in (tmp_path / 'images' / '1.jpg', tmp_path / 'videos' / '1.mp4'):
+        path.write_bytes(path.read_bytes()[:700])
+    return tmp_path
+
+
+@pytest.mark.parametrize('make', [images, videos])
+def test_in_training_another_row_takes_the_place_of_a_broken_file(broken, make):
+    dataset = make(broken, replicas=2)
+    replacements = set()
+    for seed in range(30):
+        sample = dataset[Address(0, 1, seed)]
+        assert sample['clip'].shape[0] == 2
+        assert sample['id'][0] != '1'
+        assert 'truncated' in sample['failures'][0][1]
+        assert {path[-5:] for path, _ in sample['failures']} <= {'1.jpg', '1.mp4'}
+        assert torch.equal(sample['clip'], dataset[Address(0, 1, seed)]['clip'])
+        replacements.add(sample['id'][0])
+    assert replacements == {'0', '2', '3', '4'}
+
+
+@pytest.mark.parametrize(('make', 'error'), [(images, BrokenImageError), (videos, BrokenVideoError)])
+def test_in_evaluation_a_broken_file_is_an_error(broken, make, error):
+    with pytest.raises(error, match='1.*truncated') as caught:
+        make(broken, transforms=TEST)[1]
+    assert isinstance(caught.value, BrokenFileError)
+
+
+def test_a_source_of_broken_files_gives_up_with_the_list(tmp_path):
+    touch(tmp_path, '0.jpg', '1.jpg')
+    with pytest.raises(
+        ValueError, match=r'(?s)20 files in a row below .* cannot be read. .*0.jpg: not an image\n.*1.jpg'
+    ):
+        ImageDataset(root=str(tmp_path))[Address(0, 0, 0)]
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+def sample_of(value: int, replicas: int = 1, **extra) -> Sample:
+    clip = torch.full((replicas, 3, 2, 4, 5), value, dtype=torch.uint8)
+    return Sample(clip=clip, modality='video', id=f'v{value}', **extra)
+
+
+def test_collate_flattens_replicas():
+    broken = [('x.mp4', 'truncated')]
+    batch = collate_clips([sample_of(1, 2, label=7, failures=broken), sample_of(2, 2, label=8, failures=[])])
+    assert batch['clip'].shape == (4, 3, 2, 4, 5)
+    assert batch['clip'][:, 0, 0, 0, 0].tolist() == [1, 1, 2, 2]
+    assert batch['labels'].tolist() == [7, 7, 8, 8]
+    assert batch['ids'] == ['v1', 'v1', 'v2', 'v2']
+    assert (batch['failures'], batch['modality']) == (broken, 'video')
+    assert 'labels' not in collate_clips([sample_of(1), sample_of(2)])
+
+
+def test_collate_keeps_every_pixel_in_its_place():
+    clips = torch.randint(0, 256, (2, 3, 4, 2, 6, 5), dtype=torch.uint8)
+    for parts in (clips[:, :, :3].unbind(0), clips[:, None, :, :3].unbind(0)):  # without and with views
+        batch = collate_clips([Sample(clip=part, modality='video', id='v') for part in parts])
+        assert torch.equal(batch['clip'], torch.cat(parts))
+        assert batch['clip'].movedim(-4, -1).is_contiguous()
+
+
+def test_samples_that_make_no_batch_say_the_remedy():
+    with pytest.raises(ValueError, match=r"A batch of \['image', 'video'\] cannot be made. Use MixedBatchSampler"):
+        collate_clips([sample_of(1), sample_of(2) | dict(modality='image')])
+    with pytest.raises(ValueError, match=r"different sizes .*'v1'.*'v2'.* End the transforms with a crop"):
+        collate_clips([sample_of(1), sample_of(2) | dict(clip=torch.zeros(1, 3, 2, 4, 6, dtype=torch.uint8))])
+
+
+def mixed(data: Path, transforms=None, **video) -> dict:
+    photos = dict(type='ImageDataset', root=str(data / 'images'), transforms=transforms or [CROP, dict(type='Flip')])
+    clips = dict(type='VideoDataset', root=str(data / 'videos'), transforms=transforms or [CROP])
+    return dict(
+        type='MixedDataset', sources=dict(photos=photos, clips=clips | dict(clip_seconds=1.0, num_frames=4) | video)
+    )
+
+
+def train_loader(dataset: dict, num_workers: int = 0) -> dict:
+    return dict(
+        batch_size=4,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        dataset=dataset,
+        sampler=dict(type='MixedSampler', repeats=dict(clips=0.5)),
+        batch_sampler=dict(type='MixedBatchSampler', global_batch_size=8),
+        collate_fn=dict(type='collate_clips'),
+    )
+
+
+def build(cfg: dict, seed: int = 1):
+    return Runner.build_dataloader(copy.deepcopy(cfg), seed=seed)
+
+
+def assert_same(batch: dict, other: dict) -> None:
+    assert batch.keys() == other.keys()
+    for key, value in batch.items():
+        assert torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key], key
+
+
+def test_training_batches_are_the_same_with_and_without_workers(data):
+    cfg = mixed(data, replicas=2)
+    alone, workers = build(train_loader(cfg)), build(train_loader(cfg, num_workers=2))
+    for epoch in range(2):
+        for loader in (alone, workers):
+            loader.batch_sampler.sampler.set_epoch(epoch)
+        batches = list(alone)
+        assert len(alone) == 2  # ceil(7 / 8) + int(ceil(5 * 2 / 8) * 0.5) steps
+        assert sorted((b['modality'], tuple(b['clip'].shape)) for b in batches) == [
+            ('image', (4, 3, 1, 32, 32)),
+            ('image', (4, 3, 1, 32, 32)),
+            ('video', (4, 3, 4, 32, 32)),
+            ('video', (4, 3, 4, 32, 32)),
+        ]
+        for batch, other in zip(batches, workers, strict=True):
+            assert_same(batch, other)
+        assert all(('labels' in batch) == (batch['modality'] == 'image') for batch in batches)
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_evaluation_gives_each_row_once_and_always_the_same(data, num_workers):
+    cfg = dict(
+        batch_size=3,
+        num_workers=num_workers,
+        dataset=mixed(data, transforms=list(TEST)),
+        sampler=dict(type='EvalSampler'),
+        batch_sampler=dict(type='EvalBatchSampler'),
+        collate_fn=dict(type='collate_clips'),
+    )
+    loader = build(cfg)
+    batches = list(loader)
+    assert [(b['modality'], len(b['ids'])) for b in batches] == [
+        ('image', 3), ('image', 3), ('image', 1), ('video', 3), ('video', 2)
+    ]  # fmt: skip
+    assert len(loader) == 5
+    assert sum((b['ids'] for b in batches), []) == [
+        *[f'cat/{i}.jpg' for i in range(4)], *[f'dog/{i}.jpg' for i in (4, 5, 6)],
+        '0.mp4', '1.mp4', '2.mp4', '3.mp4', '4.webm',
+    ]  # fmt: skip
+    for batch, other in zip(batches, build(cfg, seed=2), strict=True):
+        assert_same(batch, other)
+
+
+def test_random_transforms_in_evaluation_are_an_error(data):
+    with pytest.raises(ValueError, match='RandomResizedCrop is random, but evaluation is not'):
+        images(data)[0]
+
+
+def test_mixed_dataset_counts_rows_through_its_sources(data):
+    dataset = DATASETS.build(mixed(data, transforms=list(TEST)))
+    assert len(dataset) == 12
+    assert [dataset[i]['id'] for i in (0, 6, 7, 11, -1)] == ['cat/0.jpg', 'dog/6.jpg', '0.mp4', '4.webm', '4.webm']
+    with pytest.raises(IndexError, match='out of range'):
+        dataset[12]
+    assert dataset.names == ('photos', 'clips')
+    assert dataset.metainfo == dict(photos=('cat', 'dog'), clips=None)
+
+
+def test_a_broken_file_in_a_worker_names_itself(broken):
+    cfg = dict(
+        batch_size=2,
+        num_workers=1,
+        dataset=mixed(broken, transforms=list(TEST)),
+        sampler=dict(type='EvalSampler'),
+        batch_sampler=dict(type='EvalBatchSampler'),
+        collate_fn=dict(type='collate_clips'),
+    )
+    with pytest.raises(BrokenImageError, match='images/1.jpg: .*truncated'):
+        list(build(cfg))
+
+
+def test_collate_is_found_where_mmengine_looks():
+    assert FUNCTIONS.get('collate_clips') is FUNCTIONS.get('omnimae.collate_clips') is collate_clips
+
+
+@pytest.mark.parametrize('cls', [ImageDataset, VideoDataset, MixedDataset])
+def test_datasets_are_configured_by_name(cls):
+    assert all(p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in inspect.signature(cls).parameters.values())
+
+
+SHARED = os.environ.get('OMNIMAE_SHARED_DATA')
+
+
+@pytest.mark.skipif(not SHARED, reason='set OMNIMAE_SHARED_DATA')
+def test_real_photographs_and_clips():
+    crop = dict(type='RandomResizedCrop', size=224)
+    dataset = MixedDataset(
+        sources=dict(
+            images=dict(
+                type='ImageDataset', root=f'{SHARED}/images', transforms=[crop | dict(interpolation='bicubic')]
+            ),
+            clips=dict(type='VideoDataset', root=f'{SHARED}/clips', transforms=[crop], replicas=2),
+        )
+    )
+    for source, shape in enumerate([(1, 3, 1, 224, 224), (2, 3, 16, 224, 224)]):
+        for row in range(min(len(dataset.sources[source]), 9)):
+            sample = dataset[Address(source, row, 0)]
+            assert sample['clip'].shape == shape
+            assert sample['failures'] == []
+            assert sample['clip'].float().std() > 5

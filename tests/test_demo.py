@@ -1,0 +1,222 @@
+"""The demo data: what the motions mean, what a frame gives away, which files there are."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from omnimae.data import demo
+from omnimae.data.demo import CLASSES, MOTIONS, PHOTOGRAPHS, Journey, camera_path, draw_journey, film, make_demo
+
+# A journey with round numbers; the angle is a quarter turn, so sideways is upright in the photograph.
+JOURNEY = Journey(
+    middles=np.array([100.0, 80.0, np.log(40), 0.0]),
+    travels=np.array([20.0, 10.0, np.log(4), np.pi / 3]),
+    moments=np.array([0.5, 0.5, 0.5, 0.5]),
+)
+
+
+def read(path: Path) -> tuple[np.ndarray, str, float]:
+    """-> frames (T, H, W, 3), codec, seconds."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(stream)])
+        return frames, stream.codec_context.name, len(frames) / float(stream.average_rate)
+
+
+def digests(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ('motion', 'expected'),
+    [
+        ('pan_left', [(110, 80, 40, 0), (100, 80, 40, 0), (90, 80, 40, 0)]),
+        ('pan_right', [(90, 80, 40, 0), (100, 80, 40, 0), (110, 80, 40, 0)]),
+        ('pan_up', [(100, 85, 40, 0), (100, 80, 40, 0), (100, 75, 40, 0)]),
+        ('pan_down', [(100, 75, 40, 0), (100, 80, 40, 0), (100, 85, 40, 0)]),
+        ('zoom_in', [(100, 80, 80, 0), (100, 80, 40, 0), (100, 80, 20, 0)]),
+        ('zoom_out', [(100, 80, 20, 0), (100, 80, 40, 0), (100, 80, 80, 0)]),
+        ('rotate_left', [(100, 80, 40, -np.pi / 6), (100, 80, 40, 0), (100, 80, 40, np.pi / 6)]),
+        ('rotate_right', [(100, 80, 40, np.pi / 6), (100, 80, 40, 0), (100, 80, 40, -np.pi / 6)]),
+    ],
+)
+def test_what_each_motion_does_to_the_view(motion: str, expected: list[tuple]):
+    np.testing.assert_allclose(camera_path(JOURNEY, motion, 3), expected, atol=1e-12)
+
+
+def test_the_camera_pans_along_its_own_axes():
+    tilted = JOURNEY._replace(middles=np.array([100.0, 80.0, np.log(40), np.pi / 2]))
+    # turned left by a quarter, the camera's right is the photograph's up
+    path = camera_path(tilted, 'pan_right', 2)
+    np.testing.assert_allclose(path[:, :2], [(100, 90), (100, 70)], atol=1e-12)
+
+
+def test_a_camera_turned_left_sees_the_photograph_turned_right():
+    image = demo.photograph('coffee.png')
+    views = np.array([(200.0, 200.0, 64.0, 0.0), (200.0, 200.0, 64.0, np.pi / 2)])
+    upright, turned = film(image, views, (64, 64))
+    np.testing.assert_array_equal(turned, np.rot90(upright, -1))
+
+
+def test_a_view_of_the_frame_s_size_is_the_photograph_itself():
+    image = demo.photograph('coffee.png')
+    (frame,) = film(image, np.array([(99.5, 59.5, 40.0, 0.0)]), (40, 60))
+    np.testing.assert_array_equal(frame, image[40:80, 70:130])
+
+
+@pytest.mark.parametrize('split', demo.SPLITS)
+@pytest.mark.parametrize('photo', PHOTOGRAPHS)
+def test_no_camera_leaves_its_part_of_the_photograph(photo: str, split: str):
+    image = demo.region(demo.photograph(photo), split)
+    height, width = demo.FRAME_SIZE
+    corners = np.array(list(itertools.product((-0.5, 0.5), (-0.5, 0.5)))) * (width / height, 1)
+    for seed in range(20):
+        journey = draw_journey(image, np.random.default_rng(seed))
+        for motion in MOTIONS:
+            for x, y, side, angle in camera_path(journey, motion, 5):
+                turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+                places = (x, y) + side * corners @ turn
+                assert (places >= 0).all()
+                assert (places <= (image.shape[1], image.shape[0])).all()
+
+
+def test_parts_for_training_and_validation_do_not_overlap():
+    image = np.arange(64).reshape(1, 64, 1)
+    np.testing.assert_array_equal(np.concatenate([demo.region(image, split) for split in demo.SPLITS], 1), image)
+
+
+def test_a_motion_and_its_reverse_show_the_same_frames():
+    journey = draw_journey(demo.photograph('coffee.png'), np.random.default_rng(0))
+    for one, other in [('pan_left', 'pan_right'), ('pan_up', 'pan_down'), ('zoom_in', 'zoom_out')]:
+        np.testing.assert_array_equal(camera_path(journey, one, 9), camera_path(journey, other, 9)[::-1])
+    np.testing.assert_array_equal(camera_path(journey, 'rotate_left', 9), camera_path(journey, 'rotate_right', 9)[::-1])
+
+
+def test_place_zoom_and_angle_of_a_frame_do_not_give_the_motion_away():
+    rng = np.random.default_rng(0)
+    image = demo.region(demo.photograph('coffee.png'), 'train')
+    journeys = [draw_journey(image, rng) for _ in range(1000)]
+    moment = rng.integers(0, 9, len(journeys))
+    views = {
+        motion: np.stack([camera_path(journey, motion, 9)[t] for journey, t in zip(journeys, moment, strict=True)])
+        for motion in MOTIONS
+    }
+    quantiles = {motion: np.quantile(view, (0.1, 0.3, 0.5, 0.7, 0.9), axis=0) for motion, view in views.items()}
+    spread = views['pan_left'].std(0)
+    for motion, values in quantiles.items():
+        # chance alone makes 0.05 of a standard deviation
+        np.testing.assert_array_less(np.abs(values - quantiles['pan_left']) / spread, 0.25, err_msg=motion)
+
+
+def test_golden_numbers_of_a_seed():
+    # pixels of JPEG and PNG, of Lanczos and of warping may differ in the last bits between versions
+    image = demo.region(demo.photograph('coffee.png'), 'train')
+    journey = draw_journey(image, np.random.default_rng((0, 0, 4, 1, 0)))
+    np.testing.assert_allclose(journey.middles, [127.810626, 111.204521, 4.263844, -0.220121], rtol=1e-6)
+    frames = np.stack(list(film(image, camera_path(journey, 'pan_left', 3))))
+    colours = [(173.96, 79.94, 35.40), (174.05, 81.59, 35.86), (173.93, 82.62, 36.00)]
+    np.testing.assert_allclose(frames.mean((1, 2)), colours, atol=0.5)
+
+
+def test_every_photograph_is_filmed_in_every_motion(demo_root: Path):
+    for split in demo.SPLITS:
+        videos = {path.name.rsplit('_', 1)[0] for path in (demo_root / 'videos' / split).rglob('*.*')}
+        assert videos == set(CLASSES)
+        for motion in MOTIONS:
+            assert {path.name.rsplit('_', 1)[0] for path in (demo_root / 'videos' / split / motion).iterdir()} == videos
+        assert {path.name for path in (demo_root / 'images' / split).iterdir()} == videos
+
+
+@pytest.mark.parametrize('size', [1, 2, 5])
+def test_photographs_and_motions_are_balanced(size: int):
+    counts = Counter((job.split, job.photo, job.motion) for job in demo.plan(size, seed=0))
+    for split, videos in (('train', size), ('val', -(-size // 3))):
+        for photo in PHOTOGRAPHS:
+            assert counts[split, photo, None] == 8 * videos
+            assert {counts[split, photo, motion] for motion in MOTIONS} == {videos}
+
+
+def test_images_are_jpeg_files(demo_root: Path):
+    for path in demo_root.glob('images/*/*/00000.jpg'):
+        with Image.open(path) as image:
+            assert image.format == 'JPEG'
+            assert all(demo.IMAGE_SIDES[0] <= side <= demo.IMAGE_SIDES[1] for side in image.size)
+
+
+def test_lists_name_each_video_with_its_label(demo_root: Path):
+    for split in demo.SPLITS:
+        rows = [line.split() for line in (demo_root / 'videos' / f'{split}.txt').read_text().splitlines()]
+        files = {
+            str(path.relative_to(demo_root / 'videos' / split)) for path in (demo_root / 'videos' / split).rglob('*.*')
+        }
+        assert {path for path, _ in rows} == files
+        assert all(sorted(MOTIONS)[int(label)] == path.split('/')[0] for path, label in rows)
+
+
+@pytest.mark.parametrize(('suffix', 'codec'), [('.mp4', 'h264'), ('.webm', 'vp9')])
+@pytest.mark.parametrize(('motion', 'direction'), [('pan_left', 1), ('pan_right', -1)])
+def test_files_hold_the_motion(tmp_path: Path, suffix: str, codec: str, motion: str, direction: int):
+    path = tmp_path / f'video{suffix}'
+    demo.make_video(path, 'gravel.png', motion, 'train', np.random.default_rng(0))
+    frames, name, seconds = read(path)
+    assert codec in name
+    assert frames.shape[1:] == (*demo.FRAME_SIZE, 3)
+    assert demo.SECONDS[0] - 0.1 <= seconds <= demo.SECONDS[1] + 0.1
+    grey = frames.mean(3, dtype=np.float32)
+    shifts = np.array([cv2.phaseCorrelate(a, b)[0] for a, b in itertools.pairwise(grey)])
+    assert direction * shifts[:, 0].mean() > 3 * np.abs(shifts[:, 1].mean())
+
+
+def test_the_same_seed_makes_the_same_bytes_whatever_the_processes(demo_root: Path, tmp_path: Path):
+    make_demo(tmp_path / 'again', size=1, workers=1)
+    assert digests(tmp_path / 'again') == digests(demo_root)
+
+
+def test_another_seed_makes_other_files(tmp_path: Path):
+    for seed in (0, 1):
+        jobs = demo.plan(1, seed)
+        for job in (jobs[0], jobs[-1]):  # a training image and a validation video
+            (tmp_path / str(seed) / job.path).parent.mkdir(parents=True)
+            demo.run_job(job, tmp_path / str(seed))
+    ones, others = digests(tmp_path / '0'), digests(tmp_path / '1')
+    assert ones.keys() == others.keys()
+    assert all(ones[path] != others[path] for path in ones)
+
+
+def test_finished_data_are_left_alone_and_others_are_not_overwritten(demo_root: Path):
+    before = {path: path.stat().st_mtime_ns for path in demo_root.rglob('*')}
+    made = make_demo(demo_root, size=1)
+    assert made == json.loads((demo_root / 'demo.json').read_text())
+    assert (made['videos'], made['images']) == (2 * 96, 2 * 96)
+    with pytest.raises(ValueError, match=r'demo exists and does not hold the demo data of size 2 and seed 0'):
+        make_demo(demo_root, size=2)
+    assert {path: path.stat().st_mtime_ns for path in demo_root.rglob('*')} == before
+
+
+def test_a_run_that_breaks_off_leaves_nothing_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(demo, 'plan', lambda size, seed: [demo.Job(Path('a.gif'), (0,), 'train', 'no.png', 'pan_up')])
+    with pytest.raises(ValueError, match=r'photograph no\.png of scikit-image.*pip install'):
+        make_demo(tmp_path / 'demo', size=1)
+    assert not (tmp_path / 'demo').exists()
+
+
+def test_error_without_scikit_image(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, 'skimage', None)
+    demo.photograph.cache_clear()
+    with pytest.raises(ValueError, match=r"photograph coffee\.png of scikit-image.*pip install 'scikit-image>=0\.25'"):
+        demo.photograph('coffee.png')
+
+
+def test_size_must_be_positive(tmp_path: Path):
+    with pytest.raises(ValueError, match='size must be at least 1, got 0'):
+        make_demo(tmp_path / 'demo', size=0)

@@ -1,0 +1,177 @@
+"""Two ranks on CPU, started as a user starts them: ``bash tools/dist_train.sh CONFIG 2``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from safetensors.torch import load_file
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+
+from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
+from omnimae.engine import setup_distributed
+
+TOOLS = Path(__file__).parents[1] / 'tools'
+
+# A user's own hook, outside the package: notes what each rank does in each step.
+PROBE = """
+import json
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from omnimae.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ProbeHook(Hook):
+    priority = 'HIGH'
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
+        note = dict(
+            modality=[batch['modality'] for batch in data_batch],
+            size=[len(batch['clip']) for batch in data_batch],
+            ids=[batch['ids'] for batch in data_batch],
+            loss=outputs['loss'].item(),
+            weights=[parameter.double().sum().item() for parameter in runner.model.parameters()],
+        )
+        with Path(runner.work_dir, f'rank{get_rank()}.jsonl').open('a') as file:
+            file.write(json.dumps(note) + '\\n')
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return sock.getsockname()[1]
+
+
+def run(script: str, *arguments: Any, path: Path) -> subprocess.CompletedProcess:
+    """``bash tools/SCRIPT ARGUMENTS`` with the python that runs the tests; ``path`` is importable."""
+    env = {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        'PYTHONPATH': f'{path}:{os.environ.get("PYTHONPATH", "")}',
+        'PORT': str(free_port()),
+        'CUDA_VISIBLE_DEVICES': '',
+    }
+    command = ['bash', TOOLS / script, *arguments]
+    command = [str(word) for word in command]
+    return subprocess.run(command, env=env, cwd=path, capture_output=True, text=True, timeout=300)
+
+
+def test_ranks_agree_on_everything_but_the_data_and_stop_together(tmp_path: Path):
+    """One decoder per modality, accumulation, bfloat16; five pictures of twenty are broken, four are accepted."""
+    data = write_data(tmp_path / 'data')
+    broken = sorted((data / 'pictures').rglob('*.png'))[::4]
+    for picture in broken:
+        picture.write_bytes(b'')
+    (tmp_path / 'probe.py').write_text(PROBE)
+    more = """
+decoder = model.pop('head')
+model['head'] = dict(image=decoder, video=decoder)
+find_unused_parameters = True
+custom_imports = dict(imports=['probe'])
+custom_hooks = [dict(type='ProbeHook')]
+default_hooks['broken_files'] = dict(min_failures=4, max_ratio=0.0)
+"""
+    config = write_config(tmp_path / 'pretrain.py', PRETRAIN, data, more)
+    options = ['--work-dir', tmp_path / 'work', '--amp', '--cfg-options', 'train_dataloader.batch_size=2']
+    result = run('dist_train.sh', config, 2, *options, path=tmp_path)
+
+    assert result.returncode != 0
+    log = next((tmp_path / 'work').rglob('*.log')).read_text()
+    assert 'Effective batch: 8 = 2 per rank x 2 ranks x 2 accumulated micro-batches; 5 optimizer steps' in log
+    ranks = [
+        [json.loads(line) for line in (tmp_path / 'work' / f'rank{rank}.jsonl').read_text().splitlines()]
+        for rank in (0, 1)
+    ]
+    assert len(ranks[0]) == len(ranks[1])
+    for ours, theirs in zip(*ranks, strict=True):
+        assert (ours['modality'], ours['size']) == (theirs['modality'], theirs['size'])
+        assert ours['ids'] != theirs['ids']
+        assert ours['loss'] != theirs['loss']
+        assert ours['weights'] == theirs['weights']
+    assert {modality for note in ranks[0] for modality in note['modality']} == {'image', 'video'}
+    assert ranks[0][0]['weights'] != ranks[0][-1]['weights']
+    assert "dtype='bfloat16'" in (tmp_path / 'work' / 'pretrain.py').read_text()
+    assert [*(tmp_path / 'work').rglob('events.out.tfevents*')]
+
+    assert result.stderr.count('ValueError: 5 broken files among ') == 2  # one of each rank
+    listed = (tmp_path / 'work' / 'broken_files.txt').read_text().splitlines()
+    assert sorted(line.split('\t')[0] for line in listed) == [str(picture) for picture in broken]
+
+
+def test_two_ranks_train_and_test_like_one(tmp_path: Path):
+    data = write_data(tmp_path / 'data')
+    # AdamW would divide the noise in gradients that are zero, those of the keys' biases, by itself
+    more = "\noptim_wrapper['optimizer'] = dict(type='SGD', lr=0.1)\n"
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
+    options = ['--work-dir', tmp_path / 'two', '--cfg-options', 'train_dataloader.batch_size=2']
+    result = run('dist_train.sh', config, 2, *options, path=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+    one = build_runner(config, tmp_path / 'one')
+    one.train()
+    exported = tmp_path / 'two' / 'epoch_2_raw.safetensors'
+    weights = load_file(exported)
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+
+    result = run('dist_test.sh', config, exported, 2, '--out', tmp_path / 'out.json', path=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    tester = build_runner(config, tmp_path / 'test', {'test_evaluator.out_file': str(tmp_path / 'one.npz')})
+    load_weights(tester.model, exported)
+    assert json.loads((tmp_path / 'out.json').read_text()) == pytest.approx(tester.test())
+    scores = [np.load(tmp_path / name) for name in ('out.npz', 'one.npz')]
+    assert sorted(scores[0]['ids']) == sorted(scores[1]['ids'])
+    assert len(scores[0]['ids']) == 20
+    order = [np.argsort(score['ids']) for score in scores]
+    np.testing.assert_allclose(*(score['scores'][i] for score, i in zip(scores, order, strict=True)), atol=1e-6)
+
+
+def test_the_command_line_says_what_is_resumed(tmp_path: Path):
+    spec = importlib.util.spec_from_file_location('train', TOOLS / 'train.py')
+    train = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train)
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, tmp_path, "load_from = 'weights.pth'\n")
+
+    def configured(*words: str) -> Config:
+        cfg = load_config(config)
+        train.apply_arguments(cfg, train.parse_args([str(config), *words]))
+        return cfg
+
+    assert (configured().get('resume', False), configured().load_from) == (False, 'weights.pth')
+    assert (configured('--resume').resume, configured('--resume').load_from) == (True, None)
+    assert configured('--resume', 'iter_5.pth').load_from == 'iter_5.pth'
+    assert configured().work_dir == 'work_dirs/classify'
+    assert configured('--work-dir', 'elsewhere').work_dir == 'elsewhere'
+
+
+def test_slurm_without_a_gpu_is_translated_for_gloo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if torch.cuda.is_available():
+        pytest.skip('MMEngine starts GPU ranks under Slurm itself')
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    slurm = {'SLURM_PROCID': '0', 'SLURM_NTASKS': '1', 'SLURM_LOCALID': '0', 'SLURM_NODELIST': 'here'}
+    for name, value in {**slurm, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}.items():
+        monkeypatch.setenv(name, value)
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, write_data(tmp_path / 'data'))
+    cfg = load_config(config, {'launcher': 'slurm', 'find_unused_parameters': True})
+    setup_distributed(cfg)
+    assert torch.distributed.get_backend() == 'gloo'
+    torch.distributed.destroy_process_group()
+    assert cfg.model_wrapper_cfg.device_ids is None
+    assert cfg.model_wrapper_cfg.find_unused_parameters

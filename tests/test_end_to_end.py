@@ -1,0 +1,204 @@
+"""The user's own commands, from data to pictures, on the smallest demo data; and a golden loss curve."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+from tiny_run import build_runner, write_config
+
+from omnimae.evaluation import accuracy
+from omnimae.registry import HOOKS
+
+ROOT = Path(__file__).parents[1]
+SHORT = [
+    'log_processor.window_size=1',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'default_hooks.logger.interval=1',
+    'default_hooks.checkpoint.interval=1',
+    'default_hooks.checkpoint.max_keep_ckpts=2',
+]
+
+GOLDEN = Path(__file__).parent / 'data' / 'demo_loss_curve.json'
+# Independent of configs/, whose settings may change; in each modality one step of 8 samples and one of 4.
+GOLDEN_CONFIG = """
+_base_ = ['{runtime}']
+model = dict(
+    type='MaskedAutoencoder',
+    backbone=dict(
+        type='SpatioTemporalViT', embed_dim=32, depth=2, num_heads=2, patch_size=(2, 8, 8), clip_size=(4, 32, 32)
+    ),
+    head=dict(type='MAEHead', embed_dim=16, depth=1, num_heads=2),
+    mask_generator=dict(image=dict(type='RandomMasking', ratio=0.5), video=dict(type='RandomMasking', ratio=0.75)),
+)
+crop = [dict(type='RandomResizedCrop', size=32)]
+images = dict(type='ImageDataset', root='{data}/images', transforms=crop)
+videos = dict(type='VideoDataset', root='{data}/videos', clip_seconds=0.5, num_frames=4, replicas=2, transforms=crop)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    dataset=dict(type='MixedDataset', sources=dict(images=images, videos=videos)),
+    sampler=dict(type='MixedSampler'),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=8),
+    collate_fn=dict(type='collate_clips'),
+)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=2)
+optim_wrapper = dict(
+    type='AutocastOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-2, betas=(0.9, 0.95), weight_decay=0.05),
+    constructor='LayerDecayConstructor',
+)
+param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
+custom_hooks = [dict(type='CurveHook')]
+"""
+
+
+@HOOKS.register_module()
+class CurveHook(Hook):
+    """Keeps [modality, loss] of every step."""
+
+    def before_train(self, runner: Runner) -> None:
+        self.curve: list[list[str | float]] = []
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        (name,) = (name for name in outputs if name.startswith('mse_'))
+        self.curve.append([name.removeprefix('mse_'), outputs['loss'].item()])
+
+
+def write_lossless_data(root: Path) -> None:
+    """12 PNG images and 6 FFV1 videos of stripes that move: the same pixels with every version of the codecs."""
+    rng = np.random.default_rng(0)
+    (root / 'images').mkdir(parents=True)
+    (root / 'videos').mkdir()
+    y, x = np.mgrid[:40, :48][..., None]
+    pictures = [(y * rng.integers(9, size=3) + x * rng.integers(9, size=3)).astype(np.uint8) for _ in range(18)]
+    for index, picture in enumerate(pictures[:12]):
+        Image.fromarray(picture).save(root / 'images' / f'{index}.png')
+    for index, picture in enumerate(pictures[12:]):
+        with av.open(str(root / 'videos' / f'{index}.mkv'), 'w') as container:
+            stream = container.add_stream('ffv1', rate=10)
+            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], 'bgr0'
+            for shift in range(12):
+                frame = av.VideoFrame.from_ndarray(np.roll(picture, 2 * shift, 1), 'rgb24')
+                container.mux(stream.encode(frame.reformat(format='bgr0')))
+            container.mux(stream.encode())
+
+
+def command(data: Path, *words: str | Path) -> str:
+    """Run a tool as the user does; returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, 'OMNIMAE_DATA': str(data), 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def scalars(work: Path) -> list[dict]:
+    """The logged values of the latest run in a work directory."""
+    log = max(work.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def pretrained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work directory of two epochs of pretraining: one, and one more after a resume."""
+    work = tmp_path_factory.mktemp('pretrain')
+    options = [*SHORT, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'custom_hooks.0.interval=2']
+    train = ['tools/train.py', 'configs/demo/pretrain.py', '--work-dir', work]
+    command(demo_root.parent, *train, '--cfg-options', *options)
+    (work / 'epoch_2.pth').unlink()
+    (work / 'epoch_2_raw.safetensors').unlink()
+    (work / 'first.json').write_text(json.dumps(scalars(work)))
+    command(demo_root.parent, *train, '--resume', work / 'epoch_1.pth', '--cfg-options', *options)
+    return work
+
+
+def test_resuming_repeats_the_run(pretrained: Path):
+    first, second = json.loads((pretrained / 'first.json').read_text()), scalars(pretrained)
+    curves = [{x['step']: x['loss'] for x in run if 'loss' in x} for run in (first, second)]
+    again = {step: curves[0][step] for step in curves[1]}
+    assert min(curves[1]) > min(curves[0])  # the second run did not begin anew
+    assert curves[1] == pytest.approx(again, rel=1e-6)
+    assert (pretrained / 'epoch_2_raw.safetensors').exists()
+    assert list((pretrained / 'reconstructions').glob('epoch_2_*.png'))
+    assert {'reconstruction/image', 'reconstruction/video'} <= second[-1].keys()
+
+
+def test_fine_tune_test_and_count_again(pretrained: Path, demo_root: Path, tmp_path: Path):
+    weights = pretrained / 'epoch_2_raw.safetensors'
+    config, data = 'configs/demo/finetune_videos.py', demo_root.parent
+    short = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'param_scheduler.warmup_epochs=0']
+    options = [*SHORT, *short, f'model.init_cfg.checkpoint={weights}']
+    output = command(data, 'tools/train.py', config, '--work-dir', tmp_path, '--cfg-options', *options)
+    assert weights.name in output  # the report of what was loaded names its file
+    validated = scalars(tmp_path)[-1]['accuracy/top1']
+
+    out = tmp_path / 'scores.json'
+    checkpoint = tmp_path / 'epoch_1_raw.safetensors'
+    command(data, 'tools/test.py', config, checkpoint, '--work-dir', tmp_path / 'test', '--out', out)
+    assert json.loads(out.read_text())['accuracy/top1'] == pytest.approx(validated, abs=1e-4)
+    stored = np.load(out.with_suffix('.npz'))
+    assert len(set(stored['ids'].tolist())) == 96  # 12 photographs, 8 motions
+    assert accuracy(stored['scores'], stored['labels'], (1,))['top1'] == pytest.approx(validated, abs=1e-4)
+
+
+def test_pictures_of_an_image_and_a_video(pretrained: Path, demo_root: Path, tmp_path: Path):
+    image = min(demo_root.glob('images/val/chelsea/*.jpg'))
+    video = min(demo_root.glob('videos/val/pan_left/chelsea_*'))
+    weights = pretrained / 'epoch_2_raw.safetensors'
+    words = ['tools/visualize_reconstruction.py', 'configs/demo/pretrain.py', weights, image, video]
+    command(demo_root.parent, *words, '--out-dir', tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {'.png', '.gif'}
+
+
+def test_loss_curve_is_the_golden_one(tmp_path: Path):
+    """Anything that changes training shows here; if it is meant to, write the curve anew and say why in the commit.
+
+    UPDATE_GOLDEN=1 python -m pytest tests/test_end_to_end.py -k golden
+    """
+    write_lossless_data(tmp_path / 'data')
+    config = write_config(tmp_path / 'golden.py', GOLDEN_CONFIG, tmp_path / 'data')
+    runner = build_runner(config, tmp_path / 'work')
+    runner.train()
+    curve = next(hook.curve for hook in runner.hooks if isinstance(hook, CurveHook))
+    if os.environ.get('UPDATE_GOLDEN'):
+        GOLDEN.write_text('[\n ' + ',\n '.join(map(json.dumps, curve)) + '\n]\n')
+    (modalities, losses), (expected_modalities, expected) = (
+        zip(*steps, strict=True) for steps in (curve, json.loads(GOLDEN.read_text()))
+    )
+    assert modalities == expected_modalities
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path: Path):
+    environment = {**os.environ, 'OMNIMAE_DATA': str(tmp_path / 'data'), 'WORK': str(tmp_path / 'work')}
+    result = subprocess.run(
+        ['bash', 'tools/quickstart.sh'], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    accuracies = {
+        name: float(value) for name, value in re.findall(r'^  (\w+) +([\d.]+) %', result.stdout, re.MULTILINE)
+    }
+    assert accuracies['pretrained'] > 4 * 12.5
+    assert accuracies['scratch'] > 2 * 12.5
+    for name in ('Pictures', 'Log', 'Checkpoint'):
+        paths = re.search(rf'^{name} +(.+)$', result.stdout, re.MULTILINE)[1].split()
+        assert all(Path(path).exists() for path in paths)

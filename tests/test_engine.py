@@ -1,0 +1,494 @@
+"""Schedule, parameter groups, precision, accumulation, hooks and the safe reading of checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import logging
+import math
+import pickle
+import time
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from torch import nn
+
+from omnimae.engine import compat
+from omnimae.engine.hooks import BrokenFileHook, PlainCheckpointHook, StepSeedHook
+from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
+from omnimae.registry import MODELS, TRANSFORMS
+
+_number = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Learning rate
+
+
+@pytest.mark.parametrize(
+    ('where', 'lr'), [(0, 1e-6), (0.025, 8.005e-4), (0.05, 1.59015e-3), (0.1, 1.56085e-3), (0.5, 8e-4), (0.9, 3.915e-5)]
+)
+def test_pretraining_schedule_has_the_rates_of_the_release(where: float, lr: float):
+    actual = warmup_cosine(where, peak=1.6e-3, warmup=0.05, start_lr=1e-6, end_lr=0.0, rescale=False)
+    assert actual == pytest.approx(lr, rel=2e-4)
+
+
+def test_a_rescaled_cosine_starts_at_the_peak_and_ends_at_the_floor():
+    def lr(where: float) -> float:
+        return warmup_cosine(where, peak=1e-3, warmup=0.125, start_lr=1e-6, end_lr=1e-6, rescale=True)
+
+    assert lr(0.125) == pytest.approx(1e-3)
+    assert lr(0.5625) == pytest.approx((1e-3 + 1e-6) / 2)  # half way between warm-up and end
+    assert lr(1.0) == pytest.approx(1e-6)
+
+
+def make_schedule(num_steps: int, groups: list[dict], **kwargs) -> tuple[OptimWrapper, WarmupCosineLR]:
+    hub = MessageHub.get_instance(f'schedule{next(_number)}')
+    hub.update_info('max_iters', num_steps)
+    optim_wrapper = OptimWrapper(torch.optim.SGD(groups, lr=1.6e-3))
+    return optim_wrapper, WarmupCosineLR(optim_wrapper, **kwargs)
+
+
+def test_the_rate_is_set_before_each_step_and_scales_every_group_alike():
+    groups = [dict(params=[nn.Parameter(torch.zeros(1))], lr=1.6e-3 * scale) for scale in (0.5, 0.25)]
+    optim_wrapper, scheduler = make_schedule(40, groups, warmup_epochs=0.5, end=10, rescale=False)
+    seen = []
+    for _ in range(40):
+        seen.append([group['lr'] for group in optim_wrapper.optimizer.param_groups])
+        optim_wrapper.step()
+        scheduler.step()
+    expected = [warmup_cosine(step / 40, 1.6e-3, 0.05, 1e-6, 0.0, False) for step in range(40)]
+    np.testing.assert_allclose(seen, np.outer(expected, (0.5, 0.25)), rtol=1e-12)
+
+
+def test_a_schedule_takes_up_its_place_and_follows_the_config_it_is_resumed_with():
+    parameter = nn.Parameter(torch.zeros(1))
+    optim_wrapper, first = make_schedule(40, [dict(params=[parameter])], warmup_epochs=1, end=10)
+    for _ in range(7):
+        optim_wrapper.step()
+        first.step()
+    optim_wrapper, second = make_schedule(40, [dict(params=[parameter])], warmup_epochs=1, end=10, end_lr=1e-4)
+    second.load_state_dict(first.state_dict())
+    assert optim_wrapper.optimizer.param_groups[0]['lr'] == warmup_cosine(7 / 40, 1.6e-3, 0.1, 1e-6, 1e-4, True)
+
+
+def test_a_warmup_as_long_as_the_training_is_refused():
+    with pytest.raises(ValueError, match='warmup_epochs is 40, the training has 2 epochs'):
+        make_schedule(10, [dict(params=[nn.Parameter(torch.zeros(1))])], warmup_epochs=40, end=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parameter groups
+
+
+def constructor(**paramwise) -> LayerDecayConstructor:
+    wrapper = dict(type='AutocastOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05))
+    return LayerDecayConstructor(wrapper, paramwise)
+
+
+def groups_by_name(model: nn.Module, constructor: LayerDecayConstructor) -> dict[str, dict]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = constructor.param_groups(model)
+    found = {names[parameter]: group for group in groups for parameter in group['params']}
+    assert len(found) == sum(len(group['params']) for group in groups) == len(names)  # each parameter once
+    return found
+
+
+@pytest.mark.parametrize(('rule', 'less'), [('release', 0), ('paper', 1)])
+def test_layer_decay_has_the_exponents_of_the_release_or_one_less(rule: str, less: int):
+    with torch.device('meta'):
+        model = MODELS.build(
+            dict(type='Classifier', backbone=dict(type='SpatioTemporalViT', arch='base'), num_classes=10)
+        )
+    groups = groups_by_name(model, constructor(layer_decay=0.75, rule=rule))
+    exponents = {name: round(math.log(group['lr'] / 1e-3) / math.log(0.75), 6) for name, group in groups.items()}
+    expected = {
+        'backbone.patch_embed.weight': 14,
+        'backbone.patch_embed.bias': 14,
+        'backbone.blocks.0.attn.qkv.weight': 13,
+        'backbone.blocks.11.mlp.fc2.bias': 2,
+        'norm.weight': 1,
+        'head.weight': 1,
+    }
+    assert {name: exponents[name] for name in expected} == {name: e - less for name, e in expected.items()}
+
+
+def test_pretraining_has_two_groups_and_decays_the_mask_token_but_no_bias_and_no_norm():
+    with torch.device('meta'):
+        model = MODELS.build(
+            dict(
+                type='MaskedAutoencoder',
+                backbone=dict(type='SpatioTemporalViT', arch='small'),
+                head=dict(type='MAEHead', embed_dim=64, depth=2, num_heads=4),
+                mask_generator=dict(video=dict(type='RandomMasking', ratio=0.9)),
+            )
+        )
+    groups = groups_by_name(model, constructor())
+    assert len(constructor().param_groups(model)) == 2
+    assert {group['lr'] for group in groups.values()} == {1e-3}
+    decayed = {name for name, group in groups.items() if group['weight_decay'] == 0.05}
+    assert decayed == {name for name in groups if not name.endswith('bias') and 'norm' not in name}
+    assert 'head.mask_token' in decayed
+
+
+@pytest.mark.parametrize(
+    ('paramwise', 'message'),
+    [
+        (dict(layer_dekay=0.5), r"unknown keys \['layer_dekay'\]"),
+        (dict(rule='mae'), "rule is 'mae'. Choose 'release' or 'paper'"),
+        (dict(layer_decay=1.5), r'layer_decay is 1\.5\. Choose None or a factor in \(0, 1\]'),
+    ],
+)
+def test_wrong_paramwise_cfg_is_refused(paramwise: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        constructor(**paramwise)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Precision
+
+
+def test_bfloat16_computes_in_bfloat16_on_cpu_and_keeps_weights_in_float32():
+    model = nn.Linear(4, 2)
+    wrapper = AutocastOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), dtype='bfloat16')
+    before = model.weight.clone()
+    with wrapper.optim_context(model):
+        output = model(torch.ones(3, 4))
+    wrapper.update_params(output.float().mean())
+    assert output.dtype == torch.bfloat16
+    assert model.weight.dtype == torch.float32
+    assert not torch.equal(model.weight, before)
+
+
+def test_gradients_are_exchanged_for_the_last_micro_batch_of_a_step_alone():
+    held_back = []
+
+    class Exchanging(nn.Linear):
+        @contextlib.contextmanager
+        def no_sync(self):
+            held_back.append(wrapper.inner_count)
+            yield
+
+    model = Exchanging(2, 1)
+    wrapper = AutocastOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper._accumulative_counts = 3
+    for _ in range(6):
+        with wrapper.optim_context(model):
+            loss = model(torch.ones(1, 2)).sum()
+        wrapper.update_params(loss)
+    assert held_back == [0, 1, 3, 4]
+
+
+def test_float16_scales_the_loss_skips_an_overflow_and_remembers_its_scale():
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = AutocastOptimWrapper(optimizer, dtype='float16', clip_grad=dict(max_norm=1))
+    before = model.weight.clone()
+    scale = wrapper.scaler.get_scale()
+    wrapper.update_params(model(torch.ones(3, 4)).mean() * math.inf)
+    assert torch.equal(model.weight, before)
+    assert wrapper.scaler.get_scale() == scale / 2
+    other = AutocastOptimWrapper(torch.optim.SGD(nn.Linear(4, 2).parameters(), lr=0.1), dtype='float16')
+    other.load_state_dict(wrapper.state_dict())
+    assert other.scaler.get_scale() == scale / 2
+    full = AutocastOptimWrapper(torch.optim.SGD(nn.Linear(4, 2).parameters(), lr=0.1))
+    full.load_state_dict(wrapper.state_dict())  # another precision: the scale is left
+    assert full.scaler.state_dict() == {}
+
+
+def test_unknown_dtype_is_refused():
+    with pytest.raises(ValueError, match="dtype is 'fp16'. Choose None, 'bfloat16' or 'float16'"):
+        AutocastOptimWrapper(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1), dtype='fp16')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loop
+
+
+def test_accumulated_micro_batches_make_the_big_batch(data: Path, tmp_path: Path):
+    """Parameters after two epochs are those of the batch in one piece, and logs are means over the step."""
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    # AdamW would divide the noise in gradients that are zero, those of the keys' biases, by itself
+    options = {'optim_wrapper.optimizer': dict(type='SGD', lr=0.1)}
+    runners = [
+        build_runner(config, tmp_path / str(size), {**options, 'train_dataloader.batch_size': size}) for size in (8, 2)
+    ]
+    models = [runner.train() for runner in runners]
+    for one, four in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, four, rtol=0, atol=1e-6)
+    losses = [runner.message_hub.get_scalar('train/loss').data[0] for runner in runners]
+    assert len(losses[0]) == 6  # optimizer steps
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path):
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    runner = build_runner(config, tmp_path / 'work', {'optim_wrapper.optimizer.lr': 1e30})
+    with pytest.raises(FloatingPointError, match=r'The loss is nan at epoch 1, step [23] .*Lower optim_wrapper'):
+        runner.train()
+
+
+def test_a_loader_without_batch_sampler_is_refused(data: Path, tmp_path: Path):
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    runner = build_runner(config, tmp_path / 'work')
+    runner._train_dataloader.pop('batch_sampler')
+    with pytest.raises(ValueError, match=r"no batch_sampler.*Add batch_sampler=dict\(type='MixedBatchSampler'"):
+        runner.train()
+
+
+@TRANSFORMS.register_module()
+class Wait:
+    """10 ms a file."""
+
+    def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        time.sleep(0.01)
+        return clip
+
+
+def test_logged_times_rates_and_eta_are_those_of_optimizer_steps(data: Path, tmp_path: Path):
+    more = """
+train_dataloader['batch_size'] = 2
+pictures['transforms'].append(dict(type='Wait'))
+param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
+"""
+    runner = build_runner(write_config(tmp_path / 'classify.py', CLASSIFY, data, more), tmp_path / 'work')
+    runner.train()
+    scalars = {name: buffer.data[0] for name, buffer in runner.message_hub.log_scalars.items()}
+    files = 4 * 2, 4 * 2, 4 * 1  # micro-batches times files; the last step of an epoch has half
+    waits = scalars['train/data_time']
+    assert all(waits >= 0.01 * np.array(files * 2))
+    assert all(waits < scalars['train/time'])
+    np.testing.assert_allclose(scalars['train/images_per_second'], np.array(files * 2) / scalars['train/time'])
+    np.testing.assert_allclose(
+        scalars['train/base_lr'], [warmup_cosine(step / 6, 1e-3, 0.5, 1e-6, 0.0, True) for step in range(6)]
+    )
+    assert runner.message_hub.get_info('eta') == 0
+    log = next((tmp_path / 'work').rglob('*.log')).read_text()
+    effective = 'Effective batch: 8 = 2 per rank x 1 ranks x 4 accumulated micro-batches; '
+    assert f'{effective}3 optimizer steps per epoch, 6 in all.' in log
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hooks
+
+
+def fake_runner(work_dir: Path) -> SimpleNamespace:
+    hub = MessageHub.get_instance(f'fake{next(_number)}')
+    return SimpleNamespace(work_dir=str(work_dir), message_hub=hub, logger=logging.getLogger('omnimae.tests'))
+
+
+def test_random_numbers_of_a_step_follow_from_seed_and_step():
+    def draw(**where) -> torch.Tensor:
+        mode, batch = where.pop('mode', 'train'), where.pop('batch', 0)
+        StepSeedHook()._before_iter(SimpleNamespace(**{'seed': 0, 'iter': 0, **where}), batch, mode=mode)
+        return torch.rand(4)
+
+    first = draw()
+    assert torch.equal(draw(batch=9), first)  # the step counts, not where it stands in the epoch
+    assert torch.equal(draw(mode='val', iter=3), draw(mode='val', iter=8))  # each validation is the same
+    others = [draw(iter=1), draw(seed=1), draw(mode='val'), draw(mode='val', batch=1)]
+    assert all(not torch.equal(first, other) for other in others)
+
+
+def step(names: list[str], broken: list[str] = ()) -> list[dict]:
+    """A step of one micro-batch with two replicas of each file."""
+    failures = [(name, f'cut\noff {name}') for name in broken]
+    return [dict(ids=[name for name in names for _ in range(2)], failures=failures)]
+
+
+def test_broken_files_are_counted_once_and_listed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    runner, hook = fake_runner(tmp_path), BrokenFileHook()
+    hook.before_train(runner)
+    for _ in range(30):  # the same file again and again is one broken file
+        hook.after_train_iter(runner, 0, step(['a', 'b', 'c'], broken=['x', 'y']))
+    assert (tmp_path / 'broken_files.txt').read_text() == 'x\tcut off x\ny\tcut off y\n'
+    assert [record.message for record in caplog.records] == [
+        f'Broken file, replaced by another: {name} (cut\noff {name})' for name in 'xy'
+    ]
+    assert (hook.tried, list(hook.broken)) == (150, ['x', 'y'])
+
+
+def test_counts_of_broken_files_go_on_and_lines_are_not_written_twice(tmp_path: Path):
+    runner, hook = fake_runner(tmp_path), BrokenFileHook()
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0, step(['a'], broken=['x']))
+    saved = copy.deepcopy(runner.message_hub.state_dict())
+    hook.after_train_iter(runner, 0, step(['b'], broken=['y']))
+    resumed_runner, resumed = fake_runner(tmp_path), BrokenFileHook()
+    resumed_runner.message_hub.load_state_dict(saved)  # from before y was met
+    resumed.before_train(resumed_runner)
+    assert (resumed.tried, list(resumed.broken)) == (2, ['x'])
+    resumed.after_train_iter(resumed_runner, 0, step(['b'], broken=['y', 'z']))
+    assert (resumed.tried, list(resumed.broken)) == (5, ['x', 'y', 'z'])
+    lines = (tmp_path / 'broken_files.txt').read_text().splitlines()
+    assert lines == ['x\tcut off x', 'y\tcut off y', 'z\tcut off z']
+
+
+@pytest.mark.parametrize(('tried', 'accepted'), [(200, 10), (2000, 20)])
+def test_more_than_ten_broken_files_and_than_one_percent_stop_the_run(tmp_path: Path, tried: int, accepted: int):
+    runner, hook = fake_runner(tmp_path), BrokenFileHook()
+    hook.before_train(runner)
+    broken = [f'broken{i}' for i in range(accepted)]
+    hook.after_train_iter(runner, 0, step([str(i) for i in range(tried - accepted)], broken))
+    message = rf'(?s){accepted + 1} broken files among {tried + 1} tried.*\n  broken0: cut.*last: cut'
+    with pytest.raises(ValueError, match=message):
+        hook.after_train_iter(runner, 1, step([], ['last']))
+
+
+def test_curves_in_memory_are_bounded():
+    buffer = HistoryBuffer(range(20_000), [1] * 20_000)
+    PlainCheckpointHook().after_train_epoch(SimpleNamespace(message_hub=SimpleNamespace(log_scalars={'loss': buffer})))
+    buffer.update(7.0)
+    assert len(buffer.data[0]) == PlainCheckpointHook.HISTORY
+    assert buffer.current() == 7
+
+
+def test_exports_hold_raw_and_averaged_weights_and_say_which(data: Path, tmp_path: Path):
+    options = {'custom_hooks': [dict(type='EMAHook', momentum=0.5)], 'default_hooks.export.interval': 1}
+    runner = build_runner(write_config(tmp_path / 'classify.py', CLASSIFY, data), tmp_path / 'work', options)
+    runner.train()
+    model, hooks = runner.model, [hook for hook in runner.hooks if hasattr(hook, 'ema_model')]
+    for weights, expected in (('raw', model), ('ema', hooks[0].ema_model.module)):
+        with safe_open(tmp_path / 'work' / f'epoch_2_{weights}.safetensors', 'pt') as file:
+            assert file.metadata() == {'weights': weights, 'epoch': '2', 'iter': '6'}
+            assert {*file.keys()} == {*model.state_dict()}
+            assert all(torch.equal(file.get_tensor(name), value) for name, value in expected.state_dict().items())
+    assert not torch.equal(model.head.weight, hooks[0].ema_model.module.head.weight)
+    assert len([*(tmp_path / 'work').glob('*.safetensors')]) == 4
+
+
+def test_reconstructions_of_held_out_samples_are_drawn(data: Path, tmp_path: Path):
+    config = write_config(
+        tmp_path / 'pretrain.py',
+        PRETRAIN,
+        data,
+        """
+centre = [dict(type='CenterCrop', size=32)]
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(pictures=dict(pictures, transforms=centre), movies=dict(movies, transforms=centre)),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_cfg = dict(type='ValLoop')
+val_evaluator = dict(type='ReconstructionLoss')
+custom_hooks = [dict(type='ReconstructionHook', interval=1, num_samples=2)]
+""",
+    )
+    runner = build_runner(config, tmp_path / 'work', {'train_cfg.val_interval': 2})
+    runner.train()
+    files = sorted(path.name for path in (tmp_path / 'work' / 'reconstructions').iterdir())
+    epochs = [[f'epoch_{epoch}_{name}.png' for name in ('movies_1', 'movies_2', 'pictures')] for epoch in (1, 2)]
+    assert files == epochs[0] + epochs[1]
+    assert {'val/reconstruction/image', 'val/reconstruction/video'} <= runner.message_hub.log_scalars.keys()
+
+
+def test_reconstructions_without_held_out_data_are_refused(data: Path, tmp_path: Path):
+    options = {'custom_hooks': [dict(type='ReconstructionHook')]}
+    runner = build_runner(write_config(tmp_path / 'pretrain.py', PRETRAIN, data), tmp_path / 'work', options)
+    with pytest.raises(ValueError, match='ReconstructionHook needs held-out samples: set val_dataloader'):
+        runner.train()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints and environment
+
+
+class Malice:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ('code from a checkpoint ran',))
+
+
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('wrap', [lambda x: x, lambda x: {'state_dict': {}, 'message_hub': x}], ids=['bare', 'inside'])
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture, wrap):
+    torch.save(wrap(Malice()), tmp_path / 'malice.pth')
+    (tmp_path / 'bare.pth').write_bytes(pickle.dumps(wrap(Malice())))
+    for name in ('malice.pth', 'bare.pth'):
+        with pytest.raises(ValueError, match=rf'{name} is refused: it cannot be read as tensors and plain values'):
+            CheckpointLoader.load_checkpoint(str(tmp_path / name))
+    assert 'ran' not in capsys.readouterr().out
+
+
+def test_no_prefix_is_left_to_the_unsafe_loaders():
+    assert set(CheckpointLoader._schemes.values()) == {compat.load_from_plain}
+
+
+def test_the_runner_reads_safetensors(tmp_path: Path):
+    save_file({'weight': torch.arange(3.0)}, tmp_path / 'weights.safetensors', {'weights': 'raw'})
+    checkpoint = CheckpointLoader.load_checkpoint(str(tmp_path / 'weights.safetensors'))
+    assert checkpoint['state_dict']['weight'].tolist() == [0, 1, 2]
+    assert checkpoint['meta'] == {'weights': 'raw'}
+
+
+def test_a_missing_or_truncated_checkpoint_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r'none\.pth'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'none.pth'))
+    torch.save({'weight': torch.zeros(1000)}, tmp_path / 'cut.pth')
+    (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:500])
+    with pytest.raises(ValueError, match=r'cut\.pth is refused'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'cut.pth'))
+
+
+def test_a_checkpoint_of_another_size_is_refused(data: Path, tmp_path: Path):
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    runner = build_runner(config, tmp_path / 'work')
+    weights = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    weights['head.weight'] = torch.zeros(5, 24)
+    torch.save({'state_dict': weights, 'meta': {}}, tmp_path / 'other.pth')
+    runner = build_runner(config, tmp_path / 'work', {'load_from': str(tmp_path / 'other.pth')})
+    message = r'other\.pth does not fit the model: head\.weight is \(5, 24\) there and \(2, 24\) in the model \(1 such'
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    ('installed', 'message'),
+    [
+        ({}, 'Found neither mmcv nor mmcv-lite; exactly one'),
+        ({'mmcv': '2.1.0', 'mmcv-lite': '2.1.0'}, r'mmcv 2\.1\.0 and mmcv-lite 2\.1\.0; exactly one.*pip install'),
+        ({'mmcv': '2.2.0'}, r'Found mmcv 2\.2\.0; exactly one of mmcv-lite and mmcv is needed, version 2\.1\.0'),
+        ({'mmcv-lite': '2.1.0'}, None),
+        ({'mmcv': '2.1.0+cu121'}, None),
+    ],
+)
+def test_one_mmcv_of_the_right_version(monkeypatch: pytest.MonkeyPatch, installed: dict, message: str | None):
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, 'version', version)
+    if message is None:
+        compat.check_mmcv()
+    else:
+        with pytest.raises(ImportError, match=message):
+            compat.check_mmcv()

@@ -1,0 +1,153 @@
+"""Imports point one way, checkpoints stay data, and broken packages stay out: read from the sources, nothing is run."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ('omnimae', 'tools', 'configs', 'examples', 'benchmarks', 'tests')
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob('*.py'))
+
+# Room of the package -> the other rooms it may import. Who adds a room says here what it rests on.
+FLOOR = {'registry', 'structures'}
+ALLOWED = {
+    'registry': set(),
+    'structures': set(),
+    'models': FLOOR,
+    'data': FLOOR,
+    'evaluation': FLOOR,
+    'checkpoint': FLOOR,
+    'visualization': FLOOR,
+    'flops': FLOOR,
+    'config': FLOOR,
+    'engine': FLOOR | {'checkpoint', 'visualization'},  # its hooks export weights and draw pictures
+}
+ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding='utf-8'), str(path))
+
+
+def imported(tree: ast.Module, module: str, is_package: bool = False) -> set[str]:
+    """Return every module that is imported anywhere in the file, by its full name; ``from a import b`` gives a.b."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split('.')[: len(module.split('.')) - node.level + is_package] if node.level else []
+            origin = '.'.join([*parents, *([node.module] if node.module else [])])
+            names |= {f'{origin}.{alias.name}' for alias in node.names}
+    return names
+
+
+def imports_of(path: Path) -> set[str]:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    is_package = parts[-1] == '__init__'
+    return imported(tree_of(path), '.'.join(parts[:-1] if is_package else parts), is_package)
+
+
+def rooms(names: set[str]) -> set[str]:
+    return {name.split('.')[1] for name in names if name.startswith('omnimae.')}
+
+
+def test_imported_sees_every_form():
+    source = (
+        'import omnimae.data.video\n'
+        'def later():\n'
+        '    from omnimae import engine\n'
+        '    from omnimae.registry import MODELS\n'
+        'from .vit import Block\n'
+        'from . import masking\n'
+        'from ..data import datasets\n'
+    )
+    assert imported(ast.parse(source), 'omnimae.models.mae') == {
+        'omnimae.data.video',
+        'omnimae.engine',
+        'omnimae.registry.MODELS',
+        'omnimae.models.vit.Block',
+        'omnimae.models.masking',
+        'omnimae.data.datasets',
+    }
+    assert imported(ast.parse('from .vit import Block'), 'omnimae.models', True) == {'omnimae.models.vit.Block'}
+
+
+PACKAGE = [path for path in SOURCES if path.parts[len(ROOT.parts)] == 'omnimae']
+
+
+@pytest.mark.parametrize('path', PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_one_way(path):
+    room = path.relative_to(ROOT / 'omnimae').parts[0].removesuffix('.py')
+    if room == '__init__':
+        assert not rooms(imports_of(path)), 'import omnimae stays cheap'
+        return
+    assert room in ALLOWED, f'{room} is a new room: say in ALLOWED what it may import'
+    assert rooms(imports_of(path)) - {room} <= ALLOWED[room]
+
+
+def test_allowed_directions_have_no_circle():
+    def below(room: str, above: tuple[str, ...] = ()) -> None:
+        assert room not in above, ' -> '.join([*above, room])
+        for lower in ALLOWED[room]:
+            below(lower, (*above, room))
+
+    for room in ALLOWED:
+        below(room)
+
+
+@pytest.mark.parametrize('name', ASSEMBLED)
+def test_models_get_their_parts_from_the_registry(name):
+    assert rooms(imports_of(ROOT / name)) <= FLOOR
+
+
+def test_package_imports_nothing_that_is_not_installed_with_it():
+    outside = {'tools', 'configs', 'examples', 'benchmarks', 'tests'}
+    for path in PACKAGE:
+        assert not {name.split('.')[0] for name in imports_of(path)} & outside, path
+
+
+def test_nobody_imports_the_broken_models_of_mmaction():
+    """Watch for mmaction.models: the wheel of MMAction2 1.2.0 lacks one of its modules (mmaction2#2714)."""
+    for path in SOURCES:
+        assert not [name for name in imports_of(path) if f'{name}.'.startswith('mmaction.models.')], path
+
+
+def unsafe_loads(tree: ast.Module) -> list[int]:
+    """Return lines that may run code from a file: torch.load without weights_only=True, or the way round it."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value == 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD':
+            lines.append(node.lineno)
+        if not isinstance(node, ast.Call):
+            continue
+        safe = [word.value for word in node.keywords if word.arg == 'weights_only']
+        if any(not (isinstance(value, ast.Constant) and value.value is True) for value in safe):
+            lines.append(node.lineno)
+        elif ast.unparse(node.func) == 'torch.load' and not safe:
+            lines.append(node.lineno)
+    return lines
+
+
+def test_checkpoints_are_data():
+    this = Path(__file__)
+    assert {str(path): lines for path in SOURCES if path != this and (lines := unsafe_loads(tree_of(path)))} == {}
+
+
+@pytest.mark.parametrize(
+    ('source', 'unsafe'),
+    [
+        ('torch.load(f, weights_only=True)', False),
+        ('torch.load(f)', True),
+        ('torch.load(f, weights_only=False)', True),
+        ('load(f, weights_only=safe)', True),
+        ("os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] = '1'", True),
+    ],
+)
+def test_unsafe_loads_are_seen(source, unsafe):
+    assert bool(unsafe_loads(ast.parse(source))) == unsafe

@@ -1,0 +1,255 @@
+"""Transforms against torchvision, Pillow and float arithmetic, and against tables written by hand."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop as TorchvisionRandomResizedCrop
+
+from omnimae.data.transforms import (
+    CenterCrop,
+    Flip,
+    RandomResizedCrop,
+    ResizeShort,
+    ThreeCrop,
+    random_box,
+    resize,
+    resize_short,
+)
+from omnimae.registry import TRANSFORMS
+
+
+class TorchDraws:
+    """Looks like a numpy Generator, draws like torchvision does."""
+
+    def uniform(self, low: float, high: float) -> float:
+        return torch.empty(1).uniform_(low, high).item()
+
+    def integers(self, low: int, high: int) -> int:
+        return torch.randint(low, high, (1,)).item()
+
+
+def smooth_clip(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A clip that looks like photographs: neighbouring pixels are alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (frames, 3, 9, 12)).astype(np.float32)
+    clip = F.interpolate(torch.from_numpy(coarse), size=(height, width), mode='bilinear')
+    return clip.permute(0, 2, 3, 1).round().byte().numpy()
+
+
+def numbered(height: int, width: int, frames: int = 1) -> np.ndarray:
+    """Each pixel tells its own row and column."""
+    rows, columns = np.mgrid[:height, :width]
+    frame = np.stack([rows, columns, np.zeros_like(rows)], -1).astype(np.uint8)
+    return np.broadcast_to(frame, (frames, height, width, 3)).copy()
+
+
+@pytest.mark.parametrize('scale', [(0.08, 1.0), (0.2, 1.0)])
+@pytest.mark.parametrize(('height', 'width'), [(375, 500), (256, 455), (240, 320), (1080, 1920), (64, 64), (3, 5)])
+def test_random_box_is_torchvisions_draw_for_draw(height, width, scale):
+    image = torch.empty(3, height, width)
+    for seed in range(100):
+        torch.manual_seed(seed)
+        expected = TorchvisionRandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3])
+        torch.manual_seed(seed)
+        assert tuple(random_box(height, width, scale, (3 / 4, 4 / 3), TorchDraws())) == tuple(map(int, expected))
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'expected'),
+    [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10)), (10, 12, (0, 0, 10, 12))],
+)
+def test_box_that_never_fits_is_the_largest_central_one(height, width, expected):
+    class HugeDraws:
+        count = 0
+
+        def uniform(self, low, high):
+            self.count += 1
+            return 100.0  # ten times more than fits
+
+    draws = HugeDraws()
+    assert tuple(random_box(height, width, (0.5, 1), (3 / 4, 4 / 3), draws)) == expected
+    assert draws.count == 2 * 10
+
+
+def test_random_boxes_have_the_areas_and_positions_of_the_rule():
+    rng = np.random.default_rng(0)
+    boxes = np.array([random_box(1000, 1000, (0.2, 0.5), (3 / 4, 4 / 3), rng) for _ in range(4000)])
+    top, left, height, width = boxes.T
+    area = height * width / 1e6
+    assert 0.199 < area.min() < 0.203
+    assert 0.497 < area.max() < 0.501
+    assert abs(area.mean() - 0.35) < 0.005
+    assert abs(np.log(width / height).mean()) < 0.01
+    assert abs((left / (1000 - width)).mean() - 0.5) < 0.02
+    assert abs((top / (1000 - height)).mean() - 0.5) < 0.02
+
+
+def test_bilinear_is_the_release_s_without_antialiasing_up_to_rounding():
+    clip = smooth_clip(3, 120, 160)
+    clip[:, 40, :] = 255 - clip[:, 40, :]  # a line of one pixel, which antialiasing would soften
+    for height, width in [(224, 224), (50, 30), (64, 85)]:
+        frames = torch.from_numpy(clip).permute(0, 3, 1, 2).float()
+        expected = F.interpolate(frames, size=(height, width), mode='bilinear', align_corners=False)
+        result = resize(clip, height, width, 'bilinear')
+        assert result.dtype == np.uint8
+        assert np.abs(result - expected.permute(0, 2, 3, 1).numpy()).max() <= 1
+
+
+@pytest.mark.parametrize(('height', 'width'), [(224, 224), (40, 60)])
+def test_bicubic_is_pillows_antialiased_filter_up_to_rounding(height, width):
+    clip = smooth_clip(2, 131, 170)
+    clip[:, 60, :] = 255 - clip[:, 60, :]
+    result = resize(clip, height, width, 'bicubic')
+    for frame, resized in zip(clip, result, strict=True):
+        expected = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+        difference = np.abs(resized.astype(int) - expected)
+        assert difference.max() <= 2
+        assert difference.mean() < 0.05
+
+
+def test_bicubic_antialiases_and_bilinear_does_not():
+    stripes = np.zeros((1, 64, 64, 3), np.uint8)
+    stripes[:, :, ::8] = 255  # one bright column of eight
+    assert resize(stripes, 8, 8, 'bicubic').std() < 30
+    assert set(np.unique(resize(stripes, 8, 8, 'bilinear'))) == {0}
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'expected'),
+    [(240, 426, (256, 454)), (426, 240, (454, 256)), (100, 100, (256, 256)), (1080, 1920, (256, 455))],
+)
+def test_short_side_is_exact_and_the_long_side_rounded_down(height, width, expected):
+    assert resize_short(np.zeros((1, height, width, 3), np.uint8), 256, 'bilinear').shape == (1, *expected, 3)
+
+
+def test_crop_in_one_resampling_is_cut_then_resize():
+    clip = smooth_clip(4, 90, 130)
+    transform = RandomResizedCrop(size=(48, 32), scale=(0.3, 0.8), interpolation='bilinear')
+    top, left, height, width = random_box(90, 130, (0.3, 0.8), (3 / 4, 4 / 3), np.random.default_rng(7))
+    expected = resize(clip[:, top : top + height, left : left + width], 48, 32, 'bilinear')
+    np.testing.assert_array_equal(transform(clip, np.random.default_rng(7)), expected)
+
+
+def test_exact_two_step_path_cuts_from_the_resized_clip():
+    clip = smooth_clip(2, 90, 130)
+    transform = RandomResizedCrop(size=48, short_side=256)
+    top, left, height, width = random_box(256, 369, (0.08, 1.0), (3 / 4, 4 / 3), np.random.default_rng(7))
+    resized = resize(clip, 256, 369, 'bilinear')
+    expected = resize(resized[:, top : top + height, left : left + width], 48, 48, 'bilinear')
+    np.testing.assert_array_equal(transform(clip, np.random.default_rng(7)), expected)
+
+
+def test_one_and_two_step_paths_show_nearly_the_same_picture():
+    clip = smooth_clip(1, 240, 426)
+    one = RandomResizedCrop(size=64, scale=(0.5, 1))
+    two = RandomResizedCrop(size=64, scale=(0.5, 1), short_side=256)
+    for seed in range(5):
+        a, b = (t(clip, np.random.default_rng(seed)).astype(int) for t in (one, two))
+        assert np.abs(a - b).mean() < 2
+
+
+RANDOM = [RandomResizedCrop(size=24), RandomResizedCrop(size=24, interpolation='bicubic'), Flip()]
+FIXED = [ResizeShort(size=24), CenterCrop(size=24), ThreeCrop(size=24)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(transform=st.sampled_from(RANDOM), seed=st.integers(0, 2**32), frames=st.integers(2, 5))
+def test_all_frames_get_the_same_change(transform, seed, frames):
+    still = np.repeat(smooth_clip(1, 40, 52), frames, axis=0)
+    result = transform(still, np.random.default_rng(seed))
+    assert (result == result[:1]).all()
+    alone = transform(still[:1], np.random.default_rng(seed))
+    np.testing.assert_array_equal(result[:1], alone)
+
+
+@pytest.mark.parametrize('transform', RANDOM, ids=lambda t: type(t).__name__)
+def test_random_transforms_follow_their_generator_and_refuse_evaluation(transform):
+    clip = smooth_clip(1, 40, 52)
+    results = [transform(clip, np.random.default_rng(seed)) for seed in (1, 1, 2, 3, 4, 5)]
+    np.testing.assert_array_equal(results[0], results[1])
+    assert any(not np.array_equal(results[0], other) for other in results[2:])
+    with pytest.raises(ValueError, match=f'{type(transform).__name__} is random, but evaluation is not'):
+        transform(clip, None)
+
+
+@pytest.mark.parametrize('transform', RANDOM + FIXED, ids=lambda t: type(t).__name__)
+def test_no_transform_writes_to_its_input(transform):
+    clip = smooth_clip(2, 40, 52)
+    kept = clip.copy()
+    transform(clip, np.random.default_rng(0) if transform in RANDOM else None)
+    np.testing.assert_array_equal(clip, kept)
+
+
+def test_flip_mirrors_columns_with_its_probability():
+    clip = numbered(2, 3)
+    np.testing.assert_array_equal(Flip(prob=1.0)(clip, np.random.default_rng(0))[0, 0, :, 1], [2, 1, 0])
+    np.testing.assert_array_equal(Flip(prob=0.0)(clip, np.random.default_rng(0)), clip)
+    rng = np.random.default_rng(0)
+    share = np.mean([Flip(prob=0.25)(clip, rng)[0, 0, 0, 1] == 2 for _ in range(2000)])
+    assert abs(share - 0.25) < 0.03
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'first'),
+    [(4, 7, (0, 2)), (7, 4, (2, 0)), (9, 4, (2, 0)), (5, 11, (0, 4))],  # half pixels round to even
+)
+def test_center_crop_takes_the_middle(height, width, first):
+    crop = CenterCrop(size=4)(numbered(height, width))
+    assert crop.shape == (1, 4, 4, 3)
+    assert tuple(crop[0, 0, 0, :2]) == first
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'corners'),
+    [
+        (4, 9, [(0, 0), (0, 3), (0, 5)]),  # left, centre at ceil(5 / 2), right
+        (9, 4, [(0, 0), (3, 0), (5, 0)]),
+        (4, 4, [(0, 0), (0, 0), (0, 0)]),
+        (6, 9, [(1, 0), (1, 3), (1, 5)]),
+    ],
+)
+def test_three_crops_lie_along_the_longer_side(height, width, corners):
+    views = ThreeCrop(size=4)(numbered(height, width, frames=2))
+    assert views.shape == (3, 2, 4, 4, 3)
+    assert [tuple(view[1, 0, 0, :2]) for view in views] == corners
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (dict(type='RandomResizedCrop', size=0), r'size=0 is not positive. Give a number of pixels'),
+        (dict(type='RandomResizedCrop', size=8, scale=(0.5, 1.5)), r'scale=\(0.5, 1.5\) asks for more than the whole'),
+        (dict(type='RandomResizedCrop', size=8, scale=(0.5, 0.2)), r'scale=\(0.5, 0.2\) is not a range'),
+        (dict(type='RandomResizedCrop', size=8, ratio=(0, 1)), r'ratio=\(0, 1\) is not a range'),
+        (dict(type='RandomResizedCrop', size=8, interpolation='cubic'), "interpolation='cubic' is unknown. Choose one"),
+        (dict(type='ResizeShort', size=8, interpolation='nearest'), "interpolation='nearest' is unknown. Choose one"),
+        (dict(type='Flip', prob=2), 'prob=2 is not a probability'),
+    ],
+)
+def test_wrong_arguments_say_the_remedy(cfg, message):
+    with pytest.raises(ValueError, match=message):
+        TRANSFORMS.build(cfg)
+
+
+def test_crops_larger_than_the_clip_say_the_remedy():
+    clip = numbered(20, 30)
+    for transform in (CenterCrop(size=24), ThreeCrop(size=24)):
+        with pytest.raises(ValueError, match=r'cannot cut 24x24 .* 20x30. Put ResizeShort\(size=24\) before it'):
+            transform(clip)
+    with pytest.raises(ValueError, match='ThreeCrop makes test views. Use RandomResizedCrop'):
+        ThreeCrop(size=4)(clip, np.random.default_rng(0))
+
+
+def test_every_transform_is_configured_by_name():
+    ours = [cls for cls in TRANSFORMS.module_dict.values() if cls.__module__ == 'omnimae.data.transforms']
+    assert len(ours) == 5
+    for cls in ours:
+        parameters = list(inspect.signature(cls).parameters.values())
+        assert all(p.kind is p.KEYWORD_ONLY for p in parameters), cls
