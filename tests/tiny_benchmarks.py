@@ -1,0 +1,213 @@
+"""Tiny copies of the six benchmarks, laid out and annotated as their authors distribute them.
+
+Each ``write_NAME(root)`` makes one below ``root``: a few classes, eight samples a split, real JPEG and video files.
+What `tools/prepare_dataset.py NAME --root ROOT` makes of it is what a config of that benchmark reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from PIL import Image
+
+SPLITS = ('train', 'val')
+FPS = 10
+
+
+class Tiny(NamedTuple):
+    """One of the benchmarks.
+
+    Attributes:
+        folder: its name below ``data`` by habit, which the configs expect.
+        write: makes it in a folder.
+        num_classes: how many classes the tiny copy has.
+        modality: 'image' or 'video'.
+    """
+
+    folder: str
+    write: Callable[[Path], None]
+    num_classes: int
+    modality: str
+
+
+def write_in1k(root: Path) -> None:
+    """train/WNID/WNID_N.JPEG and val/WNID/ILSVRC2012_val_N.JPEG."""
+    for i in range(8):
+        wnid, label = [('n01440764', 0), ('n01443537', 1), ('n02123045', 2), ('n03445777', 3)][i % 4]
+        write_image(root / 'train' / wnid / f'{wnid}_{i}.JPEG', label, i)
+        write_image(root / 'val' / wnid / f'ILSVRC2012_val_{i + 1:08}.JPEG', label, 8 + i)
+
+
+def write_inat18(root: Path) -> None:
+    """train2018.json, val2018.json and train_val2018/KINGDOM/CATEGORY/HASH.jpg."""
+    kingdoms = {0: 'Plantae', 1: 'Insecta', 2: 'Aves'}
+    categories = [dict(id=i, name=f'species {i}', supercategory=name) for i, name in kingdoms.items()]
+    for s, split in enumerate(SPLITS):
+        ids = [100 * s + i for i in range(8)]
+        names = {i: f'train_val2018/{kingdoms[i % 3]}/{i % 3}/{i:032x}.jpg' for i in ids}
+        for i, name in names.items():
+            write_image(root / name, i % 3, i)
+        write_json(
+            root / f'{split}2018.json',
+            dict(
+                info=dict(year=2018),
+                images=[dict(id=i, file_name=name, height=40, width=48, license=3) for i, name in names.items()],
+                categories=categories,
+                annotations=[dict(id=1000 + i, image_id=i, category_id=i % 3) for i in ids],
+            ),
+        )
+
+
+def write_p365(root: Path) -> None:
+    """places365_{train_standard,val}.txt, categories_places365.txt, data_256/LETTER/CLASS/N.jpg, val_256/NAME.jpg."""
+    categories = ['/a/airfield', '/a/apartment_building/outdoor', '/b/beach']
+    train, val = [], []
+    for i in range(8):
+        label = i % 3
+        train.append(f'{categories[label]}/{i + 1:08}.jpg {label}')
+        val.append(f'Places365_val_{i + 1:08}.jpg {label}')
+        write_image(root / f'data_256{categories[label]}/{i + 1:08}.jpg', label, i)
+        write_image(root / 'val_256' / f'Places365_val_{i + 1:08}.jpg', label, 8 + i)
+    write_lines(root / 'places365_train_standard.txt', train)
+    write_lines(root / 'places365_val.txt', val)
+    write_lines(root / 'categories_places365.txt', [f'{name} {label}' for label, name in enumerate(categories)])
+
+
+def write_k400(root: Path) -> None:
+    """annotations/kinetics_{train,val}.csv, videos_train/CLASS/ID_START_STOP.mp4 and flat videos_val/*.mp4."""
+    classes = ['abseiling', 'air drumming', 'zumba']
+    for s, split in enumerate(SPLITS):
+        rows = []
+        for i in range(8):
+            name, start = f'-_{split}{i}', 10 * i
+            rows.append(dict(label=classes[i % 3], youtube_id=name, time_start=start, time_end=start + 10, split=split))
+            folder = root / f'videos_{split}' / (classes[i % 3] if split == 'train' else '')
+            write_video(folder / f'{name}_{start:06}_{start + 10:06}.mp4', i % 3, 10 * s + i)
+        write_csv(root / 'annotations' / f'kinetics_{split}.csv', [row | dict(is_cc=0) for row in rows])
+
+
+def write_ssv2(root: Path) -> None:
+    """something-something-v2-{labels,train,validation}.json and videos/ID.webm."""
+    templates = ['Holding [something]', 'Pushing [something] from left to right', 'Moving [something] and [something]']
+    plain = sorted(template.replace('[', '').replace(']', '') for template in templates)
+    write_json(root / 'something-something-v2-labels.json', {name: str(label) for label, name in enumerate(plain)})
+    for s, split in enumerate(('train', 'validation')):
+        entries = []
+        for i in range(8):
+            template = templates[i % 3]
+            label = template.replace('[something]', 'a cup').lower()
+            entries.append(dict(id=str(100 * s + i + 1), label=label, template=template, placeholders=['a cup']))
+            write_video(root / 'videos' / f'{100 * s + i + 1}.webm', i % 3, 10 * s + i, codec='libvpx-vp9')
+        write_json(root / f'something-something-v2-{split}.json', entries)
+
+
+def write_ek100(root: Path) -> None:
+    """EPIC_100_{train,validation}.csv, EPIC_100_{verb,noun}_classes.csv and long videos PNN/videos/PNN_NN.MP4.
+
+    Three verbs, three nouns and four actions, one of which occurs in validation only.
+    """
+    verbs, nouns = ['take', 'put', 'wash'], ['tap', 'spoon', 'plate']
+    actions = [(0, 1), (1, 2), (2, 0), (2, 2)]
+    for s, split in enumerate(('train', 'validation')):
+        video = f'P0{s + 1}_01'
+        write_video(root / f'P0{s + 1}' / 'videos' / f'{video}.MP4', s, s, seconds=20)
+        rows = []
+        for i in range(8):
+            verb, noun = actions[i % (3 + s)]
+            start, stop = 2.25 * i, 2.25 * i + (0.5 if i == 7 else 3.5)
+            rows.append(
+                dict(
+                    narration_id=f'{video}_{i}',
+                    participant_id=video[:3],
+                    video_id=video,
+                    narration_timestamp=timestamp(start, 3),
+                    start_timestamp=timestamp(start, 2),
+                    stop_timestamp=timestamp(stop, 2),
+                    start_frame=int(start * FPS) + 1,
+                    stop_frame=int(stop * FPS) + 1,
+                    narration=f'{verbs[verb]}, {nouns[noun]}',
+                    verb=verbs[verb],
+                    verb_class=verb,
+                    noun=nouns[noun],
+                    noun_class=noun,
+                    all_nouns=[nouns[noun]],
+                    all_noun_classes=[noun],
+                )
+            )
+        write_csv(root / f'EPIC_100_{split}.csv', rows)
+    for kind, names in dict(verb=verbs, noun=nouns).items():
+        rows = [dict(id=i, key=name, instances=[name], category='any') for i, name in enumerate(names)]
+        write_csv(root / f'EPIC_100_{kind}_classes.csv', rows)
+
+
+TINY = {
+    'in1k': Tiny('imagenet', write_in1k, 4, 'image'),
+    'inat18': Tiny('inat2018', write_inat18, 3, 'image'),
+    'p365': Tiny('places365', write_p365, 3, 'image'),
+    'k400': Tiny('kinetics400', write_k400, 3, 'video'),
+    'ssv2': Tiny('sthv2', write_ssv2, 3, 'video'),
+    'ek100': Tiny('epic100', write_ek100, 4, 'video'),
+}
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def write_image(path: Path, label: int, seed: int) -> None:
+    """A JPEG of 40 x 48 pixels; classes differ in colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 120, (4, 5, 3), dtype=np.uint8)
+    coarse[..., label % 3] += 120
+    Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC).save(path, 'JPEG')
+
+
+def write_video(path: Path, label: int, seed: int, *, seconds: float = 2.0, codec: str = 'libx264') -> None:
+    """A video of 48 x 64 pixels, 10 frames a second and a keyframe each second; classes differ in colour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), 'w', format='webm' if codec == 'libvpx-vp9' else 'mp4') as container:
+        fast = dict(preset='ultrafast') if codec == 'libx264' else dict(deadline='realtime') | {'cpu-used': '8'}
+        stream = container.add_stream(codec, rate=FPS, options=fast)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        stream.codec_context.gop_size = FPS
+        stream.codec_context.time_base = Fraction(1, FPS)
+        for i in range(round(seconds * FPS)):
+            picture = np.full((48, 64, 3), rng.integers(0, 60, 3), np.uint8)
+            picture[..., label % 3] += 120
+            picture[:, 3 * i % 64] = 255
+            frame = av.VideoFrame.from_ndarray(picture, 'rgb24')
+            frame.pts, frame.time_base = i, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """A text file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
+
+
+def write_json(path: Path, content: object) -> None:
+    """A JSON file."""
+    write_lines(path, [json.dumps(content)])
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """A CSV file with a header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def timestamp(seconds: float, digits: int) -> str:
+    """Seconds -> HH:MM:SS.ss, as EPIC-Kitchens writes it."""
+    return f'{int(seconds // 3600):02}:{int(seconds // 60 % 60):02}:{seconds % 60:0{3 + digits}.{digits}f}'
