@@ -120,7 +120,7 @@ class RandomResizedCrop:
         if self.short_side is not None:
             clip = resize_short(clip, self.short_side, 'bilinear')
         frame_height, frame_width = clip.shape[1:3]
-        box = random_box(frame_height, frame_width, self.scale, self.ratio, _needed(rng, self))
+        box = random_box(frame_height, frame_width, self.scale, self.ratio, needed_rng(rng, self))
         crop = clip[:, box.top : box.top + box.height, box.left : box.left + box.width]
         return resize(crop, self.height, self.width, self.interpolation)
 
@@ -140,7 +140,7 @@ class Flip:
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """(T, H, W, 3) -> (T, H, W, 3)."""
-        if _needed(rng, self).random() >= self.prob:
+        if needed_rng(rng, self).random() >= self.prob:
             return clip
         return np.ascontiguousarray(clip[:, :, ::-1])  # neither OpenCV nor PyTorch reads an array backwards
 
@@ -211,7 +211,12 @@ def _three_offsets(room: int) -> tuple[int, int, int]:
     return 0, math.ceil(room / 2), room
 
 
-def _needed(rng: np.random.Generator | None, transform: object) -> np.random.Generator:
+def needed_rng(rng: np.random.Generator | None, transform: object) -> np.random.Generator:
+    """``rng``, unless it is evaluation that asks.
+
+    Raises:
+        ValueError: no random numbers given.
+    """
     if rng is None:
         name = type(transform).__name__
         raise ValueError(
