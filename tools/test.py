@@ -1,6 +1,8 @@
 """Run the test loop of a config on a checkpoint: of this package, of MMEngine's Runner, or a released one.
 
 python tools/test.py CONFIG CHECKPOINT [--out FILE] [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
+
+The scores that --out writes are counted again, or averaged with those of other tests, by tools/score.py.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
-from omnimae.engine import setup_distributed, setup_environment
+from omnimae.engine import leave_distributed, load_all_weights, setup_distributed, setup_environment
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,20 +50,6 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
             evaluator['out_file'] = str(args.out.with_suffix('.npz'))
 
 
-def load_all_weights(runner: Runner, checkpoint: str) -> None:
-    """Load a checkpoint that has a value for every weight.
-
-    Raises:
-        ValueError: some weights would stay at their initial values, so the test would say nothing.
-    """
-    report = load_weights(getattr(runner.model, 'module', runner.model), checkpoint)
-    if report.initialised:
-        raise ValueError(
-            f'{checkpoint} has no values for {", ".join(report.initialised[:4])} ({len(report.initialised)} weights of '
-            'the model), so a test would be meaningless. Give the checkpoint of a training with this config.'
-        )
-
-
 def main() -> None:
     """Test."""
     args = parse_args()
@@ -74,10 +61,11 @@ def main() -> None:
     apply_arguments(cfg, args)
     setup_distributed(cfg)
     runner = Runner.from_cfg(cfg)
-    load_all_weights(runner, args.checkpoint)
+    load_all_weights(runner.model, args.checkpoint)
     metrics = runner.test()
     if args.out and is_main_process():
         args.out.with_suffix('.json').write_text(json.dumps(metrics, indent=2) + '\n')
+    leave_distributed()
 
 
 if __name__ == '__main__':

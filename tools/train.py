@@ -16,7 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from omnimae.config import load_config
-from omnimae.engine import setup_distributed, setup_environment
+from omnimae.engine import leave_distributed, setup_distributed, setup_environment
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,6 +68,7 @@ def main() -> None:
     add_log_backends(cfg)
     setup_distributed(cfg)
     Runner.from_cfg(cfg).train()
+    leave_distributed()
 
 
 if __name__ == '__main__':

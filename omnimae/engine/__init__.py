@@ -1,6 +1,6 @@
 """What MMEngine's Runner needs from us: optimizer wrapper and groups, schedule, train loop, hooks, workarounds."""
 
-from .compat import setup_distributed, setup_environment
+from .compat import leave_distributed, setup_distributed, setup_environment
 from .hooks import (
     BrokenFileHook,
     ExportHook,
@@ -10,19 +10,27 @@ from .hooks import (
     ThroughputHook,
 )
 from .loops import EpochTrainLoop
-from .optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
+from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
+from .testing import KNNHook, KNNTestLoop, extract, frozen_model, load_all_weights
 
 __all__ = [
     'AutocastOptimWrapper',
     'BrokenFileHook',
     'EpochTrainLoop',
     'ExportHook',
+    'KNNHook',
+    'KNNTestLoop',
+    'LARS',
     'LayerDecayConstructor',
     'PlainCheckpointHook',
     'ReconstructionHook',
     'StepSeedHook',
     'ThroughputHook',
     'WarmupCosineLR',
+    'extract',
+    'frozen_model',
+    'leave_distributed',
+    'load_all_weights',
     'setup_distributed',
     'setup_environment',
 ]
