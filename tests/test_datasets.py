@@ -21,18 +21,16 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from omnimae.data import datasets
+from omnimae.data.annotations import StringTable, read_classes, read_list, scan_folder
 from omnimae.data.datasets import (
     BrokenImageError,
     ImageDataset,
     MixedDataset,
-    StringTable,
     VideoDataset,
     collate_clips,
     decode_image,
-    read_list,
-    scan_folder,
 )
-from omnimae.data.video import BrokenFileError, BrokenVideoError
+from omnimae.data.video import BrokenFileError, BrokenVideoError, PyAVReader
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, Sample
 
@@ -133,7 +131,7 @@ def test_folders_are_classes_sorted_at_any_depth(tmp_path):
 
 def test_a_file_in_the_root_makes_a_folder_without_classes(tmp_path):
     touch(tmp_path, '2.jpg', 'holiday/1.jpg')
-    assert scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS) == (['2.jpg', 'holiday/1.jpg'], None, None)
+    assert scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS)[:3] == (['2.jpg', 'holiday/1.jpg'], None, None)
     with pytest.raises(ValueError, match=r"has a file outside the class folders, '2.jpg'. Move it, or drop classes"):
         scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS, classes=['holiday'])
 
@@ -165,7 +163,7 @@ def test_lines_with_labels(tmp_path, line, path, label):
 
 def test_lines_without_labels(tmp_path):
     (tmp_path / 'list.txt').write_text('a/1.mp4\nmy clip 7.mp4\r\n')
-    assert read_list(str(tmp_path / 'list.txt'), ['.mp4']) == (['a/1.mp4', 'my clip 7.mp4'], None, None)
+    assert read_list(str(tmp_path / 'list.txt'), ['.mp4'])[:3] == (['a/1.mp4', 'my clip 7.mp4'], None, None)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +185,77 @@ def test_wrong_lists_name_file_line_text_and_remedy(tmp_path, text, message):
     (tmp_path / 'list.txt').write_text(text)
     with pytest.raises(ValueError, match=message):
         read_list(str(tmp_path / 'list.txt'), ['.jpg'], classes=['cat', 'dog'])
+
+
+@pytest.mark.parametrize(
+    ('line', 'path', 'span', 'label', 'name'),
+    [
+        ('a.mp4 0.5 2.25 1', 'a.mp4', (0.5, 2.25), 1, 'a.mp4 0.5-2.25'),
+        ('my clip.mp4 3661.04 3662 a dog in the rain', 'my clip.mp4', (3661.04, 3662.0), 1, 'my clip.mp4 3661.04-3662'),
+        ('a.mp4 0 2 cat id=P01_11_0', 'a.mp4', (0.0, 2.0), 0, 'P01_11_0'),
+        ('a.mp4 1 id=P01_11_0', 'a.mp4', None, 1, 'P01_11_0'),
+        ('a.mp4 0 2 2 4', 'a.mp4', (0.0, 2.0), 2, 'a.mp4 0-2'),
+        ('a.mp4 1 id=b.mp4', 'a.mp4', None, 1, 'b.mp4'),
+        ('a.mp4 10 20', 'a.mp4', None, 3, None),
+    ],
+)
+def test_lines_with_spans_and_ids(tmp_path, line, path, span, label, name):
+    (tmp_path / 'list.txt').write_text(line)
+    classes = ['cat', 'a dog in the rain', '2 4', '10 20']
+    rows = read_list(str(tmp_path / 'list.txt'), ['.mp4'], classes=classes)
+    assert (rows.paths, rows.labels) == ([path], [label])
+    assert rows.spans == (None if span is None else [span])
+    assert rows.ids == (None if name is None else [name])
+
+
+def test_spans_without_labels_and_whole_files_among_them(tmp_path):
+    (tmp_path / 'list.txt').write_text('a.mp4 0 2\nb.mp4\nid=3.mp4 0.25 1 id=x\n')
+    rows = read_list(str(tmp_path / 'list.txt'), ['.mp4'])
+    assert rows.paths == ['a.mp4', 'b.mp4', 'id=3.mp4']
+    assert rows.labels is None
+    assert rows.spans == [(0.0, 2.0), (0.0, float('inf')), (0.25, 1.0)]
+    assert rows.ids == ['a.mp4 0-2', 'b.mp4', 'x']
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a.mp4 2.5 2.5 1', r'line 1, .* The span from 2.5 to 2.5 s is none. Write "path start stop label" with 0 <='),
+        ('a.mp4 0 1 1\na.mp4 3 2 1', r'list.txt, line 2, .* The span from 3 to 2 s is none'),
+        ('a.mp4 -1 2 1', r'The span from -1 to 2 s is none'),
+        ('a.mp4 0 inf 1', r'The span from 0 to inf s is none'),
+        ('a.mp4 0 1 zebra', r"The label 'zebra' is neither a class index nor one of classes"),
+        ('a.mp4 1\nb.mp4 2\na.mp4 1', r"list.txt, line 3, 'a.mp4 1': Its id 'a.mp4' is that of line 1 too. Drop one"),
+        ('a.mp4 0 1 1\na.mp4 0 1 2', r"line 2, .* Its id 'a.mp4 0-1' is that of line 1 too. Drop one, or add id=NAME"),
+        ('a.mp4 0 1 1 id=x\n\nb.mp4 1 id=x', r"line 3, .* Its id 'x' is that of line 1 too"),
+    ],
+)
+def test_wrong_spans_and_ids_name_line_and_remedy(tmp_path, text, message):
+    (tmp_path / 'list.txt').write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_list(str(tmp_path / 'list.txt'), ['.mp4'], classes=['cat', 'dog', 'cow'])
+
+
+def test_class_names_come_from_a_file(data, tmp_path):
+    (tmp_path / 'classes.txt').write_text('bird\n dog \ncat\n\n')
+    assert read_classes(str(tmp_path / 'classes.txt')) == ('bird', 'dog', 'cat')
+    dataset = ImageDataset(root=str(data / 'images'), classes=str(tmp_path / 'classes.txt'))
+    assert (dataset.classes, dataset.labels.tolist()) == (('bird', 'dog', 'cat'), [2, 2, 2, 2, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, r"classes='.*classes.txt' does not exist. Correct it, or write one class name a line there"),
+        ('\n', 'has no lines. Write one class name a line'),
+        ('cat\n\ndog\ncat', r"classes.txt, line 4: the class 'cat' stands in line 1 too. Drop one"),
+    ],
+)
+def test_wrong_files_of_classes(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / 'classes.txt').write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_classes(str(tmp_path / 'classes.txt'))
 
 
 def test_names_without_classes_say_the_remedy(tmp_path):
@@ -473,14 +542,134 @@ def test_views_are_clip_major_and_crop_minor(data, tmp_path):
     assert images(data, transforms=TEST)[0]['clip'].shape == (1, 3, 1, 32, 32)
 
 
-def test_an_unknown_reader_is_an_error_and_no_broken_file(data):
+def test_an_unknown_reader_is_an_error_when_built(data):
     with pytest.raises(ValueError, match="reader is 'cv2'. Choose one of"):
-        videos(data, reader='cv2')[Address(0, 0, 0)]
+        videos(data, reader='cv2')
 
 
 def test_a_video_shorter_than_the_clip_repeats_frames(data):
     clip = videos(data, 'short', transforms=TEST, num_frames=8, clip_seconds=2.7)[0]['clip']
     assert times_of(clip)[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 4]  # floor(linspace(0, 4, 8))
+
+
+# Spans ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def long_video(tmp_path_factory) -> Path:
+    """long.mp4: 40 minutes at 1 frame a second, a keyframe each 10; frame i is the grey 4 * (i % 60)."""
+    root = tmp_path_factory.mktemp('long')
+    with av.open(str(root / 'long.mp4'), 'w') as container:
+        stream = container.add_stream('libx264', rate=1, options=dict(preset='ultrafast', tune='zerolatency'))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        stream.codec_context.gop_size = 10
+        for i in range(2400):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * (i % 60), np.uint8), format='rgb24')
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return root
+
+
+def spans(root: Path, *lines: str, **kwargs) -> VideoDataset:
+    (root / 'list.txt').write_text('\n'.join(lines))
+    kwargs = dict(clip_seconds=4.0, num_frames=4, transforms=TEST) | kwargs
+    return VideoDataset(root=str(root), ann_file=str(root / 'list.txt'), **kwargs)
+
+
+@pytest.mark.parametrize('reader', ['pyav', 'decord'])
+def test_test_clips_are_spread_over_the_span(long_video, reader):
+    dataset = spans(long_video, 'long.mp4 130 144 2 id=P01_11_7', num_clips=5, reader=reader)
+    sample = dataset[0]
+    assert (sample['id'], sample['label']) == ('P01_11_7', 2)
+    # starts 130 + i * (14 - 4) / 5; greys count within the minute
+    assert times_of(sample['clip'])[0].tolist() == [[10 + 2 * i, 11 + 2 * i, 12 + 2 * i, 13 + 2 * i] for i in range(5)]
+
+
+def test_training_clips_stay_in_the_span(long_video):
+    dataset = spans(long_video, 'long.mp4 61 70 0', 'long.mp4 5 6 1', transforms=[CROP])
+    starts = set()
+    for seed in range(60):
+        times = times_of(dataset[Address(0, 0, seed)]['clip'])[0].tolist()
+        assert 1 <= times[0] <= times[-1] < 10
+        starts.add(times[0])
+    assert starts >= {2, 3, 4, 5}
+
+
+def test_a_span_shorter_than_the_clip_repeats_its_frames(long_video):
+    dataset = spans(long_video, 'long.mp4 7 9 0', 'long.mp4 20.2 20.8 0', 'long.mp4 2398 9000 0', num_clips=2)
+    assert times_of(dataset[0]['clip'])[0].tolist() == [[7, 7, 7, 8]] * 2  # floor(linspace(0, 1, 4))
+    assert times_of(dataset[1]['clip'])[0].tolist() == [[20] * 4] * 2  # the frame on screen
+    assert times_of(dataset[2]['clip'])[0].tolist() == [[58, 58, 58, 59]] * 2  # cut at the end of the video
+
+
+def test_a_span_behind_the_end_is_a_broken_file(long_video):
+    lines = ('long.mp4 2400 2402 0', 'long.mp4 0 9 0')
+    dataset = spans(long_video, *lines)
+    with pytest.raises(BrokenVideoError, match=r'the span from 2400.000 s on lies outside, it lasts 2400.000 s'):
+        dataset[0]
+    sample = spans(long_video, *lines, transforms=[CROP])[Address(0, 0, 3)]
+    assert sample['id'] == 'long.mp4 0-9'
+    assert 'lies outside' in sample['failures'][0][1]
+
+
+def test_reading_a_span_does_not_decode_from_the_start(long_video, monkeypatch):
+    demuxed = []
+    demux = PyAVReader._demux
+    monkeypatch.setattr(PyAVReader, '_demux', lambda *args: (demuxed.append(p.pts) or p for p in demux(*args)))
+    clip = spans(long_video, 'long.mp4 2055 2060 0')[0]['clip']
+    assert times_of(clip)[0].tolist() == [15, 16, 17, 18]
+    assert len(demuxed) < 40  # of 2400: the last group, which tells the duration, and that of the span
+
+
+def test_spans_are_for_videos(data, tmp_path):
+    (tmp_path / 'list.txt').write_text('cat/0.jpg 0 2 1')
+    with pytest.raises(ValueError, match=r'has spans .* and ImageDataset reads whole files. Leave start and stop out'):
+        ImageDataset(root=str(data / 'images'), ann_file=str(tmp_path / 'list.txt'))
+
+
+# Classes of a mixture -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(data, tmp_path) -> Path:
+    """A folder per class with images and videos in it."""
+    for i, name in enumerate(['cat', 'cat', 'dog']):
+        write_image(tmp_path / 'train' / name / f'{i}.jpg', seed=i)
+        (tmp_path / 'train' / name / f'{i}.mp4').write_bytes((data / 'videos' / '0.mp4').read_bytes())
+    return tmp_path
+
+
+def own_sources(own: Path, **photos) -> dict:
+    folder = str(own / 'train')
+    return dict(
+        photos=dict(type='ImageDataset', root=folder) | photos,
+        clips=dict(type='VideoDataset', root=folder),
+    )
+
+
+def test_images_and_videos_of_the_same_folders_share_their_classes(own):
+    dataset = MixedDataset(sources=own_sources(own), num_classes=2)
+    assert [source.labels.tolist() for source in dataset.sources] == [[0, 0, 1], [0, 0, 1]]
+    assert dataset.metainfo == dict(photos=('cat', 'dog'), clips=('cat', 'dog'))
+
+
+def test_classes_that_do_not_agree_say_the_right_number(own, data, tmp_path):
+    def fails(message: str, num_classes: int = 2, **photos):
+        with pytest.raises(ValueError, match=message):
+            MixedDataset(sources=own_sources(own, **photos), num_classes=num_classes)
+
+    fails(r"num_classes=3, but source 'photos' has 2 classes: 'cat', 'dog'. Set num_classes=2, there and in the", 3)
+    fails(r"'photos' and 'clips' have different classes: the same names in another order", classes=['dog', 'cat'])
+    write_image(own / 'train' / 'newt' / '9.jpg')
+    fails(r"'photos' and 'clips' have different classes: only 'photos' has 'newt'. Give both the same classes", 3)
+    fails(
+        r"Source 'photos' has no labels, and num_classes=2 asks for them", root=str(data / 'short'), extensions=['.mp4']
+    )
+    (tmp_path / 'list.txt').write_text('cat/0.jpg 0\ndog/2.jpg 4')
+    fails(
+        r"num_classes=2, but source 'photos' has the label 4, counted from 0. Set num_classes=5",
+        ann_file=str(tmp_path / 'list.txt'),
+    )
 
 
 # Broken files ---------------------------------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,12 +21,24 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from omnimae.data.video import BrokenFileError, open_video, test_starts, train_start
+from omnimae.data.annotations import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    StringTable,
+    read_classes,
+    read_list,
+    scan_folder,
+)
+from omnimae.data.video import (
+    BrokenFileError,
+    BrokenVideoError,
+    check_reader,
+    open_video,
+    test_starts,
+    train_start,
+)
 from omnimae.registry import DATASETS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample
-
-IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm')
-VIDEO_EXTENSIONS = ('.mp4', '.webm', '.avi', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ogv', '.3gp')
 
 MAX_ATTEMPTS = 20  # broken files in a row before a training sample is given up
 NUM_PROBED = 16  # files of a list that must not all be missing
@@ -35,145 +46,6 @@ NUM_PROBED = 16  # files of a list that must not all be missing
 
 class BrokenImageError(BrokenFileError):
     """An image file that cannot be read in full."""
-
-
-class StringTable:
-    """An unchanging list of strings in two flat buffers.
-
-    Worker processes share them; of a Python list of millions of strings each worker makes its own copy in time, because
-    counting references writes to every string.
-    """
-
-    def __init__(self, strings: Iterable[str]):
-        encoded = [os.fsencode(string) for string in strings]
-        self._bytes = b''.join(encoded)
-        self._ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:
-        index = range(len(self))[index]
-        start = self._ends[index - 1] if index else 0
-        return os.fsdecode(self._bytes[start : self._ends[index]])
-
-
-class Rows(NamedTuple):
-    """The files of a source.
-
-    Attributes:
-        paths: relative to the source's root.
-        labels: a class index each, or None.
-        classes: names of the classes where known.
-    """
-
-    paths: list[str]
-    labels: list[int] | None
-    classes: tuple[str, ...] | None
-
-
-def scan_folder(
-    root: str, extensions: Sequence[str], *, classes: Sequence[str] | None = None, backend_args: dict | None = None
-) -> Rows:
-    """All files below ``root``, sorted; its sub-folders are the classes, unless a file lies in ``root`` itself.
-
-    Raises:
-        ValueError: no such folder, no file in it, or folders that are not the given ``classes``.
-    """
-    backend = fileio.get_file_backend(root, backend_args=backend_args)
-    if not hasattr(backend, 'list_dir_or_file'):
-        raise ValueError(f'root={root!r} cannot be listed by {type(backend).__name__}. Give an ann_file.')
-    if not backend.isdir(root):
-        raise ValueError(f'root={root!r} is not a folder. Correct the path, or link the data to it.')
-    if isinstance(backend, fileio.LocalBackend):
-        found = _scan_local(root)
-    else:
-        found = backend.list_dir_or_file(root, list_dir=False, recursive=True)
-    suffixes = tuple(extensions)
-    paths = sorted(path for path in found if path.lower().endswith(suffixes))
-    if not paths:
-        raise ValueError(
-            f'root={root!r} holds no file that ends in {", ".join(extensions)}. Correct root or extensions.'
-        )
-    outside = next((path for path in paths if '/' not in path), None)
-    if outside is not None and classes is not None:
-        raise ValueError(f'root={root!r} has a file outside the class folders, {outside!r}. Move it, or drop classes.')
-    if outside is not None:
-        return Rows(paths, None, None)
-    folders = [path.partition('/')[0] for path in paths]
-    classes = tuple(sorted(set(folders)) if classes is None else classes)
-    index = {name: label for label, name in enumerate(classes)}
-    if unknown := sorted(set(folders) - set(classes)):
-        raise ValueError(f'root={root!r} has folders that are not in classes, {unknown[:3]}. Add them to classes.')
-    return Rows(paths, [index[folder] for folder in folders], classes)
-
-
-def _scan_local(root: str, folder: str = '') -> Iterator[str]:
-    """Paths of all files below, relative to ``root``; names that begin with a dot are left out.
-
-    Does what ``LocalBackend.list_dir_or_file`` does in a fifth of the time, which counts at a million files.
-    """
-    with os.scandir(os.path.join(root, folder)) as entries:
-        for entry in entries:
-            if entry.name.startswith('.'):
-                continue
-            if entry.is_dir():
-                yield from _scan_local(root, f'{folder}{entry.name}/')
-            else:
-                yield folder + entry.name
-
-
-def read_list(
-    ann_file: str, extensions: Sequence[str], *, classes: Sequence[str] | None = None, backend_args: dict | None = None
-) -> Rows:
-    """The rows of a text file with one ``path`` or ``path label`` a line.
-
-    The path ends at the last known extension, so that paths and class names may hold spaces. A label is a class name
-    when it is one of ``classes``, else a class index.
-
-    Raises:
-        ValueError: no such file, no line in it, or a wrong line.
-    """
-    try:
-        lines = fileio.get_text(ann_file, backend_args=backend_args).splitlines()
-    except FileNotFoundError:
-        raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
-    pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:\s+(.+))?', re.IGNORECASE)
-    index = {name: label for label, name in enumerate(classes or ())}
-    paths: list[str] = []
-    labels: list[int] = []
-    for number, line in enumerate(lines, start=1):
-        line = line.strip()
-        if not line:
-            continue
-        try:
-            path, label = _parse_line(line, pattern, extensions, index)
-            if len(labels) != (0 if label is None else len(paths)):
-                raise ValueError('Some lines have a label and some have none. Give all or none a label.')
-        except ValueError as error:
-            raise ValueError(f'{ann_file}, line {number}, {line!r}: {error}') from None
-        paths.append(path)
-        if label is not None:
-            labels.append(label)
-    if not paths:
-        raise ValueError(f'ann_file={ann_file!r} has no lines. Write one "path" or "path label" a line.')
-    return Rows(paths, labels or None, None if classes is None else tuple(classes))
-
-
-def _parse_line(
-    line: str, pattern: re.Pattern, extensions: Sequence[str], index: Mapping[str, int]
-) -> tuple[str, int | None]:
-    match = pattern.fullmatch(line)
-    if match is None:
-        raise ValueError(f'The path does not end in one of {", ".join(extensions)}. Correct the line or extensions.')
-    path, label = match.groups()
-    if label is None or label in index:
-        return path, index.get(label)
-    try:
-        return path, int(label)
-    except ValueError:
-        remedy = 'Correct it' if index else 'Give classes=[...] to use names'
-        raise ValueError(f'The label {label!r} is neither a class index nor one of classes. {remedy}.') from None
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -223,16 +95,33 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert('RGB')
 
 
+def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
+    """An image file -> uint8 RGB (1, H, W, 3), a clip of one frame; see `decode_image`.
+
+    Raises:
+        BrokenImageError: the file cannot be read in full.
+    """
+    try:
+        data = fileio.get(path, backend_args=backend_args)
+        return decode_image(data)[None]
+    except UnidentifiedImageError as error:
+        raise BrokenImageError(path, 'not an image' if data else 'the file is empty') from error
+    except Exception as error:  # Pillow has no common type for what its readers raise
+        raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
+
+
 class FileDataset(Dataset):
     """Samples from files of one modality. A subclass says how a file is read: `read`.
 
     Args:
         root: folder of the files.
-        ann_file: list of ``path label`` or ``path`` lines, paths relative to ``root``; see `read_list`. Without it all
-            files below ``root`` are taken, with its sub-folders as classes; see `scan_folder`.
+        ann_file: list of ``path label`` or ``path`` lines, paths relative to ``root``, or of spans in videos; see
+            `read_list`. Without it all files below ``root`` are taken, with its sub-folders as classes; see
+            `scan_folder`.
         transforms: configs of the transforms, applied in this order.
         replicas: crops of each sample in training; the file is decoded once for all.
-        classes: class names in the order of their indices; by default the sorted names of the sub-folders.
+        classes: class names in the order of their indices, or the path of a text file with one name a line; by default
+            the sorted names of the sub-folders.
         num_classes: how many classes the model knows; labels are checked against it.
         extensions: endings of the files, lower case; by default the usual ones of the modality.
         backend_args: of ``mmengine.fileio``, for files that are not on a local disk.
@@ -243,6 +132,7 @@ class FileDataset(Dataset):
 
     modality: str
     default_extensions: tuple[str, ...]
+    reads_spans = False
 
     def __init__(
         self,
@@ -251,7 +141,7 @@ class FileDataset(Dataset):
         ann_file: str | None = None,
         transforms: Sequence[dict] = (),
         replicas: int = 1,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | str | None = None,
         num_classes: int | None = None,
         extensions: Sequence[str] | None = None,
         backend_args: dict | None = None,
@@ -263,13 +153,22 @@ class FileDataset(Dataset):
         self.backend_args = backend_args
         self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
         extensions = self.default_extensions if extensions is None else extensions
+        if isinstance(classes, str):
+            classes = read_classes(classes, backend_args=backend_args)
         if ann_file is None:
             rows = scan_folder(root, extensions, classes=classes, backend_args=backend_args)
         else:
             rows = read_list(ann_file, extensions, classes=classes, backend_args=backend_args)
         self.classes = rows.classes
         self.paths = StringTable(rows.paths)
+        self.ids = self.paths if rows.ids is None else StringTable(rows.ids)
         self.labels = None if rows.labels is None else np.array(rows.labels, dtype=np.int64)
+        self.spans = None if rows.spans is None else np.array(rows.spans, dtype=np.float64)
+        if self.spans is not None and not self.reads_spans:
+            raise ValueError(
+                f'ann_file={ann_file!r} has spans ("path start stop label") and {type(self).__name__} reads whole '
+                'files. Leave start and stop out, or use VideoDataset.'
+            )
         if self.classes is not None and num_classes is None:
             num_classes = len(self.classes)
         self._check_labels(num_classes, ann_file or root)
@@ -297,6 +196,9 @@ class FileDataset(Dataset):
         """
         raise NotImplementedError
 
+    def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
+        return self.read(os.path.join(self.root, self.paths[row]), rng)
+
     def _train_sample(self, address: Address) -> Sample:
         failures: list[tuple[str, str]] = []
         for attempt in range(MAX_ATTEMPTS):
@@ -304,7 +206,7 @@ class FileDataset(Dataset):
             rng, *replica_rngs = map(np.random.default_rng, seeds.spawn(1 + self.replicas))
             row = address.index if attempt == 0 else int(rng.integers(len(self)))
             try:
-                [frames] = self.read(os.path.join(self.root, self.paths[row]), rng)
+                [frames] = self._read(row, rng)
             except BrokenFileError as error:
                 failures.append((error.path, error.reason))
                 continue
@@ -314,7 +216,7 @@ class FileDataset(Dataset):
         raise ValueError(f'{MAX_ATTEMPTS} files in a row below {self.root!r} cannot be read. Check them:\n{listing}')
 
     def _evaluation_sample(self, row: int) -> Sample:
-        clips = self.read(os.path.join(self.root, self.paths[row]), None)
+        clips = self._read(row, None)
         views = np.stack([self._transform(clip, None) for clip in clips])  # (clips, [crops,] T, H, W, 3)
         if views.ndim == 6:
             views = views.reshape(-1, *views.shape[2:])
@@ -328,7 +230,7 @@ class FileDataset(Dataset):
 
     def _sample(self, row: int, clip: np.ndarray, failures: list[tuple[str, str]]) -> Sample:
         sample = Sample(
-            clip=torch.from_numpy(clip).movedim(-1, -4), modality=self.modality, id=self.paths[row], failures=failures
+            clip=torch.from_numpy(clip).movedim(-1, -4), modality=self.modality, id=self.ids[row], failures=failures
         )
         if self.labels is not None:
             sample['label'] = int(self.labels[row])
@@ -381,13 +283,7 @@ class ImageDataset(FileDataset):
         Raises:
             BrokenImageError: the file cannot be read in full.
         """
-        try:
-            data = fileio.get(path, backend_args=self.backend_args)
-            return [decode_image(data)[None]]
-        except UnidentifiedImageError as error:
-            raise BrokenImageError(path, 'not an image' if data else 'the file is empty') from error
-        except Exception as error:  # Pillow has no common type for what its readers raise
-            raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
+        return [read_image(path, self.backend_args)]
 
 
 @DATASETS.register_module()
@@ -398,11 +294,12 @@ class VideoDataset(FileDataset):
         clip_seconds: length of a clip; 2.7 for SSv2 and EK100, 2.0 for K400 in the paper's recipe.
         num_frames: frames of a clip, evenly spread over it.
         num_clips: test clips of a video, evenly spread over it (training takes one at a random time).
-        reader: 'pyav' or 'decord'.
+        reader: 'pyav' or 'decord'; for spans in long videos 'pyav', which does not decode them from the start.
     """
 
     modality = 'video'
     default_extensions = VIDEO_EXTENSIONS
+    reads_spans = True
 
     def __init__(
         self, *, clip_seconds: float = 2.7, num_frames: int = 16, num_clips: int = 1, reader: str = 'pyav', **kwargs
@@ -410,20 +307,43 @@ class VideoDataset(FileDataset):
         for name, value in dict(clip_seconds=clip_seconds, num_frames=num_frames, num_clips=num_clips).items():
             if value <= 0:
                 raise ValueError(f'{name}={value} is not positive.')
+        check_reader(reader)
         super().__init__(**kwargs)
         self.clip_seconds = clip_seconds
         self.num_frames = num_frames
         self.num_clips = num_clips
         self.reader = reader
 
-    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """One clip at a random time (training) or ``num_clips`` test clips, each (num_frames, H, W, 3)."""
+    def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
+        span = None if self.spans is None else self.spans[row]
+        return self.read(os.path.join(self.root, self.paths[row]), rng, span)
+
+    def read(
+        self, path: str, rng: np.random.Generator | None, span: Sequence[float] | np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """One clip at a random time (training) or ``num_clips`` test clips, each (num_frames, H, W, 3).
+
+        Args:
+            path: of the video.
+            rng: None gives the test clips.
+            span: [start, stop) in seconds; no frame is taken from outside. A span shorter than the clip, like a short
+                video, repeats frames.
+        """
         with open_video(path, reader=self.reader, backend_args=self.backend_args) as video:
+            first, length, seconds = 0.0, video.duration, self.clip_seconds
+            if span is not None:
+                first = span[0]
+                length = min(span[1], video.duration) - first
+                seconds = min(seconds, length)
+            if length <= 0:
+                raise BrokenVideoError(
+                    path, f'the span from {first:.3f} s on lies outside, it lasts {video.duration:.3f} s'
+                )
             if rng is None:
-                starts = test_starts(video.duration, self.clip_seconds, self.num_clips)
+                starts = test_starts(length, self.clip_seconds, self.num_clips)
             else:
-                starts = [train_start(video.duration, self.clip_seconds, rng.random())]
-            return [video.read(start, self.clip_seconds, self.num_frames) for start in starts]
+                starts = [train_start(length, self.clip_seconds, rng.random())]
+            return [video.read(first + start, seconds, self.num_frames) for start in starts]
 
 
 class Source(Protocol):
@@ -443,17 +363,22 @@ class MixedDataset(Dataset):
 
     Args:
         sources: name -> config of a dataset.
+        num_classes: how many classes the model tells apart. When given, every source has labels and all have the same
+            class names; an error says the right number.
 
     Raises:
-        ValueError: no sources, or a source that cannot be built; the message begins with its name.
+        ValueError: no sources, a source that cannot be built (the message begins with its name), or classes that
+            differ.
     """
 
-    def __init__(self, *, sources: Mapping[str, dict]):
+    def __init__(self, *, sources: Mapping[str, dict], num_classes: int | None = None):
         if not sources:
             raise ValueError('sources is empty. Name at least one: sources=dict(NAME=dict(type=...)).')
         self.names = tuple(sources)
         self.sources: list[Source] = [_build_source(name, cfg) for name, cfg in sources.items()]
         self.starts = np.cumsum([0, *(len(source) for source in self.sources)])
+        if num_classes is not None:
+            _check_classes(dict(zip(self.names, self.sources, strict=True)), num_classes)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -483,6 +408,51 @@ def _build_source(name: str, cfg: dict) -> Source:
         'current',
     )
     return source
+
+
+def _check_classes(sources: Mapping[str, Source], num_classes: int) -> None:
+    """All sources are labelled with the same ``num_classes`` classes, as far as they know them."""
+    known: dict[str, tuple[str, ...]] = {}
+    for name, source in sources.items():
+        classes, labels = (getattr(source, attribute, None) for attribute in ('classes', 'labels'))
+        if labels is None:
+            raise ValueError(
+                f'Source {name!r} has no labels, and num_classes={num_classes} asks for them. Sort its files into a '
+                'folder per class, or give an ann_file of "path label" lines.'
+            )
+        largest = int(labels.max())
+        if classes is None and largest >= num_classes:
+            raise ValueError(
+                f'num_classes={num_classes}, but source {name!r} has the label {largest}, counted from 0. Set '
+                f'num_classes={largest + 1}, there and in the model, or correct the labels.'
+            )
+        if classes is not None:
+            known[name] = tuple(classes)
+    if not known:
+        return
+    first = next(iter(known))
+    for name, classes in known.items():
+        if classes != known[first]:
+            raise ValueError(_describe_difference(first, known[first], name, classes))
+    if (count := len(known[first])) != num_classes:
+        raise ValueError(
+            f'num_classes={num_classes}, but source {first!r} has {count} classes: {_some(known[first])}. Set '
+            f'num_classes={count}, there and in the model; or, if its folders are not all, give it classes, a list or '
+            'a file with one name a line.'
+        )
+
+
+def _describe_difference(name: str, classes: tuple[str, ...], other: str, others: tuple[str, ...]) -> str:
+    only = {name: sorted(set(classes) - set(others)), other: sorted(set(others) - set(classes))}
+    found = '; '.join(f'only {name!r} has {_some(names)}' for name, names in only.items() if names)
+    return (
+        f'Sources {name!r} and {other!r} have different classes: {found or "the same names in another order"}. Give '
+        'both the same classes, a list or a file with one name a line.'
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(map(repr, names[:3])) + (', ...' if len(names) > 3 else '')
 
 
 # Runner.build_dataloader looks for collate functions in the root registry only.

@@ -155,12 +155,16 @@ def open_video(path: str, reader: str = 'pyav', backend_args: dict[str, Any] | N
         BrokenVideoError: the file is missing, damaged, or no video.
         ValueError: there is no such reader, or it is not installed.
     """
-    readers = {'pyav': PyAVReader, 'decord': DecordReader}
-    if reader not in readers:
-        raise ValueError(f'reader is {reader!r}. Choose one of {sorted(readers)}.')
+    check_reader(reader)
+    return READERS[reader](path, backend_args)
+
+
+def check_reader(reader: str) -> None:
+    """Raise a ValueError if there is no such reader, or if it is not installed."""
+    if reader not in READERS:
+        raise ValueError(f'reader is {reader!r}. Choose one of {sorted(READERS)}.')
     if reader == 'decord' and importlib.util.find_spec('decord') is None:
         raise ValueError("reader is 'decord', which is not installed. Use 'pyav', or: pip install decord")
-    return readers[reader](path, backend_args)
 
 
 class VideoReader:
@@ -389,6 +393,9 @@ class DecordReader(VideoReader):
         indices = pick_frames(self._frame_times, start, seconds, num_frames)
         indices, places = np.unique(indices, return_inverse=True)
         return _decord_process().read(self.path, self._source, indices, self._num_packets)[places]
+
+
+READERS: dict[str, type[VideoReader]] = {'pyav': PyAVReader, 'decord': DecordReader}
 
 
 def _fetch(path: str, backend_args: dict[str, Any] | None) -> str | bytes:
