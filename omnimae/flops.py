@@ -88,7 +88,7 @@ def masked_row(model: nn.Module, modality: str, what: str, num_visible: int) -> 
 
 
 def pretraining_rows(model: nn.Module) -> list[Row]:
-    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding."""
+    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding of the ratio."""
     rows = []
     for modality, generator in model.mask_generator.items():
         grid = _grid(model.backbone, modality)
@@ -96,8 +96,10 @@ def pretraining_rows(model: nn.Module) -> list[Row]:
         rows += [
             masked_row(model, modality, 'all tokens', num_tokens),
             masked_row(model, modality, 'masked, as it runs', num_tokens - generator.num_hidden(grid)),
-            masked_row(model, modality, "masked, the paper's rounding", _visible_in_paper(num_tokens, generator.ratio)),
         ]
+        if hasattr(generator, 'ratio'):  # a generator from outside need not have one
+            visible = _visible_in_paper(num_tokens, generator.ratio)
+            rows.append(masked_row(model, modality, "masked, the paper's rounding", visible))
     return rows
 
 

@@ -102,3 +102,14 @@ def test_vit_base_on_an_image_is_the_known_number():
     image, video = classifier_rows(model)
     assert image.total / 1e9 == pytest.approx(17.5, abs=0.1)  # 17.6 is published for ViT-B/16 with its class token
     assert video.total / 1e9 == pytest.approx(180.3, abs=0.1)  # 180 is published for VideoMAE's
+
+
+def test_a_mask_generator_from_outside_needs_no_ratio():
+    class HalfMasking:
+        def num_hidden(self, grid):
+            return grid.num_tokens // 2
+
+    model = tiny()
+    model.mask_generator['image'] = HalfMasking()
+    rows = [row for row in pretraining_rows(model) if row.modality == 'image']
+    assert [(row.what, row.num_visible) for row in rows] == [('all tokens', 12), ('masked, as it runs', 6)]
