@@ -1,12 +1,20 @@
 """Checkpoints: reading them safely, converting between published layouts and ours, loading them into a model.
 
 Our names are those of the modules: ``backbone.*``, then ``head.*`` (one decoder, or ``head.image.*`` and
-``head.video.*``) in pretraining, ``norm.*`` and ``head.*`` in a classifier. Converting only renames: no value changes,
-position tables included.
+``head.video.*``) in pretraining, ``norm.*`` and ``head.*`` in a classifier; an encoder alone is ``backbone.*``.
+Converting renames: no value changes, position tables included. What another encoder stores apart is put together:
+
+- VideoMAE and VideoMAE V2 have a bias for queries and values only; the third for the keys is zero. Their positions are
+  our fixed sinusoids and stand in no file, so the model's own table stays.
+- MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Loaded into a model
+  of longer tubelets they are *inflated* (`inflate`). Their class token is left behind, as our backbone has none: tokens
+  can no longer attend to it, so features differ from MAE's own until they are fine-tuned. (MAE's fine-tuning pools the
+  other tokens, too.)
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import re
@@ -15,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import safetensors.torch
@@ -27,11 +35,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from omnimae.registry import WEIGHT_INITIALIZERS
+from omnimae.structures import Grid
 
 StateDict = dict[str, Tensor]
 
 NATIVE = 'native'
+WRAPPERS = ('state_dict', 'model', 'module')  # keys under which checkpoints keep the weights
 
+POSITIONS = 'backbone.pos_embed'
+KERNEL = 'backbone.patch_embed.weight'
 BLOCK_KEYS = tuple(
     f'{layer}.{parameter}'
     for layer in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
@@ -47,9 +59,9 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
     """Read a checkpoint -> its tensors by name, and what else it says of itself.
 
     The file may be .safetensors or any file of ``torch.save``, or the http(s) address of one. Tensors are mapped
-    from the file, not copied, where the format allows it. Files of MMEngine (``state_dict``) and of the OmniMAE
-    trainer (``model``) are unwrapped. MMEngine stores averaged weights as ``state_dict`` when an EMA hook was active;
-    ``meta['weights']`` says 'ema' or 'raw'.
+    from the file, not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of
+    OmniMAE, MAE and VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. MMEngine stores averaged weights
+    as ``state_dict`` when an EMA hook was active; ``meta['weights']`` says 'ema' or 'raw'.
 
     Raises:
         ValueError: no such file, not a checkpoint, or one that holds more than tensors and plain values: such a file
@@ -63,7 +75,7 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
     content = _load_pickle(path)
     state_dict = unwrap(content)
     if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise ValueError(f'{path}: holds no tensors by name, neither at the top nor under "state_dict" or "model".')
+        raise ValueError(f'{path}: holds no tensors by name, neither at the top nor under {", ".join(WRAPPERS)}.')
     meta = content.get('meta')
     meta = dict(meta) if isinstance(meta, dict) else {}
     if 'state_dict' in content:
@@ -91,8 +103,8 @@ def save_file(state_dict: Mapping[str, Tensor], path: str | os.PathLike, meta: M
 
 
 def unwrap(content: Mapping) -> Mapping:
-    """Find the state dict within a checkpoint: under 'state_dict', under 'model', or the whole of it."""
-    for key in ('state_dict', 'model'):
+    """Find the state dict within a checkpoint: under one of ``WRAPPERS``, or the whole of it."""
+    for key in WRAPPERS:
         if isinstance(content.get(key), Mapping):
             return content[key]
     return content
@@ -128,7 +140,9 @@ def _load_safetensors(path: str) -> tuple[StateDict, dict]:
 
 def _load_pickle(path: str) -> dict:
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
+        # MAE's and VideoMAE's trainers store their command line along, a plain container of values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if not _starts_like_a_pickle(path):
             raise ValueError(f'{path}: not a checkpoint, neither of torch.save nor .safetensors.') from error
@@ -160,28 +174,124 @@ class Layout(NamedTuple):
     """How another code base names what we have: pairs of prefixes, (theirs, ours), the more specific ones first.
 
     Attributes:
-        mark: a key that every checkpoint of that layout has, and no other.
+        marks: keys of which every checkpoint of that layout has one, and no other has.
         pretraining: prefixes of an encoder with its decoder.
         classifier: prefixes of an encoder with a linear head.
         spellings: other prefixes for the same thing, (theirs, the spelling used above).
+        simplify: their state dict -> one of the names above, and the keys that have no place in ours.
+        fixed_positions: the files hold no position table, since it is the fixed one.
     """
 
-    mark: str
+    marks: tuple[str, ...]
     pretraining: tuple[tuple[str, str], ...]
     classifier: tuple[tuple[str, str], ...]
     spellings: tuple[tuple[str, str], ...] = ()
+    simplify: Callable[[StateDict], tuple[StateDict, tuple[str, ...]]] = lambda state_dict: (state_dict, ())
+    fixed_positions: bool = False
 
+
+def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """An image ViT: its kernel is one of one frame. What rests on a class token is left, and MAE's decoder."""
+    with_class_token = 'cls_token' in state_dict
+    others = ('cls_token', 'mask_token', 'decoder_')
+    left = tuple(
+        key for key in state_dict if key.startswith((*others, 'fc_norm.', 'head') if with_class_token else others)
+    )
+    plain = {key: x for key, x in state_dict.items() if key not in left}
+    if (kernel := plain.get('patch_embed.proj.weight')) is not None and kernel.dim() == 4:
+        plain['patch_embed.proj.weight'] = kernel.unsqueeze(2)
+    if with_class_token and 'pos_embed' in plain:
+        plain['pos_embed'] = plain['pos_embed'][:, 1:]
+    return plain, left
+
+
+def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """VideoMAE: the encoder of a pretraining model has a prefix; queries and values have a bias, keys have none."""
+    left = _decoder_of_videomae(state_dict)
+    plain = {
+        key.removeprefix('backbone.').removeprefix('encoder.'): x for key, x in state_dict.items() if key not in left
+    }
+    for key in [key for key in plain if key.endswith('attn.q_bias')]:
+        prefix = key.removesuffix('q_bias')
+        query, value = plain.pop(key), plain.pop(f'{prefix}v_bias', None)
+        if value is not None:
+            plain[f'{prefix}qkv.bias'] = torch.cat([query, torch.zeros_like(query), value])
+    return plain, left
+
+
+def _decoder_of_videomae(state_dict: Collection[str]) -> tuple[str, ...]:
+    others = ('decoder.', 'encoder_to_decoder.', 'mask_token', 'position_embeddings')
+    return tuple(key for key in state_dict if key.startswith(others))
+
+
+def _simplify_huggingface(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """VideoMAE of transformers: separate queries, keys and values, their biases under one of two names."""
+    left = _decoder_of_videomae(state_dict)
+    plain: StateDict = {}
+    projections: dict[str, StateDict] = {}
+    for key, x in state_dict.items():
+        if key in left:
+            continue
+        name = _replaced(key.removeprefix('videomae.'), HUGGINGFACE_NAMES)
+        block, _, projection = name.partition('.attention.attention.')
+        if projection:
+            renamed = {'q_bias': 'query.bias', 'v_bias': 'value.bias'}.get(projection, projection)
+            projections.setdefault(block, {})[renamed] = x
+        else:
+            plain[name] = x
+    for block, parts in projections.items():
+        _fuse(parts, 'weight', f'{block}.attn.qkv.weight', plain)
+        if 'query.bias' in parts:
+            parts.setdefault('key.bias', torch.zeros_like(parts['query.bias']))
+            _fuse(parts, 'bias', f'{block}.attn.qkv.bias', plain)
+    return plain, left
+
+
+def _fuse(parts: StateDict, parameter: str, name: str, into: StateDict) -> None:
+    keys = [f'{projection}.{parameter}' for projection in ('query', 'key', 'value')]
+    if all(key in parts for key in keys):
+        into[name] = torch.cat([parts[key] for key in keys])
+
+
+def _replaced(key: str, names: Iterable[tuple[str, str]]) -> str:
+    for old, new in names:
+        key = key.replace(old, new)
+    return key
+
+
+# (theirs, timm's), in this order; transformers has a dense layer for three of our four
+HUGGINGFACE_NAMES = (
+    ('embeddings.patch_embeddings.projection.', 'patch_embed.proj.'),
+    ('encoder.layer.', 'blocks.'),
+    ('attention.output.dense.', 'attn.proj.'),
+    ('intermediate.dense.', 'mlp.fc1.'),
+    ('output.dense.', 'mlp.fc2.'),
+    ('layernorm_before.', 'norm1.'),
+    ('layernorm_after.', 'norm2.'),
+    ('layernorm.', 'norm.'),
+    ('classifier.', 'head.'),
+)
 
 _OMNIMAE_ENCODER = (
-    ('trunk.pos_embed', 'backbone.pos_embed'),
+    ('trunk.pos_embed', POSITIONS),
     ('trunk.patch_embed.proj.1.', 'backbone.patch_embed.'),
     ('trunk.blocks.', 'backbone.blocks.'),
+)
+
+# timm's names: MAE's own, VideoMAE's after its parts are put together, and those that transformers' are mapped to
+_TIMM = (
+    ('pos_embed', POSITIONS),
+    ('patch_embed.proj.', 'backbone.patch_embed.'),
+    ('blocks.', 'backbone.blocks.'),
+    ('norm.', 'backbone.norm.'),
+    ('fc_norm.', 'norm.'),
+    ('head.', 'head.'),
 )
 
 LAYOUTS = {
     # github.com/facebookresearch/omnivore: the published files, and the checkpoints that its trainer writes
     'omnimae': Layout(
-        mark='trunk.patch_embed.proj.1.weight',
+        marks=('trunk.patch_embed.proj.1.weight',),
         pretraining=(
             *_OMNIMAE_ENCODER,
             ('trunk.norm.', 'backbone.norm.'),
@@ -196,37 +306,71 @@ LAYOUTS = {
         # the trainer: MAE head, head inside a Sequential (SSv2), plain head (IN1K)
         spellings=(('heads.0.projector.', 'head.'), ('heads.0.0.', 'head.'), ('heads.0.', 'head.')),
     ),
+    # github.com/MCG-NJU/VideoMAE and github.com/OpenGVLab/VideoMAEv2; of a pretraining model the encoder
+    'videomae': Layout(
+        marks=('encoder.blocks.0.attn.q_bias', 'blocks.0.attn.q_bias', 'backbone.blocks.0.attn.q_bias'),
+        pretraining=_TIMM,
+        classifier=_TIMM,
+        simplify=_simplify_videomae,
+        fixed_positions=True,
+    ),
+    # VideoMAE as transformers names it
+    'huggingface': Layout(
+        marks=(
+            'videomae.embeddings.patch_embeddings.projection.weight',
+            'embeddings.patch_embeddings.projection.weight',
+        ),
+        pretraining=_TIMM,
+        classifier=_TIMM,
+        simplify=_simplify_huggingface,
+        fixed_positions=True,
+    ),
+    # github.com/facebookresearch/mae and the image ViTs of timm
+    'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_TIMM, classifier=_TIMM, simplify=_simplify_timm),
 }
 
 
 def recognise(state_dict: Mapping) -> str | None:
     """Say whose layout this is: a name in ``LAYOUTS``, 'native' for ours, None for neither."""
-    state_dict = unwrap(state_dict)
-    if 'backbone.patch_embed.weight' in state_dict:
+    state_dict = _bare(unwrap(state_dict))
+    if KERNEL in state_dict:
         return NATIVE
-    return next((name for name, layout in LAYOUTS.items() if layout.mark in state_dict), None)
+    return next((name for name, layout in LAYOUTS.items() if any(mark in state_dict for mark in layout.marks)), None)
+
+
+def _bare(state_dict: Mapping) -> StateDict:
+    """Names without what torch.compile and DistributedDataParallel put before them."""
+    return {key.replace('_orig_mod.', '').removeprefix('module.'): value for key, value in state_dict.items()}
 
 
 def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
-    """Rename a state dict of another layout to ours; the tensors are the same ones. Ours stays as it is.
+    """Rename a state dict of another layout to ours, see the head of this module. Ours stays as it is.
+
+    Of the layouts other than OmniMAE's the decoder is left out, as ours has other parts; see `translate`.
 
     Args:
-        state_dict: tensors by name, or a checkpoint around them ('model', 'state_dict').
+        state_dict: tensors by name, or a checkpoint around them (``WRAPPERS``).
         source: a name in ``LAYOUTS``, 'native', or None to recognise it.
 
     Raises:
         ValueError: an unknown layout, a key that has no place in ours, or a key that ours needs and that is missing.
     """
-    state_dict = unwrap(state_dict)
+    return translate(state_dict, source)[0]
+
+
+def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict, tuple[str, ...]]:
+    """`convert`, and the keys that it left out: a decoder of another kind, a class token and its head."""
     source = source or recognise(state_dict)
+    state_dict = _bare(unwrap(state_dict))
     if source is None:
         raise ValueError(
             f'The layout of this state dict is unknown; its keys are {_listed(state_dict)}. '
             f'Known layouts: {NATIVE}, {", ".join(LAYOUTS)}.'
         )
     if source == NATIVE:
-        return dict(state_dict)
+        return state_dict, ()
     layout = _layout(source)
+    state_dict, left = layout.simplify(state_dict)
     pairs = layout.pretraining if _is_pretraining(state_dict) else layout.classifier
     origin: dict[str, str] = {}
     unplaced = []
@@ -236,7 +380,7 @@ def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
             unplaced.append(key)
         else:
             origin[new] = key
-    needed = _native_keys(origin)
+    needed = _native_keys(origin, layout.fixed_positions)
     unplaced += [origin[new] for new in origin if new not in needed]
     backward = tuple((ours, theirs) for theirs, ours in pairs)
     missing = [str(_renamed(key, backward)) for key in sorted(needed - origin.keys())]
@@ -245,30 +389,171 @@ def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
             f'This state dict does not fit the layout {source!r}. Keys without a place: {_listed(unplaced)}. '
             f'Missing keys: {_listed(missing)}. Give the checkpoint as it was published, or name another source.'
         )
-    return {new: state_dict[key] for new, key in origin.items()}
+    return {new: state_dict[key] for new, key in origin.items()}, left
 
 
-def export(state_dict: Mapping[str, Tensor], source: str = 'omnimae') -> StateDict:
-    """Rename our state dict to the published layout ``source``: the inverse of ``convert``.
+def export(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Rename our state dict to OmniMAE's published layout: the inverse of ``convert``.
 
     A decoder with qkv biases keeps them: the OmniMAE trainer has such keys, the published models have not.
 
     Raises:
-        ValueError: an unknown layout, or a model that the layout has no names for (one decoder per modality).
+        ValueError: a model that the layout has no names for (one decoder per modality, an encoder alone).
     """
-    layout = _layout(source)
     if len(_decoders(state_dict)) > 1:
         raise ValueError(
-            f'The layout {source!r} has one decoder for all modalities, this model has one for each: '
+            "The layout 'omnimae' has one decoder for all modalities, this model has one for each: "
             f'{", ".join(_decoders(state_dict))}. Only models with a shared decoder can be exported.'
         )
+    layout = LAYOUTS['omnimae']
     pairs = layout.pretraining if _is_pretraining(state_dict) else layout.classifier
     backward = tuple((ours, theirs) for theirs, ours in pairs)
     exported = {new: value for key, value in state_dict.items() if (new := _renamed(key, backward))}
     unplaced = [key for key in state_dict if not _renamed(key, backward)]
     if unplaced:
-        raise ValueError(f'The layout {source!r} has no names for {_listed(unplaced)}. Give a state dict of ours.')
+        raise ValueError(f"The layout 'omnimae' has no names for {_listed(unplaced)}. Give a whole model of ours.")
     return exported
+
+
+# timm's model of each width; any other is its ViT-B with other numbers
+_TIMM_MODELS = {384: 'vit_small_patch16_224', 1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224'}
+
+
+def export_timm(state_dict: StateDict, *, grid: Grid, num_heads: int) -> tuple[StateDict, dict]:
+    """Our encoder or classifier -> the image ViT of timm that computes the same of an image, and its config.json.
+
+    timm has no tubelets: the kernel is summed over time, which is what an image repeated over the tubelet meets, and of
+    the positions the first temporal slice is taken, as our backbone does. A pretraining model gives its encoder with
+    the norm of single tokens; a classifier gives ``fc_norm`` and ``head``. A folder with the two files is read by
+    ``timm.create_model('local-dir:FOLDER', pretrained=True)``.
+
+    Args:
+        state_dict: of our layout.
+        grid: of the clips that the position table is made for, ``model.backbone.grid``.
+        num_heads: of each block of the encoder.
+
+    Raises:
+        ValueError: not of our layout, or positions of another grid.
+    """
+    _check_native(state_dict, grid)
+    weights = {new: x for key, x in state_dict.items() if (new := _encoder_name(key, state_dict))}
+    kernel = weights['patch_embed.proj.weight'] = state_dict[KERNEL].sum(2)
+    weights['pos_embed'] = state_dict[POSITIONS][:, : grid.h * grid.w]
+    patch_size, dim = tuple(kernel.shape[2:]), kernel.shape[0]
+    image_size = (grid.h * patch_size[0], grid.w * patch_size[1])
+    num_classes = len(weights['head.weight']) if 'head.weight' in weights else 0
+    model_args = dict(
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=dim,
+        depth=_depth('blocks.', weights),
+        num_heads=num_heads,
+        mlp_ratio=len(weights['blocks.0.mlp.fc1.weight']) / dim,
+        qkv_bias='blocks.0.attn.qkv.bias' in weights,
+        class_token=False,
+        global_pool='avg',
+        fc_norm='fc_norm.weight' in weights,
+    )
+    about_data = dict(input_size=(3, *image_size), mean=_MEAN, std=_STD, interpolation='bicubic', crop_pct=1.0)
+    about = dict(about_data, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head', license='other')
+    name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
+    return weights, dict(
+        architecture=name, num_classes=num_classes, num_features=dim, model_args=model_args, pretrained_cfg=about
+    )
+
+
+def export_huggingface(
+    state_dict: StateDict, *, grid: Grid, num_heads: int, positions: Tensor
+) -> tuple[StateDict, dict]:
+    """Our encoder or classifier -> VideoMAE of transformers, and its config.json.
+
+    A pretraining model gives a ``VideoMAEModel`` whose ``last_hidden_state`` is our backbone's output; a classifier
+    gives a ``VideoMAEForVideoClassification``, whose last norm has transformers' eps of 1e-5 where ours is 1e-6. The
+    biases of the keys are left out: a softmax over keys is the same without them.
+
+    Args:
+        state_dict: of our layout.
+        grid: of the clips that the position table is made for, ``model.backbone.grid``.
+        num_heads: of each block of the encoder.
+        positions: (1, N, D), the fixed sinusoids, ``backbone.pos_embed`` of a new model; transformers' model has no
+            others.
+
+    Raises:
+        ValueError: not of our layout, positions of another grid, or positions that are not the fixed ones.
+    """
+    _check_native(state_dict, grid)
+    if not torch.allclose(state_dict[POSITIONS], positions, atol=1e-5):
+        raise ValueError(
+            f'{POSITIONS} does not hold the fixed sinusoids (it came from MAE, perhaps), and VideoMAE of transformers '
+            'can hold no others. Export to timm.'
+        )
+    is_classifier = 'head.weight' in state_dict and not _is_pretraining(state_dict)
+    prefix = 'videomae.' if is_classifier else ''
+    weights: StateDict = {}
+    for key, x in state_dict.items():
+        name = _encoder_name(key, state_dict)
+        if name in (None, 'pos_embed'):
+            continue
+        if name.startswith('fc_norm.'):
+            weights[name] = x
+        elif name.startswith('head.'):
+            weights[_replaced(name, _HUGGINGFACE_BACKWARD)] = x
+        elif '.attn.qkv.' in name:
+            block = _replaced(name.partition('.attn.qkv.')[0] + '.', [('blocks.', 'encoder.layer.')])
+            parts = dict(zip(('query', 'key', 'value'), x.chunk(3), strict=True))
+            if name.endswith('weight'):
+                named = {f'{part}.weight': value for part, value in parts.items()}
+            else:
+                # transformers 4 has these names, 5 takes them for query.bias and value.bias
+                named = {'q_bias': parts['query'], 'v_bias': parts['value']}
+            weights |= {f'{prefix}{block}attention.attention.{part}': value for part, value in named.items()}
+        else:
+            weights[prefix + _replaced(name, _HUGGINGFACE_BACKWARD)] = x
+    dim, _, tubelet, height, width = state_dict[KERNEL].shape
+    config: dict[str, Any] = dict(
+        architectures=['VideoMAEForVideoClassification' if is_classifier else 'VideoMAEModel'],
+        model_type='videomae',
+        image_size=_one_or_two(grid.h * height, grid.w * width),
+        patch_size=_one_or_two(height, width),
+        num_frames=grid.t * tubelet,
+        tubelet_size=tubelet,
+        hidden_size=dim,
+        num_hidden_layers=_depth('backbone.blocks.', state_dict),
+        num_attention_heads=num_heads,
+        intermediate_size=len(state_dict['backbone.blocks.0.mlp.fc1.weight']),
+        layer_norm_eps=1e-6,
+        qkv_bias='backbone.blocks.0.attn.qkv.bias' in state_dict,
+        use_mean_pooling=is_classifier,
+    )
+    if is_classifier:
+        config['id2label'] = {str(label): f'LABEL_{label}' for label in range(len(state_dict['head.weight']))}
+        config['label2id'] = {name: int(label) for label, name in config['id2label'].items()}
+    return weights, config
+
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the exported weights expect of their pixels
+_HUGGINGFACE_BACKWARD = tuple((timm, theirs) for theirs, timm in HUGGINGFACE_NAMES)
+
+
+def _encoder_name(key: str, state_dict: Collection[str]) -> str | None:
+    """Name a tensor of ours as timm does; None for a decoder's."""
+    if _is_pretraining(state_dict) and not key.startswith('backbone.'):
+        return None
+    return _renamed(key, tuple((ours, theirs) for theirs, ours in _TIMM))
+
+
+def _one_or_two(height: int, width: int) -> int | list[int]:
+    return height if height == width else [height, width]
+
+
+def _check_native(state_dict: StateDict, grid: Grid) -> None:
+    if KERNEL not in state_dict or POSITIONS not in state_dict:
+        raise ValueError(f'{KERNEL} or {POSITIONS} is missing. Load the weights into a model of ours, export that.')
+    if state_dict[POSITIONS].shape[1] != grid.num_tokens:
+        raise ValueError(
+            f'{POSITIONS} has {state_dict[POSITIONS].shape[1]} positions, and clips of the model have '
+            f'{"x".join(map(str, grid))} tokens. Give the clip_size that the checkpoint was made for.'
+        )
 
 
 def _layout(source: str) -> Layout:
@@ -285,9 +570,13 @@ def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str | None:
     return None
 
 
-def _native_keys(state_dict: Collection[str]) -> set[str]:
+def _native_keys(state_dict: Collection[str], fixed_positions: bool) -> set[str]:
     """List the keys that a model of ours has, with as many blocks as occur in these keys."""
-    names = ['backbone.pos_embed', *_affine('backbone.patch_embed.'), *_block_keys('backbone.blocks.', state_dict)]
+    names = [*_affine('backbone.patch_embed.'), *_block_keys('backbone.blocks.', state_dict)]
+    if not fixed_positions:
+        names.append(POSITIONS)
+    if _is_encoder(state_dict):
+        return {*names, *(_affine('backbone.norm.') if 'backbone.norm.weight' in state_dict else ())}
     if not _is_pretraining(state_dict):
         return {*names, *_affine('norm.', 'head.')}
     for prefix in ('backbone.', *_decoders(state_dict)):
@@ -318,6 +607,10 @@ def _is_pretraining(state_dict: Collection[str]) -> bool:
     return any(key.endswith('mask_token') for key in state_dict)
 
 
+def _is_encoder(state_dict: Collection[str]) -> bool:
+    return all(key.startswith('backbone.') for key in state_dict)
+
+
 def _decoders(state_dict: Collection[str]) -> list[str]:
     """Prefixes of our decoders: ['head.'], or ['head.image.', 'head.video.'], or nothing in a classifier."""
     return sorted(key.removesuffix('mask_token') for key in state_dict if key.endswith('mask_token'))
@@ -340,8 +633,10 @@ class LoadReport(NamedTuple):
         path: of the checkpoint.
         source: its layout, see ``recognise``.
         loaded: keys of the model that took their values from the file.
-        left: keys of the file (under our names) that the model does not take.
+        left: keys of the file (under our names where they have one) that the model does not take.
         initialised: keys of the model that keep their initial values.
+        inflated: those of ``loaded`` that were repeated over time, see `inflate`.
+        fixed: keys of the model that hold constants which the file does not.
     """
 
     path: str
@@ -349,44 +644,87 @@ class LoadReport(NamedTuple):
     loaded: tuple[str, ...]
     left: tuple[str, ...]
     initialised: tuple[str, ...]
+    inflated: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = (('loaded', self.loaded), ('left in the file', self.left), ('freshly initialised', self.initialised))
+        parts = (
+            ('loaded', self.loaded),
+            ('of these inflated from images', self.inflated),
+            ('fixed and not in the file', self.fixed),
+            ('left in the file', self.left),
+            ('freshly initialised', self.initialised),
+        )
         return f'Weights from {self.path} (layout {self.source}): ' + '; '.join(
             f'{what} {len(keys)} tensors ({_grouped(keys)})' for what, keys in parts if keys
         )
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike) -> LoadReport:
+def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = False) -> LoadReport:
     """Load a checkpoint of any known layout into a model; logs and returns what was loaded, left and initialised.
 
-    A pretraining model needs every tensor of it. A classifier takes the backbone of a pretraining checkpoint and leaves
-    its final norm and decoder (as the release does; the norm belongs to single tokens); of a classifier's checkpoint it
-    takes everything, but leaves a head for other classes.
+    A pretraining model needs every tensor of it. A classifier takes the backbone of a pretraining checkpoint or of an
+    encoder and leaves the decoder, and the final norm where its backbone has none (as the release does; the norm
+    belongs to single tokens); of a classifier's checkpoint it takes everything, but leaves a head for other classes.
+
+    Args:
+        model: a MaskedAutoencoder or a Classifier.
+        path: see `load_file`.
+        complete: refuse a checkpoint that leaves weights of the model at their initial values; results of testing and
+            inference would be meaningless.
 
     Raises:
         ValueError: the file cannot be read, its layout is unknown, or its tensors do not fit the model.
     """
     content, _ = load_file(path)
     try:
-        state_dict = convert(content)
+        state_dict, left = translate(content)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     target = model.state_dict()
-    if 'backbone.patch_embed.weight' not in target:
+    if KERNEL not in target:
         raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
+    fixed = (POSITIONS,) if POSITIONS not in state_dict else ()
+    target = {key: x for key, x in target.items() if key not in fixed}
+    backbone: Any = model.backbone
+    state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid)
     wanted = _wanted(state_dict, target, path)
     _check_fit(wanted, target, state_dict, path)
+    if complete:
+        _check_complete(wanted, target, state_dict, path)
     model.load_state_dict({key: state_dict[key] for key in target if wanted(key)}, strict=False)
     report = LoadReport(
         path=str(path),
         source=str(recognise(content)),
         loaded=tuple(filter(wanted, target)),
-        left=tuple(key for key in state_dict if not wanted(key)),
+        left=(*(key for key in state_dict if not wanted(key)), *left),
         initialised=tuple(key for key in target if not wanted(key)),
+        inflated=inflated,
+        fixed=fixed,
     )
     print_log(str(report), logger='current')
     return report
+
+
+def inflate(state_dict: StateDict, tubelet: int, grid: Grid) -> tuple[StateDict, tuple[str, ...]]:
+    """Let a model of one-frame patches start one of ``tubelet`` frames: -> weights, and the keys that changed.
+
+    The kernel is repeated over the tubelet and divided by its length (I3D, arXiv:1705.07750, section 2.2), so that a
+    picture which does not move gives the activations that the image gave. The positions of one image are repeated for
+    every time step of ``grid``: a token knows where it is, and learns when in fine-tuning. (Our choice; the OmniMAE
+    release holds no such code.)
+    """
+    inflated = {}
+    kernel, table = state_dict[KERNEL], state_dict.get(POSITIONS)
+    if kernel.shape[2] == 1 and tubelet > 1:
+        inflated[KERNEL] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
+        if table is not None and grid.t > 1 and table.shape[1] == grid.h * grid.w:
+            inflated[POSITIONS] = table.repeat(1, grid.t, 1)
+    return {**state_dict, **inflated}, tuple(inflated)
+
+
+def _head_keys(keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if key.startswith('head.')}
 
 
 @WEIGHT_INITIALIZERS.register_module(name='Checkpoint')
@@ -417,11 +755,16 @@ def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -
     """Which keys, of file and model alike, have to meet."""
     if _is_pretraining(target):
         if not _is_pretraining(state_dict):
-            raise ValueError(f'{path}: holds a classifier, which has no decoder. Give a checkpoint of pretraining.')
+            kind = 'an encoder alone' if _is_encoder(state_dict) else 'a classifier'
+            raise ValueError(
+                f'{path}: holds {kind}, which has no decoder. Give a checkpoint of pretraining, or a Classifier to '
+                'load it into.'
+            )
         return lambda key: True
-    if _is_pretraining(state_dict):
-        return lambda key: key.startswith('backbone.') and not key.startswith('backbone.norm.')
-    head = {key for key in chain(state_dict, target) if key.startswith('head.')}
+    if _is_pretraining(state_dict) or _is_encoder(state_dict):
+        unwanted = () if 'backbone.norm.weight' in target else ('backbone.norm.',)  # a frozen backbone has that norm
+        return lambda key: key.startswith('backbone.') and not key.startswith(unwanted)
+    head = _head_keys(chain(state_dict, target))
     if all(key in state_dict and key in target and state_dict[key].shape == target[key].shape for key in head):
         return lambda key: True
     return lambda key: key not in head
@@ -450,6 +793,24 @@ def _check_fit(
     if faults:
         faults.append(_remedy(state_dict, target, [*resized, *missing, *unexpected]))
         raise ValueError(f'{path} does not fit the model. {" ".join(faults)}')
+
+
+def _check_complete(
+    wanted: Callable[[str], bool], target: StateDict, state_dict: StateDict, path: str | os.PathLike
+) -> None:
+    initial = [key for key in target if not wanted(key)]
+    if not initial:
+        return
+    heads = [len(state['head.weight']) for state in (state_dict, target) if 'head.weight' in state]
+    if len(heads) == 2 and not _is_pretraining(state_dict):
+        raise ValueError(
+            f'{path} has a head for {heads[0]} classes, and the model has num_classes={heads[1]}. Give the config that '
+            f'the checkpoint was trained with, or set model.num_classes={heads[0]}.'
+        )
+    raise ValueError(
+        f'{path} has no values for {_listed(initial, 4)}, so the results of this model would be meaningless. Give the '
+        'checkpoint of a training with this config.'
+    )
 
 
 def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:

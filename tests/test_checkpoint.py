@@ -1,20 +1,35 @@
-"""Checkpoints: safe reading, the nine published layouts both ways, and loading into models with clear refusals."""
+"""Checkpoints: safe reading, published layouts both ways, other encoders, loading into models, clear refusals."""
 
 from __future__ import annotations
 
+import argparse
 import http.server
 import re
+import runpy
 import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.registry import DefaultScope
 
-from omnimae.checkpoint import convert, export, load_file, load_weights, recognise, save_file
+from omnimae.checkpoint import (
+    convert,
+    export,
+    export_huggingface,
+    export_timm,
+    load_file,
+    load_weights,
+    recognise,
+    save_file,
+    translate,
+)
 from omnimae.registry import MODELS
+from omnimae.structures import Grid
 
+ROOT = Path(__file__).parents[1]
 KEY_LISTS = Path(__file__).parent / 'data' / 'omnimae_released_keys.txt'
 
 
@@ -140,7 +155,7 @@ def test_released_layout_round_trip_keeps_every_value(name):
     assert recognise(state) == 'omnimae'
     ours = convert(state, 'omnimae')
     assert recognise(ours) == 'native'
-    again = export(ours, 'omnimae')
+    again = export(ours)
     assert shapes(again) == RELEASED[name]
     assert all(again[key] is state[key] for key in state)
 
@@ -443,3 +458,377 @@ def test_init_cfg_loads_a_checkpoint_last(released_file):
     classifier = tiny_classifier(init_cfg=init_cfg, backbone_init=dict(type='Constant', layer='Linear', val=3.0))
     classifier.init_weights()
     assert torch.equal(classifier.backbone.blocks[0].mlp.fc1.weight, source.backbone.blocks[0].mlp.fc1.weight)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other encoders in
+
+
+def fill(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Draw small random weights, with norms near one."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: 0.2 * torch.randn(shape, generator=generator) + (1.0 if 'norm' in key and key.endswith('weight') else 0.0)
+        for key, shape in shapes.items()
+    }
+
+
+def encoder_shapes(kernel: tuple[int, ...], dim=48, depth=2, prefix='') -> dict[str, tuple[int, ...]]:
+    """Keys of a ViT as timm names them, without positions and qkv biases."""
+    keys = {'patch_embed.proj.weight': (dim, 3, *kernel), 'patch_embed.proj.bias': (dim,)}
+    for block in range(depth):
+        sizes = {
+            'attn.qkv': (3 * dim, dim),
+            'attn.proj': (dim, dim),
+            'mlp.fc1': (4 * dim, dim),
+            'mlp.fc2': (dim, 4 * dim),
+        }
+        for name, size in sizes.items():
+            keys[f'blocks.{block}.{name}.weight'] = size
+            if name != 'attn.qkv':
+                keys[f'blocks.{block}.{name}.bias'] = size[:1]
+        for name in ('norm1', 'norm2'):
+            keys |= {f'blocks.{block}.{name}.weight': (dim,), f'blocks.{block}.{name}.bias': (dim,)}
+    return {prefix + key: shape for key, shape in keys.items()}
+
+
+def mae_file(*, side=4, dim=48, with_decoder=False, fine_tuned=False) -> dict[str, torch.Tensor]:
+    """Make the weights of an image MAE for (8 * side)^2 pixels, named as its repository does."""
+    shapes = encoder_shapes((8, 8), dim) | {'cls_token': (1, 1, dim), 'pos_embed': (1, 1 + side * side, dim)}
+    shapes |= {f'blocks.{block}.attn.qkv.bias': (3 * dim,) for block in range(2)}
+    norm = 'fc_norm' if fine_tuned else 'norm'
+    shapes |= {f'{norm}.weight': (dim,), f'{norm}.bias': (dim,)}
+    if fine_tuned:
+        shapes |= {'head.weight': (5, dim), 'head.bias': (5,)}
+    if with_decoder:
+        shapes |= {'mask_token': (1, 1, 32), 'decoder_pos_embed': (1, 1 + side * side, 32), 'decoder_embed.bias': (32,)}
+    return fill(shapes)
+
+
+def videomae_file(*, fine_tuned=False, dim=48) -> dict[str, torch.Tensor]:
+    """Make the weights of a VideoMAE, pretrained or fine-tuned, named as its repository does."""
+    prefix = '' if fine_tuned else 'encoder.'
+    shapes = encoder_shapes((2, 8, 8), dim, prefix=prefix)
+    shapes |= {f'{prefix}blocks.{block}.attn.{name}': (dim,) for block in range(2) for name in ('q_bias', 'v_bias')}
+    if fine_tuned:
+        shapes |= {'fc_norm.weight': (dim,), 'fc_norm.bias': (dim,), 'head.weight': (5, dim), 'head.bias': (5,)}
+    else:
+        shapes |= {'encoder.norm.weight': (dim,), 'encoder.norm.bias': (dim,), 'mask_token': (1, 1, 32)}
+        shapes |= {'encoder_to_decoder.weight': (32, dim), 'decoder.blocks.0.attn.q_bias': (32,)}
+    return fill(shapes)
+
+
+def sinusoids(num_positions: int, dim: int) -> torch.Tensor:
+    """Tabulate VideoMAE's positions, entry by entry as specified."""
+    table = torch.tensor(
+        [[n / 10000 ** (2 * (j // 2) / dim) for j in range(dim)] for n in range(num_positions)], dtype=torch.float64
+    )
+    table[:, 0::2], table[:, 1::2] = table[:, 0::2].sin(), table[:, 1::2].cos()
+    return table.float()
+
+
+def dense_encoder(state, pixels, positions, num_heads=4) -> torch.Tensor:
+    """Run a ViT of timm's names, written down anew: (B, 3, [T,] H, W) -> tokens (B, N, D) before any final norm."""
+    conv = F.conv2d if pixels.dim() == 4 else F.conv3d
+    kernel = state['patch_embed.proj.weight']
+    x = conv(pixels, kernel, state['patch_embed.proj.bias'], stride=kernel.shape[2:]).flatten(2).transpose(1, 2)
+    x = x + positions
+    dim = x.shape[2]
+
+    def linear(name, x):
+        return x @ state[f'{name}.weight'].T + state[f'{name}.bias']
+
+    def norm(name, x):
+        return F.layer_norm(x, (dim,), state[f'{name}.weight'], state[f'{name}.bias'], 1e-6)
+
+    for block in range(2):
+        name = f'blocks.{block}'
+        y = norm(f'{name}.norm1', x) @ state[f'{name}.attn.qkv.weight'].T
+        if f'{name}.attn.q_bias' in state:  # keys have none
+            y[..., :dim] += state[f'{name}.attn.q_bias']
+            y[..., 2 * dim :] += state[f'{name}.attn.v_bias']
+        else:
+            y += state[f'{name}.attn.qkv.bias']
+        q, k, v = (z.unflatten(2, (num_heads, -1)).transpose(1, 2) for z in y.chunk(3, dim=2))
+        attention = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)
+        x = x + linear(f'{name}.attn.proj', (attention @ v).transpose(1, 2).flatten(2))
+        x = x + linear(f'{name}.mlp.fc2', F.gelu(linear(f'{name}.mlp.fc1', norm(f'{name}.norm2', x))))
+    return x
+
+
+def random_clip(*size: int) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(7))
+
+
+@torch.no_grad()
+def test_videomae_gives_its_own_features(tmp_path):
+    state = videomae_file()
+    torch.save({'model': state, 'epoch': 799}, tmp_path / 'videomae.pth')
+    model = tiny_classifier()
+    report = load_weights(model, tmp_path / 'videomae.pth')
+    clip = random_clip(2, 3, 4, 32, 32)
+    encoder = {key.removeprefix('encoder.'): value for key, value in state.items()}
+    torch.testing.assert_close(
+        model.backbone(clip), dense_encoder(encoder, clip, sinusoids(32, 48)), rtol=1e-5, atol=1e-5
+    )
+    image = clip[:, :, :1]  # Figure 2's baseline: the image repeated over a tubelet, at the first time step
+    repeated = dense_encoder(encoder, image.repeat(1, 1, 2, 1, 1), sinusoids(16, 48))
+    torch.testing.assert_close(model.backbone(image), repeated, rtol=1e-5, atol=1e-5)
+    assert report.source == 'videomae'
+    assert report.fixed == ('backbone.pos_embed',)
+    assert report.initialised == ('norm.weight', 'norm.bias', 'head.weight', 'head.bias')
+    assert set(report.left) == {
+        'backbone.norm.weight', 'backbone.norm.bias',
+        'mask_token', 'encoder_to_decoder.weight', 'decoder.blocks.0.attn.q_bias',
+    }  # fmt: skip
+    assert 'fixed and not in the file 1 tensors (backbone.pos_embed 1)' in str(report)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('prefix', ['', '_orig_mod.', 'module.', 'backbone.'])
+def test_fine_tuned_videomae_gives_its_own_logits(tmp_path, prefix):
+    state = videomae_file(fine_tuned=True)
+    torch.save({'module': {prefix + key: value for key, value in state.items()}}, tmp_path / 'ft.pth')
+    model = tiny_classifier()
+    load_weights(model, tmp_path / 'ft.pth', complete=True)
+    clip = random_clip(2, 3, 4, 32, 32)
+    tokens = dense_encoder(state, clip, sinusoids(32, 48))
+    pooled = F.layer_norm(tokens.mean(1), (48,), state['fc_norm.weight'], state['fc_norm.bias'], 1e-6)
+    expected = pooled @ state['head.weight'].T + state['head.bias']
+    torch.testing.assert_close(model.logits(clip), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('fine_tuned', [False, True])
+def test_mae_is_inflated_to_clips(tmp_path, fine_tuned):
+    state = mae_file(with_decoder=not fine_tuned, fine_tuned=fine_tuned)
+    torch.save({'model': state}, tmp_path / 'mae.pth')
+    model = tiny_classifier()
+    report = load_weights(model, tmp_path / 'mae.pth')
+    image, positions = random_clip(2, 3, 32, 32), state['pos_embed'][:, 1:]
+    expected = dense_encoder(state, image, positions)  # without the class token, which we have not
+    torch.testing.assert_close(model.backbone(image.unsqueeze(2)), expected, rtol=1e-5, atol=1e-5)
+    # a clip that does not move: its tokens attend to two equal copies of every token
+    still = model.backbone(image.unsqueeze(2).repeat(1, 1, 4, 1, 1))
+    torch.testing.assert_close(still, expected.repeat(1, 2, 1), rtol=1e-5, atol=1e-5)
+    assert report.source == 'timm'
+    assert set(report.inflated) == {'backbone.patch_embed.weight', 'backbone.pos_embed'} < set(report.loaded)
+    rest = ['fc_norm.bias', 'fc_norm.weight', 'head.bias', 'head.weight'] if fine_tuned else [
+        'backbone.norm.bias', 'backbone.norm.weight', 'decoder_embed.bias', 'decoder_pos_embed', 'mask_token'
+    ]  # fmt: skip
+    assert sorted(report.left) == sorted([*rest, 'cls_token'])
+    assert report.initialised == ('norm.weight', 'norm.bias', 'head.weight', 'head.bias')
+    assert 'of these inflated from images 2 tensors' in str(report)
+
+
+def test_mae_converted_is_a_model_of_single_frames():
+    state, left = translate(mae_file())
+    backbone = dict(tiny_backbone(48, 2, (1, 32, 32)), patch_size=(1, 8, 8))
+    target = {f'backbone.{key}' for key in MODELS.build(backbone).state_dict()}
+    assert (set(state), left) == (target, ('cls_token',))
+    assert recognise(state) == 'native'
+    assert state['backbone.patch_embed.weight'].shape == (48, 3, 1, 8, 8)
+
+
+def test_mae_of_another_image_size_is_one_clear_error(tmp_path):
+    torch.save(mae_file(side=6), tmp_path / 'mae.pth')
+    message = r'pos_embed is \(1, 36, 48\) in the file and \(1, 32, 48\) in the model.*Set clip_size .*\(36 tokens\)'
+    with pytest.raises(ValueError, match=message):
+        load_weights(tiny_classifier(), tmp_path / 'mae.pth')
+
+
+def test_encoders_have_no_decoder_and_half_a_bias_is_refused(tmp_path):
+    state = videomae_file()
+    torch.save(state, tmp_path / 'videomae.pth')
+    with pytest.raises(ValueError, match=r'videomae\.pth: holds an encoder alone, which has no decoder'):
+        load_weights(tiny_autoencoder(), tmp_path / 'videomae.pth')
+    del state['encoder.blocks.1.attn.v_bias']
+    with pytest.raises(
+        ValueError, match=r'does not fit the layout .videomae.*Missing keys: blocks\.1\.attn\.qkv\.bias'
+    ):
+        convert(state)
+    with pytest.raises(ValueError, match=r'does not fit the layout .timm.*without a place: dist_token'):
+        convert(mae_file() | {'dist_token': torch.zeros(1)})
+
+
+def test_a_converted_encoder_loads_like_the_original(tmp_path):
+    torch.save(videomae_file(), tmp_path / 'videomae.pth')
+    save_file(convert(videomae_file()), tmp_path / 'ours.safetensors', {})
+    one, other = tiny_classifier(), tiny_classifier()
+    load_weights(one, tmp_path / 'videomae.pth')
+    assert load_weights(other, tmp_path / 'ours.safetensors').fixed == ('backbone.pos_embed',)
+    assert_equal_states(one.backbone.state_dict(), other.backbone.state_dict())
+
+
+def test_a_command_line_in_a_checkpoint_does_no_harm(tmp_path):
+    torch.save({'model': mae_file(), 'args': argparse.Namespace(lr=1e-3, data='x')}, tmp_path / 'mae.pth')
+    assert_equal_states(load_file(tmp_path / 'mae.pth')[0], mae_file())
+
+
+def test_complete_refuses_what_would_stay_at_its_initial_values(tmp_path, released_file):
+    message = r'has no values for norm\.weight, norm\.bias, head\.weight, head\.bias, so the results'
+    with pytest.raises(ValueError, match=message):
+        load_weights(tiny_classifier(), released_file[0], complete=True)
+    save_file(tiny_classifier(num_classes=5).state_dict(), tmp_path / 'ft.pth', {})
+    message = r'ft\.pth has a head for 5 classes, and the model has num_classes=3.*model\.num_classes=5'
+    with pytest.raises(ValueError, match=message):
+        load_weights(tiny_classifier(num_classes=3), tmp_path / 'ft.pth', complete=True)
+    load_weights(tiny_classifier(num_classes=5), tmp_path / 'ft.pth', complete=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ours out
+
+
+def facts_of(model) -> dict:
+    return dict(grid=model.backbone.grid, num_heads=4)
+
+
+def random_model(kind: str):
+    """Randomise all weights but the positions, which transformers' model keeps fixed."""
+    model = tiny_autoencoder() if kind == 'pretraining' else tiny_classifier()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@torch.no_grad()
+def test_timm_weights_give_our_features_of_an_image():
+    model = random_model('classifier')
+    weights, config = export_timm(model.state_dict(), **facts_of(model))
+    image = random_clip(2, 3, 32, 32)
+    tokens = dense_encoder(weights, image, weights['pos_embed'])
+    torch.testing.assert_close(tokens, model.backbone(image.unsqueeze(2)), rtol=1e-5, atol=1e-5)
+    assert {key for key in weights if 'blocks' not in key} == {
+        'patch_embed.proj.weight', 'patch_embed.proj.bias', 'pos_embed',
+        'fc_norm.weight', 'fc_norm.bias', 'head.weight', 'head.bias',
+    }  # fmt: skip
+    expected = dict(img_size=(32, 32), patch_size=(8, 8), embed_dim=48, depth=2, num_heads=4, mlp_ratio=4.0)
+    assert expected.items() <= config['model_args'].items()
+    again = convert(weights)
+    assert torch.equal(again['head.weight'], model.head.weight)
+    assert torch.equal(again['backbone.patch_embed.weight'][:, :, 0], model.backbone.patch_embed.weight.sum(2))
+
+
+def test_huggingface_weights_come_back_but_for_the_bias_of_the_keys():
+    model = random_model('classifier')
+    ours = model.state_dict()
+    weights, config = export_huggingface(ours, **facts_of(model), positions=model.backbone.pos_embed)
+    for block in range(2):
+        ours[f'backbone.blocks.{block}.attn.qkv.bias'][48:96] = 0
+    del ours['backbone.pos_embed']
+    assert_equal_states(convert(weights), ours)
+    newer = {'q_bias': 'query.bias', 'v_bias': 'value.bias'}
+    renamed = {re.sub('[qv]_bias$', lambda match: newer[match[0]], key): x for key, x in weights.items()}
+    assert_equal_states(convert(renamed), ours)
+    assert (config['num_frames'], config['image_size'], config['patch_size'], config['tubelet_size']) == (4, 32, 8, 2)
+    assert config['id2label'].keys() == {'0', '1', '2', '3', '4'}
+
+
+def test_export_refuses_what_the_other_side_cannot_hold():
+    model = random_model('classifier')
+    state, facts = model.state_dict(), facts_of(model)
+    with pytest.raises(ValueError, match=r'has 32 positions, and clips of the model have 2x5x4 tokens'):
+        export_timm(state, grid=Grid(2, 5, 4), num_heads=4)
+    with pytest.raises(ValueError, match=r'missing\. Load the weights into a model of ours'):
+        export_timm({'conv1.weight': torch.zeros(1)}, **facts)
+    with pytest.raises(ValueError, match=r'does not hold the fixed sinusoids'):
+        export_huggingface(state, **facts, positions=torch.zeros(1, 32, 48))
+
+
+CONFIG = """
+_base_ = ['{runtime}']
+model = dict(
+    type='{kind}',
+    backbone=dict(
+        type='SpatioTemporalViT', embed_dim=48, depth=2, num_heads=4, patch_size=(2, 8, 8), clip_size=(4, 32, 32)
+    ),
+    {more}
+)
+"""
+
+
+@pytest.fixture(params=['pretraining', 'classifier'])
+def exported(request, tmp_path):
+    """Convert a model with the tool; give the model and a function layout -> folder."""
+    model = random_model(request.param)
+    save_file(model.state_dict(), tmp_path / 'ours.pth', {})
+    is_classifier = request.param == 'classifier'
+    more = 'num_classes=5' if is_classifier else "head=dict(type='MAEHead'), mask_generator=dict()"
+    runtime = ROOT / 'configs' / '_base_' / 'default_runtime.py'
+    kind = 'Classifier' if is_classifier else 'MaskedAutoencoder'
+    config = tmp_path / 'config.py'
+    config.write_text(CONFIG.format(runtime=runtime, kind=kind, more=more))
+
+    def convert_to(layout: str) -> Path:
+        folder = tmp_path / layout
+        run_tool([str(tmp_path / 'ours.pth'), str(folder), '--to', layout, '--config', str(config)])
+        return folder
+
+    return model, convert_to
+
+
+def run_tool(words: list[str]) -> None:
+    runpy.run_path(str(ROOT / 'tools' / 'convert_checkpoint.py'))['main'](words)
+
+
+@torch.no_grad()
+def test_timm_loads_our_weights_and_agrees(exported):
+    timm = pytest.importorskip('timm')
+    model, convert_to = exported
+    theirs = timm.create_model(f'local-dir:{convert_to("timm")}', pretrained=True).eval()
+    image = random_clip(2, 3, 32, 32)
+    tokens = model.backbone(image.unsqueeze(2))
+    expected = model.logits(image.unsqueeze(2)) if hasattr(model, 'logits') else tokens.mean(1)
+    torch.testing.assert_close(theirs(image), expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_transformers_loads_our_weights_and_agrees(exported):
+    transformers = pytest.importorskip('transformers')
+    model, convert_to = exported
+    folder, clip = convert_to('huggingface'), random_clip(2, 3, 4, 32, 32)
+    frames = clip.transpose(1, 2)  # theirs is (B, T, C, H, W)
+    if hasattr(model, 'logits'):
+        theirs, info = transformers.VideoMAEForVideoClassification.from_pretrained(folder, output_loading_info=True)
+        # their last norm has an eps of 1e-5, ours of 1e-6: the same to a part in 1e5
+        torch.testing.assert_close(theirs.eval()(frames).logits, model.logits(clip), rtol=1e-4, atol=1e-4)
+    else:
+        theirs, info = transformers.VideoMAEModel.from_pretrained(folder, output_loading_info=True)
+        tokens = theirs.eval()(frames).last_hidden_state
+        torch.testing.assert_close(tokens, model.backbone(clip), rtol=1e-5, atol=1e-5)
+    assert not info['missing_keys']
+    assert not info['unexpected_keys']
+
+
+@torch.no_grad()
+def test_a_model_of_transformers_comes_in(tmp_path):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.VideoMAEConfig(
+        image_size=32, patch_size=8, num_frames=4, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=192, layer_norm_eps=1e-6, num_labels=5,
+    )  # fmt: skip
+    theirs = transformers.VideoMAEForVideoClassification(config).eval()
+    for parameter in theirs.parameters():
+        parameter.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))))
+    theirs.save_pretrained(tmp_path)
+    model = tiny_classifier()
+    report = load_weights(model, tmp_path / 'model.safetensors', complete=True)
+    assert report.source == 'huggingface'
+    clip = random_clip(2, 3, 4, 32, 32)
+    torch.testing.assert_close(model.logits(clip), theirs(clip.transpose(1, 2)).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_tool_converts_to_the_released_layout_and_back(tmp_path, capsys):
+    state = random_model('pretraining').state_dict()
+    save_file(state, tmp_path / 'ours.safetensors', {})
+    run_tool([str(tmp_path / 'ours.safetensors'), str(tmp_path / 'released.torch'), '--to', 'omnimae'])
+    assert recognise(load_file(tmp_path / 'released.torch')[0]) == 'omnimae'
+    run_tool([str(tmp_path / 'released.torch'), str(tmp_path / 'again.pth')])
+    assert_equal_states(load_file(tmp_path / 'again.pth')[0], state)
+    torch.save(mae_file(), tmp_path / 'mae.pth')
+    run_tool([str(tmp_path / 'mae.pth'), str(tmp_path / 'mae.safetensors')])
+    assert '1 tensors have no place in our models and are left: cls_token' in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r'mae\.pth: --to timm needs --config'):
+        run_tool([str(tmp_path / 'mae.pth'), str(tmp_path / 'folder'), '--to', 'timm'])

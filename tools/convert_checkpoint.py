@@ -1,21 +1,46 @@
-"""Convert published weights to ours; the file names decide the formats (.safetensors, or else a file of torch.save).
+"""Convert weights: published ones to ours, and ours (or published ones) to OmniMAE's layout, timm's or transformers'.
 
-python tools/convert_checkpoint.py SRC DST [--source omnimae]
+python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|timm]
+python tools/convert_checkpoint.py SRC DST --to omnimae
+python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CONFIG
+
+The name of DST decides the format: .safetensors, or else a file of torch.save. FOLDER gets model.safetensors and
+config.json: ``timm.create_model('local-dir:FOLDER', pretrained=True)`` (images only),
+``transformers.VideoMAEModel.from_pretrained('FOLDER')`` or ``VideoMAEForVideoClassification`` read it.
 """
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from omnimae.checkpoint import LAYOUTS, convert, load_file, recognise, save_file
+from omnimae.checkpoint import (
+    LAYOUTS,
+    NATIVE,
+    StateDict,
+    export,
+    export_huggingface,
+    export_timm,
+    load_file,
+    recognise,
+    save_file,
+    translate,
+)
+from omnimae.config import load_config
+from omnimae.registry import MODELS
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Convert published weights to ours.')
+    parser = argparse.ArgumentParser(description='Convert weights between layouts.')
     parser.add_argument('src', help='path or URL of a published checkpoint, or one of ours')
-    parser.add_argument('dst', help='file to write, .pth or .safetensors')
+    parser.add_argument('dst', help='file to write, .pth or .safetensors; a folder for timm and huggingface')
     parser.add_argument('--source', choices=sorted(LAYOUTS), help='layout of SRC; recognised when not given')
+    parser.add_argument(
+        '--to', choices=[NATIVE, 'omnimae', 'timm', 'huggingface'], default=NATIVE, help='layout of DST; default: ours'
+    )
+    parser.add_argument('--config', help='config of the model; timm and huggingface need its clip size and heads')
     return parser.parse_args(argv)
 
 
@@ -23,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert.
 
     Raises:
-        ValueError: SRC cannot be read, its layout is unknown or incomplete, or DST is SRC.
+        ValueError: SRC cannot be read, its layout is unknown or incomplete, it does not fit the config or the layout
+            asked for, or DST is SRC.
     """
     args = parse_args(argv)
     if os.path.realpath(args.src) == os.path.realpath(args.dst):
@@ -31,12 +57,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     state_dict, meta = load_file(args.src)
     source = args.source or recognise(state_dict)
     try:
-        converted = convert(state_dict, source)
+        weights, left = translate(state_dict, source)
+        if args.to in ('timm', 'huggingface'):
+            weights = _write_folder(weights, args)
+        else:
+            kept = {key: str(meta[key]) for key in ('weights', 'epoch', 'iter') if key in meta}
+            weights = export(weights) if args.to == 'omnimae' else weights
+            save_file(weights, args.dst, {'converted_from': str(source), **kept})
     except ValueError as error:
         raise ValueError(f'{args.src}: {error}') from error
-    kept = {key: str(meta[key]) for key in ('weights', 'epoch', 'iter') if key in meta}
-    save_file(converted, args.dst, {'converted_from': str(source), **kept})
-    print(f'{args.src} (layout {source}): {len(converted)} tensors -> {args.dst}')
+    print(f'{args.src} (layout {source}): {len(weights)} tensors -> {args.dst} (layout {args.to})')
+    if left:
+        print(f'{len(left)} tensors have no place in our models and are left: {", ".join(left)}')
+
+
+def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
+    if args.config is None:
+        raise ValueError(f'--to {args.to} needs --config: weights alone tell neither clip size nor number of heads.')
+    # of the model: grid, heads and the fixed positions, for which one block is enough
+    backbone = MODELS.build({**load_config(args.config).model.backbone, 'depth': 1, 'init_cfg': None})
+    weights.setdefault('backbone.pos_embed', backbone.pos_embed)  # VideoMAE's files do without
+    facts = dict(grid=backbone.grid, num_heads=backbone.blocks[0].attn.num_heads)
+    if args.to == 'timm':
+        exported, config = export_timm(weights, **facts)
+    else:
+        exported, config = export_huggingface(weights, **facts, positions=backbone.pos_embed)
+    folder = Path(args.dst)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(exported, folder / 'model.safetensors', {'format': 'pt'})
+    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    return exported
 
 
 if __name__ == '__main__':
