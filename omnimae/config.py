@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, OPTIMIZERS, VISBACKENDS, VISUALIZERS, Registry
+from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, VISBACKENDS, VISUALIZERS, Registry
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
@@ -29,6 +29,7 @@ from omnimae.registry import (
     MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     OPTIM_WRAPPERS,
+    OPTIMIZERS,
     PARAM_SCHEDULERS,
     TRANSFORMS,
     WEIGHT_INITIALIZERS,
@@ -60,6 +61,8 @@ SECTIONS = {
     'train_dataloader': _LOADER,
     'val_dataloader': _LOADER,
     'test_dataloader': _LOADER,
+    'bank_dataloader': _LOADER,
+    'query_dataloader': _LOADER,
     'dataset': Section(DATASETS),
     'transforms': Section(TRANSFORMS),
     'sampler': Section(DATA_SAMPLERS),

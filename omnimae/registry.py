@@ -23,12 +23,12 @@ LOOPS = _child(root.LOOPS, 'omnimae.engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'omnimae.engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, 'omnimae.engine')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'omnimae.engine')
+OPTIMIZERS = _child(root.OPTIMIZERS, 'omnimae.engine')
 METRICS = _child(root.METRICS, 'omnimae.evaluation')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'omnimae.checkpoint')
 
 # Nothing of ours is in these, but MMEngine warns of every registry that the default scope has no child of, and a child
 # does not make its parent import what it holds.
-OPTIMIZERS = _child(root.OPTIMIZERS, 'mmengine.optim')
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS, 'mmengine.model')
 EVALUATOR = _child(root.EVALUATOR, 'mmengine.evaluator')
 VISUALIZERS = _child(root.VISUALIZERS, 'mmengine.visualization')

@@ -1,15 +1,56 @@
-"""Accuracies by hand, and the file of scores."""
+"""Accuracies by hand, of actions, verbs and nouns too; the file of scores counted again; k-NN of a few points."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from omnimae.evaluation import ClipAccuracy, ReconstructionLoss, accuracy
+from omnimae.evaluation import (
+    Actions,
+    ClipAccuracy,
+    Features,
+    ReconstructionLoss,
+    Scores,
+    accuracy,
+    count,
+    knn,
+    knn_accuracy,
+    load_actions,
+    load_features,
+    load_scores,
+    marginal,
+)
 
 SCORES = np.array([[3.0, 2, 1], [0, 2, 1], [1, 0, 2], [5, 4, 0]])
 LABELS = np.array([0, 2, 1, 0])
+
+# Actions: (open, door), (open, box), (cut, box), (cut, onion).
+ACTIONS = Actions(verbs=np.array([0, 0, 1, 1]), nouns=np.array([0, 1, 1, 2]))
+PROBABILITIES = np.array([[0.3, 0.1, 0.35, 0.25], [0.4, 0.3, 0.2, 0.1]])
+
+
+def scores_of(probabilities: np.ndarray, labels: list[int], ids: str = 'abcdefgh') -> Scores:
+    return Scores(np.array(list(ids[: len(labels)])), np.array(labels), np.log(probabilities), probabilities)
+
+
+def run_metric(metric: ClipAccuracy, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """In batches of three samples."""
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    for start in range(0, len(labels), 3):
+        rows = range(start, min(start + 3, len(labels)))
+        batch = dict(ids=[f'video{row}' for row in rows], labels=torch.tensor(labels[list(rows)]))
+        samples = [
+            dict(scores=torch.tensor(scores[row]), probabilities=torch.tensor(probabilities[row])) for row in rows
+        ]
+        metric.process(batch, samples)
+    return metric.evaluate(len(labels))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Accuracy
 
 
 def test_accuracy_of_four_known_samples():
@@ -17,22 +58,123 @@ def test_accuracy_of_four_known_samples():
     assert result == pytest.approx(dict(top1=50.0, top2=75.0, mean_class=100 * (1 + 0 + 0) / 3))
 
 
+def test_of_equal_scores_the_lower_class_comes_first():
+    assert accuracy(np.zeros((3, 3)), np.arange(3), topk=(1, 2)) == pytest.approx(
+        dict(top1=100 / 3, top2=200 / 3, mean_class=100 / 3)
+    )
+
+
 def test_more_k_than_classes_is_refused():
     with pytest.raises(ValueError, match=r'topk=\(1, 5\) asks for more than the 3 classes'):
         accuracy(SCORES, LABELS)
 
 
+def test_a_label_beyond_the_classes_is_refused():
+    with pytest.raises(ValueError, match='A label is 3, but there are scores for 3 classes'):
+        accuracy(SCORES, np.array([0, 1, 3, 0]), topk=(1,))
+
+
+def test_logits_or_probabilities_are_averaged_over_views():
+    # two views of one sample: logits (3, 0) and (0, 2); the sums say class 0, and so do the probabilities
+    # (0.953 + 0.119) / 2; with (9, 0), (0, 2), (0, 2) they disagree: 9 > 4, but 1 + 2 * 0.119 < 2 * 0.881
+    views = torch.tensor([[9.0, 0], [0, 2], [0, 2]])
+    sample = Scores(*(np.array([x]) for x in ('a', 1, views.mean(0).numpy(), views.softmax(1).mean(0).numpy())))
+    assert count(sample, topk=(1,))['top1'] == 0
+    assert count(sample, topk=(1,), softmax=True)['top1'] == 100
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# EPIC-Kitchens
+
+
+def test_verbs_and_nouns_are_sums_over_their_actions():
+    np.testing.assert_allclose(marginal(PROBABILITIES, ACTIONS.verbs), [[0.4, 0.6], [0.7, 0.3]])
+    np.testing.assert_allclose(marginal(PROBABILITIES, ACTIONS.nouns), [[0.3, 0.45, 0.25], [0.4, 0.5, 0.1]])
+
+
+def test_action_verb_and_noun_accuracies_by_hand():
+    # (open, door) and (open, box): the best actions are (cut, box) and (open, door), both wrong; the best verbs cut
+    # (wrong) and open (right), the best nouns box (wrong) and box (right)
+    result = count(scores_of(PROBABILITIES, [0, 1]), topk=(1, 2), actions=ACTIONS)
+    expected = dict(
+        top1=0, top2=100, mean_class=0, verb_top1=50, verb_top2=100, noun_top1=50, noun_top2=100,
+    )  # fmt: skip
+    assert result == pytest.approx(expected)
+
+
+def test_actions_are_read_in_any_order(tmp_path):
+    file = tmp_path / 'actions.csv'
+    file.write_text('action,verb,noun\n2,1,1\n0,0,0\n3,1,2\n1,0,1\n')
+    actions = load_actions(file)
+    np.testing.assert_array_equal(actions, ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, r"actions='.*actions\.csv' does not exist"),
+        ('verb,noun\n0,0\n', r"actions\.csv: line 1 is \[\['verb', 'noun'\]\], not 'action,verb,noun'"),
+        ('action,verb,noun\n0,take,cup\n', 'every line must hold three whole numbers'),
+        ('action,verb,noun\n0,0\n', 'every line must hold three whole numbers'),
+        ('action,verb,noun\n', 'every line must hold three whole numbers'),
+        ('action,verb,noun\n0,0,0\n2,0,1\n', r'the 2 actions are not numbered from 0 without gaps'),
+        ('action,verb,noun\n0,0,0\n0,0,1\n', r'the 2 actions are not numbered from 0 without gaps'),
+    ],
+)
+def test_wrong_files_of_actions_are_refused(tmp_path, text, message):
+    file = tmp_path / 'actions.csv'
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_actions(file)
+
+
+def test_actions_must_be_the_classes():
+    with pytest.raises(ValueError, match='There are 4 actions and scores for 3 classes'):
+        count(scores_of(np.full((1, 3), 1 / 3), [0]), topk=(1,), actions=ACTIONS)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The metric and its file
+
+
 def test_scores_can_be_counted_again_without_the_model(tmp_path):
-    file = tmp_path / 'new' / 'scores.npz'
-    metric = ClipAccuracy(topk=(1,), out_file=str(file))
-    for part in (slice(0, 3), slice(3, 4)):
-        batch = dict(ids=[f'video{i}' for i in range(4)][part], labels=torch.tensor(LABELS)[part])
-        metric.process(batch, [dict(scores=torch.tensor(row)) for row in SCORES[part]])
-    result = metric.evaluate(4)
-    stored = np.load(file)
-    assert stored['ids'].tolist() == ['video0', 'video1', 'video2', 'video3']
-    again = accuracy(stored['scores'], stored['labels'], topk=(1,))
-    assert {f'accuracy/{k}': v for k, v in again.items()} == result
+    file, actions = tmp_path / 'new' / 'scores.npz', tmp_path / 'actions.csv'
+    actions.write_text('action,verb,noun\n0,0,0\n1,0,1\n2,1,1\n')
+    scores = np.random.default_rng(0).normal(size=(40, 3))
+    labels = np.random.default_rng(1).integers(0, 3, 40)
+    for softmax in (False, True):
+        metric = ClipAccuracy(topk=(1, 2), softmax=softmax, actions=str(actions), out_file=str(file))
+        result = run_metric(metric, scores, labels)
+        again = count(load_scores([file]), topk=(1, 2), softmax=softmax, actions=load_actions(actions))
+        assert {f'accuracy/{k}': v for k, v in again.items()} == result
+    assert np.load(file)['ids'].tolist() == [f'video{i}' for i in range(40)]
+
+
+def test_an_ensemble_averages_scores(tmp_path):
+    parts = [scores_of(np.array([row]), [1]) for row in ([0.6, 0.4], [0.1, 0.9])]
+    paths = [tmp_path / f'{i}.npz' for i in range(2)]
+    for part, path in zip(parts, paths, strict=True):
+        part.save(path)
+    assert [count(load_scores([path]), topk=(1,))['top1'] for path in paths] == [0, 100]
+    together = load_scores(paths)
+    np.testing.assert_allclose(together.probabilities, [[0.35, 0.65]])
+    np.testing.assert_allclose(together.scores, np.log([[0.6 * 0.1, 0.4 * 0.9]]) / 2)
+    assert count(together, topk=(1,))['top1'] == 100
+    parts[1]._replace(ids=np.array(['z'])).save(paths[1])
+    with pytest.raises(ValueError, match=r'1\.npz has scores \(1, 2\) of other samples or classes than .*0\.npz'):
+        load_scores(paths)
+
+
+def test_files_that_hold_something_else_are_refused(tmp_path):
+    Features(np.array(['a']), np.array([0]), np.zeros((1, 2))).save(tmp_path / 'features.npz')
+    with pytest.raises(ValueError, match=r'features\.npz does not hold ids, labels, scores, probabilities'):
+        load_scores([tmp_path / 'features.npz'])
+    (tmp_path / 'text.npz').write_text('no archive')
+    with pytest.raises(ValueError, match=r'text\.npz does not hold ids, labels, features'):
+        load_features(tmp_path / 'text.npz')
+    with pytest.raises(ValueError, match=r'none\.npz does not exist'):
+        load_features(tmp_path / 'none.npz')
 
 
 def test_samples_without_labels_are_refused():
@@ -45,3 +187,44 @@ def test_reconstruction_loss_is_kept_apart_by_modality():
     for modality, losses in (('image', [1.0, 2.0]), ('video', [4.0])):
         metric.process({}, [dict(modality=modality, loss=torch.tensor(loss)) for loss in losses])
     assert metric.evaluate(3) == {'reconstruction/image': 1.5, 'reconstruction/video': 4.0}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# k-NN
+
+# Four points, at angles of 0, 90, 180 and 60 degrees; lengths do not count.
+BANK = torch.tensor([[2.0, 0], [0, 1], [-5, 0], [0.5, math.sqrt(3) / 2]])
+BANK_LABELS = torch.tensor([0, 1, 1, 1])
+
+
+def test_knn_of_four_points_by_hand():
+    # at 0 degrees the cosines are 1, 0, -1, 0.5: the two nearest are the first (class 0) and the last (class 1)
+    [votes] = knn(torch.tensor([[3.0, 0]]), BANK, BANK_LABELS, 3, k=2, temperature=0.5)
+    weights = math.exp(1 / 0.5), math.exp(0.5 / 0.5)
+    assert votes.tolist() == pytest.approx([weights[0] / sum(weights), weights[1] / sum(weights), 0])
+
+
+def test_many_far_neighbours_outvote_a_near_one_only_at_a_high_temperature():
+    query = torch.tensor([[1.0, 0.2]])
+    votes = [knn(query, BANK, BANK_LABELS, 2, k=4, temperature=t)[0] for t in (0.07, 10.0)]
+    assert [int(vote.argmax()) for vote in votes] == [0, 1]
+
+
+def test_knn_in_parts_is_the_same(monkeypatch):
+    queries = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    whole = knn(queries, BANK, BANK_LABELS, 2, k=3)
+    monkeypatch.setattr('omnimae.evaluation.MAX_SIMILARITIES', 8)
+    assert torch.equal(knn(queries, BANK, BANK_LABELS, 2, k=3), whole)
+
+
+def test_knn_accuracy_of_files(tmp_path):
+    bank = Features(np.array(list('abcd')), BANK_LABELS.numpy(), BANK.numpy())
+    queries = Features(np.array(list('xy')), np.array([0, 0]), np.array([[1, 0.1], [0, 1]], np.float32))
+    bank.save(tmp_path / 'bank.npz')
+    assert knn_accuracy(load_features(tmp_path / 'bank.npz'), queries, k=1)['top1'] == 50
+    with pytest.raises(ValueError, match=r'k=5 neighbours are more than the 4 samples of the bank'):
+        knn_accuracy(bank, queries, k=5)
+    with pytest.raises(ValueError, match='The queries have no labels'):
+        knn_accuracy(bank, queries._replace(labels=np.array([])))
+    with pytest.raises(ValueError, match='Features of 2 and of 3 numbers cannot be compared'):
+        knn_accuracy(bank, queries._replace(features=np.zeros((2, 3))))

@@ -24,7 +24,8 @@ ALLOWED = {
     'visualization': FLOOR,
     'flops': FLOOR,
     'config': FLOOR,
-    'engine': FLOOR | {'checkpoint', 'visualization'},  # its hooks export weights and draw pictures
+    # its hooks export weights, draw pictures and count neighbours
+    'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry
 

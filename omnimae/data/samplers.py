@@ -203,7 +203,8 @@ def _list_multiples(unit: int, value: int) -> str:
 class EvalSampler:
     """Every row of every source once, shared out over the ranks in turn: rank r takes rows r, r + world size, ...
 
-    Rows are plain numbers, counted through all sources: they ask a dataset for evaluation samples.
+    Rows are plain numbers, counted through all sources: they ask a dataset for evaluation samples. Taking from each
+    rank in turn gives them back in order, as MMEngine collects results.
 
     Args:
         dataset: given by MMEngine.
@@ -217,7 +218,10 @@ class EvalSampler:
         rank = get_rank() if rank is None else rank
         world_size = get_world_size() if world_size is None else world_size
         starts = dataset.starts.tolist()
-        self.shares = [range(start + rank, end, world_size) for start, end in zip(starts, starts[1:], strict=False)]
+        self.shares = [
+            range(start + (rank - start) % world_size, end, world_size)
+            for start, end in zip(starts, starts[1:], strict=False)
+        ]
 
     def __len__(self) -> int:
         return sum(map(len, self.shares))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +16,9 @@ import torch
 from mmengine.device import get_device
 from mmengine.logging import MessageHub
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, _ParamScheduler
-from mmengine.registry import OPTIMIZERS
 from torch import Tensor, nn
 
-from omnimae.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, PARAM_SCHEDULERS
+from omnimae.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
 
 DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -79,6 +78,54 @@ class AutocastOptimWrapper(OptimWrapper):
         if scaler := state_dict.pop('scaler', None):
             self.scaler.load_state_dict(scaler)
         super().load_state_dict(state_dict)
+
+
+@OPTIMIZERS.register_module()
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling of SGD with momentum (arXiv:1708.03888), as MAE's linear probe has it.
+
+    The gradient g of a weight w is scaled by trust_coefficient * |w| / |g + weight_decay * w|, then
+    momentum_buffer = momentum * momentum_buffer + g and w -= lr * momentum_buffer. Parameters of one dimension (biases)
+    are neither scaled nor decayed. (MMPretrain's LARS scales them too, and keeps the learning rate of each step within
+    the momentum.)
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        momentum: share of the buffer that is kept.
+        weight_decay: of the weights.
+        trust_coefficient: size of a step relative to the weight, at a learning rate of 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient)
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group['params']:
+                if parameter.grad is None:
+                    continue
+                update = parameter.grad
+                if parameter.dim() > 1:
+                    update = update.add(parameter, alpha=group['weight_decay'])
+                    sizes = parameter.norm(), update.norm()
+                    scaled = group['trust_coefficient'] * sizes[0] / sizes[1]
+                    update = update * torch.where(sizes[0] * sizes[1] > 0, scaled, 1.0)
+                state = self.state[parameter]
+                if 'momentum_buffer' not in state:
+                    state['momentum_buffer'] = torch.zeros_like(parameter)
+                state['momentum_buffer'].mul_(group['momentum']).add_(update)
+                parameter.add_(state['momentum_buffer'], alpha=-group['lr'])
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -5,6 +5,7 @@ from .mae import MaskedAutoencoder
 from .mae_head import MAEHead, PixelTarget
 from .masking import CausalMasking, FrameMasking, RandomMasking, TubeMasking
 from .preprocessor import ClipPreprocessor
+from .probe import FrozenBackbone, LinearProbe
 from .vit import SpatioTemporalViT
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     'Classifier',
     'ClipPreprocessor',
     'FrameMasking',
+    'FrozenBackbone',
+    'LinearProbe',
     'MAEHead',
     'MaskedAutoencoder',
     'PixelTarget',

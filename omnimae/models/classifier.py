@@ -58,7 +58,9 @@ class Classifier(BaseModel):
                 )
             return self.loss(clip, labels)
         if mode == 'predict':
-            return [dict(scores=scores) for scores in self.predict(clip)]
+            logits = self.view_logits(clip)
+            rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
+            return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -70,9 +72,13 @@ class Classifier(BaseModel):
 
     def predict(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
+        return self.view_logits(clip).mean(1)
+
+    def view_logits(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, V, classes)."""
         if clip.dim() == 5:
             clip = clip.unsqueeze(1)
-        return self.logits(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).mean(1)
+        return self.logits(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).float()
 
     def logits(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W), uint8 or normalised -> (B, classes)."""

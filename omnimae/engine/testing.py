@@ -1,0 +1,203 @@
+"""Testing within the Runner: complete weights, frozen features of a data set, k-NN as a test loop and as a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather, all_gather_object, get_world_size
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner, TestLoop
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from omnimae.checkpoint import load_weights
+from omnimae.evaluation import Features, knn, knn_accuracy
+from omnimae.registry import HOOKS, LOOPS
+from omnimae.structures import Batch
+
+
+def load_all_weights(model: nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint that has a value for every weight.
+
+    Raises:
+        ValueError: some weights would stay at their initial values, so a test would say nothing.
+    """
+    report = load_weights(getattr(model, 'module', model), checkpoint)
+    if report.initialised:
+        raise ValueError(
+            f'{checkpoint} has no values for {", ".join(report.initialised[:4])} ({len(report.initialised)} weights of '
+            'the model), so a test would be meaningless. Give the checkpoint of a training with this config.'
+        )
+
+
+def frozen_model(model: dict) -> dict:
+    """The config of any model of ours -> that of its backbone alone, with the norm that its features have."""
+    norm = 'pooled' if model['type'] == 'Classifier' else model.get('norm', 'token')
+    statistics = {key: value for key, value in model.get('data_preprocessor', {}).items() if key in ('mean', 'std')}
+    return dict(
+        type='FrozenBackbone',
+        backbone=model['backbone'],
+        norm=norm,
+        data_preprocessor=dict(type='ClipPreprocessor', **statistics),
+    )
+
+
+@torch.no_grad()
+def extract(compute: Callable[[Batch], Tensor], loader: DataLoader) -> Features:
+    """Features of all samples of a loader with an EvalSampler, in their order in the data set, whole on every rank.
+
+    Args:
+        compute: a batch of the loader -> (B, D).
+        loader: over test samples; with several ranks each has its share.
+    """
+    ids: list[str] = []
+    labels: list[int] = []
+    features = []
+    for batch in loader:
+        ids += batch['ids']
+        labels += batch['labels'].tolist() if 'labels' in batch else []
+        features.append(compute(batch).float().cpu())
+    size = len(loader.dataset)
+    together = [_in_turn(part) for part in (all_gather_object(ids), all_gather_object(labels))]
+    whole = _gather_in_turn(torch.cat(features) if features else torch.empty(0), size)
+    return Features(np.array(together[0]), np.array(together[1], np.int64), whole.numpy())
+
+
+def _in_turn(shares: Sequence[list]) -> list:
+    """Undo what EvalSampler did: the first of each rank, then the second of each, ..."""
+    whole: list = [None] * sum(map(len, shares))
+    for rank, share in enumerate(shares):
+        whole[rank :: len(shares)] = share
+    return whole
+
+
+def _gather_in_turn(share: Tensor, size: int) -> Tensor:
+    """(rows of this rank, D) -> (size, D), in turn."""
+    world_size = get_world_size()
+    if world_size == 1:
+        return share
+    rows = -(-size // world_size)
+    dim = max(all_gather_object(share.shape[-1]))  # a rank without rows does not know it
+    padded = share.new_zeros(rows, dim)
+    padded[: len(share)] = share
+    return torch.stack(all_gather(padded), 1).flatten(0, 1)[:size]
+
+
+@LOOPS.register_module()
+class KNNTestLoop(TestLoop):
+    """Test a frozen backbone by k-NN: the votes of the nearest samples of a bank are the scores (`evaluation.knn`).
+
+    The model is a FrozenBackbone. The bank is whole on every rank, the tested samples are shared out.
+
+    Args:
+        runner: given by the Runner.
+        dataloader: given by the Runner: the samples to be classified.
+        evaluator: given by the Runner; a ClipAccuracy.
+        bank_dataloader: labelled training samples, cropped as in testing.
+        num_classes: of the labels.
+        k: neighbours that vote.
+        temperature: of the votes' weights.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        evaluator: Evaluator | dict[str, Any] | list,
+        bank_dataloader: dict[str, Any],
+        num_classes: int,
+        k: int = 20,
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator)
+        self.bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
+        self.num_classes, self.k, self.temperature = num_classes, k, temperature
+
+    def run(self) -> dict[str, float]:
+        """Extract the bank, then test."""
+        self.runner.model.eval()
+        self.runner.logger.info(f'Features of the bank, {len(self.bank_dataloader.dataset)} samples:')
+        bank = extract(self._features, self.bank_dataloader)
+        if not len(bank.labels):
+            raise ValueError('bank_dataloader has no labels, so its samples cannot vote. Give the dataset labels.')
+        self.bank, self.labels = (torch.from_numpy(part).to(_device(self.runner.model)) for part in bank[:0:-1])
+        return super().run()
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: Batch) -> None:
+        """Classify one batch."""
+        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
+        features = self._features(data_batch)
+        votes = knn(features, self.bank, self.labels, self.num_classes, k=self.k, temperature=self.temperature)
+        outputs = [dict(scores=row, probabilities=row) for row in votes]
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+    def _features(self, batch: Batch) -> Tensor:
+        return torch.stack([sample['features'] for sample in self.runner.model.test_step(batch)])
+
+
+@HOOKS.register_module()
+class KNNHook(Hook):
+    """Follows what pretraining learns, by k-NN on two small labelled sets, every ``interval`` epochs.
+
+    The features are those of the raw weights (not of an average): tokens behind the backbone's norm, averaged. The
+    accuracy goes into log and curves as ``NAME/top1``. The training does not notice: every random generator is put
+    back, and nothing is kept in checkpoints. Two of them, with two names, follow images and videos.
+
+    Args:
+        bank_dataloader: labelled samples that vote; an EvalSampler, cropped as in testing. Some ten thousand do.
+        query_dataloader: labelled samples that are classified.
+        name: of the curve.
+        interval: epochs between two; the last epoch is always followed by one.
+        k: neighbours that vote.
+        temperature: of the votes' weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        bank_dataloader: dict[str, Any],
+        query_dataloader: dict[str, Any],
+        name: str = 'knn',
+        interval: int = 10,
+        k: int = 20,
+        temperature: float = 0.07,
+    ) -> None:
+        self.loaders = dict(bank=bank_dataloader, queries=query_dataloader)
+        self.name, self.interval, self.k, self.temperature = name, interval, k, temperature
+
+    def before_train(self, runner: Runner) -> None:
+        """Build the loaders: a mistake in them is seen before the first step."""
+        self.built = {key: runner.build_dataloader(cfg, seed=runner.seed) for key, cfg in self.loaders.items()}
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Extract and count when due."""
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        model = getattr(runner.model, 'module', runner.model)  # within DDP
+        was_training = model.training
+        model.eval()
+        with torch.random.fork_rng(devices=[]):  # evaluation draws from the CPU's alone, for its loaders
+            features = {key: extract(lambda batch: _pooled(model, batch), loader) for key, loader in self.built.items()}
+        model.train(was_training)
+        result = knn_accuracy(**features, k=self.k, temperature=self.temperature)
+        runner.visualizer.add_scalar(f'{self.name}/top1', result['top1'], step=runner.epoch + 1)
+        runner.logger.info(f'Epoch {runner.epoch + 1}: {self.name}/top1: {result["top1"]:.4f}')
+
+
+def _pooled(model: BaseModel, batch: Batch) -> Tensor:
+    """A batch of clips, or of several views each -> (B, D)."""
+    clip = model.data_preprocessor(batch)['clip']
+    views = clip if clip.dim() == 6 else clip.unsqueeze(1)
+    tokens = model.backbone(model.data_preprocessor.normalize(views.flatten(0, 1)))
+    return tokens.mean(1).unflatten(0, views.shape[:2]).mean(1)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,169 @@
+"""Frozen backbones: their features, and a linear classifier on top of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from omnimae.registry import MODELS
+
+
+@MODELS.register_module()
+class FrozenBackbone(BaseModel):
+    """A backbone that is only looked at: mean features of images and clips, for k-NN and for files of features.
+
+    Nothing of it is trained: no gradient, DropPath off, whatever mode the model is in.
+
+    Args:
+        backbone: config of the encoder.
+        norm: 'token' normalises each token by the backbone's final norm and averages then: what pretraining, which has
+            that norm, leaves (the release's feature ``last_patch_avg``). 'pooled' averages and normalises then: what a
+            fine-tuned Classifier has in front of its head, with the norm of its checkpoint.
+        data_preprocessor: config of the ClipPreprocessor.
+
+    Raises:
+        ValueError: unknown ``norm``.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: dict,
+        norm: str = 'token',
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
+        if norm not in ('token', 'pooled'):
+            raise ValueError(f"norm={norm!r} is unknown. Choose 'token' or 'pooled'.")
+        self.backbone = MODELS.build({**backbone, 'final_norm': norm == 'token'})
+        self.norm = nn.Identity() if norm == 'token' else nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
+        self.backbone.eval()
+
+    def train(self, mode: bool = True) -> FrozenBackbone:
+        """Set the mode of what is on top of the backbone; the backbone stays as in evaluation."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(
+        self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'predict'
+    ) -> list[dict]:
+        """What MMEngine calls: one ``dict(features=(D,))`` per sample. Modality and labels are not used.
+
+        Raises:
+            ValueError: another mode than 'predict'.
+        """
+        if mode != 'predict':
+            raise ValueError(f"mode={mode!r}: a FrozenBackbone has nothing to train. Use 'predict', or a LinearProbe.")
+        return [dict(features=features) for features in self.features(clip)]
+
+    @torch.no_grad()
+    def features(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, D): averaged over tokens and views."""
+        return self.view_features(clip).mean(1)
+
+    @torch.no_grad()
+    def view_features(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) or (B, V, 3, T, H, W) -> (B, V, D)."""
+        if clip.dim() == 5:
+            clip = clip.unsqueeze(1)
+        tokens = self.backbone(self.data_preprocessor.normalize(clip.flatten(0, 1)))
+        return self.norm(tokens.mean(1)).unflatten(0, clip.shape[:2])
+
+
+class FeatureNorm(nn.BatchNorm1d):
+    """Batch normalisation of features, without scale and shift, over the batches of all ranks.
+
+    MAE (arXiv:2111.06377, appendix A) has each rank use its own batch, and the averages of rank 0. Features carry no
+    gradient, so the statistics of all ranks cost two sums, and any number of ranks gives the same.
+    """
+
+    def __init__(self, num_features: int):
+        super().__init__(num_features, eps=1e-6, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) without gradient -> (B, D). A single sample, which has no variance, is normalised as in evaluation."""
+        num_samples = len(x) * get_world_size()
+        if not self.training or num_samples == 1:
+            return F.batch_norm(x.float(), self.running_mean, self.running_var, eps=self.eps)
+        x = x.float()
+        mean = x.mean(0)
+        all_reduce(mean, 'mean')
+        variance = (x - mean).square().mean(0)
+        all_reduce(variance, 'mean')
+        unbiased = variance * num_samples / (num_samples - 1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased, self.momentum)
+        self.num_batches_tracked += 1
+        return (x - mean) * (variance + self.eps).rsqrt()
+
+
+@MODELS.register_module()
+class LinearProbe(FrozenBackbone):
+    """A frozen backbone, batch norm without affine and a linear layer: MAE's probe (arXiv:2111.06377, appendix A).
+
+    The features are means over tokens, since there is no class token; MAE's probe reads its class token.
+
+    Args:
+        backbone: config of the encoder.
+        num_classes: size of the linear layer.
+        norm: of the features, see `FrozenBackbone`: 'token' for pretrained backbones.
+        head_init_std: of the linear layer's truncated-normal weights.
+        data_preprocessor: config of the ClipPreprocessor.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: dict,
+        num_classes: int,
+        norm: str = 'token',
+        head_init_std: float = 0.01,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(backbone=backbone, norm=norm, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        # not in FrozenBackbone, which would have nothing left to train: DDP refuses such a model, in testing too
+        for part in (self.backbone, self.norm):
+            part.requires_grad_(False)
+        dim = self.backbone.embed_dim
+        # keys below ``head.``, so that a checkpoint of the probe serves wherever its backbone is wanted
+        self.head = nn.Sequential(FeatureNorm(dim), nn.Linear(dim, num_classes))
+        nn.init.trunc_normal_(self.head[1].weight, std=head_init_std)
+        nn.init.zeros_(self.head[1].bias)
+
+    def forward(
+        self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'loss'
+    ) -> dict[str, Tensor] | list[dict]:
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used.
+
+        Raises:
+            ValueError: another mode, or a loss without labels.
+        """
+        if mode == 'loss':
+            if labels is None:
+                raise ValueError('LinearProbe.loss needs labels, and this batch has none. Give the dataset labels.')
+            return self.loss(clip, labels)
+        if mode == 'predict':
+            logits = self.logits(clip)
+            rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
+            return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
+        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+
+    def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': share of right answers}."""
+        logits = self.logits(clip).squeeze(1)
+        return {'loss': F.cross_entropy(logits, labels), 'top1': (logits.argmax(1) == labels).float().mean()}
+
+    def predict(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
+        return self.logits(clip).mean(1)
+
+    def logits(self, clip: Tensor) -> Tensor:
+        """(B, 3, T, H, W) or (B, V, 3, T, H, W) -> (B, V, classes)."""
+        features = self.view_features(clip)
+        return self.head(features.flatten(0, 1)).unflatten(0, features.shape[:2]).float()

@@ -1,0 +1,306 @@
+"""Frozen backbones: what a probe may change, LARS by hand, features in files, k-NN in tests and during pretraining."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from test_distributed import run
+from test_tools import tool
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from torch import nn
+
+from omnimae.checkpoint import load_weights, save_file
+from omnimae.data.samplers import EvalSampler
+from omnimae.engine import LARS, frozen_model
+from omnimae.engine.testing import _in_turn
+from omnimae.evaluation import knn_accuracy, load_features
+from omnimae.models import FrozenBackbone, LinearProbe
+from omnimae.models.probe import FeatureNorm
+from omnimae.registry import HOOKS, MODELS
+
+BACKBONE = dict(
+    type='SpatioTemporalViT', embed_dim=24, depth=2, num_heads=2, patch_size=(2, 16, 16), clip_size=(4, 32, 32)
+)
+PRETRAINING = dict(
+    type='MaskedAutoencoder',
+    backbone=BACKBONE,
+    head=dict(type='MAEHead', embed_dim=16, depth=1, num_heads=2),
+    mask_generator=dict(image=dict(type='RandomMasking', ratio=0.5)),
+)
+
+# Behind a config of `tiny_run`: its test pictures in ``test_dataloader``, all of them as the bank too.
+KNN = """
+model = dict(type='FrozenBackbone', backbone=model['backbone'])
+test_cfg = dict(type='KNNTestLoop', bank_dataloader=test_dataloader, num_classes=2, k=3)
+"""
+WATCHED = """
+custom_hooks = [dict(type='LossHook')]
+"""
+ONLINE = """
+evaluated = dict(
+    batch_size=4,
+    num_workers=0,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(pictures=dict(pictures, transforms=[dict(type='CenterCrop', size=32)])),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+custom_hooks += [dict(type='KNNHook', bank_dataloader=evaluated, query_dataloader=evaluated, interval=1, k=1)]
+"""
+
+
+@HOOKS.register_module()
+class LossHook(Hook):
+    """Keeps the loss of every step."""
+
+    losses: list[float]
+
+    def before_train(self, runner) -> None:
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.losses.append(outputs['loss'].item())
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    """21 pictures, which two ranks cannot share evenly."""
+    return write_data(tmp_path_factory.mktemp('data') / 'made', num_pictures=21, num_movies=4)
+
+
+@pytest.fixture
+def pretrained(tmp_path) -> Path:
+    torch.manual_seed(3)
+    model = MODELS.build(PRETRAINING)
+    nn.init.normal_(model.backbone.norm.weight)  # a norm that is not the one of a new model
+    save_file(model.state_dict(), tmp_path / 'pretrained.safetensors', {})
+    return tmp_path / 'pretrained.safetensors'
+
+
+def probe(**options) -> LinearProbe:
+    torch.manual_seed(0)
+    return MODELS.build(dict(type='LinearProbe', num_classes=3, backbone=dict(BACKBONE, drop_path_rate=0.5), **options))
+
+
+def clips(batch: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randint(256, (batch, 3, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Probe
+
+
+def test_only_the_linear_layer_is_trained():
+    model, labels = probe(), torch.tensor([0, 1, 2, 0])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trainable == ['head.1.weight', 'head.1.bias']
+    optimizer = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1.0)
+    model.train().loss(clips(), labels)['loss'].backward()
+    optimizer.step()
+    assert all(parameter.grad is None for parameter in model.backbone.parameters())
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {'head.1.weight', 'head.1.bias', *(f'head.0.{name}' for name in BUFFERS)}
+
+
+BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
+
+
+def test_nothing_of_the_backbone_is_dropped_in_training():
+    model = probe()
+    training = model.train().features(clips())
+    assert not any(part.training for part in model.backbone.modules())
+    assert torch.equal(training, model.features(clips()))
+    assert torch.equal(training, model.eval().features(clips()))
+    assert all(part.training for part in model.train().head.modules())
+
+
+def test_features_are_the_mean_of_normalised_tokens():
+    model = probe()
+    nn.init.normal_(model.backbone.norm.weight)
+    clip = model.data_preprocessor.normalize(clips())
+    tokens = model.backbone.encode(*model.backbone.patchify(clip))
+    torch.testing.assert_close(model.features(clips()), tokens.mean(1))
+    views = torch.stack([clips(seed=0), clips(seed=1)], 1)
+    expected = (model.features(clips(seed=0)) + model.features(clips(seed=1))) / 2
+    torch.testing.assert_close(model.features(views), expected)
+    logits = (model.eval().predict(clips(seed=0)) + model.predict(clips(seed=1))) / 2
+    torch.testing.assert_close(model.predict(views), logits)
+
+
+def test_feature_norm_is_batch_norm_without_affine():
+    ours, theirs = FeatureNorm(6), nn.BatchNorm1d(6, eps=1e-6, affine=False)
+    for seed in range(3):
+        x = 5 + 3 * torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(ours(x), theirs(x))
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    single = ours.train()(x[:1])  # where batch norm would fail: as in evaluation, and nothing is learnt from it
+    torch.testing.assert_close(single, theirs(x[:1]))
+    assert ours.num_batches_tracked == 3
+
+
+def test_probe_takes_pretrained_and_fine_tuned_backbones(pretrained, tmp_path):
+    model = probe()
+    report = load_weights(model, pretrained)
+    assert 'backbone.norm.weight' in report.loaded
+    assert all(key.startswith('head.') for key in report.initialised)
+
+    classifier = MODELS.build(dict(type='Classifier', backbone=BACKBONE, num_classes=7))
+    nn.init.normal_(classifier.norm.weight)
+    save_file(classifier.state_dict(), tmp_path / 'tuned.safetensors', {})
+    tuned = MODELS.build(frozen_model(dict(type='Classifier', backbone=BACKBONE, num_classes=7)))
+    assert not load_weights(tuned, tmp_path / 'tuned.safetensors').initialised
+    tokens = classifier.backbone(classifier.data_preprocessor.normalize(clips()))
+    torch.testing.assert_close(tuned.features(clips()), classifier.norm(tokens.mean(1)))
+
+    save_file(model.state_dict(), tmp_path / 'probe.safetensors', {})
+    frozen = FrozenBackbone(backbone=dict(BACKBONE))
+    assert not load_weights(frozen, tmp_path / 'probe.safetensors').initialised
+    torch.testing.assert_close(frozen.features(clips()), model.features(clips()))
+
+
+def test_errors_of_frozen_models():
+    with pytest.raises(ValueError, match=r"norm='both' is unknown\. Choose 'token' or 'pooled'"):
+        FrozenBackbone(backbone=dict(BACKBONE), norm='both')
+    with pytest.raises(ValueError, match='a FrozenBackbone has nothing to train'):
+        FrozenBackbone(backbone=dict(BACKBONE))(clips(), mode='loss')
+    with pytest.raises(ValueError, match=r'LinearProbe\.loss needs labels'):
+        probe()(clips())
+
+
+def test_lars_by_hand():
+    # |w| = 5, |g| = 10: scaled by 0.1 * 5 / 10 = 0.05, so the buffer is (0.3, 0.4) and w becomes (2.4, 3.2);
+    # then |w| = 4, scaled by 0.04: 0.9 * (0.3, 0.4) + (0.24, 0.32) = (0.51, 0.68); lr 2, then 1
+    weight, bias = nn.Parameter(torch.tensor([[3.0, 4.0]])), nn.Parameter(torch.tensor([1.0]))
+    optimizer = LARS([weight, bias], lr=2.0, trust_coefficient=0.1)
+    for lr, expected in ((2.0, [2.4, 3.2]), (1.0, [1.89, 2.52])):
+        optimizer.param_groups[0]['lr'] = lr
+        weight.grad, bias.grad = torch.tensor([[6.0, 8.0]]), torch.tensor([0.1])
+        optimizer.step()
+        assert weight[0].tolist() == pytest.approx(expected)
+    assert bias.item() == pytest.approx(1 - 2 * 0.1 - (0.9 * 0.1 + 0.1))  # plain SGD
+
+
+def test_lars_starts_from_zero_and_decays():
+    weight = nn.Parameter(torch.zeros(1, 2))
+    optimizer = LARS([weight], lr=1.0, momentum=0.0, weight_decay=0.5, trust_coefficient=0.1)
+    weight.grad = torch.tensor([[-3.0, -4.0]])
+    optimizer.step()  # a weight of zero has no size to go by: not scaled
+    assert weight[0].tolist() == [3.0, 4.0]
+    weight.grad = torch.zeros(1, 2)
+    optimizer.step()  # the update is 0.5 w = (1.5, 2) of length 2.5, scaled by 0.1 * 5 / 2.5
+    assert weight[0].tolist() == pytest.approx([2.7, 3.6])
+
+
+def test_a_probe_trains_and_is_tested_through_the_runner(data, tmp_path, pretrained):
+    more = f"""
+model.update(
+    type='LinearProbe', head_init_std=0.01, init_cfg=dict(type='Checkpoint', checkpoint='{pretrained}')
+)
+optim_wrapper['optimizer'] = dict(type='LARS', lr=500.0)
+optim_wrapper.pop('paramwise_cfg')
+param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0)
+"""
+    config = write_config(tmp_path / 'probe.py', CLASSIFY, data, more)
+    runner = build_runner(config, tmp_path / 'work')
+    runner.train()
+    before = MODELS.build(PRETRAINING)
+    load_weights(before, pretrained)
+    for name, value in runner.model.backbone.state_dict().items():
+        assert torch.equal(value, before.backbone.state_dict()[name]), name
+    assert runner.model.head[0].num_batches_tracked == 6
+    assert runner.model.head[1].weight.std() > 0.02
+    main = tool('test')
+    tester = build_runner(config, tmp_path / 'test')
+    main.load_all_weights(tester.model, tmp_path / 'work' / 'epoch_2_raw.safetensors')
+    assert tester.test().keys() == {'accuracy/top1', 'accuracy/mean_class'}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Features and k-NN
+
+
+def knn_config(folder: Path, data: Path) -> Path:
+    return write_config(folder / 'knn.py', CLASSIFY, data, KNN)
+
+
+@pytest.mark.parametrize('world_size', [1, 2, 3, 5])
+@pytest.mark.parametrize('sizes', [(7,), (4, 4), (1, 5, 2)])
+def test_shares_of_the_ranks_come_back_in_order(sizes, world_size):
+    starts = np.cumsum([0, *sizes])
+    dataset = type('Dataset', (), dict(starts=starts))
+    shares = [list(EvalSampler(dataset=dataset, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    assert _in_turn(shares) == list(range(sum(sizes)))
+    assert len(shares[0]) - len(shares[-1]) <= 1  # what MMEngine's own way of collecting relies on
+
+
+def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, capsys):
+    config = knn_config(tmp_path, data)
+    main = tool('extract_features').main
+    for name in ('test', 'bank'):
+        words = [config, pretrained, '--out', tmp_path / f'{name}.npz', '--data', name, '--work-dir', tmp_path / 'work']
+        main([str(word) for word in words])
+    stored = load_features(tmp_path / 'test.npz')
+    runner = build_runner(config, tmp_path / 'test')
+    load_weights(runner.model, pretrained)
+    dataset = runner.test_dataloader.dataset
+    expected = [runner.model.eval().features(dataset[row]['clip'])[0] for row in range(len(dataset))]
+    np.testing.assert_allclose(stored.features, torch.stack(expected), atol=1e-5)
+    assert stored.ids.tolist() == [dataset[row]['id'] for row in range(21)]
+    assert stored.labels.tolist() == [dataset[row]['label'] for row in range(21)]
+
+    from_model = runner.test()
+    result = knn_accuracy(load_features(tmp_path / 'bank.npz'), stored, k=3)
+    assert {f'accuracy/{key}': value for key, value in result.items()} == pytest.approx(from_model)
+    capsys.readouterr()
+    tool('knn').main([str(tmp_path / f'{name}.npz') for name in ('bank', 'test')] + ['--k', '3', '--topk', '1'])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {f'knn/{key}': value for key, value in result.items()}
+
+    with pytest.raises(ValueError, match=r'knn\.py has no val_dataloader\. Choose another --data'):
+        main([str(config), str(pretrained), '--out', 'x.npz', '--data', 'val'])
+
+
+def test_two_ranks_test_like_one_to_the_last_sample(data, tmp_path, pretrained, capsys):
+    config = knn_config(tmp_path, data)
+    result = run('dist_test.sh', config, pretrained, 2, '--out', tmp_path / 'two.json', path=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    one = build_runner(config, tmp_path / 'one', {'test_evaluator.out_file': str(tmp_path / 'one.npz')})
+    load_weights(one.model, pretrained)
+    metrics = one.test()
+    assert json.loads((tmp_path / 'two.json').read_text()) == metrics
+    ours, theirs = (np.load(tmp_path / f'{name}.npz') for name in ('one', 'two'))
+    assert ours['ids'].tolist() == theirs['ids'].tolist()
+    assert len(set(ours['ids'].tolist())) == 21
+    np.testing.assert_allclose(ours['scores'], theirs['scores'], atol=1e-5)
+
+    capsys.readouterr()
+    tool('score').main([str(tmp_path / 'two.npz'), '--topk', '1'])
+    assert json.loads(capsys.readouterr().out) == metrics
+
+
+def test_pretraining_does_not_notice_that_it_is_watched(data, tmp_path):
+    losses, logs = [], []
+    for name, more in (('alone', WATCHED), ('watched', WATCHED + ONLINE)):
+        runner = build_runner(write_config(tmp_path / f'{name}.py', PRETRAIN, data, more), tmp_path / name)
+        runner.train()
+        losses.append(next(hook.losses for hook in runner.hooks if isinstance(hook, LossHook)))
+        logs.append(next((tmp_path / name).rglob('*.log')).read_text())
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == runner.max_iters
+    assert re.findall(r'Epoch (\d): knn/top1: (\S+)', logs[1]) == [('1', '100.0000'), ('2', '100.0000')]  # itself
+    assert 'knn/top1' not in logs[0]
+    [scalars] = (tmp_path / 'watched').rglob('scalars.json')
+    curve = [row for row in map(json.loads, scalars.read_text().splitlines()) if 'knn/top1' in row]
+    assert [(row['knn/top1'], row['step']) for row in curve] == [(100.0, 1), (100.0, 2)]

@@ -1,0 +1,91 @@
+"""Write the frozen features of a data set to a file: one row a sample, with its id and label.
+
+python tools/extract_features.py CONFIG CHECKPOINT --out FILE.npz [--data test|val|bank] [--cfg-options k=v ...]
+                                 [--launcher none|pytorch|slurm]
+
+CONFIG is any config with such data: of pretraining, fine-tuning, a linear probe or k-NN. A pretrained backbone gives
+the mean of its normalised tokens, a fine-tuned one what its head sees (its norm behind the mean). Views are averaged.
+The file holds ids (S,), labels (S,) (empty without labels) and features (S, D), for NumPy or tools/knn.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from omnimae.config import load_config
+from omnimae.engine import (
+    extract,
+    frozen_model,
+    leave_distributed,
+    load_all_weights,
+    setup_distributed,
+    setup_environment,
+)
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='Write frozen features to a file.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='path or URL of the weights')
+    parser.add_argument('--out', required=True, type=Path, metavar='FILE.npz', help='the file to write')
+    parser.add_argument(
+        '--data', choices=['test', 'val', 'bank'], default='test',
+        help='test_dataloader, val_dataloader, or the bank of a k-NN config (its training samples)',
+    )  # fmt: skip
+    parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/CONFIG NAME')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts the ranks')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='given by old launchers')
+    return parser.parse_args(words)
+
+
+def dataloader_of(cfg: Config, data: str) -> dict:
+    """The config of the wanted loader.
+
+    Raises:
+        ValueError: the config has none.
+    """
+    place = (cfg.get('test_cfg') or {}) if data == 'bank' else cfg
+    loader = place.get(f'{data}_dataloader')
+    if loader is None:
+        raise ValueError(f'{cfg.filename} has no {data}_dataloader. Choose another --data, or another config.')
+    return loader
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Extract."""
+    args = parse_args(words)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    setup_environment()
+    cfg = load_config(args.config, args.cfg_options)
+    loader = dataloader_of(cfg, args.data)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
+    cfg.model = frozen_model(cfg.model)
+    setup_distributed(cfg)
+    runner = Runner.from_cfg(cfg)
+    load_all_weights(runner.model, args.checkpoint)
+    runner.model.eval()
+    features = extract(
+        lambda batch: torch.stack([sample['features'] for sample in runner.model.test_step(batch)]),
+        runner.build_dataloader(loader, seed=runner.seed),
+    )
+    if is_main_process():
+        features.save(args.out)
+        runner.logger.info(f'{len(features.ids)} features of {features.features.shape[1]} numbers are in {args.out}.')
+    leave_distributed()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,38 @@
+"""Classify stored features by their nearest neighbours among others, and count the accuracy.
+
+python tools/knn.py BANK.npz QUERIES.npz [--k 20] [--temperature 0.07] [--topk 1 5]
+
+tools/extract_features.py writes such files. For a checkpoint: tools/test.py configs/omnimae/knn/... CHECKPOINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from omnimae.evaluation import knn_accuracy, load_features
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='k-NN on stored features.')
+    parser.add_argument('bank', type=Path, metavar='BANK.npz', help='features of the training samples, which vote')
+    parser.add_argument('queries', type=Path, metavar='QUERIES.npz', help='features of the samples to be classified')
+    parser.add_argument('--k', type=int, default=20, help='neighbours that vote; default: 20')
+    parser.add_argument('--temperature', type=float, default=0.07, help='of the weights of the votes; default: 0.07')
+    parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='default: 1 5')
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Vote and count."""
+    args = parse_args(words)
+    bank, queries = load_features(args.bank), load_features(args.queries)
+    metrics = knn_accuracy(bank, queries, k=args.k, temperature=args.temperature, topk=args.topk)
+    print(json.dumps({f'knn/{name}': value for name, value in metrics.items()}, indent=2))
+
+
+if __name__ == '__main__':
+    main()
