@@ -116,7 +116,7 @@ def color(clip: np.ndarray, factor: float) -> np.ndarray:
 
 def sharpness(clip: np.ndarray, factor: float) -> np.ndarray:
     """Move away from the smoothed frame; the outermost pixels are not smoothed."""
-    kernel = np.float32([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
+    kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
     result = clip.copy()
     for frame, sharpened in zip(clip, result, strict=True):
         smooth = cv2.filter2D(frame, -1, kernel)

@@ -1,5 +1,6 @@
 """Backbone, mask generators, head, and the two models made of them; importing this room fills the registry."""
 
+from .augment import MixupCutMix, RandomErasing
 from .classifier import Classifier
 from .mae import MaskedAutoencoder
 from .mae_head import MAEHead, PixelTarget
@@ -17,7 +18,9 @@ __all__ = [
     'LinearProbe',
     'MAEHead',
     'MaskedAutoencoder',
+    'MixupCutMix',
     'PixelTarget',
+    'RandomErasing',
     'RandomMasking',
     'SpatioTemporalViT',
     'TubeMasking',

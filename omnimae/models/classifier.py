@@ -19,9 +19,11 @@ class Classifier(BaseModel):
     Args:
         backbone: config of the encoder; its own final norm is switched off.
         num_classes: size of the linear head.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: of the cross-entropy; with mixing too: s smooths a target t to (1 - s) t + s / num_classes,
+            which is the same before and after mixing.
         head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2).
-        data_preprocessor: config of the ClipPreprocessor.
+        data_preprocessor: config of the ClipPreprocessor, where erasing and mixing of training batches stand; it is
+            told ``num_classes``.
     """
 
     def __init__(
@@ -34,7 +36,8 @@ class Classifier(BaseModel):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
-        super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
+        preprocessor = dict(data_preprocessor or dict(type='ClipPreprocessor'), num_classes=num_classes)
+        super().__init__(MODELS.build(preprocessor), init_cfg)
         self.backbone = MODELS.build({**backbone, 'final_norm': False})
         self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
         self.head = nn.Linear(self.backbone.embed_dim, num_classes)
@@ -64,7 +67,10 @@ class Classifier(BaseModel):
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), (B,) or (B, classes) -> {'loss': cross-entropy, 'top1': share of right answers}."""
+        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': right answers}.
+
+        Of mixed targets the answer is the class with the largest share.
+        """
         logits = self.logits(clip)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         answer = labels if labels.dim() == 1 else labels.argmax(1)
