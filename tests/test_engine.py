@@ -9,6 +9,7 @@ import logging
 import math
 import pickle
 import time
+from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,18 +17,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import OptimWrapper
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, Runner
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import nn
 
+from omnimae.checkpoint import load_weights
 from omnimae.engine import compat
 from omnimae.engine.hooks import BrokenFileHook, PlainCheckpointHook, StepSeedHook
 from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
-from omnimae.registry import MODELS, TRANSFORMS
+from omnimae.registry import HOOKS, MODELS, TRANSFORMS
 
 _number = itertools.count()
 
@@ -93,6 +96,32 @@ def test_a_schedule_takes_up_its_place_and_follows_the_config_it_is_resumed_with
     assert optim_wrapper.optimizer.param_groups[0]['lr'] == warmup_cosine(7 / 40, 1.6e-3, 0.1, 1e-6, 1e-4, True)
 
 
+@pytest.mark.parametrize('micro_batch', [4, 2])
+def test_a_whole_run_has_the_rates_of_the_formula_at_100_steps(data: Path, tmp_path: Path, micro_batch: int):
+    """What the optimizer steps with, each step in one piece or in two: 20 epochs of 5 steps, 2 of warm-up."""
+    peak, floor, decay = 4e-3, 1e-6, 0.65
+    more = """
+train_cfg['max_epochs'] = 20
+train_dataloader['batch_sampler']['global_batch_size'] = 4
+optim_wrapper['optimizer']['lr'] = 4e-3
+optim_wrapper['paramwise_cfg'] = dict(layer_decay=0.65, rule='paper')
+param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=2, start_lr=1e-6, end_lr=1e-6)
+default_hooks = dict(logger=dict(interval=100), checkpoint=dict(interval=20))
+"""
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
+    runner = build_runner(config, tmp_path / 'work', {'train_dataloader.batch_size': micro_batch})
+    seen = []
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    optimizer = runner.optim_wrapper.optimizer
+    optimizer.register_step_pre_hook(lambda *_: seen.append([group['lr'] for group in optimizer.param_groups]))
+    runner.train()
+
+    expected = [floor + (peak - floor) * step / 10 for step in range(10)]
+    expected += [floor + (peak - floor) * (1 + math.cos(math.pi * step / 90)) / 2 for step in range(90)]
+    scales = sorted({decay**exponent for exponent in (3, 2, 1, 0)})  # patch embedding, two blocks, norm and head
+    np.testing.assert_allclose([sorted(set(rates)) for rates in seen], np.outer(expected, scales), rtol=1e-12)
+
+
 def test_a_warmup_as_long_as_the_training_is_refused():
     with pytest.raises(ValueError, match='warmup_epochs is 40, the training has 2 epochs'):
         make_schedule(10, [dict(params=[nn.Parameter(torch.zeros(1))])], warmup_epochs=40, end=2)
@@ -116,22 +145,30 @@ def groups_by_name(model: nn.Module, constructor: LayerDecayConstructor) -> dict
 
 
 @pytest.mark.parametrize(('rule', 'less'), [('release', 0), ('paper', 1)])
-def test_layer_decay_has_the_exponents_of_the_release_or_one_less(rule: str, less: int):
+@pytest.mark.parametrize(
+    ('lr', 'decay', 'weight_decay'), [(4e-3, 0.65, 1e-4), (1e-3, 0.75, 0.05)], ids=['in1k', 'ssv2']
+)
+def test_every_rate_and_decay_of_vit_b_to_the_last_digit(rule, less, lr, decay, weight_decay):
+    """The release: stem d^14, block k d^(13 - k), norm and head d; the paper one factor less everywhere."""
     with torch.device('meta'):
         model = MODELS.build(
-            dict(type='Classifier', backbone=dict(type='SpatioTemporalViT', arch='base'), num_classes=10)
+            dict(type='Classifier', backbone=dict(type='SpatioTemporalViT', arch='base'), num_classes=1000)
         )
-    groups = groups_by_name(model, constructor(layer_decay=0.75, rule=rule))
-    exponents = {name: round(math.log(group['lr'] / 1e-3) / math.log(0.75), 6) for name, group in groups.items()}
-    expected = {
-        'backbone.patch_embed.weight': 14,
-        'backbone.patch_embed.bias': 14,
-        'backbone.blocks.0.attn.qkv.weight': 13,
-        'backbone.blocks.11.mlp.fc2.bias': 2,
-        'norm.weight': 1,
-        'head.weight': 1,
-    }
-    assert {name: exponents[name] for name in expected} == {name: e - less for name, e in expected.items()}
+    exponents = {f'backbone.patch_embed.{part}': 14 for part in ('weight', 'bias')}
+    for block in range(12):
+        for layer in ('norm1', 'norm2', 'attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'):
+            for part in ('weight', 'bias'):
+                exponents[f'backbone.blocks.{block}.{layer}.{part}'] = 13 - block
+    exponents |= {f'{layer}.{part}': 1 for layer in ('norm', 'head') for part in ('weight', 'bias')}
+    assert len(exponents) == 150
+    wrapper = dict(type='AutocastOptimWrapper', optimizer=dict(type='AdamW', lr=lr, weight_decay=weight_decay))
+    groups = groups_by_name(model, LayerDecayConstructor(wrapper, dict(layer_decay=decay, rule=rule)))
+    for name, exponent in exponents.items():
+        exact = Decimal(str(lr)) * Decimal(str(decay)) ** (exponent - less)
+        assert groups[name]['lr'] == pytest.approx(float(exact), rel=1e-15, abs=0), name
+        decayed = name.endswith('weight') and 'norm' not in name
+        assert groups[name]['weight_decay'] == (weight_decay if decayed else 0), name
+    assert groups['head.weight']['lr'] == pytest.approx({0: lr * decay, 1: lr}[less], rel=1e-15)
 
 
 def test_pretraining_has_two_groups_and_decays_the_mask_token_but_no_bias_and_no_norm():
@@ -376,6 +413,81 @@ def test_exports_hold_raw_and_averaged_weights_and_say_which(data: Path, tmp_pat
             assert all(torch.equal(file.get_tensor(name), value) for name, value in expected.state_dict().items())
     assert not torch.equal(model.head.weight, hooks[0].ema_model.module.head.weight)
     assert len([*(tmp_path / 'work').glob('*.safetensors')]) == 4
+
+
+@HOOKS.register_module()
+class WeightsHook(Hook):
+    """Keeps the head's weights after each step and in each validation."""
+
+    def before_train(self, runner: Runner) -> None:
+        self.after_steps: list[torch.Tensor] = []
+        self.in_validation: list[torch.Tensor] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: list, outputs: dict | None = None) -> None:
+        self.after_steps.append(runner.model.head.weight.detach().clone())
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        self.in_validation.append(runner.model.head.weight.detach().clone())
+
+
+RECIPE = """
+model['backbone']['drop_path_rate'] = 0.5
+model['label_smoothing'] = 0.1
+model['data_preprocessor'] = dict(
+    type='ClipPreprocessor',
+    erasing=dict(type='RandomErasing', fill='noise', prob=0.5),
+    mixing=dict(type='MixupCutMix'),
+)
+pictures['transforms'].append(dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2))
+train_dataloader['batch_size'] = 4
+val_dataloader, val_cfg, val_evaluator = test_dataloader, dict(type='ValLoop'), test_evaluator
+param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
+custom_hooks = [dict(type='EMAHook', momentum=0.25), dict(type='WeightsHook')]
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=4)
+)
+"""
+
+
+def hook_of(runner: Runner, kind: type[Hook]) -> Hook:
+    return next(hook for hook in runner.hooks if isinstance(hook, kind))
+
+
+def test_averaged_weights_follow_the_recurrence_are_validated_exported_and_tested(data: Path, tmp_path: Path):
+    """The average starts with the weights after the first step: a = (1 - m) a + m w after each other step."""
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, RECIPE)
+    runner = build_runner(config, tmp_path / 'work')
+    runner.train()
+    weights, ema = hook_of(runner, WeightsHook), hook_of(runner, EMAHook)
+    assert len(weights.after_steps) == 6  # optimizer steps, of two micro-batches each
+    averages = [weights.after_steps[0]]
+    for weight in weights.after_steps[1:]:
+        averages.append(0.75 * averages[-1] + 0.25 * weight)
+    average = ema.ema_model.module.head.weight
+    torch.testing.assert_close(average, averages[5], rtol=0, atol=1e-7)
+    for seen, epoch_end in zip(weights.in_validation, [2] * 5 + [5] * 5, strict=True):
+        torch.testing.assert_close(seen, averages[epoch_end], rtol=0, atol=1e-7)
+    assert torch.equal(runner.model.head.weight, weights.after_steps[5])
+
+    # A test of the exported average, with the config of the training and its EMAHook, repeats the last validation.
+    tester = build_runner(config, tmp_path / 'test')
+    assert not load_weights(tester.model, str(tmp_path / 'work' / 'epoch_2_ema.safetensors')).initialised
+    metrics = tester.test()
+    assert torch.equal(tester.model.head.weight, average)
+    assert metrics['accuracy/top1'] == runner.message_hub.get_scalar('val/accuracy/top1').current()
+
+
+def test_a_resumed_run_with_the_whole_recipe_is_the_run_that_never_stopped(data: Path, tmp_path: Path):
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, RECIPE)
+    whole = build_runner(config, tmp_path / 'whole')
+    whole.train()
+    resumed = build_runner(
+        config, tmp_path / 'parts', {'load_from': str(tmp_path / 'whole' / 'iter_4.pth'), 'resume': True}
+    )
+    resumed.train()
+    assert len(hook_of(resumed, WeightsHook).after_steps) == 2
+    for a, b in ((whole.model, resumed.model), *[[hook_of(r, EMAHook).ema_model for r in (whole, resumed)]]):
+        assert all(torch.equal(a.state_dict()[name], value) for name, value in b.state_dict().items())
 
 
 def test_reconstructions_of_held_out_samples_are_drawn(data: Path, tmp_path: Path):
