@@ -26,6 +26,8 @@ ALLOWED = {
     'config': FLOOR,
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation'},
+    # files through the data room, features as the frozen evaluation defines them
+    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry
 

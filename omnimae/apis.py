@@ -1,0 +1,499 @@
+"""From Python: models by name, classes of images and videos, and their features.
+
+    from omnimae.apis import ClassificationInferencer
+
+    classify = ClassificationInferencer('vitb_in1k_ft')
+    for result in classify(['cat.jpg', 'clips/', frames]):  # paths, folders, arrays; images and videos mixed
+        print(result.input, result.error or result.guesses[0])
+
+What is done to a file before the model sees it stands in the config's ``test_dataloader`` (else ``val_dataloader``):
+the same frames, views and crops as in ``tools/test.py``, and the same scores. A modality that the config does not test
+is read at the model's own clip size: a short side of that size, the middle cut out, of a video one clip of 2.7 seconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from omnimae.checkpoint import load_file, load_weights
+from omnimae.config import load_config
+from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, read_image, scan_folder
+from omnimae.data.video import BrokenFileError, open_video, pick_frames, test_starts
+from omnimae.engine import frozen_model
+from omnimae.registry import DATASETS, MODELS, TRANSFORMS
+
+Input: TypeAlias = str | os.PathLike | np.ndarray
+
+RELEASED = 'https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts'
+DEFAULT_CLIP_SECONDS = 2.7
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models by name
+
+
+class Published(NamedTuple):
+    """Weights that somebody published, and the config that they belong to.
+
+    Attributes:
+        config: name of the config, see `find_config`.
+        url: of the checkpoint.
+    """
+
+    config: str
+    url: str
+
+
+# docs/zoo.md has licences, sizes and accuracies
+ZOO = {
+    f'vit{size}_{name}': Published(f'omnimae/{config.format(size)}', f'{RELEASED}/vit{size}_{name}.torch')
+    for size in 'blh'
+    for name, config in (
+        ('pretrain', 'vit-{}_in1k-ssv2'),
+        ('in1k_ft', 'finetune/vit-{}_in1k'),
+        ('ssv2_ft', 'finetune/vit-{}_ssv2'),
+    )
+}
+
+
+def find_config(name: str | os.PathLike) -> Path:
+    """Find a config by its path, or by its name below ``configs/``: 'omnimae/vit-b_in1k-ssv2'.
+
+    Configs are no part of the installed package: names are looked up in ``configs/`` of the current folder, then in
+    that of the source tree, which an editable install has.
+
+    Raises:
+        ValueError: no such config; says which names are near.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    folders = [Path.cwd() / 'configs', Path(__file__).parents[1] / 'configs']
+    for folder in folders:
+        path = folder / f'{os.fspath(name).removesuffix(".py")}.py'
+        if path.is_file():
+            return path
+    names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
+    near = difflib.get_close_matches(os.fspath(name), {*names, *ZOO}, 1)
+    remedy = f'Did you mean {near[0]!r}?' if near else f'Give the path of a config, or one of {", ".join(ZOO)}.'
+    raise ValueError(
+        f'config={os.fspath(name)!r} is no file, no config below {folders[0]}, no published model. {remedy}'
+    )
+
+
+def get_model(
+    config: Config | str | os.PathLike,
+    checkpoint: str | os.PathLike | None = None,
+    *,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """Build a model of a config, in evaluation mode.
+
+    Args:
+        config: a Config, a path, a name below ``configs/``, or a name in ``ZOO``, which brings its checkpoint along.
+        checkpoint: path or URL of weights in any layout, or a name in ``ZOO``; None leaves initial weights, whatever
+            the config starts its training from. What was loaded, left and initialised is logged, see `load_weights`.
+        device: the first GPU by default, or the CPU.
+
+    Raises:
+        ValueError: no such config, or a checkpoint that does not fit it.
+    """
+    cfg, checkpoint = _resolve(config, checkpoint)
+    return _build(cfg.model, checkpoint, device, complete=False)
+
+
+def _resolve(
+    config: Config | str | os.PathLike, checkpoint: str | os.PathLike | None
+) -> tuple[Config, str | os.PathLike | None]:
+    """Look up the names."""
+    if isinstance(config, str) and config in ZOO:
+        checkpoint = checkpoint or ZOO[config].url
+        config = ZOO[config].config
+    if isinstance(checkpoint, str) and checkpoint in ZOO:
+        checkpoint = ZOO[checkpoint].url
+    return config if isinstance(config, Config) else load_config(find_config(config)), checkpoint
+
+
+def _build(
+    model_cfg: Mapping, checkpoint: str | os.PathLike | None, device: torch.device | str | None, *, complete: bool
+) -> Any:
+    model = MODELS.build({**model_cfg, 'init_cfg': None})
+    if checkpoint is not None:
+        load_weights(model, checkpoint, complete=complete)
+    return model.eval().to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inputs
+
+
+class Item(NamedTuple):
+    """One image or video.
+
+    Attributes:
+        name: its path, or ``inputs[3]`` for an array.
+        modality: 'image' or 'video'.
+        content: its path, or uint8 RGB (T, H, W, 3).
+    """
+
+    name: str
+    modality: str
+    content: str | np.ndarray
+
+
+def list_inputs(inputs: Input | Sequence[Input]) -> list[Item]:
+    """Paths, folders and arrays -> every image and video in them, in their order; files of a folder sorted by path.
+
+    Args:
+        inputs: one or several. An array is uint8 RGB, (H, W, 3) for an image and (T, H, W, 3) for a video.
+
+    Raises:
+        ValueError: a path that does not exist or is neither image nor video, a folder without any, a wrong array.
+    """
+    if isinstance(inputs, str | os.PathLike | np.ndarray):
+        inputs = [inputs]
+    items: list[Item] = []
+    for number, content in enumerate(inputs):
+        if isinstance(content, np.ndarray):
+            items.append(_array_item(f'inputs[{number}]', content))
+        else:
+            items += _path_items(Path(content))
+    return items
+
+
+def _array_item(name: str, array: np.ndarray) -> Item:
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
+        raise ValueError(
+            f'{name} is {array.dtype} of shape {array.shape}. Give uint8 RGB, (H, W, 3) for an image or (T, H, W, 3) '
+            'for a video.'
+        )
+    frames = array[None] if array.ndim == 3 else array
+    return Item(name, 'image' if len(frames) == 1 else 'video', frames)
+
+
+def _path_items(path: Path) -> Iterator[Item]:
+    if not path.exists():
+        raise ValueError(f'{path} does not exist. Give images, videos, or folders of them.')
+    extensions = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
+    files = [path / file for file in scan_folder(str(path), extensions).paths] if path.is_dir() else [path]
+    for file in files:
+        suffix = file.suffix.lower()
+        if suffix not in extensions:
+            raise ValueError(f'{file} is neither image nor video. Known are files that end in {", ".join(extensions)}.')
+        yield Item(str(file), 'image' if suffix in IMAGE_EXTENSIONS else 'video', str(file))
+
+
+class Pipeline:
+    """What evaluation does to a file or an array of one modality: reads clips, makes views of them.
+
+    Args:
+        source: config of a dataset; None for the default of this module.
+        modality: 'image' or 'video'.
+        clip_size: (T, H, W) of the model, for the default.
+    """
+
+    def __init__(self, source: Mapping[str, Any] | None, modality: str, clip_size: tuple[int, int, int]):
+        num_frames, height, width = clip_size
+        if source is None:
+            interpolation = 'bicubic' if modality == 'image' else 'bilinear'
+            resize = dict(type='ResizeShort', size=max(height, width), interpolation=interpolation)
+            crop = dict(type='CenterCrop', size=(height, width))
+            source = dict(num_frames=num_frames, transforms=[resize, crop])
+        self.modality = modality
+        self.transforms = [TRANSFORMS.build(transform) for transform in source.get('transforms', ())]
+        self.num_frames = source.get('num_frames', 16)
+        self.clip_seconds = source.get('clip_seconds', DEFAULT_CLIP_SECONDS)
+        self.num_clips = source.get('num_clips', 1)
+        self.reader = source.get('reader', 'pyav')
+
+    def __call__(self, content: str | np.ndarray) -> Tensor:
+        """Prepare a path or an array (T, H, W, 3) -> uint8 (C, T, H, W), or (V, C, T, H, W) with several views.
+
+        Raises:
+            BrokenFileError: the file cannot be read.
+        """
+        clips = self._read(content) if isinstance(content, str) else [self._pick(content)]
+        views = np.stack([self._transform(clip) for clip in clips])  # (clips, [crops,] T, H, W, 3)
+        views = views.reshape(-1, *views.shape[-4:])
+        return torch.from_numpy(views if len(views) > 1 else views[0]).movedim(-1, -4)
+
+    def _read(self, path: str) -> list[np.ndarray]:
+        if self.modality == 'image':
+            return [read_image(path)]
+        with open_video(path, reader=self.reader) as video:
+            starts = test_starts(video.duration, self.clip_seconds, self.num_clips)
+            return [video.read(start, self.clip_seconds, self.num_frames) for start in starts]
+
+    def _pick(self, frames: np.ndarray) -> np.ndarray:
+        """Spread the frames of a clip over an array, which tells no times."""
+        if self.modality == 'image':
+            return frames
+        return frames[pick_frames(np.arange(len(frames)), 0, len(frames), self.num_frames)]
+
+    def _transform(self, clip: np.ndarray) -> np.ndarray:
+        for transform in self.transforms:
+            clip = transform(clip, None)
+        return clip
+
+
+def find_source(cfg: Config, modality: str) -> dict[str, Any] | None:
+    """Find the first dataset of a modality that the config tests on, else validates on."""
+    for loader in ('test_dataloader', 'val_dataloader'):
+        dataset = (cfg.get(loader) or {}).get('dataset', {})
+        for source in dataset.get('sources', {'': dataset}).values():
+            kind = DATASETS.get(source['type']) if 'type' in source else None
+            if getattr(kind, 'modality', None) == modality:
+                return source
+    return None
+
+
+class Prepared(NamedTuple):
+    """An input as the model takes it, or why there is none."""
+
+    clip: Tensor | None
+    error: str | None
+
+
+class _Preparation(Dataset):
+    """Prepares items, in worker processes where there are any."""
+
+    def __init__(self, items: Sequence[Item], pipelines: Mapping[str, Pipeline]):
+        self.items, self.pipelines = items, pipelines
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Prepared:
+        item = self.items[index]
+        try:
+            return Prepared(self.pipelines[item.modality](item.content), None)
+        except BrokenFileError as error:
+            return Prepared(None, error.reason)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inference
+
+Result = TypeVar('Result')
+
+
+class Inferencer(Generic[Result]):
+    """Images and videos -> a result each, in their order; what `ClassificationInferencer` and others share.
+
+    Inputs of the same modality and size go through the model together. A file that cannot be read has a result with
+    an ``error``, and costs the others nothing.
+
+    Args:
+        config: see `get_model`.
+        checkpoint: see `get_model`; one that leaves weights at their initial values is refused.
+        device: see `get_model`.
+        batch_size: inputs in a batch; each may have several views.
+        num_workers: processes that read files; 0 reads in this one.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no such config, a checkpoint that does not fit, or no checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | os.PathLike,
+        checkpoint: str | os.PathLike | None = None,
+        *,
+        device: torch.device | str | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        progress: bool = True,
+    ):
+        self.cfg, self.checkpoint = _resolve(config, checkpoint)
+        if self.checkpoint is None:
+            raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
+        self.model = _build(self.model_config(), self.checkpoint, device, complete=True)
+        grid, patch_size = self.model.backbone.grid, self.model.backbone.patch_size
+        clip_size = (grid.t * patch_size[0], grid.h * patch_size[1], grid.w * patch_size[2])
+        self.pipelines = {
+            modality: Pipeline(find_source(self.cfg, modality), modality, clip_size) for modality in ('image', 'video')
+        }
+        self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
+
+    def model_config(self) -> dict:
+        """Give the config of the model that computes the results."""
+        return self.cfg.model
+
+    def __call__(self, inputs: Input | Sequence[Input]) -> list[Result]:
+        """Infer all inputs, see `list_inputs`.
+
+        Raises:
+            ValueError: an input that is no image, video, folder of them or array of pixels; before anything is read.
+        """
+        items = list_inputs(inputs)
+        loader = DataLoader(_Preparation(items, self.pipelines), batch_size=None, num_workers=self.num_workers)
+        results: list[Any] = [None] * len(items)
+        waiting: dict[tuple, dict[int, Tensor]] = defaultdict(dict)
+        steps = track(loader, type(self).__name__, total=len(items), disable=not self.progress)
+        for index, (clip, error) in enumerate(steps):
+            if clip is None:
+                results[index] = self.result(items[index], None, error)
+                continue
+            key = (items[index].modality, tuple(clip.shape))
+            waiting[key][index] = clip
+            if len(waiting[key]) == self.batch_size:
+                self._finish(items, waiting.pop(key), results)
+        for clips in waiting.values():
+            self._finish(items, clips, results)
+        return results
+
+    @torch.inference_mode()
+    def _finish(self, items: Sequence[Item], clips: Mapping[int, Tensor], results: list[Any]) -> None:
+        batch = torch.stack(list(clips.values())).to(self.model.data_preprocessor.device)
+        outputs = self.compute(batch, items[next(iter(clips))].modality).float().cpu().numpy()
+        for index, output in zip(clips, outputs, strict=True):
+            results[index] = self.result(items[index], output, None)
+
+    def compute(self, clip: Tensor, modality: str) -> Tensor:
+        """(B, C, T, H, W) or (B, V, C, T, H, W), uint8 -> a row for each input."""
+        raise NotImplementedError
+
+    def result(self, item: Item, output: np.ndarray | None, error: str | None) -> Result:
+        """Make the result of one input from its row, or from the reason why it has none."""
+        raise NotImplementedError
+
+
+class Guess(NamedTuple):
+    """A class that an input may belong to.
+
+    Attributes:
+        label: index of the class.
+        name: of the class, None where unknown.
+        probability: softmax of the scores.
+    """
+
+    label: int
+    name: str | None
+    probability: float
+
+
+class Classification(NamedTuple):
+    """What an input shows.
+
+    Attributes:
+        input: its path, or ``inputs[3]`` for an array.
+        modality: 'image' or 'video'.
+        guesses: the likeliest classes, best first; empty after an error.
+        scores: (classes,) logits, averaged over views, as ``tools/test.py --out`` writes them; None after an error.
+        error: why the input could not be read, or None.
+    """
+
+    input: str
+    modality: str
+    guesses: tuple[Guess, ...]
+    scores: np.ndarray | None
+    error: str | None
+
+
+class ClassificationInferencer(Inferencer[Classification]):
+    """Classify images and videos; see `Inferencer` for the other arguments and errors.
+
+    Args:
+        classes: names of the classes in the order of their labels; by default those in the checkpoint of a run, else
+            those in the config.
+        topk: guesses in a result.
+
+    Raises:
+        ValueError: not the config of a classifier, or another number of names than it has classes.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | os.PathLike,
+        checkpoint: str | os.PathLike | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        topk: int = 5,
+        **kwargs: Any,
+    ):
+        super().__init__(config, checkpoint, **kwargs)
+        num_classes = self.cfg.model.num_classes
+        self.classes = self._known_classes(num_classes) if classes is None else tuple(classes)
+        if self.classes is not None and len(self.classes) != num_classes:
+            raise ValueError(f'classes has {len(self.classes)} names, and the model num_classes={num_classes}.')
+        self.topk = min(topk, num_classes)
+
+    def model_config(self) -> dict:
+        """Give the config's model."""
+        if 'num_classes' not in self.cfg.model:
+            raise ValueError(
+                f'model.type={self.cfg.model.type!r} classifies nothing. Give the config of a fine-tuning.'
+            )
+        return self.cfg.model
+
+    def compute(self, clip: Tensor, modality: str) -> Tensor:
+        """(B, [V,] C, T, H, W), uint8 -> (B, classes)."""
+        return self.model.predict(clip)
+
+    def result(self, item: Item, output: np.ndarray | None, error: str | None) -> Classification:
+        """Rank the scores."""
+        if output is None:
+            return Classification(item.name, item.modality, (), None, error)
+        probabilities = np.exp(output - output.max())
+        probabilities /= probabilities.sum()
+        best = np.argsort(-output, kind='stable')[: self.topk].tolist()
+        names = self.classes
+        guesses = tuple(Guess(k, None if names is None else names[k], float(probabilities[k])) for k in best)
+        return Classification(item.name, item.modality, guesses, output, None)
+
+    def _known_classes(self, num_classes: int) -> tuple[str, ...] | None:
+        _, meta = load_file(str(self.checkpoint))
+        stored = meta.get('dataset_meta')  # of a Runner's checkpoint: the names of each source
+        candidates = list(stored.values()) if isinstance(stored, dict) else []
+        for modality in ('image', 'video'):
+            classes = (find_source(self.cfg, modality) or {}).get('classes')
+            if isinstance(classes, str):  # a list of names among the data, which need not be here
+                classes = read_classes(classes) if os.path.isfile(classes) else None
+            candidates.append(classes)
+        return next((tuple(names) for names in candidates if names is not None and len(names) == num_classes), None)
+
+
+class FeatureVector(NamedTuple):
+    """What a backbone makes of an input.
+
+    Attributes:
+        input: its path, or ``inputs[3]`` for an array.
+        modality: 'image' or 'video'.
+        features: (D,) averaged over tokens and views; None after an error.
+        error: why the input could not be read, or None.
+    """
+
+    input: str
+    modality: str
+    features: np.ndarray | None
+    error: str | None
+
+
+class FeatureExtractor(Inferencer[FeatureVector]):
+    """Frozen features of images and videos, those of ``tools/extract_features.py``; see `Inferencer`.
+
+    With the config of a pretraining: the mean of the normalised tokens. With that of a classifier: what its head sees.
+    """
+
+    def model_config(self) -> dict:
+        """Give the config of the backbone alone."""
+        return frozen_model(self.cfg.model)
+
+    def compute(self, clip: Tensor, modality: str) -> Tensor:
+        """(B, [V,] C, T, H, W), uint8 -> (B, D)."""
+        return self.model.features(clip)
+
+    def result(self, item: Item, output: np.ndarray | None, error: str | None) -> FeatureVector:
+        """Give the vector, or the reason why there is none."""
+        return FeatureVector(item.name, item.modality, output, error)

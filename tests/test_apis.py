@@ -1,0 +1,230 @@
+"""From Python: names of configs and weights, the scores of tools/test.py, mixed inputs, and what cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+
+from omnimae.apis import (
+    ZOO,
+    ClassificationInferencer,
+    FeatureExtractor,
+    Guess,
+    find_config,
+    get_model,
+    list_inputs,
+)
+from omnimae.checkpoint import load_weights, save_file
+from omnimae.config import load_config
+from omnimae.data.datasets import read_image
+from omnimae.registry import MODELS
+
+# The videos of the tiny data, two clips of three crops each, tested beside the pictures.
+MOVIES = """
+crop = [dict(type='ResizeShort', size=32), dict(type='ThreeCrop', size=32)]
+movies = dict(
+    type='VideoDataset',
+    root='{data}/movies',
+    ann_file='{data}/movies.txt',
+    clip_seconds=0.5,
+    num_frames=4,
+    num_clips=2,
+    transforms=crop,
+)
+test_dataloader['dataset']['sources']['movies'] = movies
+"""
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    folder = write_data(tmp_path_factory.mktemp('data'), num_pictures=6, num_movies=3)
+    (folder / 'movies.txt').write_text(''.join(f'{index}.mp4 {index % 2}\n' for index in range(3)))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def config(data) -> Path:
+    return write_config(data / 'classify.py', CLASSIFY, data, MOVIES.replace('{data}', str(data)))
+
+
+@pytest.fixture(scope='module')
+def checkpoint(data, config) -> Path:
+    torch.manual_seed(0)
+    path = data / 'classifier.safetensors'
+    save_file(MODELS.build(load_config(config).model).state_dict(), path, {})
+    return path
+
+
+def infer(config, checkpoint, **kwargs) -> ClassificationInferencer:
+    return ClassificationInferencer(config, checkpoint, progress=False, **kwargs)
+
+
+def test_scores_are_those_of_the_test_loop(data, config, checkpoint, tmp_path):
+    runner = build_runner(config, tmp_path, {'test_evaluator.out_file': str(tmp_path / 'scores.npz')})
+    load_weights(runner.model, checkpoint)
+    runner.test()
+    expected = np.load(tmp_path / 'scores.npz')
+    # folders and files, images and videos mixed; batches of 4 make some of them wait for their like
+    inputs = [data / 'movies' / '2.mp4', data / 'pictures', data / 'movies' / '0.mp4', str(data / 'movies' / '1.mp4')]
+    results = infer(config, checkpoint, batch_size=4, num_workers=2)(inputs)
+    order = ['2.mp4', *(f'{"ab"[i % 2]}/{i}.png' for i in (0, 2, 4, 1, 3, 5)), '0.mp4', '1.mp4']
+    folders = {'image': data / 'pictures', 'video': data / 'movies'}
+    assert [str(Path(x.input).relative_to(folders[x.modality])) for x in results] == order
+    rows = dict(zip(expected['ids'].tolist(), expected['scores'], strict=True))
+    for name, result in zip(order, results, strict=True):
+        np.testing.assert_allclose(result.scores, rows[name], rtol=0, atol=1e-6)
+        assert result.error is None
+
+
+def test_guesses_are_ranked_and_named(config, checkpoint, data):
+    picture = data / 'pictures' / 'a' / '0.png'
+    [result] = infer(config, checkpoint, classes=['cat', 'dog'])(picture)
+    first, second = result.guesses
+    assert {first.name, second.name} == {'cat', 'dog'}
+    assert first.label == result.scores.argmax()
+    assert first.name == ('cat', 'dog')[first.label]
+    assert first.probability > second.probability
+    assert first.probability + second.probability == pytest.approx(1)
+    odds = np.exp(result.scores[first.label] - result.scores[second.label])
+    assert first.probability / second.probability == pytest.approx(odds, rel=1e-5)
+    [unnamed] = infer(config, checkpoint, topk=1)(picture)
+    assert unnamed.guesses == (Guess(first.label, None, first.probability),)
+    with pytest.raises(ValueError, match=r'classes has 3 names, and the model num_classes=2'):
+        infer(config, checkpoint, classes=['a', 'b', 'c'])
+
+
+def test_class_names_come_from_checkpoint_or_config(config, checkpoint, data, tmp_path):
+    picture = data / 'pictures' / 'b' / '1.png'
+    state = MODELS.build(load_config(config).model).state_dict()
+    meta = {'epoch': 1, 'dataset_meta': {'movies': None, 'pictures': ('a', 'b')}}
+    torch.save({'state_dict': state, 'meta': meta}, tmp_path / 'epoch_1.pth')
+    assert infer(config, tmp_path / 'epoch_1.pth').classes == ('a', 'b')
+    named = write_config(data / 'named.py', config.read_text(), data, "\nmovies['classes'] = ['left', 'right']\n")
+    assert infer(named, checkpoint).classes == ('left', 'right')
+    (tmp_path / 'names.txt').write_text('up\ndown\n')
+    listed = write_config(
+        data / 'listed.py', config.read_text(), data, f"\nmovies['classes'] = '{tmp_path}/names.txt'\n"
+    )
+    [result] = infer(listed, checkpoint)(picture)
+    assert result.guesses[0].name == ('up', 'down')[result.guesses[0].label]
+
+
+def test_arrays_give_what_their_files_give(config, checkpoint, data):
+    picture = data / 'pictures' / 'a' / '2.png'
+    pixels = read_image(str(picture))[0]
+    movie = np.random.default_rng(1).integers(0, 256, (7, 40, 36, 3), np.uint8)
+    classify = infer(config, checkpoint)
+    of_file, of_array, of_movie, of_frames = classify([picture, pixels, movie, movie[[0, 2, 4, 6]]])
+    assert (of_array.input, of_array.modality) == ('inputs[1]', 'image')
+    assert (of_movie.input, of_movie.modality) == ('inputs[2]', 'video')
+    np.testing.assert_allclose(of_array.scores, of_file.scores, rtol=0, atol=1e-6)
+    # 4 frames of 7 are floor(linspace(0, 6, 4)) = 0, 2, 4, 6
+    np.testing.assert_allclose(of_movie.scores, of_frames.scores, rtol=0, atol=1e-6)
+    assert classify(pixels)[0].input == 'inputs[0]'
+
+
+def test_a_broken_file_costs_the_others_nothing(config, checkpoint, data, tmp_path):
+    (tmp_path / 'broken.png').write_bytes(b'no picture')
+    (tmp_path / 'broken.mp4').write_bytes(b'')
+    good = data / 'pictures' / 'a' / '0.png'
+    classify = infer(config, checkpoint)
+    image, whole, video = classify([tmp_path / 'broken.png', good, tmp_path / 'broken.mp4'])
+    assert image.error == 'not an image'
+    assert video.error
+    assert [result.input for result in (image, video)] == [
+        str(tmp_path / name) for name in ('broken.png', 'broken.mp4')
+    ]
+    assert (image.guesses, image.scores) == ((), None)
+    np.testing.assert_allclose(whole.scores, classify(good)[0].scores, rtol=0, atol=1e-6)
+
+
+def test_a_modality_without_test_data_is_cut_to_the_size_of_the_model(data, tmp_path, checkpoint):
+    plain = write_config(tmp_path / 'pictures_only.py', CLASSIFY, data)
+    classify = infer(plain, checkpoint)
+    assert classify([data / 'movies'])[0].scores.shape == (2,)
+    clip = classify.pipelines['video'](np.zeros((9, 50, 70, 3), np.uint8))
+    assert clip.shape == (3, 4, 32, 32)
+
+
+def test_features_of_pretraining_and_classifier(config, checkpoint, data, tmp_path):
+    pretrain = write_config(tmp_path / 'pretrain.py', PRETRAIN, data)
+    torch.manual_seed(1)
+    autoencoder = MODELS.build(load_config(pretrain).model).eval()
+    save_file(autoencoder.state_dict(), tmp_path / 'pretrained.pth', {})
+    inputs = [data / 'pictures' / 'a' / '0.png', data / 'movies' / '0.mp4']
+    extract = FeatureExtractor(pretrain, tmp_path / 'pretrained.pth', progress=False)
+    for result in extract(inputs):
+        clip = extract.pipelines[result.modality](result.input)[None]
+        with torch.no_grad():
+            tokens = autoencoder.backbone(autoencoder.data_preprocessor.normalize(clip))
+        np.testing.assert_allclose(result.features, tokens.mean(1)[0].numpy(), rtol=0, atol=1e-6)
+    # of a classifier: what its head sees, averaged over views
+    classify, extract = infer(config, checkpoint), FeatureExtractor(config, checkpoint, progress=False)
+    head = classify.model.head
+    for features, scores in zip(extract(inputs), classify(inputs), strict=True):
+        logits = head.weight.detach().numpy() @ features.features + head.bias.detach().numpy()
+        np.testing.assert_allclose(logits, scores.scores, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('nowhere.jpg', r'nowhere\.jpg does not exist'),
+        (np.zeros((4, 4)), r'inputs\[1\] is float64 of shape \(4, 4\)\. Give uint8 RGB'),
+        (np.zeros((4, 4, 4), np.uint8), r'inputs\[1\] is uint8 of shape \(4, 4, 4\)'),
+        (np.zeros((0, 4, 4, 3), np.uint8), r'inputs\[1\] is uint8 of shape \(0, 4, 4, 3\)'),
+        (__file__, r'test_apis\.py is neither image nor video\. Known are files that end in \.jpg'),
+    ],
+)
+def test_inputs_that_cannot_be_meant(content, message, tmp_path):
+    Image.new('RGB', (8, 8)).save(tmp_path / 'good.png')
+    with pytest.raises(ValueError, match=message):
+        list_inputs([tmp_path / 'good.png', content])
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r'holds no file that ends in \.jpg'):
+        list_inputs(tmp_path)
+
+
+def test_models_by_name_path_and_config(config, checkpoint, monkeypatch):
+    assert find_config('demo/finetune_images') == find_config('demo/finetune_images.py')
+    for cfg in (config, str(config), load_config(config)):
+        model = get_model(cfg, checkpoint, device='cpu')
+        assert not model.training
+        assert model.head.out_features == 2
+    fresh = get_model('demo/finetune_images')  # whose own init_cfg names a checkpoint that is not here
+    assert fresh.backbone.embed_dim == 128
+    with pytest.raises(
+        ValueError, match=r"config='demo/finetune_image' is no file.*Did you mean 'demo/finetune_images'"
+    ):
+        get_model('demo/finetune_image')
+    monkeypatch.setitem(ZOO, 'tiny', ZOO['vitb_in1k_ft']._replace(config=str(config), url=str(checkpoint)))
+    assert torch.equal(get_model('tiny').head.weight, model.head.weight)
+    assert torch.equal(get_model(config, 'tiny').head.weight, model.head.weight)
+
+
+def test_inference_needs_all_weights_and_a_classifier(config, checkpoint, data, tmp_path):
+    with pytest.raises(ValueError, match=r'checkpoint=None: results of initial weights mean nothing'):
+        infer(config, None)
+    other = write_config(tmp_path / 'other.py', config.read_text(), data, "\nmodel['num_classes'] = 7\n")
+    with pytest.raises(ValueError, match=r'has a head for 2 classes, and the model has num_classes=7'):
+        infer(other, checkpoint)
+    pretrain = write_config(tmp_path / 'pretrain.py', PRETRAIN, data)
+    with pytest.raises(ValueError, match=r"model\.type='MaskedAutoencoder' classifies nothing"):
+        infer(pretrain, checkpoint)
+
+
+def test_the_zoo_is_the_nine_released_files():
+    names = {f'vit{size}_{kind}' for size in 'blh' for kind in ('pretrain', 'in1k_ft', 'ssv2_ft')}
+    assert set(ZOO) == names
+    table = (Path(__file__).parents[1] / 'docs' / 'zoo.md').read_text()
+    for name, published in ZOO.items():
+        assert published.url.endswith(f'/omnimae_ckpts/{name}.torch')
+        assert f'`{name}`' in table
+        assert f'`{published.config}`' in table
