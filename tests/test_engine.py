@@ -490,6 +490,43 @@ def test_a_resumed_run_with_the_whole_recipe_is_the_run_that_never_stopped(data:
         assert all(torch.equal(a.state_dict()[name], value) for name, value in b.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ('num_classes', 'more', 'message'),
+    [
+        (
+            3,
+            '',
+            "train_dataloader: source 'pictures' has 2 classes, and the model's head tells 3 apart. Set model.num_cla",
+        ),
+        (
+            1,
+            "pictures.update(ann_file='{list}')",
+            'has the label 1, counted from 0, and .* head tells 1 apart. Set .*=2,',
+        ),
+    ],
+)
+def test_a_head_of_another_size_than_the_classes_is_refused(data: Path, tmp_path: Path, num_classes, more, message):
+    paths = [f'{"ab"[label]}/{label}.png {label}' for label in (0, 1)]
+    (tmp_path / 'list.txt').write_text('\n'.join(paths))
+    more = more.replace('{list}', str(tmp_path / 'list.txt'))
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, f'\n{more}\n')
+    options = {'model.num_classes': num_classes, 'custom_hooks': [dict(type='HeadSizeHook')]}
+    with pytest.raises(ValueError, match=message):
+        build_runner(config, tmp_path / 'work', options).train()
+    if not more:
+        with pytest.raises(ValueError, match=message.replace('train_', 'test_')):
+            build_runner(config, tmp_path / 'test', options).test()
+
+
+def test_a_head_of_the_right_size_and_a_model_without_head_pass(data: Path, tmp_path: Path):
+    options = {'custom_hooks': [dict(type='HeadSizeHook')]}
+    for name, text in (('classify', CLASSIFY), ('pretrain', PRETRAIN)):
+        config = write_config(tmp_path / f'{name}.py', text, data)
+        runner = build_runner(config, tmp_path / name, {**options, 'train_cfg.max_epochs': 1, 'param_scheduler': None})
+        runner.train()
+        assert runner.iter in (3, 5)
+
+
 def test_reconstructions_of_held_out_samples_are_drawn(data: Path, tmp_path: Path):
     config = write_config(
         tmp_path / 'pretrain.py',

@@ -4,6 +4,7 @@ from .compat import leave_distributed, setup_distributed, setup_environment
 from .hooks import (
     BrokenFileHook,
     ExportHook,
+    HeadSizeHook,
     PlainCheckpointHook,
     ReconstructionHook,
     StepSeedHook,
@@ -18,6 +19,7 @@ __all__ = [
     'BrokenFileHook',
     'EpochTrainLoop',
     'ExportHook',
+    'HeadSizeHook',
     'KNNHook',
     'KNNTestLoop',
     'LARS',

@@ -210,6 +210,42 @@ def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -
 
 
 @HOOKS.register_module()
+class HeadSizeHook(Hook):
+    """Refuses data of other classes than the model's head, before the first step, validation or test."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare with the training data."""
+        _check_head(runner.model, runner.train_dataloader.dataset, 'train_dataloader')
+
+    def before_val(self, runner: Runner) -> None:
+        """Compare with the validation data."""
+        _check_head(runner.model, runner.val_dataloader.dataset, 'val_dataloader')
+
+    def before_test(self, runner: Runner) -> None:
+        """Compare with the test data."""
+        _check_head(runner.model, runner.test_dataloader.dataset, 'test_dataloader')
+
+
+def _check_head(model: nn.Module, dataset: Any, loader: str) -> None:
+    """Sources that know their classes have as many as the model; those with labels alone have none beyond."""
+    size = getattr(_unwrapped(model).data_preprocessor, 'num_classes', None)
+    if size is None:
+        return
+    for name, source in zip(dataset.names, dataset.sources, strict=True):
+        classes, labels = getattr(source, 'classes', None), getattr(source, 'labels', None)
+        if classes is not None and len(classes) != size:
+            found, count = f'has {len(classes)} classes', len(classes)
+        elif labels is not None and labels.max() >= size:
+            found, count = f'has the label {labels.max()}, counted from 0', labels.max() + 1
+        else:
+            continue
+        raise ValueError(
+            f"{loader}: source {name!r} {found}, and the model's head tells {size} apart. Set model.num_classes="
+            f"{count}, or give the source the classes that the head knows, in the head's order: classes=[...]."
+        )
+
+
+@HOOKS.register_module()
 class ExportHook(Hook):
     """Writes weights alone as ``.safetensors``, at the end of training and, if asked, on the way.
 
