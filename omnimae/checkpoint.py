@@ -15,6 +15,7 @@ Converting renames: no value changes, position tables included. What another enc
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import pickle
 import re
@@ -116,7 +117,9 @@ def _local(path: str) -> str:
     if address.scheme not in ('http', 'https'):
         return path
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
-    target = os.path.join(folder, os.path.basename(address.path))
+    # Hugging Face calls every file model.safetensors; the address tells them apart
+    stem, suffix = os.path.splitext(os.path.basename(address.path))
+    target = os.path.join(folder, f'{stem}-{hashlib.sha256(path.encode()).hexdigest()[:8]}{suffix}')
     if get_rank() != 0:
         barrier()  # the first process downloads; only those on machines with another disk still have to
     if not os.path.exists(target):

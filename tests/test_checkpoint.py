@@ -306,11 +306,15 @@ def test_an_address_is_downloaded_once(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
     state = tiny_classifier().state_dict()
     save_file(state, tmp_path / 'served.pth', {})
+    (tmp_path / 'other').mkdir()
+    save_file(randomised(tiny_classifier()).state_dict(), tmp_path / 'other' / 'served.pth', {})
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), partial(QuietHandler, directory=tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f'http://127.0.0.1:{server.server_port}'
     try:
         assert_equal_states(load_file(f'{address}/served.pth')[0], state)
+        other = load_file(f'{address}/other/served.pth')[0]  # of the same name, but not the same file
+        assert not torch.equal(other['head.weight'], state['head.weight'])
         with pytest.raises(ValueError, match=r'absent\.pth: cannot be downloaded \(HTTP Error 404'):
             load_file(f'{address}/absent.pth')
     finally:
@@ -715,6 +719,15 @@ def test_huggingface_weights_come_back_but_for_the_bias_of_the_keys():
     model = random_model('classifier')
     ours = model.state_dict()
     weights, config = export_huggingface(ours, **facts_of(model), positions=model.backbone.pos_embed)
+    attention = ('query.weight', 'key.weight', 'value.weight', 'q_bias', 'v_bias')
+    layers = ('attention.output.dense', 'intermediate.dense', 'output.dense', 'layernorm_before', 'layernorm_after')
+    ends = ('weight', 'bias')
+    assert {key for key in weights if '.layer.1.' not in key} == {
+        *(f'videomae.embeddings.patch_embeddings.projection.{end}' for end in ends),
+        *(f'videomae.encoder.layer.0.attention.attention.{key}' for key in attention),
+        *(f'videomae.encoder.layer.0.{layer}.{end}' for layer in layers for end in ends),
+        *(f'{layer}.{end}' for layer in ('fc_norm', 'classifier') for end in ends),
+    }
     for block in range(2):
         ours[f'backbone.blocks.{block}.attn.qkv.bias'][48:96] = 0
     del ours['backbone.pos_embed']
