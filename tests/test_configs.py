@@ -32,8 +32,10 @@ CONFIGS = sorted(
     key=lambda path: (len(path.parts), path),  # the main ones before their ablations
 )
 DEMO = ROOT / 'configs' / 'demo'  # runs as it is, in the tests of the demo
-RECIPES = [path for path in CONFIGS if DEMO not in path.parents]
 PAPER = ROOT / 'configs' / 'omnimae'
+FROZEN = [PAPER / 'linear', PAPER / 'knn']  # run in `test_frozen`
+FINETUNE = [PAPER / 'finetune', ROOT / 'configs' / 'baselines']  # run in `test_finetune`
+RECIPES = [path for path in CONFIGS if not {DEMO, *FROZEN, *FINETUNE} & {*path.parents}]
 ABLATIONS = PAPER / 'ablations'
 CUSTOM = ROOT / 'configs' / 'custom'
 
@@ -298,7 +300,7 @@ class FakeSource(SimpleNamespace):
         return self.rows
 
 
-IN1K_SSV2 = [path for path in PAPER.rglob('*.py') if 'k400' not in path.stem]
+IN1K_SSV2 = [path for path in RECIPES if PAPER in path.parents and 'k400' not in path.stem]
 
 
 @pytest.mark.parametrize('path', IN1K_SSV2, ids=name_of)

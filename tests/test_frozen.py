@@ -9,15 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from test_configs import FROZEN, SMALL, SMALL_LOADER, name_of
 from test_distributed import run
 from test_tools import tool
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import nn
 
-from omnimae.checkpoint import load_weights, save_file
+from omnimae.checkpoint import export, load_weights, save_file
+from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
-from omnimae.engine import LARS, frozen_model
+from omnimae.engine import LARS, frozen_model, load_all_weights
 from omnimae.engine.testing import _in_turn
 from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.models import FrozenBackbone, LinearProbe
@@ -304,3 +308,82 @@ def test_pretraining_does_not_notice_that_it_is_watched(data, tmp_path):
     [scalars] = (tmp_path / 'watched').rglob('scalars.json')
     curve = [row for row in map(json.loads, scalars.read_text().splitlines()) if 'knn/top1' in row]
     assert [(row['knn/top1'], row['step']) for row in curve] == [(100.0, 1), (100.0, 2)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Configs
+
+# Beside what `shrink` changes: a probe takes few samples a step, and few of them vote.
+FEW = {'MixedBatchSampler': dict(global_batch_size=8), 'KNNTestLoop': dict(k=2), 'ThreeCrop': dict(size=112)}
+FROZEN_CONFIGS = [path for folder in FROZEN for path in sorted(folder.glob('*.py'))]
+
+
+@pytest.fixture
+def benchmarks(data, tmp_path, monkeypatch) -> None:
+    """The documented folders of IN1K and SSv2, and a released checkpoint of the shrunk backbone."""
+    for split in ('train', 'val'):
+        (tmp_path / 'imagenet').mkdir(exist_ok=True)
+        (tmp_path / 'imagenet' / split).symlink_to(data / 'pictures')
+        (tmp_path / 'sthv2').mkdir(exist_ok=True)
+        (tmp_path / 'sthv2' / f'sthv2_{split}_list_videos.txt').write_text('0.mp4 3\n1.mp4 7\n2.mp4 173\n')
+    (tmp_path / 'sthv2' / 'videos').symlink_to(data / 'movies')
+    torch.manual_seed(1)
+    model = dict(PRETRAINING, backbone=dict(BACKBONE, **SMALL['SpatioTemporalViT'], qkv_bias=True))
+    save_file(export(MODELS.build(model).state_dict()), tmp_path / 'released.safetensors', {})
+    monkeypatch.setenv('OMNIMAE_DATA', str(tmp_path))
+    monkeypatch.setenv('OMNIMAE_CHECKPOINT', str(tmp_path / 'released.safetensors'))
+
+
+def small(path: Path, work_dir: Path) -> Runner:
+    """A config's Runner, shrunk."""
+    cfg = load_config(path).to_dict()
+    for part in dicts_of(cfg):
+        part.update(SMALL.get(part.get('type'), {}) | FEW.get(part.get('type'), {}))
+        if 'collate_fn' in part:
+            part.update(SMALL_LOADER)
+    cfg |= dict(work_dir=str(work_dir), experiment_name=f'{path.parent.stem}_{path.stem}')
+    return Runner.from_cfg(Config(cfg, format_python_code=False))
+
+
+def dicts_of(value) -> list[dict]:
+    """All dicts, at any depth."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return ([value] if isinstance(value, dict) else []) + [part for item in parts for part in dicts_of(item)]
+
+
+@pytest.mark.parametrize('path', FROZEN_CONFIGS, ids=name_of)
+def test_configs_compare_training_with_validation_samples(path):
+    cfg = load_config(path)
+    train = cfg.train_dataloader if path.parent.stem == 'linear' else cfg.test_cfg.bank_dataloader
+    ([train], [test]) = (loader.dataset.sources.values() for loader in (train, cfg.test_dataloader))
+    num_classes = cfg.model.num_classes if path.parent.stem == 'linear' else cfg.test_cfg.num_classes
+    assert {train.num_classes, test.num_classes} == {num_classes}
+    places = [source.get('ann_file') or source.root for source in (train, test)]
+    assert places[0].replace('train', 'val') == places[1] != places[0]
+    assert train.get('clip_seconds') == test.get('clip_seconds')
+    assert ('actions' in cfg.test_evaluator) == ('ek100' in path.stem)
+
+
+@pytest.mark.parametrize(
+    'path', [path for path in FROZEN_CONFIGS if 'in1k' in path.stem or 'ssv2' in path.stem], ids=name_of
+)
+@pytest.mark.usefixtures('benchmarks')
+def test_configs_run(path, tmp_path):
+    runner = small(path, tmp_path / 'work')
+    if path.parent.stem == 'linear':
+        runner.train()
+        assert runner.iter == (3 if 'in1k' in path.stem else 1)
+    else:
+        load_all_weights(runner.model, tmp_path / 'released.safetensors')
+    assert runner.test().keys() == {'accuracy/top1', 'accuracy/top5', 'accuracy/mean_class'}
+
+
+def test_recipe_of_the_probe():
+    for name, batch, views in (('in1k', 16384, 1), ('ssv2', 1024, 15)):
+        cfg = load_config(FROZEN[0] / f'vit-b_{name}.py')
+        assert cfg.train_dataloader.batch_sampler.global_batch_size == batch
+        assert cfg.optim_wrapper.optimizer == dict(type='LARS', lr=0.1 * batch / 256, momentum=0.9, weight_decay=0.0)
+        assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.warmup_epochs) == (90, 10)
+        [source] = cfg.test_dataloader.dataset.sources.values()
+        crops = 3 if source.transforms[-1].type == 'ThreeCrop' else 1
+        assert source.get('num_clips', 1) * crops == views

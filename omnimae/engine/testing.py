@@ -186,7 +186,7 @@ class KNNHook(Hook):
         with torch.random.fork_rng(devices=[]):  # evaluation draws from the CPU's alone, for its loaders
             features = {key: extract(lambda batch: _pooled(model, batch), loader) for key, loader in self.built.items()}
         model.train(was_training)
-        result = knn_accuracy(**features, k=self.k, temperature=self.temperature)
+        result = knn_accuracy(features['bank'], features['queries'], k=self.k, temperature=self.temperature)
         runner.visualizer.add_scalar(f'{self.name}/top1', result['top1'], step=runner.epoch + 1)
         runner.logger.info(f'Epoch {runner.epoch + 1}: {self.name}/top1: {result["top1"]:.4f}')
 

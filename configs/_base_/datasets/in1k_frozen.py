@@ -1,0 +1,27 @@
+"""IN1K for frozen evaluation: the validation images to be tested, and the training images as ``bank``.
+
+Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
+
+    imagenet/{train,val}/CLASS/*.JPEG
+"""
+
+data_root = '{{$OMNIMAE_DATA:data}}'
+num_classes = 1000
+
+bank = dict(
+    type='ImageDataset',
+    root=f'{data_root}/imagenet/train',
+    num_classes=num_classes,
+    transforms=[dict(type='ResizeShort', size=224, interpolation='bicubic'), dict(type='CenterCrop', size=224)],
+)
+test_dataloader = dict(
+    batch_size=128,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(type='MixedDataset', sources=dict(images=dict(bank, root=f'{data_root}/imagenet/val'))),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+test_evaluator = dict(type='ClipAccuracy')

@@ -1,0 +1,17 @@
+"""k-NN on the demo's photographs, by a frozen backbone; nothing is trained.
+
+Run: python tools/test.py configs/demo/knn_images.py CHECKPOINT
+Expect: TODO
+"""
+
+_base_ = ['linear_images.py']
+
+model = dict(_delete_=True, type='FrozenBackbone', backbone=_base_.backbone)
+middle = _base_.val_images.transforms
+bank = dict(type='MixedDataset', sources=dict(images=dict(_base_.train_images, transforms=middle)))
+test_cfg = dict(
+    _delete_=True,
+    type='KNNTestLoop',
+    num_classes=12,
+    bank_dataloader=dict(_base_.test_dataloader, dataset=bank),
+)

@@ -1,0 +1,17 @@
+"""k-NN on the demo's camera motions, by a frozen backbone; nothing is trained.
+
+Run: python tools/test.py configs/demo/knn_videos.py CHECKPOINT
+Expect: TODO
+"""
+
+_base_ = ['linear_videos.py']
+
+model = dict(_delete_=True, type='FrozenBackbone', backbone=_base_.backbone)
+middle = _base_.val_videos.transforms
+bank = dict(type='MixedDataset', sources=dict(videos=dict(_base_.train_videos, transforms=middle)))
+test_cfg = dict(
+    _delete_=True,
+    type='KNNTestLoop',
+    num_classes=8,
+    bank_dataloader=dict(_base_.test_dataloader, dataset=bank),
+)

@@ -1,0 +1,14 @@
+"""Linear probe of a frozen backbone on the demo's photographs: ``finetune_images.py`` with that backbone left alone.
+
+Run: python tools/train.py configs/demo/linear_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
+Expect: TODO
+"""
+
+_base_ = ['_base_/frozen.py']
+
+model = dict(num_classes=12)
+train_images = dict(_base_.train_dataloader.dataset.sources.images, num_classes=12)
+val_images = dict(_base_.val_dataloader.dataset.sources.images, num_classes=12)
+train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=train_images)))
+val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=val_images)))
+test_dataloader = dict(_base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(images=val_images)))

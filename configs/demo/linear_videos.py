@@ -1,0 +1,14 @@
+"""Linear probe of a frozen backbone on the demo's camera motions: ``finetune_videos.py`` with that backbone left alone.
+
+Run: python tools/train.py configs/demo/linear_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
+Expect: TODO
+"""
+
+_base_ = ['_base_/frozen.py']
+
+model = dict(num_classes=8)
+train_videos = dict(_base_.train_dataloader.dataset.sources.videos, num_classes=8)
+val_videos = dict(_base_.val_dataloader.dataset.sources.videos, num_classes=8)
+train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=train_videos)))
+val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=val_videos)))
+test_dataloader = dict(_base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(videos=val_videos)))

@@ -1,0 +1,26 @@
+"""k-NN on IN1K: the 20 most similar training images vote for the class of a validation image; nothing is trained.
+
+Cosine similarity of the mean of normalised tokens, temperature 0.07: DINO (arXiv:2104.14294), section 4.1.
+
+Run: python tools/test.py configs/omnimae/knn/vit-b_in1k.py CHECKPOINT
+     bash tools/dist_test.sh configs/omnimae/knn/vit-b_in1k.py CHECKPOINT 8
+Not yet run.
+"""
+
+_base_ = [
+    '../../_base_/default_runtime.py',
+    '../../_base_/models/omnimae_vit-base.py',
+    '../../_base_/datasets/in1k_frozen.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='FrozenBackbone',
+    data_preprocessor=_base_.model.data_preprocessor,
+    backbone=_base_.model.backbone,
+)
+test_cfg = dict(
+    type='KNNTestLoop',
+    num_classes=_base_.num_classes,
+    bank_dataloader=dict(_base_.test_dataloader, dataset=dict(type='MixedDataset', sources=dict(images=_base_.bank))),
+)
