@@ -1,12 +1,20 @@
-"""Make the files that the configs expect of a dataset: `python tools/prepare_dataset.py DATASET --root DIR [...]`."""
+"""Make the files that the configs expect of a dataset: `python tools/prepare_dataset.py DATASET --root DIR [...]`.
+
+The six benchmarks are read as their authors distribute them, `DATASET --help` shows the layout; nothing is downloaded.
+An interrupted run goes on where it was, and a further one only looks at files that are new.
+"""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import time
+from collections.abc import Sequence
 
+from omnimae.data.benchmarks import BENCHMARKS
 from omnimae.data.demo import make_demo
+from omnimae.data.preparation import prepare
 
 
 def add_demo(datasets: argparse._SubParsersAction) -> None:
@@ -14,7 +22,6 @@ def add_demo(datasets: argparse._SubParsersAction) -> None:
     parser = datasets.add_parser('demo', help=add_demo.__doc__)
     parser.add_argument('--size', type=int, default=8, help='training videos for each pair of photograph and motion')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes')
     parser.set_defaults(run=prepare_demo)
 
 
@@ -26,17 +33,52 @@ def prepare_demo(args: argparse.Namespace) -> None:
     print(f'{args.root}: {made["images"]} images, {made["videos"]} videos ({seconds:.0f} s)')
 
 
-def main() -> None:
+def add_benchmark(datasets: argparse._SubParsersAction, name: str) -> None:
+    """The subcommand of a benchmark; its layout is the docstring of its reader."""
+    benchmark = BENCHMARKS[name]
+    layout = inspect.getdoc(benchmark.read)
+    parser = datasets.add_parser(
+        name,
+        help=layout.splitlines()[0],
+        description=layout,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if benchmark.modality == 'video':
+        parser.add_argument(
+            '--short-side',
+            type=int,
+            metavar='PIXELS',
+            help='also write copies of the videos with a short side of at most so many pixels, 256 by habit, to '
+            'videos_PIXELS below the root, and list those: they decode several times faster. The originals stay',
+        )
+    parser.set_defaults(run=prepare_benchmark, short_side=None)
+
+
+def prepare_benchmark(args: argparse.Namespace) -> None:
+    """Write the lists of a benchmark and say what they hold."""
+    benchmark = BENCHMARKS[args.dataset]
+    prepared = prepare(args.dataset, args.root, short_side=args.short_side, workers=args.workers)
+    for split, kept in prepared.kept.items():
+        left_out = prepared.left_out[split]
+        rest = f', {left_out} left out, see {prepared.report}' if left_out else ''
+        print(f'{os.path.join(args.root, benchmark.list_name(split))}: {kept} {benchmark.modality}s{rest}')
+    print(f'{os.path.join(args.root, "classes.txt")}: {prepared.num_classes} classes of {benchmark.num_classes}')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and prepare one dataset."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     datasets = parser.add_subparsers(dest='dataset', required=True, metavar='DATASET')
     add_demo(datasets)
+    for name in BENCHMARKS:
+        add_benchmark(datasets, name)
     for dataset in datasets.choices.values():
         dataset.add_argument('--root', required=True, help='folder of the dataset, data/NAME by habit')
-    args = parser.parse_args()
+        dataset.add_argument('--workers', type=int, default=os.cpu_count(), help='processes')
+    args = parser.parse_args(argv)
     try:
         args.run(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.exit(1, f'{parser.prog}: {error}\n')
 
 

@@ -196,8 +196,13 @@ class FileDataset(Dataset):
         """
         raise NotImplementedError
 
+    def _path(self, row: int) -> str:
+        path = os.path.join(self.root, self.paths[row])
+        # Beside a linked folder means beside the link, where prepare_dataset.py puts files, not beside its target.
+        return os.path.normpath(path) if self.paths[row].startswith('../') else path
+
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
-        return self.read(os.path.join(self.root, self.paths[row]), rng)
+        return self.read(self._path(row), rng)
 
     def _train_sample(self, address: Address) -> Sample:
         failures: list[tuple[str, str]] = []
@@ -255,7 +260,7 @@ class FileDataset(Dataset):
         if not hasattr(backend, 'exists'):
             return
         rows = np.unique(np.linspace(0, len(self) - 1, NUM_PROBED, dtype=int))
-        paths = [os.path.join(self.root, self.paths[row]) for row in rows]
+        paths = [self._path(row) for row in rows]
         missing = [path for path in paths if not backend.exists(path)]
         if len(missing) == len(paths):
             raise ValueError(
@@ -316,7 +321,7 @@ class VideoDataset(FileDataset):
 
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
         span = None if self.spans is None else self.spans[row]
-        return self.read(os.path.join(self.root, self.paths[row]), rng, span)
+        return self.read(self._path(row), rng, span)
 
     def read(
         self, path: str, rng: np.random.Generator | None, span: Sequence[float] | np.ndarray | None = None

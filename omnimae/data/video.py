@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, BinaryIO, TypeAlias
 
@@ -190,6 +191,45 @@ class VideoReader:
         with self._reporting():
             return self._read(start, seconds, num_frames)
 
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds that a time stamp of ``frames`` counts."""
+        return self._stream.time_base
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Frames a second, on average."""
+        return self._stream.average_rate or Fraction(25)
+
+    def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """All frames as they are coded, in order of display, with their time stamps after the start of the stream.
+
+        Raises:
+            BrokenVideoError: a frame is damaged, or takes longer than ``TIME_LIMIT``.
+        """
+        with self._reporting():
+            stamps = None
+            if self._max_delay:
+                self._reopen()
+                stamps = iter(sorted(packet.pts for packet in self._demux()))
+            self._reopen()
+            context, not_shown = self._stream.codec_context, set()
+            origin = None
+            for packet in itertools.chain(self._demux(), [None]):
+                if packet is not None:
+                    if origin is None and not packet.is_keyframe:
+                        continue
+                    origin = packet.pts if origin is None else origin
+                    if packet.is_discard or packet.pts < origin:
+                        not_shown.add(packet.pts)
+                for frame in context.decode(packet):
+                    stamp = frame.pts if stamps is None else next(stamps)
+                    if frame.is_corrupt:
+                        raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(stamp)}')
+                    if stamp not in not_shown:
+                        yield stamp - self._origin, frame
+                self._deadline = time.monotonic() + TIME_LIMIT
+
     def close(self) -> None:
         """Let go of the file."""
         self._container.close()
@@ -286,6 +326,9 @@ class VideoReader:
         unit = self._stream.time_base
         return (np.array(stamps) - self._origin) * unit.numerator / unit.denominator
 
+    def _at(self, stamp: int) -> str:
+        return f'{(stamp - self._origin) * self._unit:.3f} s'
+
     def _check_time(self) -> None:
         if time.monotonic() > self._deadline:
             raise BrokenVideoError(self.path, f'not read within {TIME_LIMIT:g} s')
@@ -370,9 +413,6 @@ class PyAVReader(VideoReader):
     @cached_property
     def _to_rgb(self) -> VideoReformatter:
         return VideoReformatter()  # one for all frames: a new one costs three times the conversion of a small frame
-
-    def _at(self, stamp: int) -> str:
-        return f'{(stamp - self._origin) * self._unit:.3f} s'
 
 
 class DecordReader(VideoReader):

@@ -1,0 +1,282 @@
+"""From a benchmark's annotation and files to the lists that training reads.
+
+`prepare` checks the files, makes smaller copies of videos if asked, and writes below the root
+
+- ``PREFIX_{train,val}_list_{images,videos}.txt``, lines as `annotations.read_list` reads them;
+- ``classes.txt``, a class name a line in the order of the labels, and for EPIC-Kitchens ``actions.csv``;
+- ``left_out.csv``: what could not be used, and why;
+- ``checked_files.jsonl``: what was found about each file, so that no file is checked twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.utils import ProgressBar
+
+from omnimae.data.benchmarks import BENCHMARKS, Item
+from omnimae.data.datasets import read_image
+from omnimae.data.reencode import reencode
+from omnimae.data.video import BrokenFileError, open_video
+
+
+class Prepared(NamedTuple):
+    """What `prepare` made.
+
+    Attributes:
+        kept: split -> number of samples in its list.
+        left_out: split -> number of samples that could not be used.
+        num_classes: how many classes the labels tell apart.
+        report: the file that names what was left out, and why.
+    """
+
+    kept: dict[str, int]
+    left_out: dict[str, int]
+    num_classes: int
+    report: Path
+
+
+def prepare(name: str, root: str | Path, *, short_side: int | None = None, workers: int = 1) -> Prepared:
+    """Read the annotation of a benchmark below ``root``, check its files and write its lists.
+
+    Args:
+        name: a key of `BENCHMARKS`.
+        root: folder of the benchmark.
+        short_side: write copies of the videos with a short side of at most so many pixels to ``videos_SIZE`` and list
+            those; None lists the originals.
+        workers: processes.
+
+    Raises:
+        ValueError: a folder or an annotation that cannot be used, or a split of which no file can be used.
+    """
+    benchmark, root = BENCHMARKS[name], Path(root)
+    if not root.is_dir():
+        raise ValueError(f'root={str(root)!r} is not a folder. Correct the path, or link the data to it.')
+    if short_side is not None and (short_side < 16 or benchmark.modality == 'image'):
+        raise ValueError(f'short_side={short_side} is for videos, of 16 pixels at least. Leave it out for {name}.')
+    annotation = benchmark.read(root)
+    paths = sorted({item.path for items in annotation.splits.values() for item in items})
+    checks = check_files(root, paths, benchmark.modality, workers=workers)
+    listed = {path: path for path in paths}
+    if short_side is not None:
+        usable = [path for path in paths if not checks[path].reason]
+        listed |= (copies := {path: _copy_path(path, short_side) for path in usable})
+        for path, failure in reencode_files(root, copies, short_side, workers=workers).items():
+            checks[path] = checks[path]._replace(reason=failure)
+    left_out = {
+        split: [(item, reason) for item in items if (reason := _why_not(item, checks[item.path]))]
+        for split, items in annotation.splits.items()
+    }
+    report = root / 'left_out.csv'
+    _write_csv(
+        report,
+        ('split', 'path', 'id', 'reason'),
+        ((split, item.path, item.id, reason) for split, pairs in left_out.items() for item, reason in pairs),
+    )
+    kept = {}
+    for split, items in annotation.splits.items():
+        dropped = {item for item, _ in left_out[split]}
+        rest = [item for item in items if item not in dropped]
+        if not rest:
+            item, why = left_out[split][0]
+            raise ValueError(
+                f'{split}: none of the {len(items)} samples can be used, the first for {str(root / item.path)!r}: '
+                f'{why}. See {report}, and compare with the layout (--help).'
+            )
+        _write_lines(
+            root / benchmark.list_name(split), (_line(item, listed[item.path], benchmark.list_root) for item in rest)
+        )
+        kept[split] = len(rest)
+    _write_lines(root / 'classes.txt', annotation.classes)
+    if annotation.actions:
+        _write_csv(root / 'actions.csv', ('action', 'verb', 'noun'), annotation.actions)
+    return Prepared(kept, {split: len(pairs) for split, pairs in left_out.items()}, len(annotation.classes), report)
+
+
+def _line(item: Item, path: str, list_root: str) -> str:
+    """A line of a list; a copy goes by the name of its original."""
+    original, path = os.path.relpath(item.path, list_root), os.path.relpath(path, list_root)
+    span = '' if item.span is None else f' {item.span[0]:.3f} {item.span[1]:.3f}'
+    name = item.id or (None if path == original else original)
+    return f'{path}{span} {item.label}' + ('' if name is None else f' id={name}')
+
+
+def _copy_path(path: str, short_side: int) -> str:
+    stem = os.path.splitext(path.removeprefix('videos/'))[0]
+    return f'videos_{short_side}/{stem}.mp4'
+
+
+def _why_not(item: Item, check: Check) -> str | None:
+    if check.reason is None and item.span is not None and item.span[0] >= check.duration:
+        return f'the span from {item.span[0]:.3f} s on lies outside, it lasts {check.duration:.3f} s'
+    return check.reason
+
+
+# ---- Checks ----
+
+
+class Check(NamedTuple):
+    """What is known about a file.
+
+    Attributes:
+        duration: of a video, in seconds.
+        reason: why it cannot be used, or None.
+    """
+
+    duration: float = 0.0
+    reason: str | None = None
+
+
+def check_files(root: Path, paths: Sequence[str], modality: str, *, workers: int = 1) -> dict[str, Check]:
+    """Whether each file is there and opens: images are read in full, of videos the ends and the first frame.
+
+    Results are appended to ``checked_files.jsonl`` as they come. A file of the same size and time as then is not
+    checked again.
+    """
+    log = root / 'checked_files.jsonl'
+    known = _read_log(log)
+    stats = _stat_files(root, paths, workers)
+    checks = {path: Check(reason='the file is missing') for path in paths if stats[path] is None}
+    there = [path for path in paths if stats[path] is not None]
+    checks |= {path: known[path][1] for path in there if path in known and known[path][0] == stats[path]}
+    todo = [path for path in there if path not in checks]
+    check = partial(_check_chunk, str(root), modality)
+    with open(log, 'a', encoding='utf-8') as file:
+        for chunk, results in _in_parallel(check, todo, 64 if modality == 'image' else 8, workers, 'Checking files'):
+            checks |= dict(zip(chunk, results, strict=True))
+            rows = ((path, stats[path], *result) for path, result in zip(chunk, results, strict=True))
+            file.write(''.join(f'{json.dumps(row)}\n' for row in rows))
+            file.flush()
+    return checks
+
+
+def reencode_files(root: Path, copies: dict[str, str], short_side: int, *, workers: int = 1) -> dict[str, str]:
+    """Make the copies (original -> copy) that are not there yet or are older -> the reasons why some cannot be made."""
+    stats = _stat_files(root, [*copies, *copies.values()], workers)
+    todo = [pair for pair in copies.items() if _is_older(stats[pair[1]], stats[pair[0]])]
+    for folder in {(root / copy).parent for _, copy in todo}:
+        folder.mkdir(parents=True, exist_ok=True)
+    reasons: dict[str, str] = {}
+    work = partial(_reencode_chunk, str(root), short_side)
+    for chunk, results in _in_parallel(work, todo, 1, workers, f'Re-encoding to {short_side}'):
+        reasons |= {path: reason for (path, _), reason in zip(chunk, results, strict=True) if reason}
+    return reasons
+
+
+def _is_older(copy: list[int] | None, original: list[int] | None) -> bool:
+    return copy is None or (original is not None and copy[1] < original[1])
+
+
+def _check_chunk(root: str, modality: str, paths: Sequence[str]) -> list[Check]:
+    return [_check(os.path.join(root, path), modality) for path in paths]
+
+
+def _check(path: str, modality: str) -> Check:
+    try:
+        if modality == 'image':
+            read_image(path)
+            return Check()
+        with open_video(path) as video:
+            video.read(0.0, min(video.duration, 1.0), 1)
+            return Check(video.duration)
+    except BrokenFileError as error:
+        return Check(reason=error.reason)
+
+
+def _reencode_chunk(root: str, short_side: int, pairs: Sequence[tuple[str, str]]) -> list[str | None]:
+    reasons: list[str | None] = []
+    for path, copy in pairs:
+        try:
+            reencode(os.path.join(root, path), os.path.join(root, copy), short_side)
+            reasons.append(None)
+        except BrokenFileError as error:
+            reasons.append(error.reason)
+    return reasons
+
+
+def _read_log(log: Path) -> dict[str, tuple[list[int], Check]]:
+    known = {}
+    for line in log.read_text(encoding='utf-8').splitlines() if log.exists() else ():
+        try:
+            path, stat, duration, reason = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        known[path] = stat, Check(duration, reason)
+    return known
+
+
+def _stat_files(root: Path, paths: Sequence[str], workers: int) -> dict[str, list[int] | None]:
+    """Path -> [bytes, time of last change in ns], or None if there is no such file."""
+
+    def stat(chunk: Sequence[str]) -> list[tuple[str, list[int] | None]]:
+        return [(path, _stat(os.path.join(root, path))) for path in chunk]
+
+    with ThreadPoolExecutor(workers) as pool:  # what takes time is a network, not this process
+        return dict(pair for pairs in pool.map(stat, _chunks(paths, 1024)) for pair in pairs)
+
+
+def _stat(path: str) -> list[int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _in_parallel(
+    function: Callable[[Sequence], list], todo: Sequence, chunk_size: int, workers: int, what: str
+) -> Iterator[tuple[Sequence, list]]:
+    """Chunks of ``todo`` and what the function makes of each, in order, with a progress bar."""
+    if not todo:
+        return
+    print(f'{what}: {len(todo)}', flush=True)
+    bar = ProgressBar(len(todo))
+    chunks = list(_chunks(todo, chunk_size))
+    pool = ProcessPoolExecutor(workers) if workers > 1 else None
+    try:
+        for chunk, results in zip(chunks, (pool.map if pool else map)(function, chunks), strict=True):
+            yield chunk, results
+            bar.update(len(chunk))
+    except BrokenProcessPool:
+        raise ValueError(
+            f'{what}: a process died, of too little memory or in a decoder. What is done is kept; run it again, with '
+            'fewer --workers.'
+        ) from None
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+        print()
+
+
+def _chunks(values: Sequence, size: int) -> Iterator[Sequence]:
+    iterator = iter(values)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+# ---- Files that are written ----
+
+
+def _write_lines(file: Path, lines: Iterable[str]) -> None:
+    part = file.with_name(f'{file.name}.part')
+    with open(part, 'w', encoding='utf-8') as out:
+        out.writelines(f'{line}\n' for line in lines)
+    part.replace(file)
+
+
+def _write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    part = file.with_name(f'{file.name}.part')
+    with open(part, 'w', newline='', encoding='utf-8') as out:
+        writer = csv.writer(out, lineterminator='\n')
+        writer.writerow(header)
+        writer.writerows(rows)
+    part.replace(file)

@@ -1,0 +1,72 @@
+"""Smaller copies of videos, which decode faster: H.264 in MP4, with the frame times of the original.
+
+A short side of 256 pixels and a keyframe every 16 frames make a clip cost a fraction of what it costs in the original.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+
+from omnimae.data.video import open_video
+
+# A keyframe each 16 frames: a clip begins anywhere, and all that lies between the keyframe and it is decoded in vain.
+OPTIONS = {'preset': 'veryfast', 'crf': '20', 'g': '16', 'threads': '1'}
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with a short side of at most ``short_side`` and the same aspect; both even, as H.264 wants them.
+
+    Small frames are not enlarged.
+    """
+    scale = min(short_side / min(height, width), 1.0)
+    return max(2 * round(height * scale / 2), 2), max(2 * round(width * scale / 2), 2)
+
+
+def reencode(source: str | Path, target: str | Path, short_side: int) -> None:
+    """Write a copy of a video with a short side of at most ``short_side`` pixels, without sound, turned upright.
+
+    Raises:
+        BrokenVideoError: the source cannot be read to its end; nothing is written then.
+    """
+    part = f'{target}.part'
+    try:
+        _encode(os.fspath(source), part, short_side)
+        os.replace(part, target)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def _encode(source: str, target: str, short_side: int) -> None:
+    with open_video(source) as video, av.open(target, 'w', format='mp4') as container:
+        stream = None
+        for stamp, frame in video.frames():
+            picture = _shrink(frame, short_side)
+            picture.pts, picture.time_base, picture.pict_type = stamp, video.time_base, PictureType.NONE
+            if stream is None:
+                stream = container.add_stream('libx264', rate=video.frame_rate, options=OPTIONS)
+                context = stream.codec_context
+                context.width, context.height, context.pix_fmt = picture.width, picture.height, 'yuv420p'
+                context.time_base = video.time_base
+                context.colorspace, context.color_range = picture.colorspace, picture.color_range
+            elif (picture.width, picture.height) != (stream.width, stream.height):
+                picture = picture.reformat(stream.width, stream.height)
+            container.mux(stream.encode(picture))
+        if stream is not None:
+            container.mux(stream.encode())
+
+
+def _shrink(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
+    """The frame in its new size, the way it is to be shown."""
+    height, width = scaled_size(frame.height, frame.width, short_side)
+    turns = round(frame.rotation / 90)
+    if turns % 4 == 0:
+        return frame.reformat(width, height, 'yuv420p', interpolation='BICUBIC')
+    lying = frame.reformat(width, height, 'rgb24', interpolation='BICUBIC').to_ndarray()
+    upright: Any = np.ascontiguousarray(np.rot90(lying, turns))
+    return av.VideoFrame.from_ndarray(upright, 'rgb24').reformat(format='yuv420p')
