@@ -67,7 +67,7 @@ class Classifier(BaseModel):
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': right answers}.
+        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': share right}.
 
         Of mixed targets the answer is the class with the largest share.
         """
