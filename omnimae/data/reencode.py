@@ -6,6 +6,7 @@ A short side of 256 pixels and a keyframe every 16 frames make a clip cost a fra
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from omnimae.data.video import open_video
+from omnimae.data.video import BrokenVideoError, VideoReader, open_video
 
 # A keyframe each 16 frames: a clip begins anywhere, and all that lies between the keyframe and it is decoded in vain.
-OPTIONS = {'preset': 'veryfast', 'crf': '20', 'g': '16', 'threads': '1'}
+# No B-frames: with them MP4 does not say how long a frame is shown, which at a variable rate may be seconds.
+OPTIONS = {'preset': 'veryfast', 'crf': '20', 'g': '16', 'bf': '0', 'threads': '1'}
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -31,6 +33,8 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 def reencode(source: str | Path, target: str | Path, short_side: int) -> None:
     """Write a copy of a video with a short side of at most ``short_side`` pixels, without sound, turned upright.
 
+    Times are those of the original after its first frame.
+
     Raises:
         BrokenVideoError: the source cannot be read to its end; nothing is written then.
     """
@@ -44,21 +48,32 @@ def reencode(source: str | Path, target: str | Path, short_side: int) -> None:
 
 def _encode(source: str, target: str, short_side: int) -> None:
     with open_video(source) as video, av.open(target, 'w', format='mp4') as container:
-        stream = None
-        for stamp, frame in video.frames():
-            picture = _shrink(frame, short_side)
-            picture.pts, picture.time_base, picture.pict_type = stamp, video.time_base, PictureType.NONE
-            if stream is None:
-                stream = container.add_stream('libx264', rate=video.frame_rate, options=OPTIONS)
-                context = stream.codec_context
-                context.width, context.height, context.pix_fmt = picture.width, picture.height, 'yuv420p'
-                context.time_base = video.time_base
-                context.colorspace, context.color_range = picture.colorspace, picture.color_range
-            elif (picture.width, picture.height) != (stream.width, stream.height):
-                picture = picture.reformat(stream.width, stream.height)
-            container.mux(stream.encode(picture))
-        if stream is not None:
-            container.mux(stream.encode())
+        packets = _packets(container, video, short_side)
+        last = next(packets)
+        for packet in packets:
+            container.mux(last)
+            last = packet
+        last.duration = max(round(video.duration / video.time_base) - last.pts, 1)  # nothing follows that tells it
+        container.mux(last)
+
+
+def _packets(container: Any, video: VideoReader, short_side: int) -> Iterator[Any]:
+    stream = None
+    for stamp, frame in video.frames():
+        picture = _shrink(frame, short_side)
+        if stream is None:
+            stream = container.add_stream('libx264', rate=video.frame_rate, options=OPTIONS)
+            context = stream.codec_context
+            context.width, context.height, context.pix_fmt = picture.width, picture.height, 'yuv420p'
+            context.time_base = video.time_base
+            context.colorspace, context.color_range = picture.colorspace, picture.color_range
+        elif (picture.width, picture.height) != (stream.width, stream.height):
+            picture = picture.reformat(stream.width, stream.height)
+        picture.pts, picture.time_base, picture.pict_type = stamp, video.time_base, PictureType.NONE
+        yield from stream.encode(picture)
+    if stream is None:
+        raise BrokenVideoError(video.path, 'no frames')
+    yield from stream.encode(None)
 
 
 def _shrink(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
