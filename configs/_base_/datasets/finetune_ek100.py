@@ -1,0 +1,19 @@
+"""EPIC-Kitchens-100, 3,806 actions, as ``python tools/prepare_dataset.py ek100 --root data/epic100`` leaves it.
+
+Clips of 2.7 seconds within the span of an action; no flip. A class is a pair of verb and noun (paper, appendix A.2);
+``actions.csv``, written beside the lists, says which, and the accuracy of verbs and of nouns is counted with it.
+"""
+
+_base_ = './finetune_videos.py'
+
+root = '{{$OMNIMAE_DATA:data}}/epic100'
+num_classes = 3806
+
+rows = dict(root=root, clip_seconds=2.7, classes=f'{root}/classes.txt')
+train = dict(rows, ann_file=f'{root}/epic100_train_list_videos.txt')
+val = dict(rows, ann_file=f'{root}/epic100_val_list_videos.txt')
+train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
+val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
+test_dataloader = dict(dataset=dict(sources=dict(videos=val)))
+val_evaluator = dict(actions=f'{root}/actions.csv')
+test_evaluator = val_evaluator

@@ -1,0 +1,16 @@
+"""Something-Something V2, 174 classes, as ``python tools/prepare_dataset.py ssv2 --root data/sthv2`` leaves it.
+
+Clips of 2.7 seconds; no flip, which would turn "from left to right" into another class.
+"""
+
+_base_ = './finetune_videos.py'
+
+root = '{{$OMNIMAE_DATA:data}}/sthv2'
+num_classes = 174
+
+rows = dict(root=f'{root}/videos', clip_seconds=2.7, classes=f'{root}/classes.txt')
+train = dict(rows, ann_file=f'{root}/sthv2_train_list_videos.txt')
+val = dict(rows, ann_file=f'{root}/sthv2_val_list_videos.txt')
+train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
+val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
+test_dataloader = dict(dataset=dict(sources=dict(videos=val)))

@@ -1,0 +1,84 @@
+"""How clips are read in fine-tuning, and five clips x three crops of a video in testing; a benchmark's file adds the rest.
+
+16 frames; crops, erasing to noise behind the normalisation, RandAugment with 4 layers of magnitude 7, test views and
+batch: paper (arXiv:2206.08356), Table 5 for SSv2 and EPIC-Kitchens-100. The paper crops bicubically, the release
+bilinearly, both after a resize to a short side of 256; here the crop is resized once, from the original frame. The
+head's initial weights: the release for SSv2.
+"""
+
+# for the model
+head_init_std = 0.01
+erasing = dict(type='RandomErasing', fill='noise', prob=0.25)
+
+train_dataloader = dict(
+    batch_size=8,  # clips per GPU and micro-batch, replicas included; the GPU's memory decides
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            videos=dict(
+                type='VideoDataset',
+                num_frames=16,
+                transforms=[
+                    dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bicubic'),
+                    dict(type='RandAugment', policy='pytorchvideo', magnitude=7, num_layers=4),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='MixedSampler'),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=512),
+    collate_fn=dict(type='collate_clips'),
+)
+val_dataloader = dict(
+    batch_size=16,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            videos=dict(
+                type='VideoDataset',
+                num_frames=16,
+                # during training one view says enough: the first clip, the middle of its frames
+                transforms=[
+                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
+                    dict(type='CenterCrop', size=224),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_evaluator = dict(type='ClipAccuracy', topk=(1, 5))
+val_cfg = dict(type='ValLoop')
+test_dataloader = dict(
+    batch_size=2,  # videos of 15 views each
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            videos=dict(
+                type='VideoDataset',
+                num_frames=16,
+                num_clips=5,
+                transforms=[
+                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
+                    dict(type='ThreeCrop', size=224),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+test_evaluator = val_evaluator
+test_cfg = dict(type='TestLoop')

@@ -1,0 +1,213 @@
+"""The recipes of the six benchmarks: their numbers are the paper's, and each runs on its own annotation format."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from tiny_benchmarks import TINY
+
+from omnimae.config import load_config
+from omnimae.data.preparation import prepare
+from omnimae.registry import DATA_SAMPLERS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+
+FINETUNE = Path(__file__).parents[1] / 'configs' / 'omnimae' / 'finetune'
+IMAGES, VIDEOS = ('in1k', 'inat18', 'p365'), ('k400', 'ssv2', 'ek100')
+NUM_CLASSES = dict(in1k=1000, inat18=8142, p365=365, k400=400, ssv2=174, ek100=3806)
+
+# Tables 4 and 5: learning rate, epochs, batch, weight decay, layer decay, DropPath
+PAPER = {
+    ('b', 'in1k'): (4e-3, 100, 1024, 1e-4, 0.65, 0.1),
+    ('b', 'inat18'): (2e-3, 300, 1024, 1e-4, 0.65, 0.1),
+    ('b', 'p365'): (2e-3, 60, 1024, 1e-4, 0.65, 0.1),
+    ('l', 'in1k'): (2e-3, 50, 1024, 5e-2, 0.75, 0.2),
+    ('l', 'inat18'): (2e-3, 100, 1024, 5e-2, 0.75, 0.2),
+    ('l', 'p365'): (2e-3, 50, 1024, 5e-2, 0.75, 0.2),
+    ('h', 'in1k'): (2e-3, 50, 1024, 5e-2, 0.75, 0.2),
+    ('h', 'inat18'): (2e-3, 100, 1024, 5e-2, 0.75, 0.2),
+    ('h', 'p365'): (2e-3, 50, 1024, 5e-2, 0.75, 0.2),
+    ('b', 'k400'): (1e-3, 175, 1024, 5e-2, 0.75, 0.1),
+    ('l', 'k400'): (1e-3, 100, 512, 5e-2, 0.75, 0.2),
+    ('h', 'k400'): (1e-3, 100, 512, 5e-2, 0.75, 0.2),
+    ('b', 'ssv2'): (1e-3, 40, 512, 5e-2, 0.75, 0.1),
+    ('l', 'ssv2'): (1e-3, 40, 512, 5e-2, 0.75, 0.2),
+    ('h', 'ssv2'): (1e-3, 40, 512, 5e-2, 0.75, 0.2),
+    ('b', 'ek100'): (1e-3, 40, 512, 5e-2, 0.75, 0.1),
+    ('l', 'ek100'): (1e-3, 40, 512, 5e-2, 0.75, 0.2),
+    ('h', 'ek100'): (1e-3, 40, 512, 5e-2, 0.75, 0.2),
+}
+
+# What a test changes to run a recipe: width, depth, batch and length (of training and of clips). Nothing else.
+SMALL = {
+    'model.init_cfg': None,
+    'model.backbone.embed_dim': 24,
+    'model.backbone.depth': 2,
+    'model.backbone.num_heads': 2,
+    'model.backbone.clip_size': (4, 224, 224),
+    'train_dataloader.batch_size': 4,
+    'train_dataloader.batch_sampler.global_batch_size': 8,
+    **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
+    **{f'{split}_dataloader.persistent_workers': False for split in ('train', 'val', 'test')},
+    'param_scheduler.warmup_epochs': 1,
+    'train_cfg.max_epochs': 2,
+    'train_cfg.val_interval': 1,
+    'optim_wrapper.dtype': None,
+    'default_hooks.checkpoint.max_keep_ckpts': 1,
+}
+
+_number = itertools.count()
+
+
+def config_of(size: str, benchmark: str) -> Config:
+    return load_config(FINETUNE / f'vit-{size}_{benchmark}.py')
+
+
+def source_of(cfg: Config, split: str) -> Config:
+    [source] = cfg[f'{split}_dataloader'].dataset.sources.values()
+    return source
+
+
+def test_every_recipe_is_in_the_table():
+    assert {path.stem for path in FINETUNE.glob('*.py')} == {f'vit-{size}_{name}' for size, name in PAPER}
+
+
+@pytest.mark.parametrize(('size', 'benchmark'), PAPER)
+def test_numbers_of_the_paper(size, benchmark):
+    cfg = config_of(size, benchmark)
+    lr, epochs, batch, weight_decay, layer_decay, drop_path = PAPER[size, benchmark]
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True
+    )
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=layer_decay, rule='paper')
+    assert cfg.train_cfg.max_epochs == epochs
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == batch
+    warmup = 9 if benchmark == 'k400' else 5
+    assert cfg.param_scheduler == dict(
+        type='WarmupCosineLR', warmup_epochs=warmup, start_lr=1e-6, end_lr=1e-6, rescale=True
+    )
+    backbone = cfg.model.backbone
+    assert backbone.arch == dict(b='base', l='large', h='huge')[size]
+    assert backbone.patch_size == ((2, 14, 14) if size == 'h' else (2, 16, 16))
+    assert backbone.drop_path_rate == drop_path
+    assert cfg.model.init_cfg.checkpoint.endswith(f'/vit{size}_pretrain.torch')
+    assert (cfg.model.num_classes, cfg.model.label_smoothing) == (NUM_CLASSES[benchmark], 0.1)
+    assert cfg.model.data_preprocessor.mixing == dict(
+        type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5
+    )
+    ema = [hook for hook in cfg.get('custom_hooks') or [] if hook.type == 'EMAHook']
+    assert [hook.momentum for hook in ema] == ([1e-4] if benchmark in IMAGES else [])
+
+
+@pytest.mark.parametrize('benchmark', NUM_CLASSES)
+def test_augmentation_of_the_paper(benchmark):
+    cfg = config_of('b', benchmark)
+    train, test = source_of(cfg, 'train'), source_of(cfg, 'test')
+    crop, *flip, augment = train.transforms
+    assert crop == dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bicubic')
+    assert flip == ([] if benchmark in ('ssv2', 'ek100') else [dict(type='Flip', prob=0.5)])
+    policy, magnitude, layers = dict(k400=('pytorchvideo', 9, 2), ssv2=('pytorchvideo', 7, 4)).get(
+        benchmark.replace('ek100', 'ssv2'), ('timm', 9, 2)
+    )
+    assert augment == dict(type='RandAugment', policy=policy, magnitude=magnitude, num_layers=layers)
+    fill = dict.fromkeys(IMAGES, 'black') | dict(ssv2='noise', ek100='noise')
+    erasing = dict(type='RandomErasing', fill=fill[benchmark], prob=0.25) if benchmark in fill else None
+    assert cfg.model.data_preprocessor.erasing == erasing
+    assert train.get('replicas', 1) == (2 if benchmark == 'k400' else 1)
+    if benchmark in VIDEOS:
+        seconds = 2.0 if benchmark == 'k400' else 2.7
+        assert {(source_of(cfg, split).clip_seconds) for split in ('train', 'val', 'test')} == {seconds}
+        assert (test.num_frames, test.num_clips) == (16, 5)
+        assert [part.type for part in test.transforms] == ['ResizeShort', 'ThreeCrop']
+    else:
+        assert [part.type for part in test.transforms] == ['ResizeShort', 'CenterCrop']
+
+
+@pytest.mark.parametrize(('size', 'benchmark'), PAPER)
+@pytest.mark.parametrize('gpus', [1, 2, 8, 32])
+def test_global_batch_on_any_number_of_gpus(size, benchmark, gpus):
+    cfg = config_of(size, benchmark)
+    dataset = SimpleNamespace(names=('a',), sources=[_Rows(replicas=source_of(cfg, 'train').get('replicas', 1))])
+    sampler = DATA_SAMPLERS.build(dict(cfg.train_dataloader.sampler, dataset=dataset, seed=0))
+    batches = DATA_SAMPLERS.build(
+        dict(
+            cfg.train_dataloader.batch_sampler,
+            sampler=sampler,
+            batch_size=cfg.train_dataloader.batch_size,
+            world_size=gpus,
+            rank=0,
+        )
+    )
+    batch = PAPER[size, benchmark][2]
+    assert cfg.train_dataloader.batch_size * gpus * batches.accumulation == batch
+    assert len(batches) == math.ceil(100_000 * dataset.sources[0].replicas / batch)
+
+
+class _Rows(SimpleNamespace):
+    def __len__(self) -> int:
+        return 100_000
+
+
+def test_rates_of_vit_base_on_in1k():
+    """BEiT's rule: the head has the peak rate, each layer below it 0.65 of the one above."""
+    cfg = config_of('b', 'in1k')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    rule = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayConstructor')(cfg.optim_wrapper, cfg.optim_wrapper.paramwise_cfg)
+    groups = {id(p): (g['lr'], g['weight_decay']) for g in rule.param_groups(model) for p in g['params']}
+    rates = {name: groups[id(parameter)] for name, parameter in model.named_parameters()}
+    assert rates['head.weight'] == (4e-3, 1e-4)
+    assert rates['norm.bias'] == (4e-3, 0.0)
+    assert rates['backbone.blocks.11.mlp.fc1.weight'] == (4e-3 * 0.65, 1e-4)
+    assert rates['backbone.blocks.0.attn.qkv.bias'] == (4e-3 * 0.65**12, 0.0)
+    assert rates['backbone.patch_embed.weight'] == (4e-3 * 0.65**13, 1e-4)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every benchmark in small, in its own format, prepared as the user prepares it."""
+    root = tmp_path_factory.mktemp('benchmarks')
+    for name, tiny in TINY.items():
+        tiny.write(root / tiny.folder)
+        prepare(name, root / tiny.folder)
+    return root
+
+
+@pytest.mark.parametrize('benchmark', NUM_CLASSES)
+def test_trains_validates_and_tests(benchmark, data, tmp_path, monkeypatch):
+    """Two epochs of the recipe on eight samples, then the test of what was exported."""
+    monkeypatch.setenv('OMNIMAE_DATA', str(data))
+    classes = TINY[benchmark].num_classes
+    options = {**SMALL, 'model.num_classes': classes}
+    if benchmark in VIDEOS:
+        options |= {f'{split}_dataloader.dataset.sources.videos.num_frames': 4 for split in ('train', 'val', 'test')}
+    for part in ('val_evaluator', 'test_evaluator'):
+        options[f'{part}.topk'] = (1, 2)
+    options['test_evaluator.out_file'] = str(tmp_path / 'scores.npz')
+    cfg = load_config(FINETUNE / f'vit-b_{benchmark}.py', options)
+    cfg.work_dir, cfg.experiment_name = str(tmp_path / 'work'), f'{benchmark}_{next(_number)}'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    replicas = source_of(cfg, 'train').get('replicas', 1)
+    assert runner.iter == 2 * replicas  # steps of 8 samples, replicas counted
+    scalars = {key: buffer.current() for key, buffer in runner.message_hub.log_scalars.items()}
+    assert math.isfinite(scalars['train/loss'])
+    assert 0 <= scalars['val/accuracy/top1'] <= 100
+    kinds = ['ema', 'raw'] if benchmark in IMAGES else ['raw']
+    assert sorted(path.name for path in Path(cfg.work_dir).glob('*.safetensors')) == [
+        f'epoch_2_{kind}.safetensors' for kind in kinds
+    ]
+
+    metrics = runner.test()
+    with np.load(tmp_path / 'scores.npz') as file:
+        assert file['scores'].shape == (8, classes)
+        assert len(set(file['ids'].tolist())) == 8
+    if benchmark == 'ek100':
+        assert {'accuracy/verb_top1', 'accuracy/noun_top1'} <= metrics.keys(), json.dumps(metrics)
