@@ -127,6 +127,7 @@ def _resolve(
 def _build(
     model_cfg: Mapping, checkpoint: str | os.PathLike | None, device: torch.device | str | None, *, complete: bool
 ) -> Any:
+    # a Runner that is given the model later would initialise it once more
     model = MODELS.build({**model_cfg, 'init_cfg': None})
     if checkpoint is not None:
         load_weights(model, checkpoint, complete=complete)

@@ -690,7 +690,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = 
     fixed = (POSITIONS,) if POSITIONS not in state_dict else ()
     target = {key: x for key, x in target.items() if key not in fixed}
     backbone: Any = model.backbone
-    state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid)
+    state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid, backbone.pos_embed)
     wanted = _wanted(state_dict, target, path)
     _check_fit(wanted, target, state_dict, path)
     if complete:
@@ -709,20 +709,35 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = 
     return report
 
 
-def inflate(state_dict: StateDict, tubelet: int, grid: Grid) -> tuple[StateDict, tuple[str, ...]]:
+def inflate(state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor) -> tuple[StateDict, tuple[str, ...]]:
     """Let a model of one-frame patches start one of ``tubelet`` frames: -> weights, and the keys that changed.
 
-    The kernel is repeated over the tubelet and divided by its length (I3D, arXiv:1705.07750, section 2.2), so that a
-    picture which does not move gives the activations that the image gave. The positions of one image are repeated for
-    every time step of ``grid``: a token knows where it is, and learns when in fine-tuning. (Our choice; the OmniMAE
-    release holds no such code.)
+    The kernel is repeated over the tubelet and divided by its length (I3D, arXiv:1705.07750), so that a tubelet that
+    does not move gives the activations that the image gave.
+
+    The positions at time step t are those of the image, plus what our fixed sinusoids change from step 0 to t. Images
+    and the first step meet exactly the positions of the image model. Without the second term a clip and the same clip
+    in another order of its tubelets would be one to the model, for ever, since the table is not trained. (Our choice:
+    the release has no code for it, and MAE-ST's learned positions in time need a table that is.)
+
+    Args:
+        state_dict: of our layout.
+        tubelet: frames of the model's patches.
+        grid: of the clips that the model's position table is made for.
+        positions: (1, N, D), the fixed sinusoids, with which a new model begins.
     """
     inflated = {}
     kernel, table = state_dict[KERNEL], state_dict.get(POSITIONS)
     if kernel.shape[2] == 1 and tubelet > 1:
         inflated[KERNEL] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
-        if table is not None and grid.t > 1 and table.shape[1] == grid.h * grid.w:
-            inflated[POSITIONS] = table.repeat(1, grid.t, 1)
+        if (
+            table is not None
+            and grid.t > 1
+            and table.shape[1] == grid.h * grid.w
+            and table.shape[2] == positions.shape[2]
+        ):
+            steps = (positions[0, : grid.t] - positions[0, :1]).cpu()
+            inflated[POSITIONS] = (table + steps[:, None]).flatten(0, 1)[None]
     return {**state_dict, **inflated}, tuple(inflated)
 
 

@@ -200,6 +200,7 @@ def test_models_by_name_path_and_config(config, checkpoint, monkeypatch):
         assert model.head.out_features == 2
     fresh = get_model('demo/finetune_images')  # whose own init_cfg names a checkpoint that is not here
     assert fresh.backbone.embed_dim == 128
+    fresh.init_weights()  # what a Runner would do: it does not ask for that checkpoint either
     with pytest.raises(
         ValueError, match=r"config='demo/finetune_image' is no file.*Did you mean 'demo/finetune_images'"
     ):
@@ -226,5 +227,6 @@ def test_the_zoo_is_the_nine_released_files():
     table = (Path(__file__).parents[1] / 'docs' / 'zoo.md').read_text()
     for name, published in ZOO.items():
         assert published.url.endswith(f'/omnimae_ckpts/{name}.torch')
+        assert find_config(published.config).is_file()
         assert f'`{name}`' in table
         assert f'`{published.config}`' in table

@@ -612,9 +612,17 @@ def test_mae_is_inflated_to_clips(tmp_path, fine_tuned):
     image, positions = random_clip(2, 3, 32, 32), state['pos_embed'][:, 1:]
     expected = dense_encoder(state, image, positions)  # without the class token, which we have not
     torch.testing.assert_close(model.backbone(image.unsqueeze(2)), expected, rtol=1e-5, atol=1e-5)
-    # a clip that does not move: its tokens attend to two equal copies of every token
-    still = model.backbone(image.unsqueeze(2).repeat(1, 1, 4, 1, 1))
-    torch.testing.assert_close(still, expected.repeat(1, 2, 1), rtol=1e-5, atol=1e-5)
+    still = model.backbone(image.unsqueeze(2).repeat(1, 1, 2, 1, 1))  # one tubelet that does not move
+    torch.testing.assert_close(still, expected, rtol=1e-5, atol=1e-5)
+    # two tubelets: positions of the image, and what the sinusoids change from step to step
+    clip, kernel = random_clip(2, 3, 4, 32, 32), state['patch_embed.proj.weight']
+    later = positions + sinusoids(2, 48)[1] - sinusoids(1, 48)[0]
+    video = state | {'patch_embed.proj.weight': torch.stack([kernel / 2, kernel / 2], 2)}
+    expected = dense_encoder(video, clip, torch.cat([positions, later], 1))
+    torch.testing.assert_close(model.backbone(clip), expected, rtol=1e-5, atol=1e-5)
+    # the order of tubelets matters, though the table is not trained
+    swapped = model.backbone(torch.cat([clip[:, :, 2:], clip[:, :, :2]], 2))
+    assert (swapped.mean(1) - expected.mean(1)).abs().max() > 0.01
     assert report.source == 'timm'
     assert set(report.inflated) == {'backbone.patch_embed.weight', 'backbone.pos_embed'} < set(report.loaded)
     rest = ['fc_norm.bias', 'fc_norm.weight', 'head.bias', 'head.weight'] if fine_tuned else [
