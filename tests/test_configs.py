@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from tiny_run import write_data
 
@@ -433,7 +434,8 @@ def test_trains_two_steps(path, tmp_path):
 
 def test_continues_from_released_weights_with_the_decoder(released_checkpoint):
     model = MODELS.build(shrink(load_config(CUSTOM / 'pretrain_from_released.py')).model)
-    model.init_weights()
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        model.init_weights()
     assert model.state_dict().keys() == released_checkpoint.keys()
     for key, value in model.state_dict().items():
         assert torch.equal(value, released_checkpoint[key]), key

@@ -211,3 +211,16 @@ def test_trains_validates_and_tests(benchmark, data, tmp_path, monkeypatch):
         assert len(set(file['ids'].tolist())) == 8
     if benchmark == 'ek100':
         assert {'accuracy/verb_top1', 'accuracy/noun_top1'} <= metrics.keys(), json.dumps(metrics)
+
+
+BASELINES = Path(__file__).parents[1] / 'configs' / 'baselines'
+
+
+@pytest.mark.parametrize(('method', 'size', 'benchmark'), [*itertools.product(('mae', 'videomae'), 'bl', NUM_CLASSES)])
+def test_baselines_differ_in_their_start_alone(method, size, benchmark):
+    cfg = load_config(BASELINES / method / f'vit-{size}_{benchmark}.py').to_dict()
+    ours = config_of(size, benchmark).to_dict()
+    start, omnimae = cfg['model'].pop('init_cfg'), ours['model'].pop('init_cfg')
+    assert cfg == ours
+    assert start['checkpoint'] != omnimae['checkpoint']
+    assert f'/{method}' in start['checkpoint']

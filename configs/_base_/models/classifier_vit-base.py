@@ -1,7 +1,8 @@
 """A classifier over OmniMAE's ViT-B, for clips of 16x224x224 and images of 224x224.
 
 Pooling and norm: the release. DropPath, label smoothing, mixup and CutMix: paper (arXiv:2206.08356), Tables 4 and 5.
-``init_cfg`` takes the backbone of any checkpoint: released or ours, raw or EMA, a path or a URL.
+``init_cfg`` takes the backbone of any checkpoint: released or ours, raw or EMA, a path or a URL; by default the released
+one, else the one that OMNIMAE_CHECKPOINT names.
 """
 
 model = dict(
@@ -20,6 +21,6 @@ model = dict(
     label_smoothing=0.1,
     init_cfg=dict(
         type='Checkpoint',
-        checkpoint='https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitb_pretrain.torch',
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitb_pretrain.torch}}',
     ),
 )

@@ -4,5 +4,7 @@ _base_ = './classifier_vit-base.py'
 
 model = dict(
     backbone=dict(arch='huge', patch_size=(2, 14, 14), drop_path_rate=0.2),
-    init_cfg=dict(checkpoint='https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vith_pretrain.torch'),
+    init_cfg=dict(
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vith_pretrain.torch}}'
+    ),
 )

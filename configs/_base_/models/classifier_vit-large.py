@@ -4,5 +4,7 @@ _base_ = './classifier_vit-base.py'
 
 model = dict(
     backbone=dict(arch='large', drop_path_rate=0.2),
-    init_cfg=dict(checkpoint='https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitl_pretrain.torch'),
+    init_cfg=dict(
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitl_pretrain.torch}}'
+    ),
 )

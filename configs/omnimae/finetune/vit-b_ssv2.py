@@ -5,8 +5,8 @@ Numbers: Table 5. The release differs: batch 256, 100 epochs with 12.5 of warm-u
      param_scheduler.warmup_epochs=12.5 train_dataloader.dataset.sources.videos.transforms.0.interpolation=bilinear
 Data: python tools/prepare_dataset.py ssv2 --root FOLDER
 Run:  bash tools/dist_train.sh configs/omnimae/finetune/vit-b_ssv2.py 8
-      (global batch 512 = 8 per GPU x 8 GPUs x 8 accumulated micro-batches; from own weights: add
-      --cfg-options model.init_cfg.checkpoint=work_dirs/.../epoch_N_raw.safetensors)
+      (global batch 512 = 8 per GPU x 8 GPUs x 8 accumulated micro-batches;
+      from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/omnimae/finetune/vit-b_ssv2.py CHECKPOINT 8
 The paper reports the last epoch, over 5 clips x 3 crops.
 Expect: top-1 over 5 clips x 3 crops 69.5 (README of the release). Ours: not yet run.

@@ -3,8 +3,8 @@
 Numbers: Table 4. The release has no config of this run.
 Data: python tools/prepare_dataset.py inat18 --root FOLDER
 Run:  bash tools/dist_train.sh configs/omnimae/finetune/vit-l_inat18.py 8
-      (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches; from own weights: add
-      --cfg-options model.init_cfg.checkpoint=work_dirs/.../epoch_N_raw.safetensors)
+      (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches;
+      from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/omnimae/finetune/vit-l_inat18.py CHECKPOINT 8
 The paper reports the best test accuracy of all epochs.
 Expect: Table 2 of the paper. Ours: not yet run.

@@ -1,0 +1,16 @@
+"""Baseline of Figure 2 (arXiv:2206.08356): MAE ViT-B, fine-tuned on Kinetics-400 like OmniMAE.
+
+Recipe: that of ``omnimae/finetune/vit-b_k400.py``.
+Start: published weights, pretrained on the images of IN1K (OMNIMAE_CHECKPOINT names others);
+      its kernels are inflated over the tubelet, see docs/zoo.md.
+Run:  bash tools/dist_train.sh configs/baselines/mae/vit-b_k400.py 8
+Expect: Figure 2 of the paper. Ours: not yet run.
+"""
+
+_base_ = '../../omnimae/finetune/vit-b_k400.py'
+
+model = dict(
+    init_cfg=dict(
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth}}',
+    ),
+)
