@@ -88,7 +88,7 @@ def masked_row(model: nn.Module, modality: str, what: str, num_visible: int) -> 
 
 
 def pretraining_rows(model: nn.Module) -> list[Row]:
-    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding of the ratio."""
+    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding."""
     rows = []
     for modality, generator in model.mask_generator.items():
         grid = _grid(model.backbone, modality)

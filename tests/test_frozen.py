@@ -181,6 +181,8 @@ def test_errors_of_frozen_models():
         FrozenBackbone(backbone=dict(BACKBONE))(clips(), mode='loss')
     with pytest.raises(ValueError, match=r'LinearProbe\.loss needs labels'):
         probe()(clips())
+    with pytest.raises(ValueError, match=r"The label 3 of 'a' is none of the model's 3 classes"):
+        probe().data_preprocessor(dict(clip=clips(1), labels=torch.tensor([3]), ids=['a']))
 
 
 def test_lars_by_hand():

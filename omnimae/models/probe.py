@@ -126,7 +126,8 @@ class LinearProbe(FrozenBackbone):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
-        super().__init__(backbone=backbone, norm=norm, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        preprocessor = dict(data_preprocessor or dict(type='ClipPreprocessor'), num_classes=num_classes)
+        super().__init__(backbone=backbone, norm=norm, data_preprocessor=preprocessor, init_cfg=init_cfg)
         # not in FrozenBackbone, which would have nothing left to train: DDP refuses such a model, in testing too
         for part in (self.backbone, self.norm):
             part.requires_grad_(False)

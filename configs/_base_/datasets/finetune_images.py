@@ -1,4 +1,4 @@
-"""How images are read in fine-tuning and testing; a benchmark's file adds where they are and how many classes there are.
+"""How images are read in fine-tuning and testing; a benchmark's file adds where they are and their classes.
 
 Crop, flip and RandAugment (m9, mstd 0.5, increasing), erasing to black before the normalisation, test by resizing the
 short side to 224 and cutting the middle: paper (arXiv:2206.08356), Table 4, in the form that the release gives them for

@@ -1,4 +1,4 @@
-"""How clips are read in fine-tuning, and five clips x three crops of a video in testing; a benchmark's file adds the rest.
+"""How clips are read in fine-tuning, and five clips x three crops in testing; a benchmark's file adds the rest.
 
 16 frames; crops, erasing to noise behind the normalisation, RandAugment with 4 layers of magnitude 7, test views and
 batch: paper (arXiv:2206.08356), Table 5 for SSv2 and EPIC-Kitchens-100. The paper crops bicubically, the release

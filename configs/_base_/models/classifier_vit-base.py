@@ -1,8 +1,8 @@
 """A classifier over OmniMAE's ViT-B, for clips of 16x224x224 and images of 224x224.
 
 Pooling and norm: the release. DropPath, label smoothing, mixup and CutMix: paper (arXiv:2206.08356), Tables 4 and 5.
-``init_cfg`` takes the backbone of any checkpoint: released or ours, raw or EMA, a path or a URL; by default the released
-one, else the one that OMNIMAE_CHECKPOINT names.
+``init_cfg`` takes the backbone of any checkpoint: released or ours, raw or EMA, a path or a URL; by default the
+released one, else the one that OMNIMAE_CHECKPOINT names.
 """
 
 model = dict(

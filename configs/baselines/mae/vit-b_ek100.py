@@ -1,8 +1,8 @@
 """Baseline of Figure 2 (arXiv:2206.08356): MAE ViT-B, fine-tuned on EPIC-Kitchens-100 like OmniMAE.
 
 Recipe: that of ``omnimae/finetune/vit-b_ek100.py``.
-Start: published weights, pretrained on the images of IN1K (OMNIMAE_CHECKPOINT names others);
-      its kernels are inflated over the tubelet, see docs/zoo.md.
+Start: published weights, pretrained on the images of IN1K (OMNIMAE_CHECKPOINT names others); its kernels are inflated
+       over the tubelet, see docs/zoo.md.
 Run:  bash tools/dist_train.sh configs/baselines/mae/vit-b_ek100.py 8
 Expect: Figure 2 of the paper. Ours: not yet run.
 """

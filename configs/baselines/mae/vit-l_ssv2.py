@@ -1,8 +1,8 @@
 """Baseline of Figure 2 (arXiv:2206.08356): MAE ViT-L, fine-tuned on Something-Something V2 like OmniMAE.
 
 Recipe: that of ``omnimae/finetune/vit-l_ssv2.py``.
-Start: published weights, pretrained on the images of IN1K (OMNIMAE_CHECKPOINT names others);
-      its kernels are inflated over the tubelet, see docs/zoo.md.
+Start: published weights, pretrained on the images of IN1K (OMNIMAE_CHECKPOINT names others); its kernels are inflated
+       over the tubelet, see docs/zoo.md.
 Run:  bash tools/dist_train.sh configs/baselines/mae/vit-l_ssv2.py 8
 Expect: Figure 2 of the paper. Ours: not yet run.
 """
