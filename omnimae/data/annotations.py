@@ -160,7 +160,10 @@ def read_list(
         raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
     pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:\s+(.+))?', re.IGNORECASE)
     index = {name: label for label, name in enumerate(classes or ())}
-    rows: list[Row] = []
+    paths: list[str] = []
+    labels: list[int | None] = []
+    spans: list[tuple[float, float] | None] = []
+    has_ids = False
     numbers: dict[str, int] = {}  # id -> line
     for number, line in enumerate(lines, start=1):
         line = line.strip()
@@ -168,24 +171,25 @@ def read_list(
             continue
         try:
             row = _parse_line(line, pattern, extensions, index)
-            if rows and (row.label is None) != (rows[0].label is None):
+            if paths and (row.label is None) != (labels[0] is None):
                 raise ValueError('Some lines have a label and some have none. Give all or none a label.')
             name = _id_of(row)
             if name in numbers:
                 raise ValueError(f'Its id {name!r} is that of line {numbers[name]} too. Drop one, or add id=NAME.')
         except ValueError as error:
             raise ValueError(f'{ann_file}, line {number}, {line!r}: {error}') from None
-        rows.append(row)
+        paths.append(row.path)
+        labels.append(row.label)
+        spans.append(row.span)
         numbers[name] = number
-    if not rows:
+        has_ids |= name != row.path
+    if not paths:
         raise ValueError(f'ann_file={ann_file!r} has no lines. Write one "path" or "path label" a line.')
-    has_spans = any(row.span is not None for row in rows)
-    has_ids = has_spans or any(row.id is not None for row in rows)
     return Rows(
-        paths=[row.path for row in rows],
-        labels=[row.label for row in rows if row.label is not None] or None,
+        paths=paths,
+        labels=[label for label in labels if label is not None] or None,
         classes=None if classes is None else tuple(classes),
-        spans=[row.span or WHOLE_FILE for row in rows] if has_spans else None,
+        spans=[span or WHOLE_FILE for span in spans] if any(spans) else None,
         ids=list(numbers) if has_ids else None,
     )
 
