@@ -139,6 +139,26 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
     return cfg
 
 
+def infer_num_classes(cfg: Config) -> None:
+    """Fill in ``model.num_classes=None``: as many classes as the training data have.
+
+    Raises:
+        ValueError: training data without labels.
+    """
+    if cfg.model.get('num_classes', 0) is not None:
+        return
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    counts = []
+    for name, source in zip(dataset.names, dataset.sources, strict=True):
+        if source.labels is None:
+            raise ValueError(
+                f'train_dataloader: source {name!r} has no labels, so model.num_classes=None cannot be filled in. Sort '
+                'its files into a folder per class, or give an ann_file with labels.'
+            )
+        counts.append(len(source.classes) if source.classes else int(source.labels.max()) + 1)
+    cfg.model.num_classes = max(counts)
+
+
 def _inherited(path: Path) -> Iterable[Path]:
     """The files that a config inherits from, nearest first."""
     for base in Config._get_base_files(str(path)):

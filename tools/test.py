@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from omnimae.config import load_config
+from omnimae.config import infer_num_classes, load_config
 from omnimae.engine import leave_distributed, load_all_weights, setup_distributed, setup_environment
 
 
@@ -56,6 +56,7 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
+    infer_num_classes(cfg)
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from omnimae.config import load_config
+from omnimae.config import infer_num_classes, load_config
 from omnimae.engine import leave_distributed, setup_distributed, setup_environment
 
 
@@ -64,6 +64,7 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
+    infer_num_classes(cfg)
     apply_arguments(cfg, args)
     add_log_backends(cfg)
     setup_distributed(cfg)

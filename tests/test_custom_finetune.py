@@ -1,0 +1,90 @@
+"""A user's own labelled images and videos, through the config to copy and the commands that its docstring gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_benchmarks import write_image, write_video
+
+from omnimae.config import infer_num_classes, load_config
+
+ROOT = Path(__file__).parents[1]
+CONFIG = 'configs/custom/finetune.py'
+CLASSES = ('alpha', 'beta', 'gamma')
+SMALL = [
+    'model.init_cfg=None',
+    'model.backbone.embed_dim=24',
+    'model.backbone.depth=1',
+    'model.backbone.num_heads=2',
+    'model.backbone.clip_size=(4,224,224)',
+    *(f'{split}_dataloader.dataset.sources.videos.num_frames=4' for split in ('train', 'val', 'test')),
+    *(
+        f'{split}_dataloader.{key}'
+        for split in ('train', 'val', 'test')
+        for key in ('num_workers=0', 'persistent_workers=0')
+    ),
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    'param_scheduler.warmup_epochs=0',
+    'optim_wrapper.dtype=None',
+]
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two images and a video of each of three classes, for training and for validation."""
+    for split in ('train', 'val'):
+        for label, name in enumerate(CLASSES):
+            for number in range(2):
+                write_image(tmp_path / 'images' / split / name / f'{number}.jpg', label, number)
+            write_video(tmp_path / 'videos' / split / name / '0.mp4', label, label)
+    monkeypatch.setenv('OMNIMAE_LABELLED', str(tmp_path))
+    return tmp_path
+
+
+def command(*words: str | Path) -> str:
+    result = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
+    work = tmp_path / 'work'
+    command('tools/train.py', CONFIG, '--work-dir', work, '--cfg-options', *SMALL)
+    weights = work / 'epoch_1_raw.safetensors'
+    command(
+        'tools/test.py', CONFIG, weights, '--work-dir', work, '--out', work / 'scores.json', '--cfg-options', *SMALL
+    )
+    assert json.loads((work / 'scores.json').read_text()).keys() == {'accuracy/top1', 'accuracy/mean_class'}
+    with np.load(work / 'scores.npz') as file:
+        assert file['scores'].shape == (9, 3)  # six images and three videos, three classes
+        assert sorted(file['labels'].tolist()) == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_the_number_of_classes_is_that_of_the_data(labelled):
+    cfg = load_config(ROOT / CONFIG)
+    infer_num_classes(cfg)
+    assert cfg.model.num_classes == 3
+    cfg.model.num_classes = 7  # what a config says stands; HeadSizeHook compares
+    infer_num_classes(cfg)
+    assert cfg.model.num_classes == 7
+
+
+def test_data_without_labels_have_no_number_of_classes(labelled):
+    for name in CLASSES:
+        folder = labelled / 'images' / 'train' / name
+        (folder / '0.jpg').rename(labelled / 'images' / 'train' / f'{name}.jpg')
+    with pytest.raises(ValueError, match=r"source 'images' has no labels, so model\.num_classes=None cannot be filled"):
+        infer_num_classes(load_config(ROOT / CONFIG))
