@@ -12,11 +12,11 @@ Only images, or only videos: delete the four lines of the other source. The numb
 The start is OmniMAE's released ViT-B, or the checkpoint that OMNIMAE_CHECKPOINT names.
 
 Numbers: those of the video recipes (arXiv:2206.08356, Table 5); learning rate 1e-3 at 512 samples a step, scaled to 64.
-For small sets (rules of thumb, unmeasured): what counts is the number of steps, printed at the start. 5,000 to 20,000 are
-usual; with 1,000 files an epoch has some 16, so take 100 epochs and more, with 100,000 files 20 to 30 are enough. Try 1/2
-and 2 times the learning rate before anything else. With fewer than about 50 files a class drop mixing (``mixing=None``)
-and set layer_decay=0.65, which leaves the lower layers as they are; look at the k-NN accuracy first (tools/knn.py), it
-costs one pass over the data. Left and right that tell classes apart forbid Flip.
+For small sets (rules of thumb, unmeasured): what counts is the number of steps, printed at the start. 5,000 to 20,000
+are usual; with 1,000 files an epoch has some 16, so take 100 epochs and more, with 100,000 files 20 to 30 are enough.
+Try 1/2 and 2 times the learning rate before anything else. With fewer than about 50 files a class drop mixing
+(``mixing=None``) and set layer_decay=0.65, which leaves the lower layers as they are; look at the k-NN accuracy first
+(tools/knn.py), it costs one pass over the data. Left and right that tell classes apart forbid Flip.
 Expect: depends on the data; not yet run on a GPU. ``configs/demo/finetune_videos.py`` has measured figures.
 """
 
