@@ -33,6 +33,6 @@ setup(
     extras_require={
         'demo': ['scikit-image'],  # its bundled photographs make the demo data
         'loggers': ['tensorboard', 'wandb'],
-        'tests': ['pytest', 'hypothesis', 'scikit-image', 'tensorboard'],
+        'tests': ['pytest', 'hypothesis', 'scikit-image', 'tensorboard', 'timm', 'transformers'],
     },
 )

@@ -684,6 +684,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = 
         state_dict, left = translate(content)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
+    model = getattr(model, 'module', model)  # within DDP
     target = model.state_dict()
     if KERNEL not in target:
         raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')

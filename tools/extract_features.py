@@ -20,12 +20,12 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
 from omnimae.engine import (
     extract,
     frozen_model,
     leave_distributed,
-    load_all_weights,
     setup_distributed,
     setup_environment,
 )
@@ -75,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> None:
     cfg.model = frozen_model(cfg.model)
     setup_distributed(cfg)
     runner = Runner.from_cfg(cfg)
-    load_all_weights(runner.model, args.checkpoint)
+    load_weights(runner.model, args.checkpoint, complete=True)
     runner.model.eval()
     features = extract(
         lambda batch: torch.stack([sample['features'] for sample in runner.model.test_step(batch)]),

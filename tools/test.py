@@ -17,8 +17,9 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
+from omnimae.checkpoint import load_weights
 from omnimae.config import infer_num_classes, load_config
-from omnimae.engine import leave_distributed, load_all_weights, setup_distributed, setup_environment
+from omnimae.engine import leave_distributed, setup_distributed, setup_environment
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,7 +63,7 @@ def main() -> None:
     apply_arguments(cfg, args)
     setup_distributed(cfg)
     runner = Runner.from_cfg(cfg)
-    load_all_weights(runner.model, args.checkpoint)
+    load_weights(runner.model, args.checkpoint, complete=True)
     metrics = runner.test()
     if args.out and is_main_process():
         args.out.with_suffix('.json').write_text(json.dumps(metrics, indent=2) + '\n')

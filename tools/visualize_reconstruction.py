@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from PIL import UnidentifiedImageError
 from torch import nn
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
-from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, BrokenImageError, decode_image
+from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_image
 from omnimae.data.transforms import CenterCrop, resize
 from omnimae.data.video import BrokenFileError, open_video
 from omnimae.registry import MODELS
@@ -68,20 +67,6 @@ def _modality(path: Path) -> str | None:
     return 'image' if suffix in IMAGE_EXTENSIONS else 'video' if suffix in VIDEO_EXTENSIONS else None
 
 
-def read_image(path: Path) -> np.ndarray:
-    """-> (1, H, W, 3) uint8.
-
-    Raises:
-        BrokenImageError: the file cannot be read in full.
-    """
-    try:
-        return decode_image(path.read_bytes())[None]
-    except UnidentifiedImageError as error:
-        raise BrokenImageError(str(path), 'not an image') from error
-    except Exception as error:  # Pillow has no common type for what its readers raise
-        raise BrokenImageError(str(path), f'{type(error).__name__}: {error}') from error
-
-
 class Painter:
     """Reads files, lets the model reconstruct them and writes pictures; remembers what could not be read.
 
@@ -120,7 +105,7 @@ class Painter:
         """Let the model reconstruct one file; None when it cannot be read."""
         modality = _modality(path)
         try:
-            frames = read_image(path) if modality == 'image' else self._read_clip(path)
+            frames = read_image(str(path)) if modality == 'image' else self._read_clip(path)
         except BrokenFileError as error:
             self.failures.append(str(error))
             return None

@@ -12,7 +12,7 @@ from .hooks import (
 )
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
-from .testing import KNNHook, KNNTestLoop, extract, frozen_model, load_all_weights
+from .testing import KNNHook, KNNTestLoop, extract, frozen_model
 
 __all__ = [
     'AutocastOptimWrapper',
@@ -32,7 +32,6 @@ __all__ = [
     'extract',
     'frozen_model',
     'leave_distributed',
-    'load_all_weights',
     'setup_distributed',
     'setup_environment',
 ]

@@ -15,24 +15,9 @@ from mmengine.runner import Runner, TestLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from omnimae.checkpoint import load_weights
 from omnimae.evaluation import Features, knn, knn_accuracy
 from omnimae.registry import HOOKS, LOOPS
 from omnimae.structures import Batch
-
-
-def load_all_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint that has a value for every weight.
-
-    Raises:
-        ValueError: some weights would stay at their initial values, so a test would say nothing.
-    """
-    report = load_weights(getattr(model, 'module', model), checkpoint)
-    if report.initialised:
-        raise ValueError(
-            f'{checkpoint} has no values for {", ".join(report.initialised[:4])} ({len(report.initialised)} weights of '
-            'the model), so a test would be meaningless. Give the checkpoint of a training with this config.'
-        )
 
 
 def frozen_model(model: dict) -> dict:
