@@ -761,6 +761,7 @@ class CheckpointInit:
 
     def __call__(self, module: nn.Module) -> None:
         # MMEngine initialises the children after any initializer but its own 'Pretrained'; they have to come first
+        child: Any  # a Module, which need not be MMEngine's
         for child in module.children():
             if hasattr(child, 'init_weights'):
                 child.init_weights()

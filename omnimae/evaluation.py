@@ -292,9 +292,9 @@ def knn_accuracy(
             f'Features of {bank.features.shape[1]} and of {queries.features.shape[1]} numbers cannot be compared. '
             'Extract both with one model.'
         )
-    arrays = (queries.features, bank.features, bank.labels)
     num_classes = int(max(bank.labels.max(), queries.labels.max())) + 1
-    votes = knn(*map(torch.from_numpy, arrays), num_classes, k=k, temperature=temperature)
+    asked, known, labels = map(torch.from_numpy, (queries.features, bank.features, bank.labels))
+    votes = knn(asked, known, labels, num_classes, k=k, temperature=temperature)
     return accuracy(votes.numpy(), queries.labels, topk)
 
 

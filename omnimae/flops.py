@@ -3,12 +3,15 @@
 Counted are the multiply-accumulates (MACs) of every linear layer (the patch embedding is one) and of both products of
 attention, queries with keys and weights with values. Norms, biases, GELU and softmax are left out.
 
+A backbone is a SpatioTemporalViT, a head an MAEHead, a model a MaskedAutoencoder or a Classifier, or what has the same
+layers by the same names; their types are Any, since this room does not import the models.
+
 Legend: N tokens of the clip, K visible ones, M decoded ones.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -50,19 +53,19 @@ class Row(NamedTuple):
         return self.encoder + self.decoder
 
 
-def block_macs(blocks: nn.ModuleList, num_tokens: int) -> int:
+def block_macs(blocks: Any, num_tokens: int) -> int:
     """Count transformer blocks, each on all ``num_tokens`` tokens."""
     linear = sum(layer.weight.numel() for layer in blocks.modules() if isinstance(layer, nn.Linear))
     return num_tokens * linear + sum(2 * num_tokens**2 * block.attn.proj.in_features for block in blocks)
 
 
-def encoder_macs(backbone: nn.Module, num_tokens: int, modality: str) -> int:
+def encoder_macs(backbone: Any, num_tokens: int, modality: str) -> int:
     """Count the backbone on ``num_tokens`` tokens."""
     patch_embed = backbone.patch_embed.weight.numel() // (backbone.patch_size[0] if modality == 'image' else 1)
     return num_tokens * patch_embed + block_macs(backbone.blocks, num_tokens)
 
 
-def decoder_macs(head: nn.Module, *, num_tokens: int, num_visible: int, num_predicted: int) -> int:
+def decoder_macs(head: Any, *, num_tokens: int, num_visible: int, num_predicted: int) -> int:
     """Count a decoder over ``num_tokens`` tokens, of which ``num_visible`` come from the encoder."""
     embedding = num_visible * head.decoder_embed.weight.numel()
     blocks = block_macs(head.blocks, num_tokens) - (num_tokens - num_predicted) * _unread_macs(
@@ -71,13 +74,13 @@ def decoder_macs(head: nn.Module, *, num_tokens: int, num_visible: int, num_pred
     return embedding + blocks + num_predicted * head.pred.weight.numel()
 
 
-def _unread_macs(block: nn.Module, num_tokens: int) -> int:
+def _unread_macs(block: Any, num_tokens: int) -> int:
     """Count what the last decoder block leaves out for each token that is not predicted."""
     linear = sum(layer.weight.numel() for layer in (block.attn.proj, block.mlp.fc1, block.mlp.fc2))
     return linear + 2 * num_tokens * block.attn.proj.in_features
 
 
-def masked_row(model: nn.Module, modality: str, what: str, num_visible: int) -> Row:
+def masked_row(model: Any, modality: str, what: str, num_visible: int) -> Row:
     """Count a masked autoencoder that encodes ``num_visible`` tokens; all of them means that nothing is hidden."""
     num_tokens = _grid(model.backbone, modality).num_tokens
     num_predicted = num_tokens - num_visible or num_tokens
@@ -87,7 +90,7 @@ def masked_row(model: nn.Module, modality: str, what: str, num_visible: int) -> 
     return Row(modality, what, num_visible, num_tokens, encoder_macs(model.backbone, num_visible, modality), decoder)
 
 
-def pretraining_rows(model: nn.Module) -> list[Row]:
+def pretraining_rows(model: Any) -> list[Row]:
     """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding."""
     rows = []
     for modality, generator in model.mask_generator.items():
@@ -103,7 +106,7 @@ def pretraining_rows(model: nn.Module) -> list[Row]:
     return rows
 
 
-def classifier_rows(model: nn.Module) -> list[Row]:
+def classifier_rows(model: Any) -> list[Row]:
     """Count a classifier on one view of an image and of a video; the linear head counts with the encoder."""
     rows = []
     for modality in ('image', 'video'):
@@ -118,5 +121,5 @@ def _visible_in_paper(num_tokens: int, ratio: float) -> int:
     return int(round(num_tokens * (1 - ratio), 6))
 
 
-def _grid(backbone: nn.Module, modality: str) -> Grid:
+def _grid(backbone: Any, modality: str) -> Grid:
     return backbone.grid._replace(t=1) if modality == 'image' else backbone.grid

@@ -77,7 +77,8 @@ class Masks(NamedTuple):
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
-        return Masks(*(None if x is None else x.to(device) for x in self))
+        scored = None if self.scored is None else self.scored.to(device)
+        return Masks(self.visible.to(device), self.decode.to(device), scored)
 
 
 def gather_tokens(x: Tensor, tokens: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class Address(NamedTuple):
     """
 
     source: int
-    index: int
+    index: int  # type: ignore[assignment]  # in place of tuple.index, which nobody calls
     seed: int
 
 

@@ -1,5 +1,8 @@
 """Reconstructions as pictures: what the model saw, what it made of it, and how that is to be read.
 
+A model is a MaskedAutoencoder, a target a PixelTarget, or what has the same methods; their types are Any, since this
+room does not import the models.
+
 Legend: T frames, H W pixels, N tokens, M decoded tokens, P pixels of a patch, in the order (pt, ph, pw, c).
 """
 
@@ -9,13 +12,13 @@ import os
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnimae.structures import Grid, Masks, Size3
 
@@ -48,7 +51,7 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(model: nn.Module, clip: Tensor, modality: str, masks: Masks | None = None) -> Reconstruction:
+def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = None) -> Reconstruction:
     """(3, T, H, W) uint8 -> what a masked autoencoder sees and predicts of it; draws a mask unless one is given.
 
     A model that predicts patches normalised by their own mean and standard deviation cannot know these: they are taken
@@ -77,11 +80,16 @@ def reconstruct(model: nn.Module, clip: Tensor, modality: str, masks: Masks | No
     reconstruction = masked.clone()
     reconstruction[decode] = torch.where(seen[decode, None], pixels[decode], predicted)
 
-    frames = [_frames(x, grid, model.backbone.patch_size) for x in (pixels, masked, reconstruction)]
-    return Reconstruction(*frames, _caption(head.target, modality, grid, int(seen.sum()), float(result['loss'])))
+    patch_size = model.backbone.patch_size
+    return Reconstruction(
+        original=_frames(pixels, grid, patch_size),
+        masked=_frames(masked, grid, patch_size),
+        reconstruction=_frames(reconstruction, grid, patch_size),
+        caption=_caption(head.target, modality, grid, int(seen.sum()), float(result['loss'])),
+    )
 
 
-def _restore(target: object, prediction: Tensor, pixels: Tensor) -> Tensor:
+def _restore(target: Any, prediction: Tensor, pixels: Tensor) -> Tensor:
     """(M, repeats*P) predictions, (M, P) true pixels in 0..1 -> (M, P) predicted pixels in 0..1.
 
     Of an image every frame of a tubelet is predicted; the picture is their mean.
@@ -99,7 +107,7 @@ def _frames(patches: Tensor, grid: Grid, patch_size: Size3) -> Frames:
     return (x * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def _caption(target: object, modality: str, grid: Grid, num_visible: int, loss: float) -> str:
+def _caption(target: Any, modality: str, grid: Grid, num_visible: int, loss: float) -> str:
     num_tokens = grid.num_tokens
     hidden = 100 * (1 - num_visible / num_tokens)
     text = f'{modality}, {hidden:.1f} % hidden: {num_visible} of {num_tokens} patches visible, loss {loss:.3f}. '
@@ -161,7 +169,7 @@ def sheet(title: str, rows: Sequence[Row], columns: Sequence[str] = ()) -> Image
     step = panel_width * scale + MARGIN
     width = step * max(len(row.panels) for row in rows) - MARGIN
     font_size = max(14, width // 100)
-    small, font, large = (ImageFont.load_default(factor * font_size) for factor in (1, 1.25, 1.5))
+    small, font, large = (_font(factor * font_size) for factor in (1, 1.25, 1.5))
     left = max((int(font.getlength(row.label)) + MARGIN for row in rows if row.label), default=0)
     width += left
 
@@ -194,6 +202,10 @@ def write_mp4(path: str | os.PathLike, pages: Sequence[Image.Image], frames_per_
         for page in pages:
             container.mux(stream.encode(av.VideoFrame.from_image(page.crop((0, 0, width, height)))))
         container.mux(stream.encode(None))
+
+
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # the other kind is what it gives without a size
 
 
 def _text(text: str, font: ImageFont.FreeTypeFont, ink: tuple[int, int, int], width: int) -> Image.Image:

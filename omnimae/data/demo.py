@@ -115,7 +115,8 @@ def draw_journey(image: np.ndarray, rng: np.random.Generator) -> Journey:
     assert 2 * reach <= min(height, width)
     places = rng.uniform((reach, reach), (width - reach, height - reach), (8, 2))
     texture = [_texture(image, int(x), int(y)) for x, y in places]
-    travels = rng.uniform(*zip(*TRAVELS, strict=True))
+    shortest, longest = zip(*TRAVELS, strict=True)
+    travels = rng.uniform(shortest, longest)
     ranges = np.array([np.log(VIEW_SIDES), ANGLES])
     others = rng.uniform(ranges[:, 0] + travels[2:] / 2, ranges[:, 1] - travels[2:] / 2)
     return Journey(np.concatenate([places[np.argmax(texture)], others]), travels, rng.uniform(size=4))

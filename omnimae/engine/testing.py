@@ -47,7 +47,7 @@ def extract(compute: Callable[[Batch], Tensor], loader: DataLoader) -> Features:
         ids += batch['ids']
         labels += batch['labels'].tolist() if 'labels' in batch else []
         features.append(compute(batch).float().cpu())
-    size = len(loader.dataset)
+    size = len(loader.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours has one
     together = [_in_turn(part) for part in (all_gather_object(ids), all_gather_object(labels))]
     whole = _gather_in_turn(torch.cat(features) if features else torch.empty(0), size)
     return Features(np.array(together[0]), np.array(together[1], np.int64), whole.numpy())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -107,8 +107,8 @@ class MaskedAutoencoder(BaseModel):
             for p, decode, visible, loss in rows
         ]
 
-    def head_of(self, modality: str) -> nn.Module:
-        """Return the head that decodes this modality: the shared one, or its own."""
+    def head_of(self, modality: str) -> Any:
+        """Return the head that decodes this modality, an MAEHead or one like it: the shared one, or its own."""
         return self.head[modality] if isinstance(self.head, nn.ModuleDict) else self.head
 
     def _split(self, clip: Tensor, modality: str, masks: Masks | None) -> _Split:

@@ -54,7 +54,7 @@ class ClipPreprocessor(BaseDataPreprocessor):
         """
         if 'labels' in data and self.num_classes is not None:
             self._check_labels(data)
-        inputs = self.cast_data({key: data[key] for key in MODEL_INPUTS if key in data})
+        inputs = self.cast_data({key: value for key, value in data.items() if key in MODEL_INPUTS})
         if training and (self.erasing or self.mixing):
             self._augment(inputs)
         return inputs

@@ -51,8 +51,8 @@ class FrozenBackbone(BaseModel):
 
     def forward(
         self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'predict'
-    ) -> list[dict]:
-        """What MMEngine calls: one ``dict(features=(D,))`` per sample. Modality and labels are not used.
+    ) -> dict[str, Tensor] | list[dict]:
+        """What MMEngine calls: a list with one ``dict(features=(D,))`` per sample. Modality and labels are not used.
 
         Raises:
             ValueError: another mode than 'predict'.
@@ -81,6 +81,12 @@ class FeatureNorm(nn.BatchNorm1d):
     MAE (arXiv:2111.06377, appendix A) has each rank use its own batch, and the averages of rank 0. Features carry no
     gradient, so the statistics of all ranks cost two sums, and any number of ranks gives the same.
     """
+
+    # None in some batch norms, never in this one
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def __init__(self, num_features: int):
         super().__init__(num_features, eps=1e-6, affine=False)
@@ -132,10 +138,11 @@ class LinearProbe(FrozenBackbone):
         for part in (self.backbone, self.norm):
             part.requires_grad_(False)
         dim = self.backbone.embed_dim
+        linear = nn.Linear(dim, num_classes)
         # keys below ``head.``, so that a checkpoint of the probe serves wherever its backbone is wanted
-        self.head = nn.Sequential(FeatureNorm(dim), nn.Linear(dim, num_classes))
-        nn.init.trunc_normal_(self.head[1].weight, std=head_init_std)
-        nn.init.zeros_(self.head[1].bias)
+        self.head = nn.Sequential(FeatureNorm(dim), linear)
+        nn.init.trunc_normal_(linear.weight, std=head_init_std)
+        nn.init.zeros_(linear.bias)
 
     def forward(
         self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'loss'

@@ -203,17 +203,19 @@ class SpatioTemporalViT(BaseModule):
             raise ValueError(
                 f'arch={arch!r} is unknown. Choose from {sorted(ARCHITECTURES)}, or give embed_dim, depth, num_heads.'
             )
-        given = (embed_dim, depth, num_heads, mlp_ratio)
-        preset = ARCHITECTURES[arch] if arch else (None, None, None, 4.0)
-        embed_dim, depth, num_heads, mlp_ratio = (p if g is None else g for g, p in zip(given, preset, strict=True))
+        width, layers, heads, ratio = ARCHITECTURES[arch] if arch else (None, None, None, 4.0)
+        embed_dim = width if embed_dim is None else embed_dim
+        depth = layers if depth is None else depth
+        num_heads = heads if num_heads is None else num_heads
+        mlp_ratio = ratio if mlp_ratio is None else mlp_ratio
         if embed_dim is None or depth is None or num_heads is None:
             raise ValueError(f'Give arch, or all of embed_dim={embed_dim}, depth={depth}, num_heads={num_heads}.')
         if embed_dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide embed_dim={embed_dim}.')
 
         self.embed_dim = embed_dim
-        self.patch_size = tuple(patch_size)
-        self.grid = Grid.of(tuple(clip_size), self.patch_size)
+        self.patch_size = (*patch_size,)  # a config may have a list
+        self.grid = Grid.of(clip_size, self.patch_size)
         self.grad_checkpointing = grad_checkpointing
         self.patch_embed = PatchEmbed(self.patch_size, embed_dim)
         self.register_buffer('pos_embed', sinusoid_table(self.grid.num_tokens, embed_dim))
