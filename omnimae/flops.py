@@ -55,8 +55,12 @@ class Row(NamedTuple):
 
 def block_macs(blocks: Any, num_tokens: int) -> int:
     """Count transformer blocks, each on all ``num_tokens`` tokens."""
-    linear = sum(layer.weight.numel() for layer in blocks.modules() if isinstance(layer, nn.Linear))
-    return num_tokens * linear + sum(2 * num_tokens**2 * block.attn.proj.in_features for block in blocks)
+    return num_tokens * _linear_macs(blocks) + sum(2 * num_tokens**2 * block.attn.proj.in_features for block in blocks)
+
+
+def _linear_macs(module: nn.Module) -> int:
+    """Count the linear layers below, on one token."""
+    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
 
 
 def encoder_macs(backbone: Any, num_tokens: int, modality: str) -> int:
@@ -107,11 +111,12 @@ def pretraining_rows(model: Any) -> list[Row]:
 
 
 def classifier_rows(model: Any) -> list[Row]:
-    """Count a classifier on one view of an image and of a video; the linear head counts with the encoder."""
+    """Count a classifier or a frozen backbone on one view of an image and of a video; a head counts with the encoder."""
     rows = []
+    head = _linear_macs(model) - _linear_macs(model.backbone)
     for modality in ('image', 'video'):
         num_tokens = _grid(model.backbone, modality).num_tokens
-        encoder = encoder_macs(model.backbone, num_tokens, modality) + model.head.weight.numel()
+        encoder = encoder_macs(model.backbone, num_tokens, modality) + head
         rows.append(Row(modality, 'one view', num_tokens, num_tokens, encoder, 0))
     return rows
 

@@ -113,3 +113,12 @@ def test_a_mask_generator_from_outside_needs_no_ratio():
     model.mask_generator['image'] = HalfMasking()
     rows = [row for row in pretraining_rows(model) if row.modality == 'image']
     assert [(row.what, row.num_visible) for row in rows] == [('all tokens', 12), ('masked, as it runs', 6)]
+
+
+@pytest.mark.parametrize(('kind', 'head'), [('LinearProbe', 24 * 7), ('FrozenBackbone', 0)])
+def test_frozen_backbones_are_counted_with_what_is_on_top(kind, head):
+    more = dict(num_classes=7) if kind == 'LinearProbe' else {}
+    model = MODELS.build(dict(type=kind, backbone=dict(type='SpatioTemporalViT', **TINY), **more))
+    classifier = MODELS.build(dict(type='Classifier', backbone=dict(type='SpatioTemporalViT', **TINY), num_classes=7))
+    for frozen, whole in zip(classifier_rows(model), classifier_rows(classifier), strict=True):
+        assert frozen.total == whole.total - 24 * 7 + head
