@@ -111,7 +111,7 @@ def pretraining_rows(model: Any) -> list[Row]:
 
 
 def classifier_rows(model: Any) -> list[Row]:
-    """Count a classifier or a frozen backbone on one view of an image and of a video; a head counts with the encoder."""
+    """Count a classifier or frozen backbone on one view of an image and of a video; a head counts with the encoder."""
     rows = []
     head = _linear_macs(model) - _linear_macs(model.backbone)
     for modality in ('image', 'video'):

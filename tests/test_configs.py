@@ -36,8 +36,9 @@ DEMO = ROOT / 'configs' / 'demo'  # runs as it is, in the tests of the demo
 PAPER = ROOT / 'configs' / 'omnimae'
 FROZEN = [PAPER / 'linear', PAPER / 'knn']  # run in `test_frozen`
 FINETUNE = [PAPER / 'finetune', ROOT / 'configs' / 'baselines']  # run in `test_finetune`
+SMALL_ONES = ROOT / 'configs' / 'small'  # run in `test_small_configs`
 OWN = ROOT / 'configs' / 'custom' / 'finetune.py'  # run in `test_custom_finetune`
-RECIPES = [path for path in CONFIGS if not {DEMO, *FROZEN, *FINETUNE, OWN} & {path, *path.parents}]
+RECIPES = [path for path in CONFIGS if not {DEMO, SMALL_ONES, *FROZEN, *FINETUNE, OWN} & {path, *path.parents}]
 ABLATIONS = PAPER / 'ablations'
 CUSTOM = ROOT / 'configs' / 'custom'
 

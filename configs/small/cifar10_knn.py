@@ -4,10 +4,13 @@ Run: python tools/test.py configs/small/cifar10_knn.py CHECKPOINT
 Expect: TODO
 """
 
-_base_ = ['_base_/cifar10.py']
+_base_ = ['cifar10_linear.py']
 
-model = dict(type='FrozenBackbone', backbone=_base_.backbone)
-test_dataloader = _base_.val_dataloader
-test_evaluator = dict(type='ClipAccuracy', topk=(1,))
+model = dict(_delete_=True, type='FrozenBackbone', backbone=_base_.backbone)
 bank = dict(type='MixedDataset', sources=dict(images=_base_.bank))
-test_cfg = dict(type='KNNTestLoop', num_classes=10, bank_dataloader=dict(_base_.val_dataloader, dataset=bank))
+test_cfg = dict(
+    _delete_=True,
+    type='KNNTestLoop',
+    num_classes=10,
+    bank_dataloader=dict(_base_.test_dataloader, dataset=bank),
+)

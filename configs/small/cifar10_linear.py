@@ -23,5 +23,5 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=10, val_interval=5)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=20, val_interval=10)
 default_hooks = dict(logger=dict(interval=40), checkpoint=dict(interval=10, max_keep_ckpts=1))

@@ -1,7 +1,7 @@
 """Masked autoencoding of 10,000 CIFAR-10 images: the image half of OmniMAE at a size for 2 CPU cores.
 
-Numbers: 75 % hidden, AdamW with betas (0.9, 0.95) and weight decay 0.05 as MAE; plain pixels, since a patch of 16 pixels
-has little left after normalisation. Width, depth, learning rate and length were chosen for some minutes on a CPU.
+Numbers: 75 % hidden, AdamW with betas (0.9, 0.95) and weight decay 0.05 as MAE; plain pixels, since a patch of 16
+pixels has little left after normalisation. Width, depth, rate and length were chosen for some minutes on a CPU.
 
 Run: python tools/train.py configs/small/cifar10_pretrain.py
 Expect: TODO
