@@ -117,7 +117,8 @@ def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, .
         lines = fileio.get_text(file, backend_args=backend_args).splitlines()
     except FileNotFoundError:
         raise ValueError(
-            f'classes={file!r} does not exist. Correct it, or write one class name a line there.'
+            f'classes={file!r} does not exist. Correct it, or write one class name a line there; for a benchmark '
+            'tools/prepare_dataset.py does.'
         ) from None
     numbers: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
