@@ -14,9 +14,9 @@ model = dict(
     backbone=_base_.backbone,
     head=dict(
         type='MAEHead',
-        embed_dim=96,
-        depth=2,
-        num_heads=3,
+        embed_dim=64,
+        depth=1,
+        num_heads=4,
         qkv_bias=True,
         target=dict(type='PixelTarget', normalize=None),
     ),

@@ -10,7 +10,7 @@ _base_ = ['../../_base_/default_runtime.py']
 root = '{{$OMNIMAE_DATA:data}}/cifar10'
 classes = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 backbone = dict(
-    type='SpatioTemporalViT', embed_dim=192, depth=6, num_heads=3, patch_size=(1, 4, 4), clip_size=(1, 32, 32)
+    type='SpatioTemporalViT', embed_dim=128, depth=6, num_heads=4, patch_size=(1, 4, 4), clip_size=(1, 32, 32)
 )
 crop = [dict(type='RandomResizedCrop', size=32, scale=(0.4, 1.0)), dict(type='Flip', prob=0.5)]
 bank = dict(type='ImageDataset', root=f'{root}/train', ann_file=f'{root}/train_10k.txt', classes=classes)
