@@ -43,6 +43,9 @@ from numpy.typing import ArrayLike, NDArray
 
 TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 
+# A title in another encoding is no reason to refuse a video. From 19.0 on PyAV takes it so by itself.
+LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'metadata_errors': 'replace'}
+
 Packet: TypeAlias = Any  # av.Packet: its stubs call every time stamp optional, and after _demux none is
 
 
@@ -257,7 +260,7 @@ class VideoReader:
             raise BrokenVideoError(self.path, 'the file is empty')
         if missing:
             raise BrokenVideoError(self.path, f'truncated, {missing} bytes are missing at its end')
-        container: Any = av.open(source, timeout=TIME_LIMIT, metadata_errors='replace')
+        container: Any = av.open(source, timeout=TIME_LIMIT, **LENIENT)
         stream = container.streams.best('video')
         # Pictures of an album and text files count as video with FFmpeg.
         if stream is None or stream.disposition & Disposition.attached_pic or stream.codec_context.name == 'ansi':
