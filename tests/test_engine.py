@@ -28,7 +28,7 @@ from torch import nn
 
 from omnimae.checkpoint import load_weights
 from omnimae.engine import compat
-from omnimae.engine.hooks import BrokenFileHook, PlainCheckpointHook, StepSeedHook
+from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, PlainCheckpointHook, StepSeedHook
 from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.registry import HOOKS, MODELS, TRANSFORMS
 
@@ -518,6 +518,27 @@ def test_a_head_of_another_size_than_the_classes_is_refused(data: Path, tmp_path
             build_runner(config, tmp_path / 'test', options).test()
 
 
+def test_the_names_of_the_classes_are_compared_too():
+    def runner(*classes: tuple[str, ...] | None) -> SimpleNamespace:
+        sources = [SimpleNamespace(classes=names, labels=np.array([0, 1])) for names in classes]
+        dataset = SimpleNamespace(names=['images', 'videos'][: len(sources)], sources=sources)
+        loaders = {f'{split}_dataloader': SimpleNamespace(dataset=dataset) for split in ('train', 'val', 'test')}
+        return SimpleNamespace(model=SimpleNamespace(data_preprocessor=SimpleNamespace(num_classes=2)), **loaders)
+
+    cats_dogs, cats_foxes = ('cat', 'dog'), ('cat', 'fox')
+    hook = HeadSizeHook()
+    hook.before_train(runner(cats_dogs, None))
+    hook.before_val(runner(cats_dogs, cats_dogs))
+    with pytest.raises(
+        ValueError,
+        match="^val_dataloader: source 'images' has other classes than train_dataloader: source 'images': label 1 is "
+        "'fox' here and 'dog' there",
+    ):
+        hook.before_val(runner(cats_foxes))
+    with pytest.raises(ValueError, match="source 'videos' has other classes than test_dataloader: source 'images'"):
+        HeadSizeHook().before_test(runner(cats_dogs, cats_foxes))
+
+
 def test_a_head_of_the_right_size_and_a_model_without_head_pass(data: Path, tmp_path: Path):
     options = {'custom_hooks': [dict(type='HeadSizeHook')]}
     for name, text in (('classify', CLASSIFY), ('pretrain', PRETRAIN)):
@@ -605,6 +626,15 @@ def test_a_missing_or_truncated_checkpoint_is_named(tmp_path: Path):
     (tmp_path / 'cut.pth').write_bytes((tmp_path / 'cut.pth').read_bytes()[:500])
     with pytest.raises(ValueError, match=r'cut\.pth is refused'):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'cut.pth'))
+
+
+def test_nothing_is_resumed_from_weights_alone(data: Path, tmp_path: Path):
+    options = {'load_from': str(tmp_path / 'epoch_1_raw.safetensors'), 'resume': True}
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    runner = build_runner(config, tmp_path / 'work', options)
+    save_file(runner.model.state_dict(), options['load_from'], {'epoch': '1', 'iter': '5'})
+    with pytest.raises(ValueError, match=r'epoch_1_raw\.safetensors holds weights alone.*Give an epoch_N\.pth'):
+        runner.train()
 
 
 def test_a_checkpoint_of_another_size_is_refused(data: Path, tmp_path: Path):

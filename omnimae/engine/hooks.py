@@ -166,8 +166,14 @@ class PlainCheckpointHook(Hook):
         """Make buffers of the curves again.
 
         Raises:
-            ValueError: the weights are not those of the model. (MMEngine warns and goes on.)
+            ValueError: the weights are not those of the model (MMEngine warns and goes on), or there is nothing but
+                weights in a checkpoint to resume from.
         """
+        if runner._resume and 'message_hub' not in checkpoint:
+            raise ValueError(
+                f'Checkpoint {_loaded_path(runner)} holds weights alone, so no training can be resumed from it. Give '
+                "an epoch_N.pth of the run; to start anew from weights use init_cfg=dict(type='Checkpoint', ...)."
+            )
         _check_fit(_unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), _loaded_path(runner))
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for key, (values, counts) in scalars.items():
@@ -211,26 +217,47 @@ def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -
 
 @HOOKS.register_module()
 class HeadSizeHook(Hook):
-    """Refuses data of other classes than the model's head, before the first step, validation or test."""
+    """Refuses data of other classes than the model's head, before the first step, validation or test.
+
+    All sources that know the names of their classes, of training and of what follows it, must have the same names in
+    the same order: folders ``cat, dog`` and ``cat, fox`` make the same labels of different classes.
+    """
+
+    def __init__(self) -> None:
+        self._named: tuple[str, tuple[str, ...]] | None = None  # the first source that knows names, and these
 
     def before_train(self, runner: Runner) -> None:
         """Compare with the training data."""
-        _check_head(runner.model, runner.train_dataloader.dataset, 'train_dataloader')
+        self._check(runner.model, runner.train_dataloader.dataset, 'train_dataloader')
 
     def before_val(self, runner: Runner) -> None:
         """Compare with the validation data."""
-        _check_head(runner.model, runner.val_dataloader.dataset, 'val_dataloader')
+        self._check(runner.model, runner.val_dataloader.dataset, 'val_dataloader')
 
     def before_test(self, runner: Runner) -> None:
         """Compare with the test data."""
-        _check_head(runner.model, runner.test_dataloader.dataset, 'test_dataloader')
+        self._check(runner.model, runner.test_dataloader.dataset, 'test_dataloader')
+
+    def _check(self, model: nn.Module, dataset: Any, loader: str) -> None:
+        size = getattr(_unwrapped(model).data_preprocessor, 'num_classes', None)
+        if size is None:
+            return
+        _check_head(size, dataset, loader)
+        for name, source in zip(dataset.names, dataset.sources, strict=True):
+            if (classes := getattr(source, 'classes', None)) is None:
+                continue
+            place, names = f'{loader}: source {name!r}', tuple(classes)
+            first, expected = self._named = self._named or (place, names)
+            if names != expected:
+                label = next(i for i, pair in enumerate(zip(names, expected, strict=True)) if pair[0] != pair[1])
+                raise ValueError(
+                    f'{place} has other classes than {first}: label {label} is {names[label]!r} here and '
+                    f'{expected[label]!r} there. Correct the folders, or give both the same classes=[...].'
+                )
 
 
-def _check_head(model: nn.Module, dataset: Any, loader: str) -> None:
+def _check_head(size: int, dataset: Any, loader: str) -> None:
     """Sources that know their classes have as many as the model; those with labels alone have none beyond."""
-    size = getattr(_unwrapped(model).data_preprocessor, 'num_classes', None)
-    if size is None:
-        return
     for name, source in zip(dataset.names, dataset.sources, strict=True):
         classes, labels = getattr(source, 'classes', None), getattr(source, 'labels', None)
         if classes is not None and len(classes) != size:
