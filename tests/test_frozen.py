@@ -21,7 +21,7 @@ from torch import nn
 from omnimae.checkpoint import export, load_weights, save_file
 from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
-from omnimae.engine import LARS, frozen_model
+from omnimae.engine import LARS, frozen_model, testing
 from omnimae.engine.testing import _in_turn
 from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.models import FrozenBackbone, LinearProbe
@@ -248,6 +248,18 @@ def test_shares_of_the_ranks_come_back_in_order(sizes, world_size):
     shares = [list(EvalSampler(dataset=dataset, rank=rank, world_size=world_size)) for rank in range(world_size)]
     assert _in_turn(shares) == list(range(sum(sizes)))
     assert len(shares[0]) - len(shares[-1]) <= 1  # what MMEngine's own way of collecting relies on
+
+
+def test_a_rank_without_samples_gathers_with_the_others(monkeypatch):
+    rows = torch.tensor([[1.0, 2.0]])
+    shares = [rows, torch.empty(0)]  # one sample, two ranks
+    monkeypatch.setattr(testing, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(testing, 'all_gather_object', lambda dim: [2, 0])
+    sent = []
+    for share in shares:
+        monkeypatch.setattr(testing, 'all_gather', lambda padded: sent.append(padded) or [rows, torch.zeros(1, 2)])
+        assert torch.equal(testing._gather_in_turn(share, 1), rows)
+    assert [tuple(padded.shape) for padded in sent] == [(1, 2), (1, 2)]
 
 
 def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, capsys):

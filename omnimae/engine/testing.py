@@ -69,7 +69,8 @@ def _gather_in_turn(share: Tensor, size: int) -> Tensor:
     rows = -(-size // world_size)
     dim = max(all_gather_object(share.shape[-1]))  # a rank without rows does not know it
     padded = share.new_zeros(rows, dim)
-    padded[: len(share)] = share
+    if len(share):
+        padded[: len(share)] = share
     return torch.stack(all_gather(padded), 1).flatten(0, 1)[:size]
 
 
