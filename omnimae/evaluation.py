@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -59,7 +60,8 @@ class Scores(NamedTuple):
     def save(self, path: str | Path) -> None:
         """Write an .npz file, see `load_scores`."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **self._asdict())
+        with open(path, 'wb') as file:  # NumPy would add .npz to a path that ends in something else
+            np.savez_compressed(file, **self._asdict())
 
 
 class Actions(NamedTuple):
@@ -242,7 +244,8 @@ class Features(NamedTuple):
     def save(self, path: str | Path) -> None:
         """Write an .npz file, see `load_features`."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **self._asdict())
+        with open(path, 'wb') as file:
+            np.savez(file, **self._asdict())
 
 
 def load_features(path: str | Path) -> Features:
@@ -304,5 +307,5 @@ def _read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
             return {key: file[key] for key in keys}
     except FileNotFoundError:
         raise ValueError(f'{path} does not exist.') from None
-    except (KeyError, ValueError, OSError, AttributeError) as error:
+    except (KeyError, ValueError, OSError, TypeError, EOFError, BadZipFile) as error:  # empty, cut off, .npy
         raise ValueError(f'{path} does not hold {", ".join(keys)} ({error}). Give a file of our tools.') from None

@@ -175,6 +175,19 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
         load_features(tmp_path / 'text.npz')
     with pytest.raises(ValueError, match=r'none\.npz does not exist'):
         load_features(tmp_path / 'none.npz')
+    whole = (tmp_path / 'features.npz').read_bytes()
+    (tmp_path / 'empty.npz').write_bytes(b'')
+    (tmp_path / 'cut.npz').write_bytes(whole[: len(whole) // 2])
+    np.save(tmp_path / 'array.npy', np.zeros(3))
+    for name in ('empty.npz', 'cut.npz', 'array.npy'):
+        with pytest.raises(ValueError, match=f'{name} does not hold ids, labels, features'):
+            load_features(tmp_path / name)
+
+
+def test_a_file_has_the_name_that_was_asked_for(tmp_path):
+    Features(np.array(['a']), np.array([0]), np.zeros((1, 2))).save(tmp_path / 'new' / 'features.out')
+    assert load_features(tmp_path / 'new' / 'features.out').ids.tolist() == ['a']
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['features.out']
 
 
 def test_samples_without_labels_are_refused():
