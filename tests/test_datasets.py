@@ -161,6 +161,14 @@ def test_lines_with_labels(tmp_path, line, path, label):
     assert (rows.paths, rows.labels) == ([path], [label])
 
 
+def test_the_mark_that_windows_puts_before_text_is_no_part_of_it(tmp_path):
+    (tmp_path / 'list.txt').write_text('a.jpg cat\nb.jpg dog\n', encoding='utf-8-sig')
+    (tmp_path / 'classes.txt').write_text('cat\ndog\n', encoding='utf-8-sig')
+    classes = read_classes(str(tmp_path / 'classes.txt'))
+    rows = read_list(str(tmp_path / 'list.txt'), ['.jpg'], classes=classes)
+    assert (classes, rows.paths, rows.labels) == (('cat', 'dog'), ['a.jpg', 'b.jpg'], [0, 1])
+
+
 def test_lines_without_labels(tmp_path):
     (tmp_path / 'list.txt').write_text('a/1.mp4\nmy clip 7.mp4\r\n')
     assert read_list(str(tmp_path / 'list.txt'), ['.mp4'])[:3] == (['a/1.mp4', 'my clip 7.mp4'], None, None)

@@ -114,7 +114,7 @@ def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, .
         ValueError: no such file, no name in it, or a name that stands there twice.
     """
     try:
-        lines = fileio.get_text(file, backend_args=backend_args).splitlines()
+        lines = fileio.get_text(file, 'utf-8-sig', backend_args).splitlines()
     except FileNotFoundError:
         raise ValueError(
             f'classes={file!r} does not exist. Correct it, or write one class name a line there; for a benchmark '
@@ -156,7 +156,7 @@ def read_list(
         ValueError: no such file, no line in it, or a wrong line.
     """
     try:
-        lines = fileio.get_text(ann_file, backend_args=backend_args).splitlines()
+        lines = fileio.get_text(ann_file, 'utf-8-sig', backend_args).splitlines()
     except FileNotFoundError:
         raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
     pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:\s+(.+))?', re.IGNORECASE)
