@@ -781,8 +781,10 @@ def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -
                 'load it into.'
             )
         return lambda key: True
-    if _is_pretraining(state_dict) or _is_encoder(state_dict):
-        unwanted = () if 'backbone.norm.weight' in target else ('backbone.norm.',)  # a frozen backbone has that norm
+    token_norm = 'backbone.norm.weight'  # in pretraining and in what is frozen; a Classifier has it behind the pooling
+    is_probe = token_norm in state_dict and token_norm not in target
+    if _is_pretraining(state_dict) or _is_encoder(state_dict) or is_probe:
+        unwanted = () if token_norm in target else ('backbone.norm.',)
         return lambda key: key.startswith('backbone.') and not key.startswith(unwanted)
     head = _head_keys(chain(state_dict, target))
     if all(key in state_dict and key in target and state_dict[key].shape == target[key].shape for key in head):
@@ -840,6 +842,8 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
             f'Set clip_size to the one the checkpoint was made for ({tokens} tokens): clips of any other size run then '
             'too, with interpolated positions.'
         )
+    if 'backbone.norm.weight' in target and 'norm.weight' in state_dict:
+        return "It is a classifier's, whose norm stands behind the pooling. Set model.norm='pooled'."
     if all(key.endswith('attn.qkv.bias') for key in keys):
         part = 'backbone' if keys[0].startswith('backbone.') else 'head'
         return f'Set {part}.qkv_bias={keys[0] in state_dict} in the model.'

@@ -370,6 +370,21 @@ def test_a_classifier_takes_a_fitting_head_and_leaves_another(tmp_path):
     assert torch.equal(other.norm.weight, source.norm.weight)
 
 
+def test_a_classifier_takes_the_backbone_of_a_probe_and_a_probe_not_that_of_a_classifier(tmp_path):
+    classifier = tiny_classifier()
+    backbone = tiny_backbone(48, 2, (4, 32, 32))
+    probe = MODELS.build(dict(type='LinearProbe', num_classes=3, backbone=backbone))
+    save_file(probe.state_dict(), tmp_path / 'probe.pth', {})
+    report = load_weights(classifier, tmp_path / 'probe.pth')
+    assert report.initialised == ('norm.weight', 'norm.bias', 'head.weight', 'head.bias')
+    assert torch.equal(classifier.backbone.blocks[0].attn.qkv.weight, probe.backbone.blocks[0].attn.qkv.weight)
+    save_file(classifier.state_dict(), tmp_path / 'ft.pth', {})
+    with pytest.raises(ValueError, match=r"norm stands behind the pooling\. Set model\.norm='pooled'"):
+        load_weights(probe, tmp_path / 'ft.pth')
+    pooled = MODELS.build(dict(type='LinearProbe', num_classes=3, norm='pooled', backbone=backbone))
+    assert 'norm.weight' in load_weights(pooled, tmp_path / 'ft.pth').loaded
+
+
 def test_released_classifier_keeps_its_norm_and_head(tmp_path):
     source = randomised(tiny_classifier())
     torch.save(export(source.state_dict()), tmp_path / 'ft.torch')
