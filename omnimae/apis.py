@@ -27,7 +27,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from omnimae.checkpoint import load_file, load_weights
+from omnimae.checkpoint import convert, load_file, load_weights
 from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, read_image, scan_folder
 from omnimae.data.video import BrokenFileError, open_video, pick_frames, test_starts
@@ -103,6 +103,7 @@ def get_model(
         config: a Config, a path, a name below ``configs/``, or a name in ``ZOO``, which brings its checkpoint along.
         checkpoint: path or URL of weights in any layout, or a name in ``ZOO``; None leaves initial weights, whatever
             the config starts its training from. What was loaded, left and initialised is logged, see `load_weights`.
+            Its head says how many classes a config with ``num_classes=None`` has.
         device: the first GPU by default, or the CPU.
 
     Raises:
@@ -128,10 +129,25 @@ def _build(
     model_cfg: Mapping, checkpoint: str | os.PathLike | None, device: torch.device | str | None, *, complete: bool
 ) -> Any:
     # a Runner that is given the model later would initialise it once more
-    model = MODELS.build({**model_cfg, 'init_cfg': None})
+    model_cfg = {**model_cfg, 'init_cfg': None}
+    if model_cfg.get('num_classes', 0) is None:
+        model_cfg['num_classes'] = _num_classes_of(checkpoint)
+    model = MODELS.build(model_cfg)
     if checkpoint is not None:
         load_weights(model, checkpoint, complete=complete)
     return model.eval().to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+
+
+def _num_classes_of(checkpoint: str | os.PathLike | None) -> int:
+    """How many classes the head of a Classifier or of a LinearProbe has."""
+    state_dict = {} if checkpoint is None else convert(load_file(checkpoint)[0])
+    for key in ('head.bias', 'head.1.bias'):
+        if key in state_dict:
+            return len(state_dict[key])
+    raise ValueError(
+        f'model.num_classes=None is filled in from the head of the checkpoint, and checkpoint={checkpoint} has none. '
+        'Give the checkpoint of a fine-tuning, or set num_classes in the config.'
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -424,7 +440,7 @@ class ClassificationInferencer(Inferencer[Classification]):
         **kwargs: Any,
     ):
         super().__init__(config, checkpoint, **kwargs)
-        num_classes = self.cfg.model.num_classes
+        num_classes = self.model.data_preprocessor.num_classes
         self.classes = self._known_classes(num_classes) if classes is None else tuple(classes)
         if self.classes is not None and len(self.classes) != num_classes:
             raise ValueError(f'classes has {len(self.classes)} names, and the model num_classes={num_classes}.')

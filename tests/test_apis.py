@@ -210,6 +210,16 @@ def test_models_by_name_path_and_config(config, checkpoint, monkeypatch):
     assert torch.equal(get_model(config, 'tiny').head.weight, model.head.weight)
 
 
+def test_a_config_without_number_of_classes_has_those_of_the_checkpoint(config, checkpoint, data, tmp_path):
+    own = write_config(tmp_path / 'own.py', config.read_text(), data, "\nmodel['num_classes'] = None\n")
+    assert get_model(own, checkpoint, device='cpu').head.out_features == 2
+    [result] = infer(own, checkpoint)(np.zeros((32, 32, 3), np.uint8))
+    assert result.scores.shape == (2,)
+    assert len(result.guesses) == 2
+    with pytest.raises(ValueError, match=r'num_classes=None is filled in from the head.*checkpoint=None has none'):
+        get_model(own)
+
+
 def test_inference_needs_all_weights_and_a_classifier(config, checkpoint, data, tmp_path):
     with pytest.raises(ValueError, match=r'checkpoint=None: results of initial weights mean nothing'):
         infer(config, None)
