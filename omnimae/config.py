@@ -142,21 +142,31 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
 def infer_num_classes(cfg: Config) -> None:
     """Fill in ``model.num_classes=None``: as many classes as the training data have.
 
+    Where these are folders, those of validation and test stand for the same classes in the same order, even where some
+    are absent; folders of other names are refused when the datasets are built.
+
     Raises:
         ValueError: training data without labels.
     """
     if cfg.model.get('num_classes', 0) is not None:
         return
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    counts = []
+    counts, names = [], None
     for name, source in zip(dataset.names, dataset.sources, strict=True):
-        if source.labels is None:
+        if getattr(source, 'labels', None) is None:
             raise ValueError(
                 f'train_dataloader: source {name!r} has no labels, so model.num_classes=None cannot be filled in. Sort '
                 'its files into a folder per class, or give an ann_file with labels.'
             )
-        counts.append(len(source.classes) if source.classes else int(source.labels.max()) + 1)
+        classes = getattr(source, 'classes', None)
+        counts.append(len(classes) if classes else int(source.labels.max()) + 1)
+        names = names or classes
     cfg.model.num_classes = max(counts)
+    for loader in filter(None, (cfg.get('val_dataloader'), cfg.get('test_dataloader'))):
+        for source in loader.dataset.sources.values():
+            takes_classes = 'classes' in _parameters(DATASETS.get(source.type))[0]
+            if names and takes_classes and source.get('ann_file') is None:
+                source.setdefault('classes', list(names))
 
 
 def _inherited(path: Path) -> Iterable[Path]:

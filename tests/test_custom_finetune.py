@@ -13,6 +13,7 @@ import pytest
 from tiny_benchmarks import write_image, write_video
 
 from omnimae.config import infer_num_classes, load_config
+from omnimae.registry import DATASETS
 
 ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/custom/finetune.py'
@@ -63,12 +64,10 @@ def command(*words: str | Path) -> str:
 def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
     work = tmp_path / 'work'
     command('tools/train.py', CONFIG, '--work-dir', work, '--cfg-options', *SMALL)
-    weights = work / 'epoch_1_raw.safetensors'
-    command(
-        'tools/test.py', CONFIG, weights, '--work-dir', work, '--out', work / 'scores.json', '--cfg-options', *SMALL
-    )
-    assert json.loads((work / 'scores.json').read_text()).keys() == {'accuracy/top1', 'accuracy/mean_class'}
-    with np.load(work / 'scores.npz') as file:
+    weights, out = work / 'epoch_1_raw.safetensors', work / 'new' / 'scores.json'
+    command('tools/test.py', CONFIG, weights, '--work-dir', work, '--out', out, '--cfg-options', *SMALL)
+    assert json.loads(out.read_text()).keys() == {'accuracy/top1', 'accuracy/mean_class'}
+    with np.load(out.with_suffix('.npz')) as file:
         assert file['scores'].shape == (9, 3)  # six images and three videos, three classes
         assert sorted(file['labels'].tolist()) == [0] * 3 + [1] * 3 + [2] * 3
 
@@ -80,6 +79,20 @@ def test_the_number_of_classes_is_that_of_the_data(labelled):
     cfg.model.num_classes = 7  # what a config says stands; HeadSizeHook compares
     infer_num_classes(cfg)
     assert cfg.model.num_classes == 7
+
+
+def test_validation_has_the_classes_of_training_even_where_some_are_absent(labelled):
+    for kind in ('images', 'videos'):
+        (labelled / kind / 'val' / 'alpha').rename(labelled / f'{kind}_alpha')
+    cfg = load_config(ROOT / CONFIG)
+    infer_num_classes(cfg)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        for source in DATASETS.build(loader.dataset).sources:
+            assert source.classes == CLASSES
+            assert sorted({*source.labels.tolist()}) == [1, 2]
+    (labelled / 'images' / 'val' / 'gamma').rename(labelled / 'images' / 'val' / 'delta')
+    with pytest.raises(ValueError, match=r"images.val' has folders that are not in classes, \['delta'\]"):
+        DATASETS.build(cfg.val_dataloader.dataset)
 
 
 def test_data_without_labels_have_no_number_of_classes(labelled):

@@ -176,6 +176,16 @@ def test_get_flops_of_a_classifier(tmp_path, capsys):
     assert re.search(r'image, one view +196 / 196 +4\.57 ', out)  # 4.6 is published for ViT-S/16 with its class token
 
 
+def test_get_flops_counts_the_classes_of_own_data(tmp_path, monkeypatch, capsys):
+    for name in ('images', 'videos'):
+        for label in 'abc':
+            (tmp_path / name / 'train' / label).mkdir(parents=True)
+            (tmp_path / name / 'train' / label / f'0.{dict(images="jpg", videos="mp4")[name]}').touch()
+    monkeypatch.setenv('OMNIMAE_LABELLED', str(tmp_path))
+    tool('get_flops').main([str(ROOT / 'configs' / 'custom' / 'finetune.py')])
+    assert 'Classifier, 86.2 M parameters: width 768' in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # browse_dataset
 

@@ -73,6 +73,7 @@ def main(words: Sequence[str] | None = None) -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
     cfg.model = frozen_model(cfg.model)
+    args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when everything is to be written
     setup_distributed(cfg)
     runner = Runner.from_cfg(cfg)
     load_weights(runner.model, args.checkpoint, complete=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from omnimae.config import load_config
+from omnimae.config import infer_num_classes, load_config
 from omnimae.flops import FORMULA, Row, classifier_rows, pretraining_rows
 from omnimae.registry import MODELS
 
@@ -48,6 +48,7 @@ def table(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Count."""
     cfg = load_config(parse_args(argv).config)
+    infer_num_classes(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     rows = pretraining_rows(model) if hasattr(model, 'mask_generator') else classifier_rows(model)

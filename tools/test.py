@@ -61,6 +61,8 @@ def main() -> None:
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when hours of testing are to be written
     setup_distributed(cfg)
     runner = Runner.from_cfg(cfg)
     load_weights(runner.model, args.checkpoint, complete=True)
