@@ -335,6 +335,13 @@ def test_a_split_without_files_is_an_error(root):
         (
             'k400',
             'annotations/kinetics_train.csv',
+            0,
+            dict(time_end='inf'),
+            r'train.csv, line 2: stop inf is not after start 0',
+        ),
+        (
+            'k400',
+            'annotations/kinetics_train.csv',
             1,
             dict(youtube_id='-_train0', time_start='0', time_end='10'),
             r"line 3: '-_train0_000000_000010' stands at line 2 too. Drop one",
@@ -410,6 +417,19 @@ SSV2, INAT = 'something-something-v2', 'train2018.json'
             lambda x: x.update({'Holding something': '7'}),
             r'labels.json: the labels do not count from 0 to 2',
         ),
+        (
+            'ssv2',
+            f'{SSV2}-labels.json',
+            lambda x: x.update({'Holding something': 'none'}),
+            r'labels.json: the labels do not count from 0 to 2',
+        ),
+        (
+            'inat18',
+            INAT,
+            lambda x: x['images'][1].pop('file_name'),
+            r"json, images\[1\]: no 'file_name'\. Give the file",
+        ),
+        ('inat18', INAT, lambda x: x['categories'][2].pop('id'), r"json, categories\[2\]: no 'id'\. Give the file"),
         ('inat18', INAT, lambda x: x.pop('images'), r"train2018.json has no 'images'"),
         (
             'inat18',
@@ -456,6 +476,8 @@ def test_wrong_json(root, file, change, message):
             '/a/x 1',
             r"categories_places365.txt, line 1: the label of '/a/x' is 1, not 0",
         ),
+        ('ssv2', f'{SSV2}-labels.json', '["a"]', r'labels.json does not say a number for each template'),
+        ('ssv2', f'{SSV2}-train.json', '{"1": "a"}', r'train.json is no list of videos'),
         ('in1k', 'val.txt', 'a.JPEG n99', r"val.txt, line 1: the class 'n99' is not one of the 4 known"),
         ('inat18', 'val2018.json', '{', r'val2018.json is no JSON: .* Fetch the file anew'),
         (
@@ -470,6 +492,7 @@ def test_wrong_json(root, file, change, message):
             'abseiling\n',
             r"train.csv, line 3: the class 'air drumming' is not one of the 1",
         ),
+        ('k400', 'label_map_k400.txt', 'abseiling\nabseiling\n', r"line 2: the class 'abseiling' stands in line 1 too"),
         ('ek100', 'EPIC_100_verb_classes.csv', 'id,key\n1,take\n', r"line 2: id 1 of 'take' is out of order"),
     ],
     indirect=['root'],

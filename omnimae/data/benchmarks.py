@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_files, scan_folder
+from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_files, read_classes, scan_folder
 
 SPLITS = ('train', 'val')
 
@@ -124,9 +125,9 @@ def read_inat18(root: Path) -> Annotation:
             _json_part(content, key, file) for key in ('images', 'annotations', 'categories')
         )
         if split == 'train':
-            classes = {int(entry['id']): str(entry['name']) for entry in sorted(categories, key=lambda x: int(x['id']))}
+            classes = dict(sorted(_by_id(categories, 'categories', 'name', file).items()))
         index = {category: label for label, category in enumerate(classes)}
-        names = {entry['id']: entry['file_name'] for entry in images}
+        names = _by_id(images, 'images', 'file_name', file)
         items = _Items(file)
         for number, entry in enumerate(annotations):
             place = f'annotations[{number}]'
@@ -141,6 +142,13 @@ def read_inat18(root: Path) -> Annotation:
             items.add(place, image, names[image], index[category])
         splits[split] = items.items
     return Annotation(splits, tuple(classes.values()))
+
+
+def _by_id(entries: list, part: str, key: str, file: Path) -> dict[int, str]:
+    return {
+        _field(entry, 'id', file, f'{part}[{number}]'): str(_field(entry, key, file, f'{part}[{number}]'))
+        for number, entry in enumerate(entries)
+    }
 
 
 def read_p365(root: Path) -> Annotation:
@@ -173,7 +181,8 @@ def _read_places(root: Path) -> dict[str, int]:
     if file is None:
         train = _find(root, 'places365_train_standard.txt')
         categories = dict((label, os.path.dirname(path)) for _, path, label in _read_pairs(train))
-        rows = [('the labels', categories[label], label) for label in sorted(categories, key=int)]
+        labels = sorted(categories, key=lambda label: (len(label), label))  # numbers, or an error below
+        rows = [('the labels', categories[label], label) for label in labels]
         file = train
     else:
         rows = list(_read_pairs(file))
@@ -214,7 +223,7 @@ def read_k400(root: Path) -> Annotation:
     if label_map is None:
         classes = tuple(sorted({row['label'] for _, row in _read_csv(files['train'], columns)}))
     else:
-        classes = tuple(filter(None, map(str.strip, label_map.read_text(encoding='utf-8').splitlines())))
+        classes = read_classes(str(label_map))
     index = {name: label for label, name in enumerate(classes)}
     splits = {}
     for split, file in files.items():
@@ -249,18 +258,24 @@ def read_ssv2(root: Path) -> Annotation:
         )
         for key in ('labels', 'train', 'validation')
     }
-    labels = {name: int(label) for name, label in _read_json(files['labels']).items()}
-    classes = tuple(sorted(labels, key=labels.__getitem__))
-    if [labels[name] for name in classes] != list(range(len(classes))):
+    numbers = _read_json(files['labels'])
+    if not isinstance(numbers, dict):
+        raise ValueError(f'{files["labels"]} does not say a number for each template. Fetch the file anew.')
+    classes = tuple(sorted(numbers, key=lambda name: (len(str(numbers[name])), str(numbers[name]))))
+    if [str(numbers[name]) for name in classes] != list(map(str, range(len(classes)))):
         raise ValueError(
             f'{files["labels"]}: the labels do not count from 0 to {len(classes) - 1}. Fetch the file anew.'
         )
+    labels = {name: label for label, name in enumerate(classes)}
     found = _index_files(root, ['videos'], VIDEO_EXTENSIONS)
     splits = {}
     for split, key in dict(train='train', val='validation').items():
         file = files[key]
         items = _Items(file)
-        for number, entry in enumerate(_read_json(file)):
+        entries = _read_json(file)
+        if not isinstance(entries, list):
+            raise ValueError(f'{file} is no list of videos. Give the file as it is distributed.')
+        for number, entry in enumerate(entries):
             place = f'entry {number}'
             name, template = (str(_field(entry, key, file, place)) for key in ('id', 'template'))
             template = template.replace('[', '').replace(']', '')
@@ -495,7 +510,7 @@ def _span(start: str | float, stop: str | float, file: Path, place: str) -> tupl
         raise ValueError(
             f'{file}, {place}: start {start!r} and stop {stop!r} are not both numbers. Correct it.'
         ) from None
-    if not 0 <= first < last:
+    if not 0 <= first < last < math.inf:
         raise ValueError(f'{file}, {place}: stop {stop} is not after start {start}. Correct the line, or drop it.')
     return first, last
 
