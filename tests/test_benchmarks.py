@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 import os
 from fractions import Fraction
@@ -553,6 +554,16 @@ def test_files_are_checked_once(root, monkeypatch, capsys):
 
 
 @of('k400')
+def test_a_file_that_could_not_be_read_is_tried_again(root, monkeypatch):
+    check = preparation._check
+    slow = preparation.Check(reason='not read within 60 s')
+    monkeypatch.setattr(preparation, '_check', lambda path, what: slow if '_val3_' in path else check(path, what))
+    assert prepare('k400', root).left_out == dict(train=0, val=1)
+    monkeypatch.setattr(preparation, '_check', check)
+    assert prepare('k400', root).left_out == dict(train=0, val=0)
+
+
+@of('k400')
 def test_an_interrupted_run_goes_on(root, monkeypatch):
     checked = []
     check = preparation._check
@@ -651,6 +662,22 @@ def test_a_copy_shows_the_same_at_the_same_times(tmp_path, kind):
             corners = (slice(None), slice(8, None, 16), slice(8, None, 16))
             small = (slice(None), slice(4, None, 8), slice(4, None, 8))
             assert np.abs(old[corners] - new[small]).mean() < 4
+
+
+def test_more_frames_than_packets_break_one_file_alone(tmp_path, monkeypatch):
+    with av.open(str(tmp_path / 'a.avi'), 'w') as container:
+        stream = container.add_stream('mpeg4', rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        stream.codec_context.max_b_frames = 2
+        for i in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * i, np.uint8), 'rgb24')))
+        container.mux(stream.encode(None))
+    reencode(tmp_path / 'a.avi', tmp_path / 'b.mp4', 32)
+    with open_video(tmp_path / 'a.avi') as video:
+        demux, limits = video._demux, iter([4])  # the first time, when they are counted
+        monkeypatch.setattr(video, '_demux', lambda: itertools.islice(demux(), next(limits, None)))
+        with pytest.raises(BrokenVideoError, match='more frames than packets'):
+            list(video.frames())
 
 
 def test_a_broken_video_leaves_no_copy(tmp_path):

@@ -5,7 +5,7 @@
 - ``PREFIX_{train,val}_list_{images,videos}.txt``, lines as `annotations.read_list` reads them;
 - ``classes.txt``, a class name a line in the order of the labels, and for EPIC-Kitchens ``actions.csv``;
 - ``left_out.csv``: what could not be used, and why;
-- ``checked_files.jsonl``: what was found about each file, so that no file is checked twice.
+- ``checked_files.jsonl``: what was found about each file, so that no good file is checked twice.
 """
 
 from __future__ import annotations
@@ -139,19 +139,22 @@ class Check(NamedTuple):
 def check_files(root: Path, paths: Sequence[str], modality: str, *, workers: int = 1) -> dict[str, Check]:
     """Whether each file is there and opens: images are read in full, of videos the ends and the first frame.
 
-    Results are appended to ``checked_files.jsonl`` as they come. A file of the same size and time as then is not
-    checked again.
+    Results are appended to ``checked_files.jsonl`` as they come. A good file of the same size and time as then is not
+    checked again; one that could not be read is, for it may have been the network or a time limit.
     """
     log = root / 'checked_files.jsonl'
     known = _read_log(log)
     stats = _stat_files(root, paths, workers)
     checks = {path: Check(reason='the file is missing') for path in paths if stats[path] is None}
     there = [path for path in paths if stats[path] is not None]
-    checks |= {path: known[path][1] for path in there if path in known and known[path][0] == stats[path]}
+    for path in there:
+        stat, check = known.get(path, (None, Check()))
+        if stat == stats[path] and check.reason is None:
+            checks[path] = check
     todo = [path for path in there if path not in checks]
-    check = partial(_check_chunk, str(root), modality)
+    work = partial(_check_chunk, str(root), modality)
     with open(log, 'a', encoding='utf-8') as file:
-        for chunk, results in _in_parallel(check, todo, 64 if modality == 'image' else 8, workers, 'Checking files'):
+        for chunk, results in _in_parallel(work, todo, 64 if modality == 'image' else 8, workers, 'Checking files'):
             checks |= dict(zip(chunk, results, strict=True))
             rows = ((path, stats[path], *result) for path, result in zip(chunk, results, strict=True))
             file.write(''.join(f'{json.dumps(row)}\n' for row in rows))

@@ -226,7 +226,9 @@ class VideoReader:
                     if packet.is_discard or packet.pts < origin:
                         not_shown.add(packet.pts)
                 for frame in context.decode(packet):
-                    stamp = frame.pts if stamps is None else next(stamps)
+                    stamp = frame.pts if stamps is None else next(stamps, None)
+                    if stamp is None:  # a StopIteration here would end the caller's program, not this file
+                        raise BrokenVideoError(self.path, 'it has more frames than packets')
                     if frame.is_corrupt:
                         raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(stamp)}')
                     if stamp not in not_shown:
