@@ -266,10 +266,15 @@ def knn(
     arXiv:1805.01978, section 3.4). The votes of a query are divided by their sum, so they read as probabilities.
 
     Raises:
-        ValueError: a bank of fewer than ``k`` samples.
+        ValueError: a bank of fewer than ``k`` samples, or with a label that is none of the classes.
     """
     if k > len(bank):
         raise ValueError(f'k={k} neighbours are more than the {len(bank)} samples of the bank. Lower k.')
+    if (largest := int(labels.max())) >= num_classes:
+        raise ValueError(
+            f'The bank has the label {largest}, counted from 0, and num_classes={num_classes}. Set num_classes='
+            f'{largest + 1}, or correct the labels.'
+        )
     bank = F.normalize(bank.float(), dim=1)
     votes = []
     for part in F.normalize(queries.float(), dim=1).split(max(MAX_SIMILARITIES // len(bank), 1)):

@@ -217,6 +217,11 @@ def test_knn_of_four_points_by_hand():
     assert votes.tolist() == pytest.approx([weights[0] / sum(weights), weights[1] / sum(weights), 0])
 
 
+def test_a_bank_of_other_classes_is_refused():
+    with pytest.raises(ValueError, match=r'label 2, counted from 0, and num_classes=2\. Set num_classes=3'):
+        knn(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 2]), 2, k=1)
+
+
 def test_many_far_neighbours_outvote_a_near_one_only_at_a_high_temperature():
     query = torch.tensor([[1.0, 0.2]])
     votes = [knn(query, BANK, BANK_LABELS, 2, k=4, temperature=t)[0] for t in (0.07, 10.0)]
