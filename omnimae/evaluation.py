@@ -118,7 +118,7 @@ def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 5
     Of equal scores the lower class comes first; a class without samples does not count in the mean.
 
     Raises:
-        ValueError: fewer classes than the largest k, or a label that is none of the classes.
+        ValueError: fewer classes than the largest k, a label that is none of the classes, or scores that are NaN.
     """
     if max(topk) > scores.shape[1]:
         raise ValueError(f'topk={tuple(topk)} asks for more than the {scores.shape[1]} classes there are. Lower topk.')
@@ -126,6 +126,11 @@ def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 5
         raise ValueError(
             f'A label is {labels.max()}, but there are scores for {scores.shape[1]} classes, counted from 0. '
             'Correct the labels, or num_classes of the model.'
+        )
+    if (wrong := np.isnan(scores).any(1)).any():  # they would all count as the first class
+        raise ValueError(
+            f'The scores of {wrong.sum()} of {len(scores)} samples are NaN, first of sample {wrong.argmax()}. Test in '
+            'bfloat16 or float32, or take a checkpoint from before the training diverged.'
         )
     ranked = np.argsort(-scores, axis=1, kind='stable')[:, : max(topk)]
     hits = ranked == labels[:, None]

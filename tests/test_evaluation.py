@@ -74,6 +74,11 @@ def test_a_label_beyond_the_classes_is_refused():
         accuracy(SCORES, np.array([0, 1, 3, 0]), topk=(1,))
 
 
+def test_scores_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match='scores of 1 of 2 samples are NaN, first of sample 1'):
+        accuracy(np.array([[1.0, 0.0], [np.nan, np.nan]]), np.array([0, 0]), topk=(1,))
+
+
 def test_logits_or_probabilities_are_averaged_over_views():
     # two views of one sample: logits (3, 0) and (0, 2); the sums say class 0, and so do the probabilities
     # (0.953 + 0.119) / 2; with (9, 0), (0, 2), (0, 2) they disagree: 9 > 4, but 1 + 2 * 0.119 < 2 * 0.881
