@@ -552,6 +552,8 @@ def _one_or_two(height: int, width: int) -> int | list[int]:
 def _check_native(state_dict: StateDict, grid: Grid) -> None:
     if KERNEL not in state_dict or POSITIONS not in state_dict:
         raise ValueError(f'{KERNEL} or {POSITIONS} is missing. Load the weights into a model of ours, export that.')
+    if 'head.1.weight' in state_dict:
+        raise ValueError('This is a LinearProbe, whose head has no place there. Give the weights of its backbone.')
     if state_dict[POSITIONS].shape[1] != grid.num_tokens:
         raise ValueError(
             f'{POSITIONS} has {state_dict[POSITIONS].shape[1]} positions, and clips of the model have '
@@ -691,7 +693,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = 
     fixed = (POSITIONS,) if POSITIONS not in state_dict else ()
     target = {key: x for key, x in target.items() if key not in fixed}
     backbone: Any = model.backbone
-    state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid, backbone.pos_embed)
+    positions = backbone.fixed_positions()  # the model's own may be those of weights that it was given before
+    if fixed:
+        backbone.pos_embed.copy_(positions)
+    state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid, positions)
     wanted = _wanted(state_dict, target, path)
     _check_fit(wanted, target, state_dict, path)
     if complete:
@@ -847,7 +852,10 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
     if all(key.endswith('attn.qkv.bias') for key in keys):
         part = 'backbone' if keys[0].startswith('backbone.') else 'head'
         return f'Set {part}.qkv_bias={keys[0] in state_dict} in the model.'
-    return f'The file has {_describe(state_dict)}; the model has {_describe(target)}. Choose the model of that size.'
+    here, there = _describe(state_dict), _describe(target)
+    if here == there:
+        return f'Both have {here}, but other parts. Give the config that the file was trained with.'
+    return f'The file has {here}; the model has {there}. Choose the model of that size.'
 
 
 def _describe(state_dict: StateDict) -> str:

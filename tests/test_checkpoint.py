@@ -378,6 +378,9 @@ def test_a_classifier_takes_the_backbone_of_a_probe_and_a_probe_not_that_of_a_cl
     report = load_weights(classifier, tmp_path / 'probe.pth')
     assert report.initialised == ('norm.weight', 'norm.bias', 'head.weight', 'head.bias')
     assert torch.equal(classifier.backbone.blocks[0].attn.qkv.weight, probe.backbone.blocks[0].attn.qkv.weight)
+    save_file({**classifier.state_dict(), 'more': torch.zeros(1)}, tmp_path / 'more.pth', {})
+    with pytest.raises(ValueError, match=r'Both have embed_dim=48, depth=2, patch_size=\(2, 8, 8\), but other parts'):
+        load_weights(classifier, tmp_path / 'more.pth')
     save_file(classifier.state_dict(), tmp_path / 'ft.pth', {})
     with pytest.raises(ValueError, match=r"norm stands behind the pooling\. Set model\.norm='pooled'"):
         load_weights(probe, tmp_path / 'ft.pth')
@@ -648,6 +651,18 @@ def test_mae_is_inflated_to_clips(tmp_path, fine_tuned):
     assert 'of these inflated from images 2 tensors' in str(report)
 
 
+def test_what_was_loaded_before_leaves_no_positions_behind(tmp_path):
+    torch.save({'model': mae_file()}, tmp_path / 'mae.pth')
+    torch.save(videomae_file(), tmp_path / 'videomae.pth')
+    used = tiny_classifier()
+    load_weights(used, tmp_path / 'mae.pth')
+    for name in ('mae.pth', 'videomae.pth'):
+        fresh = tiny_classifier()
+        load_weights(fresh, tmp_path / name)
+        load_weights(used, tmp_path / name)
+        assert_equal_states(used.backbone.state_dict(), fresh.backbone.state_dict())
+
+
 def test_mae_converted_is_a_model_of_single_frames():
     state, left = translate(mae_file())
     backbone = dict(tiny_backbone(48, 2, (1, 32, 32)), patch_size=(1, 8, 8))
@@ -771,6 +786,8 @@ def test_export_refuses_what_the_other_side_cannot_hold():
         export_timm({'conv1.weight': torch.zeros(1)}, **facts)
     with pytest.raises(ValueError, match=r'does not hold the fixed sinusoids'):
         export_huggingface(state, **facts, positions=torch.zeros(1, 32, 48))
+    with pytest.raises(ValueError, match=r'LinearProbe, whose head has no place there'):
+        export_timm({**state, 'head.1.weight': torch.zeros(3, 48)}, **facts)
 
 
 CONFIG = """

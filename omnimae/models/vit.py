@@ -218,7 +218,7 @@ class SpatioTemporalViT(BaseModule):
         self.grid = Grid.of(clip_size, self.patch_size)
         self.grad_checkpointing = grad_checkpointing
         self.patch_embed = PatchEmbed(self.patch_size, embed_dim)
-        self.register_buffer('pos_embed', sinusoid_table(self.grid.num_tokens, embed_dim))
+        self.register_buffer('pos_embed', self.fixed_positions())
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim,
@@ -231,6 +231,10 @@ class SpatioTemporalViT(BaseModule):
         )
         self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
         xavier_linear(self)
+
+    def fixed_positions(self) -> Tensor:
+        """-> (1, N, D): the sinusoids that ``pos_embed`` begins with; a checkpoint may replace them."""
+        return sinusoid_table(self.grid.num_tokens, self.embed_dim)
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, C, T, H, W) floating, normalised -> (B, N, D): all tokens."""
