@@ -163,7 +163,7 @@ def infer_num_classes(cfg: Config) -> None:
         names = names or classes
     cfg.model.num_classes = max(counts)
     for loader in filter(None, (cfg.get('val_dataloader'), cfg.get('test_dataloader'))):
-        for source in loader.dataset.sources.values():
+        for source in loader.dataset.get('sources', {}).values():
             takes_classes = 'classes' in _parameters(DATASETS.get(source.type))[0]
             if names and takes_classes and source.get('ann_file') is None:
                 source.setdefault('classes', list(names))

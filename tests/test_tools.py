@@ -17,6 +17,7 @@ from PIL import Image, ImageSequence
 
 from omnimae.checkpoint import export, load_file, save_file
 from omnimae.config import load_config
+from omnimae.data.datasets import FileDataset
 from omnimae.registry import MODELS
 from omnimae.structures import Address
 
@@ -207,6 +208,16 @@ def test_browse_dataset_shows_what_the_loader_yields(config, tmp_path, monkeypat
                 frames = clip.permute(1, 2, 3, 0).numpy()
                 assert contains(page, enlarged(frames[0]))
                 assert contains(page, enlarged(frames[-1]))
+
+
+def test_browse_dataset_shows_a_source_that_knows_no_classes(config, tmp_path, monkeypatch):
+    browse = tool('browse_dataset')
+    init = FileDataset.__init__
+    monkeypatch.setattr(
+        FileDataset, '__init__', lambda self, **kwargs: init(self, **kwargs) or delattr(self, 'classes')
+    )
+    browse.main([str(config), '--out-dir', str(tmp_path / 'pages')])
+    assert len(list((tmp_path / 'pages').iterdir())) == 2
 
 
 def test_browse_dataset_needs_a_training_loader(tmp_path):

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path, reason in batch['failures']:
             print(f'replaced a broken file: {path}: {reason}')
         path = args.out_dir / f'{name}.png'
-        page(batch, name, sources[name].replicas, sources[name].classes).save(path)
+        page(batch, name, sources[name].replicas, getattr(sources[name], 'classes', None)).save(path)
         print(path)
 
 
