@@ -479,6 +479,12 @@ def test_wrong_json(root, file, change, message):
         ),
         ('ssv2', f'{SSV2}-labels.json', '["a"]', r'labels.json does not say a number for each template'),
         ('ssv2', f'{SSV2}-train.json', '{"1": "a"}', r'train.json is no list of videos'),
+        (
+            'in1k',
+            'train.txt',
+            'n1/a.JPEG 1\nn2/b.JPEG 0\n',
+            r"train.txt, line 1: the label 1 is not that of its folder, 'n1', which is number 0",
+        ),
         ('in1k', 'val.txt', 'a.JPEG n99', r"val.txt, line 1: the class 'n99' is not one of the 4 known"),
         ('inat18', 'val2018.json', '{', r'val2018.json is no JSON: .* Fetch the file anew'),
         (

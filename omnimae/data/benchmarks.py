@@ -98,7 +98,13 @@ def _in1k_items(
     items = _Items(file)
     for place, path, label in rows:
         found = by_name.get(os.path.basename(path), f'{split}/{path}')
-        items.add(place, path, found, _label(label, index, file, place))
+        number, folder = _label(label, index, file, place), found.split('/')[1]
+        if index.get(folder, number) != number:
+            raise ValueError(
+                f'{file}, {place}: the label {label} is not that of its folder, {folder!r}, which is number '
+                f'{index[folder]} of the sorted ones. Number the classes so, or write the WNID as label.'
+            )
+        items.add(place, path, found, number)
     return items.items
 
 
