@@ -17,6 +17,7 @@ from test_distributed import run
 from test_tools import tool
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import nn
+from torch.utils.data import DataLoader
 
 from omnimae.checkpoint import export, load_weights, save_file
 from omnimae.config import load_config
@@ -260,6 +261,13 @@ def test_a_rank_without_samples_gathers_with_the_others(monkeypatch):
         monkeypatch.setattr(testing, 'all_gather', lambda padded: sent.append(padded) or [rows, torch.zeros(1, 2)])
         assert torch.equal(testing._gather_in_turn(share, 1), rows)
     assert [tuple(padded.shape) for padded in sent] == [(1, 2), (1, 2)]
+
+
+def test_labels_of_some_samples_alone_are_refused():
+    batches = [dict(ids=['a', 'b'], labels=torch.tensor([1, 0])), dict(ids=['c'])]
+    loader = DataLoader(batches, batch_size=None)
+    with pytest.raises(ValueError, match='2 of 3 samples have labels. Give all sources labels'):
+        testing.extract(lambda batch: torch.zeros(len(batch['ids']), 4), loader)
 
 
 def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, capsys):

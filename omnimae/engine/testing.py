@@ -39,6 +39,9 @@ def extract(compute: Callable[[Batch], Tensor], loader: DataLoader) -> Features:
     Args:
         compute: a batch of the loader -> (B, D).
         loader: over test samples; with several ranks each has its share.
+
+    Raises:
+        ValueError: some samples have labels and some have none.
     """
     ids: list[str] = []
     labels: list[int] = []
@@ -49,6 +52,11 @@ def extract(compute: Callable[[Batch], Tensor], loader: DataLoader) -> Features:
         features.append(compute(batch).float().cpu())
     size = len(loader.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours has one
     together = [_in_turn(part) for part in (all_gather_object(ids), all_gather_object(labels))]
+    if len(together[1]) not in (0, len(together[0])):
+        raise ValueError(
+            f'{len(together[1])} of {len(together[0])} samples have labels. Give all sources labels, or extract them '
+            'one by one.'
+        )
     whole = _gather_in_turn(torch.cat(features) if features else torch.empty(0), size)
     return Features(np.array(together[0]), np.array(together[1], np.int64), whole.numpy())
 
