@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import dense_reference as dense
@@ -12,7 +13,7 @@ import torch
 from mmengine.utils import is_list_of
 from torch import Tensor
 
-from omnimae.models.vit import sinusoid_table
+from omnimae.models.vit import patchify, sinusoid_table
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
@@ -520,6 +521,12 @@ def test_wrong_backbone_is_refused(kwargs, text):
 def test_a_size_that_the_patch_does_not_divide_is_refused(size):
     with pytest.raises(ValueError, match='A clip of {}x{}x{} .* cannot be cut into patches of 2x8x8'.format(*size)):
         small()(torch.zeros(1, 3, *size, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 32, 32), (3, 4, 32, 32), (1, 2, 3, 4, 32, 32)])
+def test_what_is_no_batch_of_clips_is_refused(shape):
+    with pytest.raises(ValueError, match=rf'shape \(B, C, T, H, W\), images T=1; got {re.escape(str(shape))}'):
+        patchify(torch.zeros(shape), (2, 8, 8))
 
 
 def test_unknown_modality_and_mode_are_refused():

@@ -37,8 +37,10 @@ def patchify(clip: Tensor, patch_size: Size3) -> tuple[Tensor, Grid]:
     """(B, C, T, H, W) -> (B, N, P) and the grid; a clip of one frame gives patches of one frame, P = ph*pw*C.
 
     Raises:
-        ValueError: the patch does not divide the clip.
+        ValueError: not a batch of clips, or the patch does not divide them.
     """
+    if clip.dim() != 5:
+        raise ValueError(f'Clips have the shape (B, C, T, H, W), images T=1; got {tuple(clip.shape)}.')
     batch, channels, frames, height, width = clip.shape
     grid = Grid.of((frames, height, width), patch_size)
     pt, ph, pw = min(frames, patch_size[0]), *patch_size[1:]
