@@ -523,7 +523,8 @@ def test_the_names_of_the_classes_are_compared_too():
         sources = [SimpleNamespace(classes=names, labels=np.array([0, 1])) for names in classes]
         dataset = SimpleNamespace(names=['images', 'videos'][: len(sources)], sources=sources)
         loaders = {f'{split}_dataloader': SimpleNamespace(dataset=dataset) for split in ('train', 'val', 'test')}
-        return SimpleNamespace(model=SimpleNamespace(data_preprocessor=SimpleNamespace(num_classes=2)), **loaders)
+        model = SimpleNamespace(data_preprocessor=SimpleNamespace(num_classes=2))
+        return SimpleNamespace(model=model, val_loop=None, **loaders)
 
     cats_dogs, cats_foxes = ('cat', 'dog'), ('cat', 'fox')
     hook = HeadSizeHook()
@@ -535,6 +536,10 @@ def test_the_names_of_the_classes_are_compared_too():
         "'fox' here and 'dog' there",
     ):
         hook.before_val(runner(cats_foxes))
+    trains = runner(cats_dogs)
+    trains.val_loop, trains.val_dataloader = object(), runner(cats_foxes).val_dataloader
+    with pytest.raises(ValueError, match='^val_dataloader: '):  # before any step, not at the first validation
+        HeadSizeHook().before_train(trains)
     with pytest.raises(ValueError, match="source 'videos' has other classes than test_dataloader: source 'images'"):
         HeadSizeHook().before_test(runner(cats_dogs, cats_foxes))
 

@@ -39,6 +39,7 @@ loader = dict(
     batch_size=16,
     num_workers=4,  # per GPU; raise it while data_time in the log is more than a few per cent of time
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type='EvalSampler'),
     batch_sampler=dict(type='EvalBatchSampler'),
     collate_fn=dict(type='collate_clips'),
@@ -53,6 +54,7 @@ train_dataloader = dict(
     batch_size=16,  # samples per GPU and micro-batch
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     dataset=dict(
         type='MixedDataset',
         sources=dict(

@@ -227,8 +227,10 @@ class HeadSizeHook(Hook):
         self._named: tuple[str, tuple[str, ...]] | None = None  # the first source that knows names, and these
 
     def before_train(self, runner: Runner) -> None:
-        """Compare with the training data."""
+        """Compare with the training data, and with those of the validation that will follow."""
         self._check(runner.model, runner.train_dataloader.dataset, 'train_dataloader')
+        if runner.val_loop is not None:
+            self.before_val(runner)
 
     def before_val(self, runner: Runner) -> None:
         """Compare with the validation data."""
