@@ -14,6 +14,7 @@ is read at the model's own clip size: a short side of that size, the middle cut 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -473,6 +474,8 @@ class ClassificationInferencer(Inferencer[Classification]):
         _, meta = load_file(str(self.checkpoint))
         stored = meta.get('dataset_meta')  # of a Runner's checkpoint: the names of each source
         candidates = list(stored.values()) if isinstance(stored, dict) else []
+        if 'classes' in meta:  # of exported weights
+            candidates.append(json.loads(meta['classes']))
         for modality in ('image', 'video'):
             classes = (find_source(self.cfg, modality) or {}).get('classes')
             if isinstance(classes, str):  # a list of names among the data, which need not be here

@@ -104,6 +104,8 @@ def test_class_names_come_from_checkpoint_or_config(config, checkpoint, data, tm
     meta = {'epoch': 1, 'dataset_meta': {'movies': None, 'pictures': ('a', 'b')}}
     torch.save({'state_dict': state, 'meta': meta}, tmp_path / 'epoch_1.pth')
     assert infer(config, tmp_path / 'epoch_1.pth').classes == ('a', 'b')
+    save_file(state, tmp_path / 'exported.safetensors', {'weights': 'raw', 'classes': '["cat", "dog"]'})
+    assert infer(config, tmp_path / 'exported.safetensors').classes == ('cat', 'dog')
     named = write_config(data / 'named.py', config.read_text(), data, "\nmovies['classes'] = ['left', 'right']\n")
     assert infer(named, checkpoint).classes == ('left', 'right')
     (tmp_path / 'names.txt').write_text('up\ndown\n')

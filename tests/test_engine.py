@@ -408,7 +408,8 @@ def test_exports_hold_raw_and_averaged_weights_and_say_which(data: Path, tmp_pat
     model, hooks = runner.model, [hook for hook in runner.hooks if hasattr(hook, 'ema_model')]
     for weights, expected in (('raw', model), ('ema', hooks[0].ema_model.module)):
         with safe_open(tmp_path / 'work' / f'epoch_2_{weights}.safetensors', 'pt') as file:
-            assert file.metadata() == {'weights': weights, 'epoch': '2', 'iter': '6'}
+            meta = {'weights': weights, 'epoch': '2', 'iter': '6', 'classes': '["a", "b"]'}
+            assert file.metadata() == meta
             assert {*file.keys()} == {*model.state_dict()}
             assert all(torch.equal(file.get_tensor(name), value) for name, value in expected.state_dict().items())
     assert not torch.equal(model.head.weight, hooks[0].ema_model.module.head.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -278,7 +279,8 @@ def _check_head(size: int, dataset: Any, loader: str) -> None:
 class ExportHook(Hook):
     """Writes weights alone as ``.safetensors``, at the end of training and, if asked, on the way.
 
-    The file's metadata and its name say whether the weights are 'raw' or 'ema'; with an EMAHook both are written.
+    The file's metadata and its name say whether the weights are 'raw' or 'ema'; with an EMAHook both are written. Of a
+    classifier the metadata also hold the names of its classes, where the training data know them.
 
     Args:
         interval: epochs between exports; -1 exports at the end only.
@@ -300,8 +302,17 @@ class ExportHook(Hook):
         for weights, model in models:
             path = Path(runner.work_dir, f'epoch_{runner.epoch + 1}_{weights}.safetensors')
             meta = {'weights': weights, 'epoch': str(runner.epoch + 1), 'iter': str(runner.iter)}
+            meta |= _class_names(runner)
             save_file({key: value.cpu() for key, value in model.state_dict().items()}, path, meta)
             runner.logger.info(f'Exported {weights} weights to {path}.')
+
+
+def _class_names(runner: Runner) -> dict[str, str]:
+    """The names in the order of the labels, as JSON; nothing where there are none."""
+    size = getattr(_unwrapped(runner.model).data_preprocessor, 'num_classes', None)
+    known = (getattr(source, 'classes', None) for source in runner.train_dataloader.dataset.sources)
+    names = next((names for names in known if names is not None and len(names) == size), None)
+    return {} if names is None else {'classes': json.dumps(list(names))}
 
 
 @HOOKS.register_module()
