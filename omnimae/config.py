@@ -139,6 +139,13 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
     return cfg
 
 
+def default_work_dir(path: str | Path) -> str:
+    """``work_dirs/`` and the path of a config below ``configs/``, so that two of one name do not share a folder."""
+    parts = Path(path).absolute().with_suffix('').parts
+    below = parts[len(parts) - parts[::-1].index('configs') :] if 'configs' in parts[:-1] else parts[-1:]
+    return str(Path('work_dirs', *below))
+
+
 def infer_num_classes(cfg: Config) -> None:
     """Fill in ``model.num_classes=None``: as many classes as the training data have.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tiny_benchmarks import write_image, write_video
 
 from omnimae.config import infer_num_classes, load_config
+from omnimae.data.datasets import MixedDataset
 from omnimae.registry import DATASETS
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +72,16 @@ def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
     with np.load(out.with_suffix('.npz')) as file:
         assert file['scores'].shape == (9, 3)  # six images and three videos, three classes
         assert sorted(file['labels'].tolist()) == [0] * 3 + [1] * 3 + [2] * 3
+
+
+@pytest.mark.parametrize('kind', ['images', 'videos'])
+def test_one_modality_alone_needs_no_folder_of_the_other(labelled, kind):
+    shutil.rmtree(labelled / ('videos' if kind == 'images' else 'images'))
+    cfg = load_config(ROOT / 'configs' / 'custom' / f'finetune_{kind}.py')
+    infer_num_classes(cfg)
+    assert cfg.model.num_classes == 3
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert MixedDataset(sources=loader.dataset.sources).names == (kind,)
 
 
 def test_the_number_of_classes_is_that_of_the_data(labelled):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.checkpoint import load_weights
-from omnimae.config import load_config
+from omnimae.config import default_work_dir, load_config
 from omnimae.engine import setup_distributed
 
 TOOLS = Path(__file__).parents[1] / 'tools'
@@ -157,6 +157,8 @@ def test_the_command_line_says_what_is_resumed(tmp_path: Path):
     assert (configured('--resume').resume, configured('--resume').load_from) == (True, None)
     assert configured('--resume', 'iter_5.pth').load_from == 'iter_5.pth'
     assert configured().work_dir == 'work_dirs/classify'
+    assert default_work_dir('configs/omnimae/linear/vit-b_in1k.py') == 'work_dirs/omnimae/linear/vit-b_in1k'
+    assert default_work_dir('/a/configs/b/configs/mae/c.py') == 'work_dirs/mae/c'
     assert configured('--work-dir', 'elsewhere').work_dir == 'elsewhere'
 
 

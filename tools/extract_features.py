@@ -21,7 +21,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from omnimae.checkpoint import load_weights
-from omnimae.config import load_config
+from omnimae.config import default_work_dir, load_config
 from omnimae.engine import (
     extract,
     frozen_model,
@@ -41,7 +41,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         '--data', choices=['test', 'val', 'bank'], default='test',
         help='test_dataloader, val_dataloader, or the bank of a k-NN config (its training samples)',
     )  # fmt: skip
-    parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/CONFIG NAME')
+    parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/PATH BELOW configs')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
     )
@@ -70,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> None:
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     loader = dataloader_of(cfg, args.data)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
     cfg.model = frozen_model(cfg.model)
     args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when everything is to be written

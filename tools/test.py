@@ -18,7 +18,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from omnimae.checkpoint import load_weights
-from omnimae.config import infer_num_classes, load_config
+from omnimae.config import default_work_dir, infer_num_classes, load_config
 from omnimae.engine import leave_distributed, setup_distributed, setup_environment
 
 
@@ -27,7 +27,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a checkpoint.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the weights')
-    parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/CONFIG NAME')
+    parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/PATH BELOW configs')
     parser.add_argument(
         '--out', type=Path, metavar='FILE.json',
         help='write the metrics there, and ids, labels and scores of a classifier to FILE.npz',
@@ -42,7 +42,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = None, False
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]

@@ -10,12 +10,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from omnimae.config import infer_num_classes, load_config
+from omnimae.config import default_work_dir, infer_num_classes, load_config
 from omnimae.engine import leave_distributed, setup_distributed, setup_environment
 
 
@@ -23,7 +22,9 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description='Train a config.')
     parser.add_argument('config', help='path of the config')
-    parser.add_argument('--work-dir', help='where log, checkpoints and exports go; default: work_dirs/CONFIG NAME')
+    parser.add_argument(
+        '--work-dir', help='where log, checkpoints and exports go; default: work_dirs/PATH BELOW configs'
+    )
     parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='PATH',
         help='go on from this checkpoint; without PATH from the latest one in the work directory, if there is one',
@@ -39,7 +40,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.launcher = args.launcher
     if args.amp:
         cfg.optim_wrapper.dtype = 'bfloat16'

@@ -7,8 +7,8 @@ Put a folder per class, the same classes for images and videos, into ``data/cust
 Run: export OMNIMAE_LABELLED=my/data
      python tools/train.py configs/custom/finetune.py              (1 GPU, or CPU)
      bash tools/dist_train.sh configs/custom/finetune.py 2         (2 GPUs)
-     python tools/test.py configs/custom/finetune.py work_dirs/finetune/epoch_50_raw.safetensors --out scores.json
-Only images, or only videos: delete the four lines of the other source. The number of classes is that of the folders.
+     python tools/test.py configs/custom/finetune.py work_dirs/custom/finetune/epoch_50_raw.safetensors
+Only images: ``finetune_images.py``; only videos: ``finetune_videos.py``. The number of classes is that of the folders.
 The start is OmniMAE's released ViT-B, or the checkpoint that OMNIMAE_CHECKPOINT names.
 
 Numbers: those of the video recipes (arXiv:2206.08356, Table 5); learning rate 1e-3 at 512 samples a step, scaled to 64.

@@ -16,7 +16,7 @@ model = dict(
     num_classes=10,
     label_smoothing=0.1,
     head_init_std=0.01,
-    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/cifar10_pretrain/epoch_50_raw.safetensors'),
+    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/small/cifar10_pretrain/epoch_50_raw.safetensors'),
 )
 train_dataloader = dict(batch_size=128, batch_sampler=dict(global_batch_size=128))
 val_evaluator = dict(type='ClipAccuracy', topk=(1,))

@@ -10,7 +10,7 @@ model = dict(
     type='LinearProbe',
     backbone=_base_.backbone,
     num_classes=10,
-    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/cifar10_pretrain/epoch_50_raw.safetensors'),
+    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/small/cifar10_pretrain/epoch_50_raw.safetensors'),
 )
 val_evaluator = dict(type='ClipAccuracy', topk=(1,))
 test_dataloader = _base_.val_dataloader

@@ -6,7 +6,7 @@ model = dict(
     type='Classifier',
     backbone=_base_.backbone,
     head_init_std=0.02,
-    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/pretrain/epoch_20_raw.safetensors'),
+    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/demo/pretrain/epoch_20_raw.safetensors'),
 )
 val_evaluator = dict(type='ClipAccuracy', topk=(1,))
 test_evaluator = val_evaluator

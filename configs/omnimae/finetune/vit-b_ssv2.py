@@ -1,8 +1,10 @@
 """OmniMAE ViT-B, fine-tuned on Something-Something V2 (arXiv:2206.08356).
 
-Numbers: Table 5. The release differs: batch 256, 100 epochs with 12.5 of warm-up, bilinear crops:
-     --cfg-options train_dataloader.batch_sampler.global_batch_size=256 train_cfg.max_epochs=100
-     param_scheduler.warmup_epochs=12.5 train_dataloader.dataset.sources.videos.transforms.0.interpolation=bilinear
+Numbers: Table 5. The release differs: batch 256 at the same rate, 100 epochs with 12.5 of warm-up, bilinear crops,
+     float32 and one more factor of the layer decay everywhere. In this order, as ``--cfg-options``:
+     train_dataloader.batch_sampler.global_batch_size=256 train_cfg.max_epochs=100 param_scheduler.warmup_epochs=12.5
+     train_dataloader.dataset.sources.videos.transforms.0.interpolation=bilinear optim_wrapper.dtype=None
+     optim_wrapper.paramwise_cfg.rule=release
 Data: python tools/prepare_dataset.py ssv2 --root FOLDER
 Run:  bash tools/dist_train.sh configs/omnimae/finetune/vit-b_ssv2.py 8
       (global batch 512 = 8 per GPU x 8 GPUs x 8 accumulated micro-batches;

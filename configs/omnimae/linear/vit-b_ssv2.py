@@ -1,4 +1,4 @@
-"""Linear probe on SSv2: as ``vit-b_in1k.py``, on clips.
+r"""Linear probe on SSv2: as ``vit-b_in1k.py``, on clips.
 
 Nobody published a recipe for clips: this is MAE's (arXiv:2111.06377, appendix A) with a batch of 1024, since SSv2 has
 an eighth of the samples, and so a learning rate of 0.1 x 1024 / 256; no flip, which would turn "from left to right"
@@ -6,7 +6,8 @@ into another class. Tested on 5 clips x 3 crops, validated on one.
 
 Run: bash tools/dist_train.sh configs/omnimae/linear/vit-b_ssv2.py 8
      (global batch 1024 = 64 per GPU x 8 GPUs x 2 accumulated micro-batches)
-     bash tools/dist_test.sh configs/omnimae/linear/vit-b_ssv2.py work_dirs/vit-b_ssv2/epoch_90_raw.safetensors 8
+     bash tools/dist_test.sh configs/omnimae/linear/vit-b_ssv2.py \
+         work_dirs/omnimae/linear/vit-b_ssv2/epoch_90_raw.safetensors 8
 Not yet run.
 """
 
