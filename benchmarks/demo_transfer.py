@@ -36,7 +36,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def train(config: str, work: Path, data: Path, *options: str) -> Path:
     """Train a config of the demo, unless that is done; the path of its weights."""
-    if not list(work.glob('*_raw.safetensors')):
+    done = work / 'done'  # the weights are there before the last validation is
+    if not done.exists():
         command = [sys.executable, 'tools/train.py', f'configs/demo/{config}.py', '--work-dir', str(work.absolute())]
         environment = {**os.environ, 'OMNIMAE_DATA': str(data.absolute().parent), 'OMP_NUM_THREADS': '1'}
         work.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,7 @@ def train(config: str, work: Path, data: Path, *options: str) -> Path:
             subprocess.run(
                 [*command, '--cfg-options', *options], cwd=ROOT, env=environment, stdout=log, stderr=log, check=True
             )
+        done.touch()
     [weights] = work.glob('*_raw.safetensors')
     return weights.absolute()
 

@@ -4,7 +4,8 @@ The backbone is the one of ``finetune_videos.py``: an image is a clip of one fra
 
 Run: python tools/train.py configs/demo/finetune_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/demo/finetune_images.py --cfg-options model.init_cfg=None          (from scratch)
-Expect: TODO
+Expect: seeds 0, 1, 2: 74.5 ± 4.1 % pretrained, 76.7 ± 0.3 % from scratch; at ``lr=2e-3`` 75.6 ± 4.1 and 77.7 ± 1.7 %
+(``benchmarks/demo_transfer.py``; its note says why pretraining does not win here).
 """
 
 _base_ = ['_base_/finetune.py']

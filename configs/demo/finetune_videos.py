@@ -4,7 +4,8 @@ Every photograph appears in every motion, so a single frame says nothing: chance
 
 Run: python tools/train.py configs/demo/finetune_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/demo/finetune_videos.py --cfg-options model.init_cfg=None          (from scratch)
-Expect: TODO
+Expect: seeds 0, 1, 2: 70.6 ± 2.3 % pretrained, 66.2 ± 1.0 % from scratch; at ``lr=2e-3`` 72.2 ± 1.9 % pretrained
+(``benchmarks/demo_transfer.py``).
 """
 
 _base_ = ['_base_/finetune.py']
