@@ -17,9 +17,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.optim import OptimWrapper
+from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import CheckpointLoader, Runner
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -32,6 +34,7 @@ from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, PlainCheckpointHo
 from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.registry import HOOKS, MODELS, TRANSFORMS
 
+RUNTIME = Path(__file__).parents[1] / 'configs/_base_/default_runtime.py'
 _number = itertools.count()
 
 
@@ -391,6 +394,17 @@ def test_more_than_ten_broken_files_and_than_one_percent_stop_the_run(tmp_path: 
     message = rf'(?s){accepted + 1} broken files among {tried + 1} tried.*\n  broken0: cut.*last: cut'
     with pytest.raises(ValueError, match=message):
         hook.after_train_iter(runner, 1, step([], ['last']))
+
+
+def test_the_log_smooths_training_and_not_the_accuracies_of_validations():
+    hub = MessageHub.get_instance('smoothing')
+    for value in (0.2, 0.4):
+        hub.update_scalars({'train/loss': value, 'train/top1': value, 'val/accuracy/top1': value})
+    runner = SimpleNamespace(message_hub=hub)
+    processor = LOG_PROCESSORS.build(Config.fromfile(RUNTIME).log_processor)
+    train, val = (processor._collect_scalars([], runner, mode) for mode in ('train', 'val'))
+    assert train == pytest.approx({'loss': 0.3, 'top1': 0.3})
+    assert val == {'accuracy/top1': 0.4}
 
 
 def test_curves_in_memory_are_bounded():
