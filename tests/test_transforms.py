@@ -196,6 +196,12 @@ def test_flip_mirrors_columns_with_its_probability():
     assert abs(share - 0.25) < 0.03
 
 
+def test_flip_mirrors_every_frame_of_a_cut():
+    clip = np.random.default_rng(0).integers(0, 256, (3, 9, 8, 3), dtype=np.uint8)
+    for cut in (clip, clip[:, 2:7, 1:6]):
+        np.testing.assert_array_equal(Flip(prob=1.0)(cut, np.random.default_rng(0)), cut[:, :, ::-1])
+
+
 @pytest.mark.parametrize(
     ('height', 'width', 'first'),
     [(4, 7, (0, 2)), (7, 4, (2, 0)), (9, 4, (2, 0)), (5, 11, (0, 4))],  # half pixels round to even
