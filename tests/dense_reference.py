@@ -1,10 +1,12 @@
 """OmniMAE the plain way: all patches convolved, explicit attention, full-size decoder buffers, float pixels.
 
 Written from the paper and the specification of the released model, sharing no code with the package: the fast path is
-held against it.
+held against it, its numbers in the tests and its speed in benchmarks/bench_step.py.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,6 +23,12 @@ def sinusoid(positions: int, dim: int) -> Tensor:
     angle = p / np.power(10000, 2 * (j // 2) / dim)
     angle[:, 0::2], angle[:, 1::2] = np.sin(angle[:, 0::2]), np.cos(angle[:, 1::2])
     return torch.from_numpy(angle.astype(np.float32))[None]
+
+
+@cache
+def position_table(grid: tuple, dim: int, target: tuple, device: torch.device) -> Tensor:
+    """-> (1, N', dim): the sinusoids made for ``grid``, resized to ``target``; kept, as models keep them."""
+    return resized(sinusoid(grid[0] * grid[1] * grid[2], dim), grid, target).to(device)
 
 
 def resized(table: Tensor, source: tuple, target: tuple) -> Tensor:
@@ -42,7 +50,7 @@ def resized(table: Tensor, source: tuple, target: tuple) -> Tensor:
 def attention(x: Tensor, p: dict, name: str, heads: int) -> Tensor:
     b, n, d = x.shape
     qkv = F.linear(x, p[f'{name}.qkv.weight'], p.get(f'{name}.qkv.bias')).view(b, n, 3, heads, d // heads)
-    q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     weights = (q @ k.transpose(-1, -2) * (d // heads) ** -0.5).softmax(-1)
     return F.linear((weights @ v).transpose(1, 2).reshape(b, n, d), p[f'{name}.proj.weight'], p[f'{name}.proj.bias'])
 
@@ -80,18 +88,19 @@ def pretrain(
     ``grid``: what the position table was made for.
     """
     x, clip, here = stem(clip, p, patch)
-    position = resized(sinusoid(grid[0] * grid[1] * grid[2], x.shape[-1]), grid, here)
-    x = x + position
     b, n, d = x.shape
+    position = position_table(grid, d, here, x.device)
+    x = x + position
     latent = norm(blocks(x[~hidden].view(b, -1, d), p, 'backbone.blocks', heads), p, 'backbone.norm')
-    full = torch.empty(b, n, d)
+    full = torch.empty(b, n, d, device=x.device)
     full[hidden] = p['head.mask_token']
     full[~hidden] = latent.reshape(-1, d)
     y = F.linear(full + position, p['head.decoder_embed.weight'], p['head.decoder_embed.bias'])
     y = norm(blocks(y, p, 'head.blocks', decoder_heads), p, 'head.norm')
     prediction = F.linear(y, p['head.pred.weight'], p['head.pred.bias'])
 
-    pixels = clip * STD.view(3, 1, 1, 1) + MEAN.view(3, 1, 1, 1)
+    mean, std = (x.view(3, 1, 1, 1).to(clip.device) for x in (MEAN, STD))
+    pixels = clip * std + mean
     (t, h, w), (pt, ph, pw) = here, patch
     pixels = pixels.view(b, 3, t, pt, h, ph, w, pw).permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(b, n, -1, 3)
     if normalize:
@@ -103,6 +112,6 @@ def pretrain(
 def logits(clip: Tensor, p: dict, *, patch: tuple, grid: tuple, heads: int) -> Tensor:
     """(B, 3, T, H, W) normalised -> (B, classes)."""
     x, _, here = stem(clip, p, patch)
-    x = x + resized(sinusoid(grid[0] * grid[1] * grid[2], x.shape[-1]), grid, here)
+    x = x + position_table(grid, x.shape[-1], here, x.device)
     x = blocks(x, p, 'backbone.blocks', heads).mean(1)
     return F.linear(norm(x, p, 'norm'), p['head.weight'], p['head.bias'])

@@ -7,6 +7,7 @@ Legend: B batch, K visible tokens, M decoded tokens, N all tokens, D encoder wid
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -36,26 +37,27 @@ class PixelTarget:
         """(B, M, P) pixels -> (B, M, P) target; ``repeats``: how often a patch of one frame fills the tubelet."""
         if self.normalize is None:
             return pixels
-        mean, std = self._statistics(pixels, repeats)
-        return ((pixels.unflatten(-1, (-1, 3)) - mean) / std).flatten(-2)
+        _, std, centred = self._statistics(pixels, repeats)
+        return (centred / std).flatten(-2)
 
     def restore(self, prediction: Tensor, pixels: Tensor, repeats: int = 1) -> Tensor:
         """(B, M, P) prediction -> (B, M, P) pixels, with the statistics of the true patch where they were removed."""
         if self.normalize is None:
             return prediction
-        mean, std = self._statistics(pixels, repeats)
+        mean, std, _ = self._statistics(pixels, repeats)
         return (prediction.unflatten(-1, (-1, 3)) * std + mean).flatten(-2)
 
-    def _statistics(self, pixels: Tensor, repeats: int) -> tuple[Tensor, Tensor]:
-        """(B, M, P) -> mean and standard deviation per patch and channel, (B, M, 1, 3) each.
+    def _statistics(self, pixels: Tensor, repeats: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, M, P) -> mean and standard deviation per patch and channel, (B, M, 1, 3), and pixels less their mean.
 
         The variance is unbiased over the *repeated* patch: the count includes every copy of the frame.
         """
         values = pixels.unflatten(-1, (-1, 3))
         mean = values.mean(-2, keepdim=True)
+        centred = values - mean
         count = values.shape[-2] * repeats
-        variance = (values - mean).square().sum(-2, keepdim=True) * repeats / (count - 1)
-        return mean, (variance + self.eps).sqrt()
+        variance = centred.square().sum(-2, keepdim=True) * repeats / (count - 1)
+        return mean, (variance + self.eps).sqrt(), centred
 
 
 @MODELS.register_module()
@@ -132,5 +134,5 @@ class MAEHead(BaseModule):
         """
         repeats = prediction.shape[-1] // pixels.shape[-1]
         target = self.target(pixels.float(), repeats)
-        difference = prediction.float().unflatten(-1, (repeats, -1)) - target.unsqueeze(-2)
-        return difference.square().mean((-2, -1))
+        prediction = prediction.float().unflatten(-1, (repeats, -1))
+        return F.mse_loss(prediction, target.unsqueeze(-2).expand_as(prediction), reduction='none').mean((-2, -1))

@@ -119,7 +119,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """(B, K, D) -> (B, K - first, D): every token is attended to, those from ``first`` on are answered."""
         batch, length, dim = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # gradients are stacked as the linear layer has them
         x = F.scaled_dot_product_attention(q[:, :, first:], k, v)
         return self.proj(x.transpose(1, 2).flatten(2))
 

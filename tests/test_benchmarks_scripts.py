@@ -1,0 +1,97 @@
+"""The scripts of benchmarks/ that time a step: they run at a tiny size, and what they compare computes one loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+TINY = dict(
+    type='MaskedAutoencoder',
+    backbone=dict(
+        type='SpatioTemporalViT', embed_dim=48, depth=2, num_heads=4, patch_size=(2, 16, 16), clip_size=(4, 48, 48)
+    ),
+    head=dict(type='MAEHead', embed_dim=32, depth=2, num_heads=4),
+    mask_generator=dict(image=dict(type='RandomMasking', ratio=0.5), video=dict(type='RandomMasking', ratio=0.75)),
+)
+
+
+@pytest.fixture
+def bench_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    import bench_step
+
+    monkeypatch.setattr(bench_step, 'model_config', lambda arch: TINY)
+    return bench_step
+
+
+@pytest.fixture
+def bench_scaling(bench_step: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    import bench_scaling
+
+    monkeypatch.setattr(bench_scaling, 'model_config', lambda arch: TINY)
+    return bench_scaling
+
+
+def test_steps_are_measured(bench_step, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_step, 'cpu_memory', lambda *_: 1.0)  # a process each
+    monkeypatch.setattr(bench_step, 'PEAK_SIZE', {'cpu': 64})
+    bench_step.main(['--out', str(tmp_path), '--rounds', '1', '--batch', '2', '1', '--threads', '1'])
+    record = json.loads((tmp_path / 'results.json').read_text())
+    measured = [(row['modality'], row['precision'], row['path']) for row in record['steps']]
+    ways = {'image': ['ours', 'plain', 'mmpretrain'], 'video': ['ours', 'plain']}
+    assert measured == [(m, p, way) for m in ('image', 'video') for p in ('fp32', 'bf16') for way in ways[m]]
+    assert all(row['seconds'][0] > 0 for row in record['steps'])
+    tables = (tmp_path / 'table.md').read_text()
+    assert tables.count('| plain |') == 4
+    assert '| not fused |' in tables
+
+
+@pytest.mark.parametrize('modality', ['image', 'video'])
+def test_the_plain_path_has_our_loss_and_gradients(bench_step, modality):
+    this = bench_step.setup(bench_step.build(TINY, 'cpu'), modality, 2)
+    bench_step.check_losses(this)
+    gradients = []
+    for contender in (bench_step.ours(this), bench_step.plain(this)):
+        contender.loss().backward()
+        gradients.append([parameter.grad.clone() for parameter in contender.parameters])
+        this.model.zero_grad()
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_another_loss_is_refused(bench_step, monkeypatch):
+    monkeypatch.setattr(bench_step.dense_reference, 'norm', lambda x, *_: x)
+    this = bench_step.setup(bench_step.build(TINY, 'cpu'), 'image', 2)
+    with pytest.raises(RuntimeError, match='image: the loss is .*, that of the plain path'):
+        bench_step.check_losses(this)
+
+
+def test_what_a_step_adds_is_counted(bench_step):
+    this = bench_step.setup(bench_step.build(TINY, 'cpu'), 'image', 2)
+    macs = bench_step.masked_row(this.model, 'image', '', 5).total
+    assert this.masks.visible.shape == (2, 5)
+    assert this.flops == 2 * 6 * macs
+
+
+def test_growth_is_measured(bench_scaling, tmp_path, monkeypatch):
+    for name, value in dict(VISIBLE=(4, 8), FRAMES=(2, 4), IMAGE_SIZES=(32, 64), WORKERS=(0,), RANK_BATCHES={}).items():
+        monkeypatch.setattr(bench_scaling, name, value)
+    monkeypatch.setattr(bench_scaling, 'BATCHES', {'image': (1, 2), 'video': (1, 2)})
+    monkeypatch.setattr(bench_scaling, 'workers', lambda rounds: bench_scaling.Series('loader', [0], [[1.0]], {}))
+    bench_scaling.main(['--out', str(tmp_path), '--rounds', '1', '--threads', '1'])
+    record = json.loads((tmp_path / 'results.json').read_text())
+    assert [one['values'] for one in record['series']] == [[4, 8], [2, 4], [32, 64], [1, 2], [1, 2], [0]]
+    assert record['series'][3]['laws']['linear'] == [1, 2]
+    assert (tmp_path / 'scaling.png').exists()
+    assert '2 clips: frames' in (tmp_path / 'table.md').read_text()
+
+
+def test_off_is_relative_to_the_law(bench_scaling):
+    one = bench_scaling.Series('x', [1, 2], [[1.0, 1.0, 5.0], [8.0, 8.0, 8.0]], {'linear': [1.0, 2.0]})
+    np.testing.assert_allclose(one.off('linear'), [-0.5, 1.0])  # 1 and 4 per unit, 2 in the geometric mean
