@@ -21,7 +21,8 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,23 +85,56 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
     return dict(state_dict), meta
 
 
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; afterwards the file, whole and on the disk, takes the place of ``path``.
+
+    Raises:
+        OSError: it could not be written. What was at ``path`` before is still there.
+    """
+    path = Path(path)
+    unfinished = path.with_name(path.name + '.tmp')
+    try:
+        yield unfinished
+        _to_disk(unfinished)
+        os.replace(unfinished, path)
+        _to_disk(path.parent)  # the new name, too
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        reason = str(error.strerror if isinstance(error, OSError) else error).splitlines()[0]
+        raise OSError(
+            f'{path} could not be written: {reason}. What was there before is whole. See that the folder has room and '
+            'can be written to.'
+        ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def save_file(state_dict: Mapping[str, Tensor], path: str | os.PathLike, meta: Mapping[str, str]) -> None:
     """Write weights and a few words about them, as .safetensors or else as a file of torch; never half a file.
 
     Raises:
         ValueError: the folder does not exist.
+        OSError: as of `replacing`.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f'{path}: the folder {path.parent} does not exist. Create it first.')
-    unfinished = path.with_name(path.name + '.tmp')
-    if path.suffix == '.safetensors':
-        # the format wants every tensor whole and in storage of its own
-        whole = {key: x.detach().clone(memory_format=torch.contiguous_format) for key, x in state_dict.items()}
-        safetensors.torch.save_file(whole, unfinished, dict(meta))
-    else:
-        torch.save(dict(state_dict=dict(state_dict), meta=dict(meta)), unfinished)
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        if path.suffix == '.safetensors':
+            # the format wants every tensor whole and in storage of its own
+            whole = {key: x.detach().clone(memory_format=torch.contiguous_format) for key, x in state_dict.items()}
+            safetensors.torch.save_file(whole, unfinished, dict(meta))
+        else:
+            torch.save(dict(state_dict=dict(state_dict), meta=dict(meta)), unfinished)
 
 
 def unwrap(content: Mapping) -> Mapping:

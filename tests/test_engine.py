@@ -30,8 +30,9 @@ from torch import nn
 
 from omnimae.checkpoint import load_weights
 from omnimae.engine import compat
-from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, PlainCheckpointHook, StepSeedHook
+from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, StepSeedHook
 from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
+from omnimae.engine.saving import PlainCheckpointHook
 from omnimae.registry import HOOKS, MODELS, TRANSFORMS
 
 RUNTIME = Path(__file__).parents[1] / 'configs/_base_/default_runtime.py'
@@ -246,7 +247,7 @@ def test_float16_scales_the_loss_skips_an_overflow_and_remembers_its_scale():
     wrapper = AutocastOptimWrapper(optimizer, dtype='float16', clip_grad=dict(max_norm=1))
     before = model.weight.clone()
     scale = wrapper.scaler.get_scale()
-    wrapper.update_params(model(torch.ones(3, 4)).mean() * math.inf)
+    wrapper.update_params(model(torch.ones(3, 4)).mean() * 1e37)  # infinite when it is scaled
     assert torch.equal(model.weight, before)
     assert wrapper.scaler.get_scale() == scale / 2
     other = AutocastOptimWrapper(torch.optim.SGD(nn.Linear(4, 2).parameters(), lr=0.1), dtype='float16')
@@ -280,13 +281,6 @@ def test_accumulated_micro_batches_make_the_big_batch(data: Path, tmp_path: Path
     losses = [runner.message_hub.get_scalar('train/loss').data[0] for runner in runners]
     assert len(losses[0]) == 6  # optimizer steps
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(data: Path, tmp_path: Path):
-    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
-    runner = build_runner(config, tmp_path / 'work', {'optim_wrapper.optimizer.lr': 1e30})
-    with pytest.raises(FloatingPointError, match=r'The loss is nan at epoch 1, step [23] .*Lower optim_wrapper'):
-        runner.train()
 
 
 def test_a_loader_without_batch_sampler_is_refused(data: Path, tmp_path: Path):

@@ -9,14 +9,15 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     param_scheduler=dict(type='ParamSchedulerHook'),
     logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     # ours
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     step_seed=dict(type='StepSeedHook'),
     throughput=dict(type='ThroughputHook'),
     head_size=dict(type='HeadSizeHook'),
     broken_files=dict(type='BrokenFileHook', min_failures=10, max_ratio=0.01),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
     export=dict(type='ExportHook'),
+    preemption=dict(type='PreemptionHook'),
 )
 
 # Curves of one modality and speeds change from step to step: smooth them like the loss. Of top1 only that of training

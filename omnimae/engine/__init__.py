@@ -1,22 +1,16 @@
 """What MMEngine's Runner needs from us: optimizer wrapper and groups, schedule, train loop, hooks, workarounds."""
 
 from .compat import leave_distributed, setup_distributed, setup_environment
-from .hooks import (
-    BrokenFileHook,
-    ExportHook,
-    HeadSizeHook,
-    PlainCheckpointHook,
-    ReconstructionHook,
-    StepSeedHook,
-    ThroughputHook,
-)
+from .hooks import BrokenFileHook, HeadSizeHook, ReconstructionHook, StepSeedHook, ThroughputHook
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
+from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
 from .testing import KNNHook, KNNTestLoop, extract, frozen_model
 
 __all__ = [
     'AutocastOptimWrapper',
     'BrokenFileHook',
+    'CheckpointHook',
     'EpochTrainLoop',
     'ExportHook',
     'HeadSizeHook',
@@ -25,6 +19,7 @@ __all__ = [
     'LARS',
     'LayerDecayConstructor',
     'PlainCheckpointHook',
+    'PreemptionHook',
     'ReconstructionHook',
     'StepSeedHook',
     'ThroughputHook',

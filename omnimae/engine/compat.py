@@ -9,14 +9,17 @@ import os
 import subprocess
 import warnings
 from importlib import metadata
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import mmengine.runner.runner as runner_module
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.runner import CheckpointLoader, save_checkpoint
 
-from omnimae.checkpoint import load_file
+from omnimae.checkpoint import load_file, replacing
 
 MMCV_VERSION = '2.1.0'
 
@@ -74,6 +77,46 @@ def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
             f'Checkpoint {filename} is refused: it cannot be read as tensors and plain values alone ({error}). '
             'Where you trust its origin, save its state dict alone and give that file.'
         ) from error
+
+
+def save_whole(
+    checkpoint: dict[str, Any], filename: str, file_client_args: None = None, backend_args: dict | None = None
+) -> None:
+    """Write a checkpoint of the Runner under another name, to the disk, and only then under its own.
+
+    MMEngine writes in place, so a run that is killed leaves half a checkpoint by the right name, and a full disk an
+    error that does not name the file. Not mended in 0.11.0rc0. Other storages than local files keep MMEngine's way.
+
+    Raises:
+        OSError: it could not be written; what was there before is whole.
+    """
+    if not isinstance(get_file_backend(filename, backend_args=backend_args), LocalBackend):
+        save_checkpoint(checkpoint, filename, file_client_args, backend_args)
+        return
+    with replacing(filename) as unfinished:
+        torch.save(checkpoint, unfinished)
+
+
+runner_module.save_checkpoint = save_whole
+
+
+def find_latest_checkpoint(work_dir: str) -> str | None:
+    """Give the checkpoint that ``last_checkpoint`` names, or else the newest one in the folder; None if there is none.
+
+    MMEngine writes ``last_checkpoint`` in place, so it may be empty after a kill, and stores the path as it was given,
+    which is wrong from another folder or when the work directory was moved. Not mended in 0.11.0rc0.
+    """
+    folder = Path(work_dir)
+    named = folder / 'last_checkpoint'
+    if named.exists() and (text := named.read_text().strip()):
+        for path in (folder / Path(text).name, Path(text)):
+            if path.exists():
+                return str(path)
+    whole = [path for path in folder.glob('*.pth') if not path.name.startswith('best_')]
+    return str(max(whole, key=lambda path: path.stat().st_mtime)) if whole else None
+
+
+runner_module.find_latest_checkpoint = find_latest_checkpoint
 
 
 def setup_distributed(cfg: Config) -> None:

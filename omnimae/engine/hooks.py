@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process, master_only
-from mmengine.hooks import EMAHook, Hook
-from mmengine.logging import HistoryBuffer
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from omnimae.checkpoint import save_file
 from omnimae.registry import HOOKS
 from omnimae.structures import Batch
 from omnimae.visualization import Reconstruction, frame_strip, image_grid, reconstruct
@@ -26,8 +23,9 @@ def _seed_everything(*address: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0]))
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return getattr(model, 'module', model)  # within DDP
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Give the model itself, within DDP."""
+    return getattr(model, 'module', model)
 
 
 @HOOKS.register_module()
@@ -147,76 +145,6 @@ class BrokenFileHook(Hook):
 
 
 @HOOKS.register_module()
-class PlainCheckpointHook(Hook):
-    """Keeps checkpoints plain data, that load with ``weights_only=True``, and refuses those of another model.
-
-    MMEngine stores its curves as HistoryBuffer objects with numpy scalars beside them; here they become tensors and
-    Python numbers, and buffers again on loading. The curves in memory are cut to ``HISTORY`` values: every update
-    copies the whole curve, 2.9 ms of CPU at 500,000 values, times a dozen curves, in every step. (The log files keep
-    everything.) Neither is mended in MMEngine 0.11.0rc0.
-    """
-
-    HISTORY = 10_000
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Replace in place what is not plain."""
-        for key in checkpoint.keys() - {'state_dict', 'ema_state_dict', 'optimizer'}:
-            checkpoint[key] = _to_plain(checkpoint[key])
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Make buffers of the curves again.
-
-        Raises:
-            ValueError: the weights are not those of the model (MMEngine warns and goes on), or there is nothing but
-                weights in a checkpoint to resume from.
-        """
-        if runner._resume and 'message_hub' not in checkpoint:
-            raise ValueError(
-                f'Checkpoint {_loaded_path(runner)} holds weights alone, so no training can be resumed from it. Give '
-                "an epoch_N.pth of the run; to start anew from weights use init_cfg=dict(type='Checkpoint', ...)."
-            )
-        _check_fit(_unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), _loaded_path(runner))
-        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
-        for key, (values, counts) in scalars.items():
-            scalars[key] = HistoryBuffer(values.tolist(), counts.tolist())
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Bound the curves in memory."""
-        for buffer in runner.message_hub.log_scalars.values():
-            buffer.max_length = self.HISTORY
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, HistoryBuffer):
-        return [torch.from_numpy(np.asarray(part, np.float64)) for part in value.data]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: _to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [_to_plain(item) for item in value]
-        return items if isinstance(value, list) else tuple(items)
-    return value if value is None or isinstance(value, str | int | float | Tensor) else str(value)
-
-
-def _loaded_path(runner: Runner) -> str | None:
-    return runner._load_from or find_latest_checkpoint(runner.work_dir)
-
-
-def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -> None:
-    """Names and shapes of ``weights`` must be those of ``model``."""
-    needed, given = ({key: tuple(value.shape) for key, value in x.items()} for x in (model.state_dict(), weights))
-    misfits = [key for key in sorted(needed.keys() | given.keys()) if needed.get(key) != given.get(key)]
-    if misfits:
-        key = misfits[0]
-        raise ValueError(
-            f'Checkpoint {path} does not fit the model: {key} is {given.get(key, "absent")} there and '
-            f'{needed.get(key, "absent")} in the model ({len(misfits)} such keys). Use the config it was trained with; '
-            "to start another model from its weights use init_cfg=dict(type='Checkpoint', checkpoint=...)."
-        )
-
-
-@HOOKS.register_module()
 class HeadSizeHook(Hook):
     """Refuses data of other classes than the model's head, before the first step, validation or test.
 
@@ -242,7 +170,7 @@ class HeadSizeHook(Hook):
         self._check(runner.model, runner.test_dataloader.dataset, 'test_dataloader')
 
     def _check(self, model: nn.Module, dataset: Any, loader: str) -> None:
-        size = getattr(_unwrapped(model).data_preprocessor, 'num_classes', None)
+        size = getattr(unwrapped(model).data_preprocessor, 'num_classes', None)
         if size is None:
             return
         _check_head(size, dataset, loader)
@@ -276,46 +204,6 @@ def _check_head(size: int, dataset: Any, loader: str) -> None:
 
 
 @HOOKS.register_module()
-class ExportHook(Hook):
-    """Writes weights alone as ``.safetensors``, at the end of training and, if asked, on the way.
-
-    The file's metadata and its name say whether the weights are 'raw' or 'ema'; with an EMAHook both are written. Of a
-    classifier the metadata also hold the names of its classes, where the training data know them.
-
-    Args:
-        interval: epochs between exports; -1 exports at the end only.
-    """
-
-    # Behind EMAHook, so that the average includes the last step.
-    priority = 'VERY_LOW'
-
-    def __init__(self, interval: int = -1) -> None:
-        self.interval = interval
-
-    @master_only
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Export when due."""
-        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
-            return
-        models = [('raw', _unwrapped(runner.model))]
-        models += [('ema', hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
-        for weights, model in models:
-            path = Path(runner.work_dir, f'epoch_{runner.epoch + 1}_{weights}.safetensors')
-            meta = {'weights': weights, 'epoch': str(runner.epoch + 1), 'iter': str(runner.iter)}
-            meta |= _class_names(runner)
-            save_file({key: value.cpu() for key, value in model.state_dict().items()}, path, meta)
-            runner.logger.info(f'Exported {weights} weights to {path}.')
-
-
-def _class_names(runner: Runner) -> dict[str, str]:
-    """The names in the order of the labels, as JSON; nothing where there are none."""
-    size = getattr(_unwrapped(runner.model).data_preprocessor, 'num_classes', None)
-    known = (getattr(source, 'classes', None) for source in runner.train_dataloader.dataset.sources)
-    names = next((names for names in known if names is not None and len(names) == size), None)
-    return {} if names is None else {'classes': json.dumps(list(names))}
-
-
-@HOOKS.register_module()
 class ReconstructionHook(Hook):
     """Draws reconstructions of the same few held-out samples, with the same masks, every ``interval`` epochs.
 
@@ -345,7 +233,7 @@ class ReconstructionHook(Hook):
             return
         folder = Path(runner.work_dir, 'reconstructions')
         folder.mkdir(exist_ok=True)
-        model, dataset = _unwrapped(runner.model), runner.val_dataloader.dataset
+        model, dataset = unwrapped(runner.model), runner.val_dataloader.dataset
         for name, source in zip(dataset.names, dataset.sources, strict=True):
             samples = [source[index] for index in range(min(self.num_samples, len(source)))]
             _seed_everything(runner.seed)

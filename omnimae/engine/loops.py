@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from omnimae.registry import LOOPS
+
+from .compat import find_latest_checkpoint
 
 
 @LOOPS.register_module()
@@ -27,9 +32,10 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         max_epochs: length of the training.
         val_begin: first epoch with a validation.
         val_interval: epochs between validations.
+        max_skipped: optimizer steps in a row that may be left out because a loss is not finite.
 
     Raises:
-        ValueError: there is no batch sampler.
+        ValueError: there is no batch sampler, or an optimizer wrapper of another kind.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         max_epochs: int,
         val_begin: int = 1,
         val_interval: int = 1,
+        max_skipped: int = 10,
     ) -> None:
         if isinstance(dataloader, dict) and 'batch_sampler' not in dataloader:
             raise ValueError(
@@ -47,12 +54,20 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             )
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval)
         self.batch_sampler = self.dataloader.batch_sampler
+        self.max_skipped = max_skipped
+        self._skipped_in_a_row = 0
+        runner.message_hub.update_info('steps_per_epoch', len(self.dataloader))
         # Schedulers are built before MMEngine's RuntimeInfoHook says this.
         runner.message_hub.update_info('max_iters', self.max_iters)
 
     def run(self) -> torch.nn.Module:
         """Train to the end."""
         accumulation, optim_wrapper = self.batch_sampler.accumulation, self.runner.optim_wrapper
+        if not hasattr(optim_wrapper, 'skipped'):
+            raise ValueError(
+                f'optim_wrapper.type is {type(optim_wrapper).__name__}, which makes a step whatever the loss is. Use '
+                "AutocastOptimWrapper, with dtype=None, 'bfloat16' or 'float16': it leaves out what is not finite."
+            )
         optim_wrapper._accumulative_counts = accumulation
         # The Runner has just told the wrapper steps where it counts micro-batches.
         optim_wrapper.initialize_count_status(
@@ -77,18 +92,39 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """One optimizer step over the micro-batches ``data_batch``.
 
         Raises:
-            FloatingPointError: the loss is not finite, as in the release.
+            FloatingPointError: more than ``max_skipped`` steps in a row had a loss that is not finite.
         """
         runner = self.runner
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
-        outputs = _mean([runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper) for batch in data_batch])
-        if not outputs['loss'].isfinite():
-            raise FloatingPointError(
-                f'The loss is {outputs["loss"].item()} at epoch {self.epoch + 1}, step {idx + 1} (iteration '
-                f'{self.iter + 1}). Lower optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad.'
-            )
+        logs = [runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper) for batch in data_batch]
+        outputs = _mean(logs)
+        if runner.optim_wrapper.skipped:
+            self._note_skipped(idx, [batch['ids'] for batch in data_batch], [log['loss'].item() for log in logs])
+        else:
+            self._skipped_in_a_row = 0
         runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+
+    def _note_skipped(self, idx: int, ids: list[list[str]], losses: list[float]) -> None:
+        """Write down what the step was made of, on any rank, and stop when there are too many in a row."""
+        self._skipped_in_a_row += 1
+        count = self.runner.message_hub.get_info('skipped_steps', 0) + 1
+        self.runner.message_hub.update_info('skipped_steps', count)
+        own = [f'loss {loss}: {", ".join(i)}' for loss, i in zip(losses, ids, strict=True) if not math.isfinite(loss)]
+        lines = [line for rank in all_gather_object(own) for line in rank]
+        place = f'epoch {self.epoch + 1}, step {idx + 1} (iteration {self.iter + 1})'
+        file = Path(self.runner.work_dir, 'skipped_steps.txt')
+        if is_main_process():
+            with file.open('a') as stream:
+                stream.writelines(f'{place}\t{line}\n' for line in lines)
+        self.runner.logger.warning(f'No update at {place}, the {count}th that is left out: {lines[0]}')
+        if self._skipped_in_a_row > self.max_skipped:
+            raise FloatingPointError(
+                f'The loss is not finite at {place}, {self._skipped_in_a_row} steps in a row; train_cfg.max_skipped='
+                f'{self.max_skipped}. The samples are in {file}, the last good weights in '
+                f'{find_latest_checkpoint(self.runner.work_dir)}. Lower optim_wrapper.optimizer.lr or set '
+                'optim_wrapper.clip_grad, and go on with --resume.'
+            )
 
 
 def _mean(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
+from mmengine.dist import all_reduce
 from mmengine.logging import MessageHub
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, _ParamScheduler
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ class AutocastOptimWrapper(OptimWrapper):
 
     MMEngine's AmpOptimWrapper refuses to run without a GPU (0.11.0rc0 still does). Gradient accumulation is not an
     argument: the train loop sets it from the recipe's global batch.
+
+    A step is left out on all ranks when the loss of any of its micro-batches, on any rank, is not finite; ``skipped``
+    says so of the last one.
 
     Args:
         optimizer: the optimizer.
@@ -48,6 +52,8 @@ class AutocastOptimWrapper(OptimWrapper):
         self.dtype = DTYPES[dtype]
         self.device_type = torch.device(get_device()).type
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.dtype == torch.float16)
+        self.skipped = False
+        self._finite: list[Tensor] = []  # of the micro-batches since the last step
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -58,15 +64,24 @@ class AutocastOptimWrapper(OptimWrapper):
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """() -> gradients of the scaled loss, added to those that are there."""
+        self._finite.append(loss.detach().isfinite())
         super().backward(self.scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """Unscale, clip, update; with float16 a step whose gradients overflowed is skipped."""
+        """Unscale, clip, update; with float16 a step whose gradients overflowed is left out, too."""
+        finite = torch.stack(self._finite).all().float()
+        self._finite.clear()
+        all_reduce(finite, 'min')
+        self.skipped = not finite
+        if self.skipped:
+            return
         if self.clip_grad_kwargs:
             self.scaler.unscale_(self.optimizer)
             self._clip_grad()
         self.scaler.step(self.optimizer, **kwargs)
         self.scaler.update()
+        if self.scaler.is_enabled():
+            self.message_hub.update_scalar('train/loss_scale', self.scaler.get_scale())
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimizer and of the loss scale."""

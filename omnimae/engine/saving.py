@@ -1,0 +1,274 @@
+"""What a run leaves on the disk to go on from: checkpoints that are whole, plain and fit; exports; preemption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_reduce, is_main_process, master_only
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from omnimae.checkpoint import replacing, save_file
+from omnimae.registry import HOOKS
+
+from .compat import find_latest_checkpoint, leave_distributed
+from .hooks import unwrapped
+
+PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again"
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """MMEngine's, by the same name and with the same options, which removes old checkpoints last.
+
+    MMEngine removes the oldest one, or the best so far, before it writes the new one. A run that is killed in between
+    has lost it: with ``max_keep_ckpts=1`` all there was. (0.11.0rc0 still does.)
+
+    Raises:
+        FloatingPointError: the weights are not finite; the last good checkpoint stays.
+    """
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        for name, weight in unwrapped(runner.model).state_dict().items():
+            if not weight.isfinite().all():
+                raise FloatingPointError(
+                    f'{name} is not finite, so no checkpoint is written over the good ones in {self.out_dir}. Lower '
+                    'optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad, and go on from the last with --resume.'
+                )
+        with self._removing_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        with self._removing_last():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextmanager
+    def _removing_last(self) -> Iterator[None]:
+        backend = self.file_backend
+        remove, outdated = backend.remove, list[str]()
+        backend.remove = outdated.append
+        try:
+            yield
+        finally:
+            backend.remove = remove
+        best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
+        for path in outdated:
+            if path not in best:  # else the new one took its name
+                remove(path)
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves and ends the run when the cluster asks for it: SIGTERM, or SIGUSR1 (Slurm's ``--signal=USR1@120``).
+
+    A rank that was signalled tells the others at the next optimizer step (or after the validation that is running);
+    all save ``preempted.pth`` together and exit with code 75, which ``slurm_train.sh`` answers with ``--resume``.
+    """
+
+    # Behind everything else of the step.
+    priority = 'LOWEST'
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    GRACE = 60.0  # seconds that a loader's worker outlives SIGTERM, which clusters send to every process
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen, in this process and in the loader's workers."""
+        self._asked = False
+        for number in self.SIGNALS:
+            signal.signal(number, self._ask)
+        for loader in [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else []):
+            loader.worker_init_fn = _Outliving(self.GRACE, loader.worker_init_fn)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+    ) -> None:
+        """Stop behind this step, if any rank was asked to."""
+        self._stop_if_asked(runner, step_is_over=True)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Stop behind this validation."""
+        if runner._train_loop is not None:
+            self._stop_if_asked(runner, step_is_over=False)
+
+    def after_train(self, runner: Runner) -> None:
+        """Everything is done: the signals end the process again."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+    def _stop_if_asked(self, runner: Runner, step_is_over: bool) -> None:
+        asked = torch.tensor(float(self._asked))
+        all_reduce(asked, 'max')
+        if not asked:
+            return
+        meta = dict(epoch=runner.epoch, iter=runner.iter + step_is_over)
+        runner.save_checkpoint(runner.work_dir, 'preempted.pth', meta=meta, by_epoch=False)
+        if is_main_process():
+            path = Path(runner.work_dir, 'preempted.pth')
+            with replacing(path.with_name('last_checkpoint')) as file:
+                file.write_text(str(path))
+            runner.logger.info(f'Preempted: saved {path}, the exit code is {PREEMPTED}. Go on with --resume.')
+        for number in self.SIGNALS:  # the first rank to leave may make the launcher end the others
+            signal.signal(number, signal.SIG_IGN)
+        leave_distributed()
+        raise SystemExit(PREEMPTED)
+
+
+class _Outliving:
+    """What a worker does first: get ready to live on for ``seconds`` after a SIGTERM that is not its parent's."""
+
+    def __init__(self, seconds: float, then: Callable[[int], None] | None) -> None:
+        self.seconds, self.then = seconds, then
+
+    def __call__(self, worker: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=self._wait, daemon=True).start()
+        if self.then is not None:
+            self.then(worker)
+
+    def _wait(self) -> None:
+        parent, seconds = os.getppid(), self.seconds
+        received: signal.struct_siginfo | None = signal.sigwaitinfo([signal.SIGTERM])
+        while received is not None and received.si_pid != parent and seconds > 0:
+            begin = time.monotonic()
+            received = signal.sigtimedwait([signal.SIGTERM], seconds)
+            seconds -= time.monotonic() - begin
+        os._exit(0)
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Keeps checkpoints plain data, that load with ``weights_only=True``, and refuses those of another model.
+
+    MMEngine stores its curves as HistoryBuffer objects with numpy scalars beside them; here they become tensors and
+    Python numbers, and buffers again on loading. The curves in memory are cut to ``HISTORY`` values: every update
+    copies the whole curve, 2.9 ms of CPU at 500,000 values, times a dozen curves, in every step. (The log files keep
+    everything.) Neither is mended in MMEngine 0.11.0rc0.
+    """
+
+    HISTORY = 10_000
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Replace in place what is not plain."""
+        for key in checkpoint.keys() - {'state_dict', 'ema_state_dict', 'optimizer'}:
+            checkpoint[key] = _to_plain(checkpoint[key])
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Make buffers of the curves again.
+
+        Raises:
+            ValueError: the weights are not those of the model (MMEngine warns and goes on), the run had another number
+                of steps an epoch, or there is nothing but weights in a checkpoint to resume from.
+        """
+        if runner._resume and 'message_hub' not in checkpoint:
+            raise ValueError(
+                f'Checkpoint {_loaded_path(runner)} holds weights alone, so no training can be resumed from it. Give '
+                "an epoch_N.pth of the run; to start anew from weights use init_cfg=dict(type='Checkpoint', ...)."
+            )
+        _check_fit(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), _loaded_path(runner))
+        if runner._resume:
+            _check_place(runner, checkpoint['message_hub'].get('runtime_info', {}))
+        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        for key, (values, counts) in scalars.items():
+            scalars[key] = HistoryBuffer(values.tolist(), counts.tolist())
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Bound the curves in memory."""
+        for buffer in runner.message_hub.log_scalars.values():
+            buffer.max_length = self.HISTORY
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, HistoryBuffer):
+        return [torch.from_numpy(np.asarray(part, np.float64)) for part in value.data]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_to_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value if value is None or isinstance(value, str | int | float | Tensor) else str(value)
+
+
+def _loaded_path(runner: Runner) -> str | None:
+    return runner._load_from or find_latest_checkpoint(runner.work_dir)
+
+
+def _check_place(runner: Runner, info: dict[str, Any]) -> None:
+    """A step of the checkpoint must be a step of this run; the number of ranks or workers may be another."""
+    before, now = info.get('steps_per_epoch'), len(runner.train_dataloader)
+    if before not in (None, now):
+        raise ValueError(
+            f'Checkpoint {_loaded_path(runner)} is of a run with {before} steps an epoch, and this one has {now}: '
+            'another global batch or other data. Resume with those it had, on any number of ranks and workers; to '
+            "start anew from its weights use init_cfg=dict(type='Checkpoint', checkpoint=...)."
+        )
+
+
+def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -> None:
+    """Names and shapes of ``weights`` must be those of ``model``."""
+    needed, given = ({key: tuple(value.shape) for key, value in x.items()} for x in (model.state_dict(), weights))
+    misfits = [key for key in sorted(needed.keys() | given.keys()) if needed.get(key) != given.get(key)]
+    if misfits:
+        key = misfits[0]
+        raise ValueError(
+            f'Checkpoint {path} does not fit the model: {key} is {given.get(key, "absent")} there and '
+            f'{needed.get(key, "absent")} in the model ({len(misfits)} such keys). Use the config it was trained with; '
+            "to start another model from its weights use init_cfg=dict(type='Checkpoint', checkpoint=...)."
+        )
+
+
+@HOOKS.register_module()
+class ExportHook(Hook):
+    """Writes weights alone as ``.safetensors``, at the end of training and, if asked, on the way.
+
+    The file's metadata and its name say whether the weights are 'raw' or 'ema'; with an EMAHook both are written. Of a
+    classifier the metadata also hold the names of its classes, where the training data know them.
+
+    Args:
+        interval: epochs between exports; -1 exports at the end only.
+    """
+
+    # Behind EMAHook, so that the average includes the last step.
+    priority = 'VERY_LOW'
+
+    def __init__(self, interval: int = -1) -> None:
+        self.interval = interval
+
+    @master_only
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Export when due."""
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        models = [('raw', unwrapped(runner.model))]
+        models += [('ema', hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for weights, model in models:
+            path = Path(runner.work_dir, f'epoch_{runner.epoch + 1}_{weights}.safetensors')
+            meta = {'weights': weights, 'epoch': str(runner.epoch + 1), 'iter': str(runner.iter)}
+            meta |= _class_names(runner)
+            save_file({key: value.cpu() for key, value in model.state_dict().items()}, path, meta)
+            runner.logger.info(f'Exported {weights} weights to {path}.')
+
+
+def _class_names(runner: Runner) -> dict[str, str]:
+    """The names in the order of the labels, as JSON; nothing where there are none."""
+    size = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', None)
+    known = (getattr(source, 'classes', None) for source in runner.train_dataloader.dataset.sources)
+    names = next((names for names in known if names is not None and len(names) == size), None)
+    return {} if names is None else {'classes': json.dumps(list(names))}

@@ -1,0 +1,329 @@
+"""What goes wrong in long runs, made to go wrong: kills, full disks, preemption, losses that are no numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from test_distributed import TOOLS, run
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+
+from omnimae.checkpoint import load_file, replacing
+from omnimae.engine.compat import find_latest_checkpoint
+from omnimae.engine.optim import AutocastOptimWrapper
+from omnimae.engine.saving import PREEMPTED, CheckpointHook
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp('data'))
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path) -> Path:
+    return write_config(tmp_path / 'classify.py', CLASSIFY, data)
+
+
+def hook_of(runner: Runner, kind: type):
+    return next(hook for hook in runner.hooks if type(hook) is kind)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / 'last'
+    path.write_text('old')
+    with pytest.raises(UnicodeEncodeError), replacing(path) as file:
+        file.write_text('ne\ud800', encoding='utf-8')
+    assert [item.name for item in tmp_path.iterdir()] == ['last']
+    assert path.read_text() == 'old'
+    with replacing(path) as file:
+        file.write_text('new')
+    assert path.read_text() == 'new'
+
+
+def test_a_full_disk_costs_the_new_checkpoint_alone(config: Path, tmp_path: Path):
+    runner = build_runner(config, tmp_path / 'work', {'default_hooks.checkpoint.max_keep_ckpts': 1})
+    runner.train()
+    [old] = (tmp_path / 'work').glob('epoch_*.pth')
+    before, soft_limit = old.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    runner.train_loop._epoch += 1
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, soft_limit[1]))  # the file may grow no larger
+    try:
+        with pytest.raises(
+            OSError, match=r'epoch_4\.pth could not be written: .*is whole. See that the folder has room'
+        ):
+            hook_of(runner, CheckpointHook)._save_checkpoint(runner)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, soft_limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert old.read_bytes() == before
+    assert find_latest_checkpoint(tmp_path / 'work') == str(old)
+    assert not [*(tmp_path / 'work').glob('*.tmp')]
+
+
+def test_a_folder_that_is_gone_is_named(config: Path, tmp_path: Path):
+    with (
+        pytest.raises(OSError, match=r'gone/x\.pth could not be written: .*does not exist|No such file'),
+        replacing(tmp_path / 'gone' / 'x.pth') as file,
+    ):
+        torch.save({}, file)
+
+
+def test_the_best_checkpoint_is_removed_when_a_better_one_is_there(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    options = {
+        'default_hooks.checkpoint.save_best': 'accuracy/top1',
+        'default_hooks.checkpoint.rule': 'less',  # of any kind, but the second value is to be better
+        'val_cfg': dict(type='ValLoop'),
+    }
+    text = config.read_text() + '\nval_dataloader, val_evaluator = test_dataloader, test_evaluator\n'
+    config.write_text(text)
+    runner = build_runner(config, tmp_path / 'work', options)
+    runner.train()
+    hook = hook_of(runner, CheckpointHook)
+    best = Path(hook.best_ckpt_path)
+    assert best.exists()
+
+    def crash(*args, **kwargs):
+        raise OSError('the node is gone')
+
+    monkeypatch.setattr(runner, 'save_checkpoint', crash)
+    with pytest.raises(OSError, match='the node is gone'):
+        hook._save_best_checkpoint(runner, {'accuracy/top1': -1.0})
+    assert best.exists()
+    monkeypatch.undo()
+    hook.best_ckpt_path = str(best)
+    hook._save_best_checkpoint(runner, {'accuracy/top1': -2.0})
+    assert Path(hook.best_ckpt_path).exists()
+
+
+def test_the_latest_checkpoint_is_found_after_a_move_and_without_its_note(config: Path, tmp_path: Path):
+    work = tmp_path / 'work'
+    build_runner(config, work).train()
+    assert find_latest_checkpoint(work) == str(work / 'epoch_2.pth')
+    moved = work.rename(tmp_path / 'moved')
+    assert find_latest_checkpoint(moved) == str(moved / 'epoch_2.pth')
+    (moved / 'last_checkpoint').write_text('')
+    os.utime(moved / 'epoch_1.pth', (0, 0))
+    assert find_latest_checkpoint(moved) == str(moved / 'epoch_2.pth')
+    (moved / 'last_checkpoint').unlink()
+    assert find_latest_checkpoint(moved) == str(moved / 'epoch_2.pth')
+    assert find_latest_checkpoint(tmp_path) is None
+
+
+def test_another_global_batch_is_no_resume(config: Path, tmp_path: Path):
+    build_runner(config, tmp_path / 'work').train()
+    options = {'resume': True, 'train_dataloader.batch_sampler.global_batch_size': 4, 'train_dataloader.batch_size': 4}
+    with pytest.raises(
+        ValueError, match=r'epoch_2\.pth is of a run with 3 steps an epoch, and this one has 5: another'
+    ):
+        build_runner(config, tmp_path / 'work', options).train()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def poison(runner: Runner, steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the loss infinite in these optimizer steps, counted from 0."""
+    model = runner.model
+    loss = model.loss
+
+    def poisoned(*args, **kwargs):
+        losses = loss(*args, **kwargs)
+        return losses | {'loss': losses['loss'] / (runner.iter not in steps)}
+
+    monkeypatch.setattr(model, 'loss', poisoned)
+
+
+def test_a_step_without_a_number_is_left_out_and_noted(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runner = build_runner(config, tmp_path / 'work')
+    poison(runner, {2, 3}, monkeypatch)
+    weights, step = [], AutocastOptimWrapper.step
+
+    def noted(self, **kwargs):
+        step(self, **kwargs)
+        weights.append([parameter.detach().clone() for group in self.param_groups for parameter in group['params']])
+
+    monkeypatch.setattr(AutocastOptimWrapper, 'step', noted)
+    runner.train()
+    same = [all(map(torch.equal, a, b)) for a, b in zip(weights, weights[1:], strict=False)]
+    assert same == [False, True, True, False, False]
+    assert runner.message_hub.get_info('skipped_steps') == 2
+    lines = (tmp_path / 'work' / 'skipped_steps.txt').read_text().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith('epoch 1, step 3 (iteration 3)\tloss inf: ')
+    assert '.png' in lines[0]
+    assert all(weight.isfinite().all() for weight in runner.model.state_dict().values())
+
+
+def test_too_many_of_them_in_a_row_stop_the_run(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runner = build_runner(config, tmp_path / 'work', {'train_cfg.max_skipped': 1})
+    poison(runner, {1, 3, 4}, monkeypatch)
+    message = r'(?s)not finite at epoch 2, step 2 .*, 2 steps in a row; train_cfg.max_skipped=1. .*epoch_1\.pth. Lower'
+    with pytest.raises(FloatingPointError, match=message):
+        runner.train()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(config: Path, tmp_path: Path):
+    runner = build_runner(config, tmp_path / 'work')
+    runner.train()
+    before = {path: path.read_bytes() for path in (tmp_path / 'work').glob('*.pth')}
+    runner.model.backbone.blocks[0].mlp.fc1.bias.data[0] = float('nan')
+    message = (
+        r'^backbone\.blocks\.0\.mlp\.fc1\.bias is not finite, so no checkpoint is written over the good ones in .*work'
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        hook_of(runner, CheckpointHook)._save_checkpoint(runner)
+    assert before == {path: path.read_bytes() for path in (tmp_path / 'work').glob('*.pth')}
+
+
+def test_wrappers_that_step_whatever_the_loss_are_refused(config: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r'optim_wrapper.type is OptimWrapper, .* Use AutocastOptimWrapper'):
+        build_runner(config, tmp_path / 'work', {'optim_wrapper.type': 'OptimWrapper'}).train()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **more}
+
+
+def test_a_preempted_run_goes_on_as_if_nothing_had_happened(data: Path, tmp_path: Path):
+    """SIGTERM to every process of the run, loader workers too, as clusters send it."""
+    config = write_config(tmp_path / 'pretrain.py', PRETRAIN, data)
+    options = ['--cfg-options', 'train_cfg.max_epochs=30', 'train_dataloader.num_workers=2']
+    command = [sys.executable, str(TOOLS / 'train.py'), str(config), '--work-dir', str(tmp_path / 'work')]
+    with (tmp_path / 'output.txt').open('w') as output:
+        process = subprocess.Popen(
+            [*command, *options], env=environment(), stdout=output, stderr=output, start_new_session=True
+        )
+        while not re.search(r'Epoch\(train\) +\[2\]', text := (tmp_path / 'output.txt').read_text()):
+            assert process.poll() is None, text[-2000:]
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(timeout=60) == PREEMPTED, (tmp_path / 'output.txt').read_text()[-2000:]
+    work = tmp_path / 'work'
+    assert find_latest_checkpoint(work) == str(work / 'preempted.pth')
+    saved = torch.load(work / 'preempted.pth', weights_only=True)['meta']
+    assert 5 < saved['iter'] < 150
+
+    result = subprocess.run([*command, '--resume', *options], env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    whole = build_runner(config, tmp_path / 'whole', {'train_cfg.max_epochs': 30})
+    whole.train()
+    ours = load_file(work / 'epoch_30_raw.safetensors')[0]
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(ours[name], weight), name
+
+
+PROBE = """
+import os
+import signal
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from omnimae.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FaultHook(Hook):
+    priority = 'HIGH'
+
+    def before_train_iter(self, runner, batch_idx, data_batch):
+        model = runner.model.module
+        if get_rank() == 1 and runner.iter == 2:
+            loss = type(model).loss
+            model.loss = lambda *args: {'loss': loss(model, *args)['loss'] * float('nan')}
+        elif 'loss' in vars(model):
+            del model.loss
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
+        if get_rank() == 1 and runner.iter == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@HOOKS.register_module()
+class RaisingHook(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
+        if get_rank() == 1:
+            raise ValueError('the disk of rank 1 is on fire')
+"""
+
+
+def test_ranks_leave_out_a_step_and_are_preempted_together(data: Path, tmp_path: Path):
+    (tmp_path / 'probe.py').write_text(PROBE)
+    more = "\ncustom_imports = dict(imports=['probe'])\ncustom_hooks = [dict(type='FaultHook')]\n"
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
+    options = ['--work-dir', tmp_path / 'work', '--cfg-options', 'train_dataloader.batch_size=4']
+    result = run('dist_train.sh', config, 2, *options, path=tmp_path)
+    assert result.returncode != 0
+    assert {*re.findall(r'exitcode  : (\S+)', result.stderr)} == {str(PREEMPTED)}, result.stderr[-3000:]
+    [line] = (tmp_path / 'work' / 'skipped_steps.txt').read_text().splitlines()
+    assert line.startswith('epoch 1, step 3 (iteration 3)\tloss nan: ')
+    saved = torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)
+    assert (saved['meta']['epoch'], saved['meta']['iter']) == (1, 5)
+    assert all(weight.isfinite().all() for weight in saved['state_dict'].values())
+
+    # on one rank to the end
+    config = write_config(tmp_path / 'one.py', CLASSIFY, data)
+    one = build_runner(config, tmp_path / 'work', {'resume': True})
+    one.train()
+    assert (one.epoch, one.iter) == (2, 6)
+
+
+def test_one_rank_that_raises_ends_all(data: Path, tmp_path: Path):
+    (tmp_path / 'probe.py').write_text(PROBE)
+    more = "\ncustom_imports = dict(imports=['probe'])\ncustom_hooks = [dict(type='RaisingHook')]\n"
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
+    begin = time.monotonic()
+    options = ['--work-dir', tmp_path / 'work', '--cfg-options', 'train_dataloader.batch_size=4']
+    result = run('dist_train.sh', config, 2, *options, path=tmp_path)
+    assert result.returncode != 0
+    assert 'ValueError: the disk of rank 1 is on fire' in result.stderr
+    assert time.monotonic() - begin < 60
+
+
+def test_a_preempted_slurm_job_is_queued_again(tmp_path: Path):
+    """srun is a stand-in: it notes its arguments, and the first job is preempted."""
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\necho "$@" >> calls.txt\n[ "$(wc -l < calls.txt)" -gt 1 ] || exit 75\nexit 3\n')
+    srun.chmod(0o755)
+    command = ['bash', TOOLS / 'slurm_train.sh', 'gpu', 'mae', 'config.py', '--cfg-options', 'a=1']
+    env = environment(PATH=f'{tmp_path}:{os.environ["PATH"]}', SRUN_ARGS='--signal=USR1@120')
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 3
+    first, second = (tmp_path / 'calls.txt').read_text().splitlines()
+    assert '--signal=USR1@120' in first
+    assert first.endswith('train.py config.py --launcher slurm --cfg-options a=1')
+    assert second == f'{first} --resume'
+
+
+def test_killed_runs_lose_nothing(demo_root: Path, tmp_path: Path):
+    """The short form of benchmarks/kill_and_resume.py."""
+    command = [sys.executable, 'benchmarks/kill_and_resume.py', '--out', str(tmp_path), '--moments', '4']
+    result = subprocess.run(
+        [*command, '--data', str(demo_root)], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    rows = json.loads((tmp_path / 'results.json').read_text())
+    assert len(rows) == 4
+    assert sum(row['killed'] for row in rows) >= 3
