@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
@@ -19,9 +20,11 @@ from test_distributed import TOOLS, run
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.checkpoint import load_file, replacing
+from omnimae.data.datasets import ImageDataset
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.engine.optim import AutocastOptimWrapper
 from omnimae.engine.saving import PREEMPTED, CheckpointHook
+from omnimae.registry import DATASETS
 
 ROOT = Path(__file__).parents[1]
 
@@ -204,6 +207,39 @@ def test_wrappers_that_step_whatever_the_loss_are_refused(config: Path, tmp_path
 # Processes
 
 
+@DATASETS.register_module()
+class FatalImages(ImageDataset):
+    """One picture ends the process that reads it, like a crash in a codec or the kernel when memory is short."""
+
+    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
+        if path.endswith('/13.png'):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(path, rng)
+
+
+def test_a_worker_that_dies_names_its_file_and_the_run_goes_on_without_it(config: Path, tmp_path: Path):
+    source = 'train_dataloader.dataset.sources.pictures'
+    options = {f'{source}.type': 'FatalImages', 'train_dataloader.num_workers': 2}
+    begin = time.monotonic()
+    listed = tmp_path / 'work' / 'broken_files.txt'
+    message = rf'(?s)A loader worker died \(.*\) while it read .*/b/13\.png\. .*NAME\.skip={listed}'
+    with pytest.raises(RuntimeError, match=message):
+        build_runner(config, tmp_path / 'work', options).train()
+    assert time.monotonic() - begin < 60
+    assert listed.read_text().endswith('/pictures/b/13.png\ta loader worker died reading it\n')
+
+    runner = build_runner(config, tmp_path / 'work', {**options, 'resume': True, f'{source}.skip': str(listed)})
+    runner.train()
+    assert runner.iter == 6
+    assert [*runner.message_hub.get_info('broken_files')] == [listed.read_text().split('\t')[0]]
+
+
+def test_a_list_to_skip_must_be_there(config: Path, tmp_path: Path):
+    options = {'train_dataloader.dataset.sources.pictures.skip': 'nowhere.txt'}
+    with pytest.raises(ValueError, match=r"Source 'pictures': skip='nowhere.txt' is no file. Give one with a path"):
+        build_runner(config, tmp_path / 'work', options).train()
+
+
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **more}
 
@@ -303,7 +339,7 @@ def test_one_rank_that_raises_ends_all(data: Path, tmp_path: Path):
 
 
 def test_a_preempted_slurm_job_is_queued_again(tmp_path: Path):
-    """srun is a stand-in: it notes its arguments, and the first job is preempted."""
+    """Srun is a stand-in: it notes its arguments, and the first job is preempted."""
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\necho "$@" >> calls.txt\n[ "$(wc -l < calls.txt)" -gt 1 ] || exit 75\nexit 3\n')
     srun.chmod(0o755)

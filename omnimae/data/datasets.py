@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -110,6 +111,33 @@ def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
         raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
 
 
+class ReadingNotes:
+    """What each process is reading, seen by the one that forked it even after it died: no exception tells.
+
+    A process has the slot of its id; others rarely share it, and then the last one counts.
+    """
+
+    SLOTS, SIZE = 1024, 4096
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self.SLOTS * self.SIZE)  # takes the pages that are written to
+
+    def write(self, path: str) -> None:
+        """Note that this process begins to read ``path``."""
+        text = f'{os.getpid()} {path}\0'.encode()[: self.SIZE]
+        begin = os.getpid() % self.SLOTS * self.SIZE
+        self._memory[begin : begin + len(text)] = text
+
+    def read(self, process: int) -> str | None:
+        """What the process with this id began to read last; None if it noted nothing."""
+        begin = process % self.SLOTS * self.SIZE
+        pid, _, path = self._memory[begin : begin + self.SIZE].split(b'\0')[0].decode(errors='replace').partition(' ')
+        return path if pid == str(process) else None
+
+
+READING = ReadingNotes()
+
+
 class FileDataset(Dataset):
     """Samples from files of one modality. A subclass says how a file is read: `read`.
 
@@ -124,6 +152,7 @@ class FileDataset(Dataset):
             the sorted names of the sub-folders.
         num_classes: how many classes the model knows; labels are checked against it.
         extensions: endings of the files, lower case; by default the usual ones of the modality.
+        skip: a file of paths, one a line up to a tab, as ``broken_files.txt`` of a run: training takes others instead.
         backend_args: of ``mmengine.fileio``, for files that are not on a local disk.
 
     Raises:
@@ -144,6 +173,7 @@ class FileDataset(Dataset):
         classes: Sequence[str] | str | None = None,
         num_classes: int | None = None,
         extensions: Sequence[str] | None = None,
+        skip: str | None = None,
         backend_args: dict | None = None,
     ):
         if replicas < 1:
@@ -159,6 +189,8 @@ class FileDataset(Dataset):
             rows = scan_folder(root, extensions, classes=classes, backend_args=backend_args)
         else:
             rows = read_list(ann_file, extensions, classes=classes, backend_args=backend_args)
+        self.skip = skip
+        self.skipped = set() if skip is None else _read_paths(skip)
         self.classes = rows.classes
         self.paths = StringTable(rows.paths)
         self.ids = self.paths if rows.ids is None else StringTable(rows.ids)
@@ -204,6 +236,14 @@ class FileDataset(Dataset):
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
         return self.read(self._path(row), rng)
 
+    def _read_or_skip(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        path = self._path(row)
+        if os.path.abspath(path) in self.skipped:
+            raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
+        READING.write(path)
+        [frames] = self._read(row, rng)
+        return frames
+
     def _train_sample(self, address: Address) -> Sample:
         failures: list[tuple[str, str]] = []
         for attempt in range(MAX_ATTEMPTS):
@@ -211,7 +251,7 @@ class FileDataset(Dataset):
             rng, *replica_rngs = map(np.random.default_rng, seeds.spawn(1 + self.replicas))
             row = address.index if attempt == 0 else int(rng.integers(len(self)))
             try:
-                [frames] = self._read(row, rng)
+                frames = self._read_or_skip(row, rng)
             except BrokenFileError as error:
                 failures.append((error.path, error.reason))
                 continue
@@ -273,6 +313,13 @@ class FileDataset(Dataset):
                 'current',
                 logging.WARNING,
             )
+
+
+def _read_paths(file: str) -> set[str]:
+    if not os.path.isfile(file):
+        raise ValueError(f'skip={file!r} is no file. Give one with a path a line, such as broken_files.txt of a run.')
+    with open(file) as lines:
+        return {os.path.abspath(line.split('\t')[0].strip()) for line in lines if line.strip()}
 
 
 @DATASETS.register_module()
@@ -395,6 +442,10 @@ class MixedDataset(Dataset):
         key = range(len(self))[key]
         source = int(np.searchsorted(self.starts, key, side='right')) - 1
         return self.sources[source][int(key - self.starts[source])]
+
+    def being_read(self, process: int) -> str | None:
+        """The file that a loader's worker, living or dead, began to read last; None if it is not known."""
+        return READING.read(process)
 
     @property
     def metainfo(self) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         return super().run()
 
     def run_epoch(self) -> None:
-        """Train the steps of the epoch that are still to be done."""
+        """Train the steps of the epoch that are still to be done.
+
+        Raises:
+            RuntimeError: a worker of the loader died; the message names the file that it was reading.
+        """
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first_step = self.iter - self.epoch * len(self.dataloader)
@@ -84,7 +89,12 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         batches = iter(self.dataloader)
         for step in range(first_step, len(self.dataloader)):
             # All micro-batches come before the hooks, so that waiting for them counts as data time.
-            self.run_iter(step, list(itertools.islice(batches, self.batch_sampler.accumulation)))
+            try:
+                micro_batches = list(itertools.islice(batches, self.batch_sampler.accumulation))
+            except RuntimeError as error:
+                self._name_fatal_files(error)
+                raise
+            self.run_iter(step, micro_batches)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
@@ -104,6 +114,25 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             self._skipped_in_a_row = 0
         runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+
+    def _name_fatal_files(self, error: RuntimeError) -> None:
+        """If a loader's worker died (out of memory, a crash in a codec), list and say which file it was reading.
+
+        Raises:
+            RuntimeError: with the file and how to go on without it.
+        """
+        message = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)', str(error))
+        if message is None:
+            return
+        paths = [self.dataloader.dataset.being_read(int(process)) for process in message[1].split(', ')]
+        file = Path(self.runner.work_dir, 'broken_files.txt')
+        with file.open('a') as stream:
+            stream.writelines(f'{path}\ta loader worker died reading it\n' for path in paths if path is not None)
+        raise RuntimeError(
+            f'A loader worker died ({message[2].strip(" .")}) while it read {", ".join(map(str, paths))}. If memory was '
+            'short, lower train_dataloader.num_workers. To go on without the file, which is listed now: --resume '
+            f'--cfg-options train_dataloader.dataset.sources.NAME.skip={file}'
+        ) from error
 
     def _note_skipped(self, idx: int, ids: list[list[str]], losses: list[float]) -> None:
         """Write down what the step was made of, on any rank, and stop when there are too many in a row."""
