@@ -129,8 +129,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         with file.open('a') as stream:
             stream.writelines(f'{path}\ta loader worker died reading it\n' for path in paths if path is not None)
         raise RuntimeError(
-            f'A loader worker died ({message[2].strip(" .")}) while it read {", ".join(map(str, paths))}. If memory was '
-            'short, lower train_dataloader.num_workers. To go on without the file, which is listed now: --resume '
+            f'A loader worker died ({message[2].strip(" .")}) while it read {", ".join(map(str, paths))}. If memory '
+            'was short, lower train_dataloader.num_workers. To go on without the file, which is listed now: --resume '
             f'--cfg-options train_dataloader.dataset.sources.NAME.skip={file}'
         ) from error
 
