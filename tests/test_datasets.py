@@ -169,6 +169,13 @@ def test_the_mark_that_windows_puts_before_text_is_no_part_of_it(tmp_path):
     assert (classes, rows.paths, rows.labels) == (('cat', 'dog'), ['a.jpg', 'b.jpg'], [0, 1])
 
 
+def test_paths_may_go_round_below_root_and_leave_it_when_allowed(tmp_path):
+    (tmp_path / 'list.txt').write_text('a/../b..c.jpg 0\n')
+    assert read_list(str(tmp_path / 'list.txt'), ['.jpg']).paths == ['a/../b..c.jpg']
+    (tmp_path / 'list.txt').write_text('../b.jpg 0\n')
+    assert read_list(str(tmp_path / 'list.txt'), ['.jpg'], allow_outside=True).paths == ['../b.jpg']
+
+
 def test_lines_without_labels(tmp_path):
     (tmp_path / 'list.txt').write_text('a/1.mp4\nmy clip 7.mp4\r\n')
     assert read_list(str(tmp_path / 'list.txt'), ['.mp4'])[:3] == (['a/1.mp4', 'my clip 7.mp4'], None, None)
@@ -187,6 +194,10 @@ def test_lines_without_labels(tmp_path):
         ),
         ('a.jpg 1.5', r"line 1, 'a.jpg 1.5': The label '1.5' is neither a class index"),
         ('a.jpg0 1', r"line 1, 'a.jpg0 1': The path does not end in one of"),
+        ('a.jpg 1\n../b.jpg 1', r"line 2, '../b.jpg 1': The path leaves root. Correct it, or set allow_outside=True"),
+        ('a/../../b.jpg 1', r'line 1, .*: The path leaves root'),
+        ('/etc/b.jpg 1', r'line 1, .*: The path leaves root'),
+        ('http://b.jpg 1', r'line 1, .*: The path leaves root'),
     ],
 )
 def test_wrong_lists_name_file_line_text_and_remedy(tmp_path, text, message):

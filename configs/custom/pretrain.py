@@ -44,7 +44,9 @@ train_dataloader = dict(
         sources=dict(
             _delete_=True,
             images=dict(train_sources.in1k, root=image_root),
-            videos=dict(train_sources.ssv2, root=video_root, ann_file=None, clip_seconds=clip_seconds),
+            videos=dict(
+                train_sources.ssv2, root=video_root, ann_file=None, allow_outside=False, clip_seconds=clip_seconds
+            ),
         ),
     ),
     # once through all files an epoch; each video is cropped and masked four times
@@ -57,7 +59,9 @@ val_dataloader = dict(
         sources=dict(
             _delete_=True,
             images=dict(val_sources.in1k, root=val_image_root),
-            videos=dict(val_sources.ssv2, root=val_video_root, ann_file=None, clip_seconds=clip_seconds),
+            videos=dict(
+                val_sources.ssv2, root=val_video_root, ann_file=None, allow_outside=False, clip_seconds=clip_seconds
+            ),
         ),
     ),
 )

@@ -142,7 +142,12 @@ class Row(NamedTuple):
 
 
 def read_list(
-    ann_file: str, extensions: Sequence[str], *, classes: Sequence[str] | None = None, backend_args: dict | None = None
+    ann_file: str,
+    extensions: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    allow_outside: bool = False,
+    backend_args: dict | None = None,
 ) -> Rows:
     """The rows of a text file with one ``path`` or ``path label`` a line.
 
@@ -150,7 +155,8 @@ def read_list(
     sample in results; by default that is its path, and for a span ``path start-stop``.
 
     The path ends at the last known extension, so that paths and class names may hold spaces. A label is a class name
-    when it is one of ``classes``, else a class index.
+    when it is one of ``classes``, else a class index. A list may come from anywhere, so paths may leave the folder that
+    they are relative to only with ``allow_outside``.
 
     Raises:
         ValueError: no such file, no line in it, or a wrong line.
@@ -172,6 +178,8 @@ def read_list(
             continue
         try:
             row = _parse_line(line, pattern, extensions, index)
+            if not allow_outside and _is_outside(row.path):
+                raise ValueError('The path leaves root. Correct it, or set allow_outside=True if you trust the list.')
             if paths and (row.label is None) != (labels[0] is None):
                 raise ValueError('Some lines have a label and some have none. Give all or none a label.')
             name = _id_of(row)
@@ -193,6 +201,10 @@ def read_list(
         spans=[span or WHOLE_FILE for span in spans] if any(spans) else None,
         ids=list(numbers) if has_ids else None,
     )
+
+
+def _is_outside(path: str) -> bool:
+    return path.startswith('/') or '://' in path or ('..' in path and os.path.normpath(path).startswith('..'))
 
 
 def _parse_line(line: str, pattern: re.Pattern, extensions: Sequence[str], index: Mapping[str, int]) -> Row:

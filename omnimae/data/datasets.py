@@ -153,6 +153,7 @@ class FileDataset(Dataset):
         num_classes: how many classes the model knows; labels are checked against it.
         extensions: endings of the files, lower case; by default the usual ones of the modality.
         skip: a file of paths, one a line up to a tab, as ``broken_files.txt`` of a run: training takes others instead.
+        allow_outside: whether lines of ``ann_file`` may name files outside ``root``.
         backend_args: of ``mmengine.fileio``, for files that are not on a local disk.
 
     Raises:
@@ -174,6 +175,7 @@ class FileDataset(Dataset):
         num_classes: int | None = None,
         extensions: Sequence[str] | None = None,
         skip: str | None = None,
+        allow_outside: bool = False,
         backend_args: dict | None = None,
     ):
         if replicas < 1:
@@ -188,7 +190,9 @@ class FileDataset(Dataset):
         if ann_file is None:
             rows = scan_folder(root, extensions, classes=classes, backend_args=backend_args)
         else:
-            rows = read_list(ann_file, extensions, classes=classes, backend_args=backend_args)
+            rows = read_list(
+                ann_file, extensions, classes=classes, allow_outside=allow_outside, backend_args=backend_args
+            )
         self.skip = skip
         self.skipped = set() if skip is None else _read_paths(skip)
         self.classes = rows.classes

@@ -8,7 +8,8 @@ _base_ = './finetune_videos.py'
 root = '{{$OMNIMAE_DATA:data}}/sthv2'
 num_classes = 174
 
-rows = dict(root=f'{root}/videos', clip_seconds=2.7, classes=f'{root}/classes.txt')
+# prepare_dataset.py --short-side writes ../videos_SIZE/NAME.mp4
+rows = dict(root=f'{root}/videos', allow_outside=True, clip_seconds=2.7, classes=f'{root}/classes.txt')
 train = dict(rows, ann_file=f'{root}/sthv2_train_list_videos.txt')
 val = dict(rows, ann_file=f'{root}/sthv2_val_list_videos.txt')
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))

@@ -13,6 +13,7 @@ num_classes = 174
 bank = dict(
     type='VideoDataset',
     root=f'{data_root}/sthv2/videos',
+    allow_outside=True,  # prepare_dataset.py --short-side writes ../videos_SIZE/NAME.mp4
     ann_file=f'{data_root}/sthv2/sthv2_train_list_videos.txt',
     num_classes=num_classes,
     clip_seconds=2.7,
