@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from mmengine.runner import Runner
 from test_distributed import TOOLS, run
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
+from omnimae.apis import get_model
 from omnimae.checkpoint import load_file, replacing
 from omnimae.data.datasets import ImageDataset
 from omnimae.engine.compat import find_latest_checkpoint
@@ -138,6 +141,52 @@ def test_another_global_batch_is_no_resume(config: Path, tmp_path: Path):
         ValueError, match=r'epoch_2\.pth is of a run with 3 steps an epoch, and this one has 5: another'
     ):
         build_runner(config, tmp_path / 'work', options).train()
+
+
+class Malice:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.target,)
+
+
+def call_tool(monkeypatch: pytest.MonkeyPatch, name: str, *words: str | Path) -> None:
+    """``python tools/NAME.py WORDS`` in this process."""
+    monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main()
+
+
+# (config, checkpoint, work directory, monkeypatch) -> None
+ENTRANCES = {
+    'load_from': lambda config, file, work, _: build_runner(config, work, {'load_from': str(file)}).train(),
+    'init_cfg': lambda config, file, work, _: build_runner(
+        config, work, {'model.init_cfg': dict(type='Checkpoint', checkpoint=str(file))}
+    ).train(),
+    'resume': lambda config, file, work, m: call_tool(m, 'train', config, '--work-dir', work, '--resume', file),
+    'test': lambda config, file, work, m: call_tool(m, 'test', config, file, '--work-dir', work),
+    'convert': lambda config, file, work, m: call_tool(m, 'convert_checkpoint', file, work.with_suffix('.safetensors')),
+    'get_model': lambda config, file, work, m: get_model(config, file),
+}
+
+
+@pytest.mark.parametrize('entrance', ENTRANCES)
+def test_no_entrance_runs_what_is_in_a_checkpoint(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entrance: str
+):
+    evil = tmp_path / 'evil.pth'
+    torch.save({'state_dict': {'x': torch.zeros(1)}, 'meta': {}, 'payload': Malice(tmp_path / 'it ran')}, evil)
+    with pytest.raises((ValueError, SystemExit), match=r'evil\.pth:? (is )?refused'):
+        ENTRANCES[entrance](config, evil, tmp_path / 'work', monkeypatch)
+    assert not (tmp_path / 'it ran').exists()
+    with suppress(Exception):
+        torch.load(evil, weights_only=False)
+    assert (tmp_path / 'it ran').exists()  # the file does what it threatens to do
 
 
 # ---------------------------------------------------------------------------------------------------------------------
