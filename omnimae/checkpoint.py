@@ -875,8 +875,8 @@ def _check_complete(
 
 
 def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
-    if all(key.endswith('pos_embed') for key in keys):
-        tokens = state_dict['backbone.pos_embed'].shape[1]
+    if POSITIONS in state_dict and all(key.endswith('.pos_embed') for key in keys):
+        tokens = state_dict[POSITIONS].shape[1]
         return (
             f'Set clip_size to the one the checkpoint was made for ({tokens} tokens): clips of any other size run then '
             'too, with interpolated positions.'

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from omnimae.data.demo import make_demo
 
@@ -14,6 +15,10 @@ from omnimae.data.demo import make_demo
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'
+
+# The same examples on every run, however slow the machine.
+settings.register_profile('repeatable', deadline=None, derandomize=True)
+settings.load_profile('repeatable')
 
 
 @pytest.fixture(scope='session')
