@@ -204,7 +204,7 @@ def read_list(
 
 
 def _is_outside(path: str) -> bool:
-    return path.startswith('/') or '://' in path or ('..' in path and os.path.normpath(path).startswith('..'))
+    return path.startswith('/') or '://' in path or ('..' in path and os.path.normpath(path).startswith('../'))
 
 
 def _parse_line(line: str, pattern: re.Pattern, extensions: Sequence[str], index: Mapping[str, int]) -> Row:
