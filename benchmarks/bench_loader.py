@@ -1,6 +1,6 @@
 """What a sample costs from its file to a uint8 batch, beside three public pipelines in the same run.
 
-python benchmarks/bench_loader.py --data FOLDER --out FOLDER [--rounds 5] [--workers 0 1 2]
+python benchmarks/bench_loader.py --data FOLDER --out FOLDER [--rounds 5] [--workers 1 2]
 
 FOLDER holds images and videos at any depth. Ours is the loader of configs/_base_/datasets/in1k_ssv2.py with its
 transforms and the reader 'pyav'; beside it stand
@@ -79,7 +79,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--data', type=Path, required=True, metavar='FOLDER', help='images and videos, at any depth')
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER', help='where table.md and results.json go')
     parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--workers', type=int, nargs='+', default=list(range((os.cpu_count() or 1) + 1)))
+    parser.add_argument('--workers', type=int, nargs='+', default=list(range(1, (os.cpu_count() or 1) + 1)))
     return parser.parse_args(words)
 
 
@@ -89,7 +89,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 def find_files(data: Path, extensions: Sequence[str]) -> list[str]:
     """Paths of the files below ``data``, none if there are none."""
     found = any(path.suffix.lower() in extensions for path in data.rglob('*'))
-    return [str(data / path) for path in scan_folder(str(data), extensions).paths] if found else []
+    return [str(data.absolute() / path) for path in scan_folder(str(data), extensions).paths] if found else []
 
 
 def decode_sequentially(path: str) -> tuple[np.ndarray, list[av.VideoFrame]]:
@@ -135,7 +135,7 @@ def differ_from_pillow(paths: Sequence[str]) -> float:
 def our_source(kind: str, paths: Sequence[str], replicas: int, folder: Path, **options: Any) -> dict:
     """The recipe's source with these rows: images, or clips as spans of videos."""
     ann_file = folder / f'{kind}.txt'
-    ann_file.write_text(''.join(f'{path}\n' for path in paths))
+    ann_file.write_text(''.join(f'{path.removeprefix("/")}\n' for path in paths))
     source = RECIPE.in1k if kind == 'images' else RECIPE.ssv2
     return dict(source, root='/', ann_file=str(ann_file), replicas=replicas, **options)
 
@@ -355,18 +355,18 @@ def their_loader(pipeline: Pipeline, replicas: int, rows: Sequence[int], num_wor
 
 
 def time_workers(
-    pipelines: Mapping[str, Pipeline], source: dict, num_rows: int, args: argparse.Namespace, passes: int
+    pipelines: Mapping[str, Pipeline], source: dict, num_rows: int, workers: Sequence[int], passes: int
 ) -> list[dict]:
     """One record per pipeline and number of workers, with the replicas of the source. Starting the workers counts."""
     replicas, rows = source['replicas'], np.random.default_rng(0).permutation(np.tile(np.arange(num_rows), passes))
     calls: dict[str, Callable[[], object]] = {}
-    for n in args.workers:
+    for n in workers:
         loader = our_loader(source, passes, BATCH * replicas, num_workers=n)
         calls[f'ours {n}'] = partial(drain, loader)
         for name, pipeline in pipelines.items():
             calls[f'{name} {n}'] = partial(drain, their_loader(pipeline, replicas, rows.tolist(), n))
     records = []
-    for key, costs in take_turns(calls, args.rounds).items():
+    for key, costs in take_turns(calls, rounds=3).items():
         name, n_workers = key.split()
         cpu_ms, wall_ms = (costs * 1000 / len(rows)).T.tolist()
         records.append(dict(pipeline=name, replicas=replicas, workers=int(n_workers), cpu_ms=cpu_ms, wall_ms=wall_ms))
@@ -439,7 +439,9 @@ def measure_images(paths: Sequence[str], folder: Path, args: argparse.Namespace)
     pipelines: dict[str, Pipeline] = {'ours': Ours('images', paths, folder), **theirs}
     costs = {f'{len(paths)} images': time_group(pipelines, rows, args.rounds)}
     workers = {
-        f'images, {count(source["replicas"], "replica")}': time_workers(theirs, source, len(paths), args, passes=4)
+        f'images, {count(source["replicas"], "replica")}': time_workers(
+            theirs, source, len(paths), args.workers, 4 // source['replicas']
+        )
         for source in sources
     }
     difference = differ_from_pillow(paths)
@@ -467,7 +469,7 @@ def measure_clips(paths: Sequence[str], folder: Path, args: argparse.Namespace) 
         rows = [row for row, clip in enumerate(clips) if clip.path == path]
         costs[Path(path).name] = time_group(pipelines, rows, args.rounds)
     workers = {
-        f'clips, {count(source["replicas"], "replica")}': time_workers(theirs, source, len(clips), args, passes=1)
+        f'clips, {count(source["replicas"], "replica")}': time_workers(theirs, source, len(clips), args.workers, 1)
         for source in sources
     }
     tables = [

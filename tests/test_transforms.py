@@ -187,6 +187,13 @@ def test_no_transform_writes_to_its_input(transform):
     np.testing.assert_array_equal(clip, kept)
 
 
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+def test_resized_images_lie_in_memory_as_they_are_read(interpolation):
+    image = np.zeros((40, 60, 3), np.uint8)[None]  # as decode_image gives it: a first stride of 0
+    for clip in (image, image[:, 3:30, 5:50]):
+        assert resize(clip, 24, 32, interpolation).flags.c_contiguous
+
+
 def test_flip_mirrors_columns_with_its_probability():
     clip = numbered(2, 3)
     np.testing.assert_array_equal(Flip(prob=1.0)(clip, np.random.default_rng(0))[0, 0, :, 1], [2, 1, 0])
