@@ -28,6 +28,7 @@ setup(
         'numpy',
         'pillow',
         'safetensors',
+        'simplejpeg',
         'setuptools<81',  # MMEngine 0.10.7 imports pkg_resources
     ],
     extras_require={
