@@ -23,11 +23,12 @@ from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.apis import get_model
 from omnimae.checkpoint import load_file, replacing
-from omnimae.data.datasets import ImageDataset
+from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.engine.optim import AutocastOptimWrapper
 from omnimae.engine.saving import PREEMPTED, CheckpointHook
 from omnimae.registry import DATASETS
+from omnimae.structures import Address
 
 ROOT = Path(__file__).parents[1]
 
@@ -280,6 +281,25 @@ def test_a_worker_that_dies_names_its_file_and_the_run_goes_on_without_it(config
     runner.train()
     assert runner.iter == 6
     assert [*runner.message_hub.get_info('broken_files')] == [listed.read_text().split('\t')[0]]
+
+
+def resident_megabytes() -> float:
+    return int(Path('/proc/self/statm').read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+@pytest.mark.parametrize('count', [600, pytest.param(5000, marks=pytest.mark.slow)])
+def test_opening_files_leaves_nothing_behind_in_memory(demo_root: Path, count: int):
+    crop = [dict(type='RandomResizedCrop', size=32)]
+    sources = [
+        VideoDataset(root=str(demo_root / 'videos' / 'train'), num_frames=8, transforms=crop),
+        ImageDataset(root=str(demo_root / 'images' / 'train'), transforms=crop),
+    ]
+    for index in range(count):
+        for source in sources:
+            source[Address(0, index % len(source), index)]
+        if index == 200:
+            before = resident_megabytes()
+    assert resident_megabytes() - before < 20
 
 
 def test_a_list_to_skip_must_be_there(config: Path, tmp_path: Path):
