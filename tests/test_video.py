@@ -386,6 +386,18 @@ def test_truncated_files(make, tmp_path, kind, share):
         open_video(path)
 
 
+@pytest.mark.parametrize('kind', ['mp4', 'mkv', 'webm', 'avi mpeg4', 'hevc'])
+def test_files_without_their_front_or_middle(make, tmp_path, kind):
+    data, path = Path(make(kind)).read_bytes(), tmp_path / Path(make(kind)).name
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        length = int(rng.integers(1, 3000))
+        begin = 0 if number < 3 else int(rng.integers(1, len(data) - length))
+        path.write_bytes(data[:begin] + data[begin + length :])
+        with pytest.raises(BrokenVideoError, match=r'truncated|Invalid data found|damaged|moov atom|no video stream'):
+            open_video(path)
+
+
 def damage(source, target, skip, data):
     """Overwrite part of the frame at the second keyframe, ``skip`` bytes behind its begin."""
     with av.open(source) as container:
