@@ -394,8 +394,8 @@ def test_files_without_their_front_or_middle(make, tmp_path, kind):
         length = int(rng.integers(1, 3000))
         begin = 0 if number < 3 else int(rng.integers(1, len(data) - length))
         path.write_bytes(data[:begin] + data[begin + length :])
-        with pytest.raises(BrokenVideoError, match=r'truncated|Invalid data found|damaged|moov atom|no video stream'):
-            open_video(path)
+        with pytest.raises(BrokenVideoError, match=r'v\.\w+: .'), open_video(path) as opened:
+            opened.read(0.0, 3.0, 60)
 
 
 def damage(source, target, skip, data):
