@@ -5,7 +5,8 @@ python benchmarks/kill_and_resume.py --out FOLDER [--moments 25] [--data data/de
 Every training is tools/train.py with configs/demo/pretrain.py, shortened, in a process that gets SIGKILL: at a time
 drawn from the duration of the whole run, while a checkpoint is being written, or in a validation; with 0 and with 2
 loader workers in turn. Then the same command with --resume has to end with the same weights, bit for bit, and no
-checkpoint that lies there may be half. Prints a line per moment and writes results.json; exits with 1 if one differs.
+checkpoint that lies there may be half. Prints a line per moment and writes results.json, where a later call goes on;
+exits with 1 if one differs.
 """
 
 from __future__ import annotations
@@ -129,29 +130,43 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def run_all(out: Path, moments: int, words: Sequence[str]) -> list[dict]:
-    """One row per moment."""
+    """One row per moment; those in results.json are there already."""
     words = ['--cfg-options', *OPTIONS, *words]
-    begin = time.monotonic()
-    finish(start(out / 'whole', 0, *words), out / 'whole')
-    seconds = time.monotonic() - begin
+    results = out / 'results.json'
+    done = json.loads(results.read_text()) if results.exists() else dict(seconds=None, rows=[])
+    if done['seconds'] is None:
+        begin = time.monotonic()
+        finish(start(out / 'whole', 0, *words), out / 'whole')
+        done['seconds'] = time.monotonic() - begin
+    for number in range(len(done['rows']), moments):
+        done['rows'].append(run_one(out, number, done['seconds'], words))
+        results.write_text(json.dumps(done, indent=2) + '\n')
+        print(done['rows'][-1], flush=True)
+    return done['rows']
+
+
+def run_one(out: Path, number: int, seconds: float, words: Sequence[str]) -> dict:
+    """Train, kill, look at what is left, resume, compare."""
+    kind, workers, work = KINDS[number % len(KINDS)], 2 * (number // 2 % 2), out / f'moment_{number:02d}'
+    rng = np.random.default_rng(number)
+    killed = kill(start(work, workers, *words), moment(kind, work, seconds, rng))
+    unfinished = sorted(path.name for path in work.glob('*.tmp'))
+    checkpoints = sorted(path.name for path in work.glob('*.pth'))
+    broken = [name for name in checkpoints if not _loads(work / name)]
+    finish(start(work, workers, '--resume', *words), work)
     [whole] = sorted((out / 'whole').glob('*_raw.safetensors'))[-1:]
-    rows = []
-    for number in range(moments):
-        kind, workers, work = KINDS[number % len(KINDS)], 2 * (number // 2 % 2), out / f'moment_{number:02d}'
-        rng = np.random.default_rng(number)
-        killed = kill(start(work, workers, *words), moment(kind, work, seconds, rng))
-        left = sorted(path.name for path in work.glob('*.tmp'))
-        checkpoints = [str(path) for path in work.glob('*.pth')]
-        broken = [path for path in checkpoints if not _loads(path)]
-        finish(start(work, workers, '--resume', *words), work)
-        same = same_weights(whole, work / whole.name)
-        row = dict(kind=kind, workers=workers, killed=killed, unfinished=left, broken=broken, same=same)
-        rows.append(row | dict(checkpoints=len(checkpoints)))
-        print(rows[-1], flush=True)
-    return rows
+    return dict(
+        kind=kind,
+        workers=workers,
+        killed=killed,
+        unfinished=unfinished,
+        checkpoints=checkpoints,
+        broken=broken,
+        same=same_weights(whole, work / whole.name),
+    )
 
 
-def _loads(path: str) -> bool:
+def _loads(path: Path) -> bool:
     try:
         load_file(path)
     except ValueError:
@@ -165,7 +180,6 @@ def main() -> None:
     os.environ['OMNIMAE_DATA'] = str(args.data.absolute().parent)
     torch.set_num_threads(1)  # the processes are forked from this one, and bit for bit means one thread
     rows = run_all(args.out, args.moments, args.cfg_options)
-    (args.out / 'results.json').write_text(json.dumps(rows, indent=2) + '\n')
     lost = [row for row in rows if row['broken'] or not row['same']]
     counts = {kind: sum(row['kind'] == kind and row['killed'] for row in rows) for kind in dict.fromkeys(KINDS)}
     print(f'{len(rows)} runs, killed: {counts}; {len(lost)} lost.')

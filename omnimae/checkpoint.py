@@ -187,7 +187,7 @@ def _load_pickle(path: str) -> dict:
             f'{path}: refused, because it holds more than tensors and plain values and could run code when read '
             f'({_first_line(error)}). Where you trust it, save its state dict alone with torch.save and give that file.'
         ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever broken bytes lead torch to
         raise ValueError(f'{path}: no readable checkpoint ({_first_line(error)}). Truncated? Copy it again.') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: holds a {type(content).__name__}, expected a dict of tensors by name.')

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
 
 from omnimae.checkpoint import (
     convert,
@@ -282,6 +283,15 @@ def test_truncated_files_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=rf'{re.escape(name)}: '):
         load_file(tmp_path / name)
+
+
+def test_bytes_that_mislead_torch_are_no_readable_checkpoint(tmp_path):
+    torch.save({'weight': torch.zeros(2)}, tmp_path / 'a.pth', _use_new_zipfile_serialization=False)
+    (tmp_path / 'a.pth').write_bytes((tmp_path / 'a.pth').read_bytes().replace(b'_tensor_v2', b'_tensor_v3'))
+    with pytest.raises(ValueError, match=r'a\.pth: no readable checkpoint \(.*argument'):
+        load_file(tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'a\.pth is refused'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))
 
 
 def test_a_missing_file_and_a_file_without_tensors(tmp_path):

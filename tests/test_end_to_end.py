@@ -115,7 +115,6 @@ def write_lossless_data(root: Path) -> None:
                 container.mux(stream.encode(frame.reformat(format='bgr0')))
             container.mux(stream.encode())
 
-
     for kind, suffix, count in (('images', 'png', 12), ('videos', 'mkv', 6)):
         (root / f'{kind}.txt').write_text(''.join(f'{index}.{suffix} {index % 3}\n' for index in range(count)))
 

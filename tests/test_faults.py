@@ -428,6 +428,6 @@ def test_killed_runs_lose_nothing(demo_root: Path, tmp_path: Path):
         [*command, '--data', str(demo_root)], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
-    rows = json.loads((tmp_path / 'results.json').read_text())
+    rows = json.loads((tmp_path / 'results.json').read_text())['rows']
     assert len(rows) == 4
     assert sum(row['killed'] for row in rows) >= 3

@@ -386,6 +386,13 @@ def test_truncated_files(make, tmp_path, kind, share):
         open_video(path)
 
 
+def test_a_codec_that_nobody_knows(make, tmp_path):
+    path = tmp_path / 'v.mp4'
+    path.write_bytes(Path(make('mp4')).read_bytes().replace(b'avc1', b'x9x9'))
+    with pytest.raises(BrokenVideoError, match='no video stream'):
+        open_video(path)
+
+
 @pytest.mark.parametrize('kind', ['mp4', 'mkv', 'webm', 'avi mpeg4', 'hevc'])
 def test_files_without_their_front_or_middle(make, tmp_path, kind):
     data, path = Path(make(kind)).read_bytes(), tmp_path / Path(make(kind)).name

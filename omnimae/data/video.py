@@ -264,17 +264,18 @@ class VideoReader:
             raise BrokenVideoError(self.path, f'truncated, {missing} bytes are missing at its end')
         container: Any = av.open(source, timeout=TIME_LIMIT, **LENIENT)
         stream = container.streams.best('video')
-        # Pictures of an album and text files count as video with FFmpeg.
-        if stream is None or stream.disposition & Disposition.attached_pic or stream.codec_context.name == 'ansi':
+        # Pictures of an album and text files count as video with FFmpeg, and so does what it has no decoder for.
+        context = None if stream is None else stream.codec_context
+        if context is None or stream.disposition & Disposition.attached_pic or context.name == 'ansi':
             raise BrokenVideoError(self.path, 'no video stream')
-        stream.codec_context.thread_type = 'NONE'
-        stream.codec_context.thread_count = 1
+        context.thread_type = 'NONE'
+        context.thread_count = 1
         self._container = container
         self._stream = stream
         self._unit = float(stream.time_base)  # seconds
         # AVI has no times of display, and with B-frames those of FFmpeg are wrong by a few frames: these have to be
         # counted as they come out, up to 16 packets late.
-        self._max_delay = 16 if container.format.name == 'avi' and stream.codec_context.has_b_frames else 0
+        self._max_delay = 16 if container.format.name == 'avi' and context.has_b_frames else 0
 
     def _find_end(self) -> int:
         """Time stamp at which the last frame ends. Containers give none, or that of the sound, or a wrong one."""

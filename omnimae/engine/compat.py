@@ -10,7 +10,6 @@ import subprocess
 import warnings
 from importlib import metadata
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import mmengine.runner.runner as runner_module
@@ -72,7 +71,7 @@ def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
         return {'state_dict': state_dict, 'meta': meta}
     try:
         return torch.load(filename, map_location=map_location, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # whatever broken bytes lead torch to
         raise ValueError(
             f'Checkpoint {filename} is refused: it cannot be read as tensors and plain values alone ({error}). '
             'Where you trust its origin, save its state dict alone and give that file.'
