@@ -209,6 +209,16 @@ class ClipAccuracy(BaseMetric):
         self.actions = None if actions is None else load_actions(actions)
         self.out_file = out_file
 
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        """Class names of each source, which the loop hands over before anything runs."""
+        counts = [len(classes) for classes in dataset_meta.values() if classes is not None]
+        if counts and max(self.topk) > min(counts):
+            raise ValueError(
+                f'ClipAccuracy: topk={self.topk} asks for more than the {min(counts)} classes there are. Lower topk.'
+            )
+        self._dataset_meta = dataset_meta
+
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep (id, label, scores, probabilities) of each sample."""
         if 'labels' not in data_batch:

@@ -69,6 +69,13 @@ def test_more_k_than_classes_is_refused():
         accuracy(SCORES, LABELS)
 
 
+def test_more_k_than_classes_is_refused_before_anything_runs():
+    metric = ClipAccuracy(topk=(1, 3))
+    metric.dataset_meta = dict(known=('a', 'b', 'c'), unknown=None)
+    with pytest.raises(ValueError, match=r'topk=\(1, 3\) asks for more than the 2 classes there are. Lower topk'):
+        metric.dataset_meta = dict(known=('a', 'b'), unknown=None)
+
+
 def test_a_label_beyond_the_classes_is_refused():
     with pytest.raises(ValueError, match='A label is 3, but there are scores for 3 classes'):
         accuracy(SCORES, np.array([0, 1, 3, 0]), topk=(1,))
