@@ -4,13 +4,13 @@ python benchmarks/bench_scaling.py --out FOLDER [--arch base] [--threads 2] [--r
 
 Measured, in float32 on the CPU, are
 
-- encoder: forward and backward of the backbone on 8 rows of visible tokens;
+- encoder: forward and backward of the backbone on 4 rows of visible tokens;
 - frames: a step on 2 clips, 95 % of the tokens hidden;
 - image size: a step on 8 images, 90 % hidden;
 - batch: a step on images and on clips of the usual size;
 - workers: batches of the loader, from the demo's videos through the recipe's transforms, starting the workers included;
 - ranks: forward and backward on one rank with two threads, and on two ranks with one thread and half of the batch each,
-  which exchange gradients (DDP over gloo) with every batch or, as the recipe accumulates on 8 GPUs, with every eighth.
+  which exchange gradients (DDP over gloo) with every batch or, accumulating as the recipe does, with every fourth.
 
 A step is that of bench_step.py. The law is the MACs that omnimae.flops counts, or the rows alone ('linear'), scaled to
 the measurements by the geometric mean of their ratio; 'off' is what is left of the ratio. All points of a series take
@@ -53,13 +53,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_loader import drain, our_loader  # noqa: E402
 from bench_step import ROOT, Setup, build, machine, model_config, ours, setup, step, take_turns  # noqa: E402
 
-VISIBLE = (20, 39, 79, 157, 314, 627, 1254)
-FRAMES = (2, 4, 8, 16, 32)
-IMAGE_SIZES = (112, 160, 224, 320, 448)
-BATCHES = {'image': (1, 2, 4, 8, 16, 32), 'video': (1, 2, 4)}
+VISIBLE = (20, 39, 79, 157, 314, 627)
+FRAMES = (2, 4, 8, 16)
+IMAGE_SIZES = (112, 160, 224, 320)
+BATCHES = {'image': (1, 2, 4, 8, 16), 'video': (1, 2, 4)}
 WORKERS = (0, 1, 2)
 RANK_BATCHES = {'image': 16, 'video': 2}
-ACCUMULATED = (1, 8)
+ACCUMULATED = (1, 4)
 
 
 class Series(NamedTuple):
@@ -109,8 +109,8 @@ def encoder(model: nn.Module, rounds: int) -> Series:
     pixels = backbone.patch_embed.weight[0].numel()
 
     def run(num_visible: int) -> None:
-        tokens = torch.arange(backbone.grid.num_tokens)[:num_visible].expand(8, -1)
-        backbone.encode(torch.randn(8, num_visible, pixels), backbone.grid, tokens).sum().backward()
+        tokens = torch.arange(backbone.grid.num_tokens)[:num_visible].expand(4, -1)
+        backbone.encode(torch.randn(4, num_visible, pixels), backbone.grid, tokens).sum().backward()
         backbone.zero_grad()
 
     values = [value for value in VISIBLE if value <= backbone.grid.num_tokens]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks, Size3
 
+from .linear import Linear
 from .vit import Block, LayerNorm, resize_positions, run_blocks, sinusoid_table, xavier_linear
 
 
@@ -102,12 +103,12 @@ class MAEHead(BaseModule):
         self.target = MODELS.build(target or dict(type='PixelTarget'))
         self.register_buffer('pos_embed', sinusoid_table(grid.num_tokens, in_dim))
         self.mask_token = nn.Parameter(torch.zeros(1, in_dim))
-        self.decoder_embed = nn.Linear(in_dim, embed_dim)
+        self.decoder_embed = Linear(in_dim, embed_dim)
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias) for _ in range(depth)
         )
         self.norm = LayerNorm(embed_dim)
-        self.pred = nn.Linear(embed_dim, 3 * patch_size[0] * patch_size[1] * patch_size[2])
+        self.pred = Linear(embed_dim, 3 * patch_size[0] * patch_size[1] * patch_size[2])
         xavier_linear(self)
         nn.init.trunc_normal_(self.pred.weight, std=0.02)
 

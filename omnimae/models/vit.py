@@ -21,6 +21,8 @@ from torchvision.ops import StochasticDepth
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Size3
 
+from .linear import Linear, linear
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 # name: (embed_dim, depth, num_heads, mlp_ratio). S, B, L, H of arXiv:2010.11929; g of VideoMAE V2 (arXiv:2303.16727).
@@ -104,7 +106,7 @@ class PatchEmbed(nn.Module):
         kernel = self.weight
         if patches.shape[-1] != kernel[0].numel():
             kernel = kernel.sum(2, keepdim=True)
-        return F.linear(patches, kernel.permute(0, 2, 3, 4, 1).flatten(1), self.bias)
+        return linear(patches, kernel.permute(0, 2, 3, 4, 1).flatten(1), self.bias)
 
 
 class Attention(nn.Module):
@@ -113,8 +115,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
         """(B, K, D) -> (B, K - first, D): every token is attended to, those from ``first`` on are answered."""
@@ -130,8 +132,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -141,7 +143,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block; both branches may be dropped per sample (DropPath)."""
 
-    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, qkv_bias: bool, drop_path: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, *, mlp_ratio: float, qkv_bias: bool | str, drop_path: float = 0.0):
         super().__init__()
         self.norm1 = LayerNorm(dim)
         self.attn = Attention(dim, num_heads, qkv_bias)
@@ -174,6 +176,7 @@ class SpatioTemporalViT(BaseModule):
     Args:
         arch: 'small', 'base', 'large', 'huge' or 'giant': gives embed_dim, depth, num_heads and mlp_ratio where they
             are not given.
+        qkv_bias: a bias for queries, keys and values; 'qv' leaves out that of the keys, as VideoMAE does.
         patch_size: (pt, ph, pw) pixels of a tubelet.
         clip_size: (T, H, W) that the position table is made for. Clips of other sizes are accepted: their positions
             are interpolated from it.
@@ -182,7 +185,7 @@ class SpatioTemporalViT(BaseModule):
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
 
     Raises:
-        ValueError: unknown arch, a width that the heads do not divide, or a patch that does not divide ``clip_size``.
+        ValueError: unknown arch or qkv_bias, a width that the heads do not divide, or a patch that does not divide ``clip_size``.
     """
 
     def __init__(
@@ -193,7 +196,7 @@ class SpatioTemporalViT(BaseModule):
         depth: int | None = None,
         num_heads: int | None = None,
         mlp_ratio: float | None = None,
-        qkv_bias: bool = True,
+        qkv_bias: bool | str = True,
         patch_size: Size3 = (2, 16, 16),
         clip_size: Size3 = (16, 224, 224),
         drop_path_rate: float = 0.0,

@@ -1,0 +1,72 @@
+"""The linear layer through oneDNN computes what PyTorch's own does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import omnimae.models.linear as room
+from omnimae.models.linear import Linear
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, '_linear_pointwise'),
+    reason='this build of torch has no oneDNN',
+)
+
+
+@pytest.fixture(autouse=True)
+def _onednn(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(room, 'USE_ONEDNN', True)
+    torch.manual_seed(0)
+
+
+def layers(bias: bool = True) -> tuple[Linear, nn.Linear]:
+    ours, theirs = Linear(24, 40, bias=bias), nn.Linear(24, 40, bias=bias)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def outcome(layer: nn.Module, x: Tensor, weights: Tensor | float) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    (y * weights).sum().backward()
+    return [y, x.grad, *(parameter.grad for parameter in layer.parameters())]
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('shape', [(24,), (1, 24), (7, 24), (3, 5, 24), (2, 3, 5, 24)])
+def test_values_and_gradients_are_those_of_torch(shape, bias):
+    x, weights = torch.randn(shape), torch.randn(*shape[:-1], 40)
+    for a, b in zip(*(outcome(layer, x, weights) for layer in layers(bias)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        assert a.stride() == b.stride()
+
+
+def test_memory_in_any_order_is_read():
+    x = torch.randn(4, 24, 6).transpose(1, 2)  # and the gradient of a sum has no memory of its own
+    for a, b in zip(*(outcome(layer, x, 1.0) for layer in layers()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_only_float32_on_the_cpu_goes_to_onednn(monkeypatch):
+    calls = []
+    product = room._product
+    monkeypatch.setattr(room, '_product', lambda *args: (calls.append(args[0].dtype), product(*args))[1])
+    ours, _ = layers()
+    ours(torch.randn(2, 24))
+    assert calls == [torch.float32]
+    with torch.autocast('cpu', torch.bfloat16):
+        assert ours(torch.randn(2, 24)).dtype == torch.bfloat16
+    assert ours.double()(torch.randn(2, 24).double()).dtype == torch.float64
+    assert ours.to('meta')(torch.randn(2, 24, device='meta')).shape == (2, 40)
+    assert len(calls) == 1
+
+
+def test_frozen_parameters_get_no_gradient():
+    ours, _ = layers()
+    ours.requires_grad_(False)
+    x = torch.randn(2, 24, requires_grad=True)
+    ours(x).sum().backward()
+    assert x.grad is not None
+    assert ours.weight.grad is None
