@@ -14,6 +14,7 @@ transforms and the reader 'pyav'; beside it stand
 
 All take the same frames and draw boxes by the same law: area 0.2 to 1 of an image, 0.08 to 1 of a clip, aspect 3/4 to
 4/3, to 224 pixels. Replicas are crops of one clip; decord and mmpretrain have none and read the file again for each.
+Images are also read from a store that takes 20 ms for each file, with more and more workers to hide it.
 Pipelines take turns, the first round does not count; numbers are medians over the rounds with their range. CPU time is
 that of all threads and processes. Prints tables and writes table.md and results.json.
 """
@@ -43,6 +44,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.fileio import BaseStorageBackend, register_backend
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -61,6 +63,8 @@ SECONDS, NUM_FRAMES = RECIPE.ssv2.clip_seconds, RECIPE.ssv2.num_frames
 STARTS = (0.25, 0.75)  # of a clip, as shares of what the video allows
 REPLICAS = (1, 4)
 BATCH = 8  # files that a worker takes for a batch
+STORE_WORKERS = (1, 2, 4, 8, 16)
+LATENCY = 0.02  # seconds that each read of the slow store takes
 
 Pipeline = Callable[[Sequence[int], int], Tensor]  # (rows, replicas) -> a batch
 
@@ -427,6 +431,45 @@ def process_table(records: Mapping[str, dict]) -> str:
     return '\n'.join(lines)
 
 
+# ---- A slow store ----
+
+
+class SlowStore(BaseStorageBackend):
+    """Local files, each of which takes ``LATENCY`` longer."""
+
+    def get(self, filepath: str) -> bytes:
+        time.sleep(LATENCY)
+        return Path(filepath).read_bytes()
+
+    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        return Path(filepath).read_text(encoding)
+
+
+register_backend('slow', SlowStore)
+
+
+def time_store(source: dict, workers: Sequence[int], passes: int) -> dict:
+    """Wall milliseconds a sample from the disk and from the slow store, by number of workers."""
+    stores = {'disk': source, 'slow': dict(source, backend_args=dict(backend='slow'))}
+    calls = {
+        f'{name} {n}': partial(drain, our_loader(store, passes, BATCH * source['replicas'], num_workers=n))
+        for n in workers
+        for name, store in stores.items()
+    }
+    num_samples = passes * len(DATASETS.build(source))
+    wall = {key: np.median(costs[:, 1]) * 1000 / num_samples for key, costs in take_turns(calls, rounds=3).items()}
+    return {name: {n: wall[f'{name} {n}'] for n in workers} for name in stores}
+
+
+def store_table(wall: Mapping[str, Mapping[int, float]]) -> str:
+    """The stores beside each other."""
+    workers = list(wall['disk'])
+    lines = [line('wall ms a sample, 1 replica', [count(n, 'worker') for n in workers]), rule(len(workers))]
+    names = {'disk': 'disk', 'slow': f'{LATENCY * 1000:.0f} ms a read'}
+    lines += [line(names[name], [f'{wall[name][n]:.2f}' for n in workers]) for name in names]
+    return '\n'.join(lines)
+
+
 # ---- All of it ----
 
 
@@ -445,13 +488,15 @@ def measure_images(paths: Sequence[str], folder: Path, args: argparse.Namespace)
         for source in sources
     }
     difference = differ_from_pillow(paths)
+    store = time_store(sources[0], STORE_WORKERS, passes=2)
     tables = [
         cost_table(costs),
         f'Our crops differ from those that Pillow resizes by {difference:.3f} of 255 grey levels on average.',
         workers_table(workers),
         process_table(process),
+        store_table(store),
     ]
-    return dict(costs=costs, workers=workers, process=process, difference_to_pillow=difference), tables
+    return dict(costs=costs, workers=workers, process=process, store=store, difference_to_pillow=difference), tables
 
 
 def measure_clips(paths: Sequence[str], folder: Path, args: argparse.Namespace) -> tuple[dict, list[str]]:
