@@ -166,10 +166,11 @@ def batch(model: nn.Module, modality: str, rounds: int) -> Series:
 def workers(rounds: int) -> Series:
     """The loader by workers; the law is that of cores which are all one needs."""
     with tempfile.TemporaryDirectory() as folder, DefaultScope.overwrite_default_scope('omnimae'):
-        make_demo(Path(folder), size=1, workers=2)
+        root = Path(folder, 'demo')
+        make_demo(root, size=1, workers=2)
         recipe = Config.fromfile(ROOT / 'configs/_base_/datasets/in1k_ssv2.py').train_dataloader.dataset.sources.ssv2
-        source = {**recipe, 'root': f'{folder}/videos/train', 'ann_file': f'{folder}/videos/train.txt'}
-        calls = {n: partial(drain, our_loader(source, 8, 32, num_workers=n)) for n in WORKERS}
+        source = {**recipe, 'root': f'{root}/videos/train', 'ann_file': f'{root}/videos/train.txt'}
+        calls = {n: partial(drain, our_loader(source, 1, 32, num_workers=n)) for n in WORKERS}
         laws = dict(workers=[1 / min(max(n, 1), os.cpu_count()) for n in WORKERS])
         return series('loader: workers', calls, laws, rounds)
 
