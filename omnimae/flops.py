@@ -22,9 +22,9 @@ MACs of one clip, forward (1 MAC = 2 FLOPs). N tokens, K of them visible, M pred
 are not counted.
   blocks(n)        = n * their linear weights (qkv, proj, fc1, fc2) + 2 * n^2 * width per block (attention)
   encoder(K)       = K * patch embedding + blocks(K); an image embeds one frame, with the kernel summed over time
-  decoder(N, K, M) = K * decoder embedding + blocks(N) + M * prediction; nobody reads the last block's output for the
-                     N - M other tokens, which saves their proj, fc1, fc2 and rows of attention
-  masked           = encoder(K) + decoder(N, K, N - K), what runs
+  decoder(L, K, M) = K * decoder embedding + blocks(L) + M * prediction; nobody reads the last block's output for the
+                     L - M other tokens, which saves their proj, fc1, fc2 and rows of attention
+  masked           = encoder(K) + decoder(K + M, K, M), what runs; M = N - K where every hidden token is predicted
   all tokens       = encoder(N) + decoder(N, N, N), the same network with nothing hidden and every patch predicted
 The decoder's queries are the same for every clip: N rows of its embedding once per batch, which are not counted."""
 
@@ -84,26 +84,39 @@ def _unread_macs(block: Any, num_tokens: int) -> int:
     return linear + 2 * num_tokens * block.attn.proj.in_features
 
 
-def masked_row(model: Any, modality: str, what: str, num_visible: int) -> Row:
-    """Count a masked autoencoder that encodes ``num_visible`` tokens; all of them means that nothing is hidden."""
+def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predicted: int | None = None) -> Row:
+    """Count a masked autoencoder that encodes ``num_visible`` tokens; all of them means that nothing is hidden.
+
+    It predicts ``num_predicted`` tokens, by default those that are hidden.
+    """
     num_tokens = _grid(model.backbone, modality).num_tokens
-    num_predicted = num_tokens - num_visible or num_tokens
+    num_decoded = num_tokens
+    if num_predicted is None:
+        num_predicted = num_tokens - num_visible or num_tokens
+    else:
+        num_decoded = num_visible + num_predicted
     decoder = decoder_macs(
-        model.head_of(modality), num_tokens=num_tokens, num_visible=num_visible, num_predicted=num_predicted
+        model.head_of(modality), num_tokens=num_decoded, num_visible=num_visible, num_predicted=num_predicted
     )
     return Row(modality, what, num_visible, num_tokens, encoder_macs(model.backbone, num_visible, modality), decoder)
 
 
 def pretraining_rows(model: Any) -> list[Row]:
-    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding."""
+    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding.
+
+    Where the decoder has a mask of its own, what the encoder's alone would save stands before what runs.
+    """
     rows = []
     for modality, generator in model.mask_generator.items():
         grid = _grid(model.backbone, modality)
         num_tokens = grid.num_tokens
-        rows += [
-            masked_row(model, modality, 'all tokens', num_tokens),
-            masked_row(model, modality, 'masked, as it runs', num_tokens - generator.num_hidden(grid)),
-        ]
+        num_visible = num_tokens - generator.num_hidden(grid)
+        rows.append(masked_row(model, modality, 'all tokens', num_tokens))
+        num_predicted = None
+        if hasattr(generator, 'num_decoded'):
+            num_predicted = generator.num_decoded(grid)
+            rows.append(masked_row(model, modality, 'masked for the encoder alone', num_visible))
+        rows.append(masked_row(model, modality, 'masked, as it runs', num_visible, num_predicted))
         if hasattr(generator, 'ratio'):  # a generator from outside need not have one
             visible = _visible_in_paper(num_tokens, generator.ratio)
             rows.append(masked_row(model, modality, "masked, the paper's rounding", visible))

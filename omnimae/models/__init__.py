@@ -4,7 +4,14 @@ from .augment import MixupCutMix, RandomErasing
 from .classifier import Classifier
 from .mae import MaskedAutoencoder
 from .mae_head import MAEHead, PixelTarget
-from .masking import CausalMasking, FrameMasking, RandomMasking, TubeMasking
+from .masking import (
+    CausalMasking,
+    DualMasking,
+    FrameMasking,
+    RandomMasking,
+    RunningCellMasking,
+    TubeMasking,
+)
 from .preprocessor import ClipPreprocessor
 from .probe import FrozenBackbone, LinearProbe
 from .vit import SpatioTemporalViT
@@ -13,6 +20,7 @@ __all__ = [
     'CausalMasking',
     'Classifier',
     'ClipPreprocessor',
+    'DualMasking',
     'FrameMasking',
     'FrozenBackbone',
     'LinearProbe',
@@ -22,6 +30,7 @@ __all__ = [
     'PixelTarget',
     'RandomErasing',
     'RandomMasking',
+    'RunningCellMasking',
     'SpatioTemporalViT',
     'TubeMasking',
 ]

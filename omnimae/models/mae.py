@@ -100,7 +100,8 @@ class MaskedAutoencoder(BaseModel):
         head = self.head_of(modality)
         latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
         patches = head(latent, split.masks, split.grid)
-        losses = head.errors(patches, split.pixels).mean(1)
+        errors, scored = head.errors(patches, split.pixels), split.masks.scored
+        losses = errors.mean(1) if scored is None else (errors * scored).sum(1) / scored.sum(1)
         rows = zip(patches, split.masks.decode, split.masks.visible, losses, strict=True)
         return [
             dict(patches=p, decode=decode, visible=visible, modality=modality, loss=loss)

@@ -25,14 +25,21 @@ class PixelTarget:
     Args:
         normalize: 'channel' subtracts mean and divides by standard deviation of each channel over the patch (the
             paper's target); None leaves plain pixels in 0..1 (the visualisation model of appendix B.4).
+        eps_on: where 1e-6 is added, 'variance' (OmniMAE) or 'deviation' (VideoMAE).
+
+    Raises:
+        ValueError: an unknown choice.
     """
 
     eps = 1e-6  # on the variance of pixels in 0..1: a patch with a standard deviation of 1e-3 is damped to 0.7
 
-    def __init__(self, *, normalize: str | None = 'channel'):
+    def __init__(self, *, normalize: str | None = 'channel', eps_on: str = 'variance'):
         if normalize not in ('channel', None):
             raise ValueError(f"PixelTarget: normalize={normalize!r} is unknown. Choose 'channel' or None.")
+        if eps_on not in ('variance', 'deviation'):
+            raise ValueError(f"PixelTarget: eps_on={eps_on!r} is unknown. Choose 'variance' or 'deviation'.")
         self.normalize = normalize
+        self.eps_on = eps_on
 
     def __call__(self, pixels: Tensor, repeats: int = 1) -> Tensor:
         """(B, M, P) pixels -> (B, M, P) target; ``repeats``: how often a patch of one frame fills the tubelet."""
@@ -58,6 +65,8 @@ class PixelTarget:
         centred = values - mean
         count = values.shape[-2] * repeats
         variance = centred.square().sum(-2, keepdim=True) * repeats / (count - 1)
+        if self.eps_on == 'deviation':
+            return mean, variance.sqrt() + self.eps, centred
         return mean, (variance + self.eps).sqrt(), centred
 
 
@@ -65,19 +74,24 @@ class PixelTarget:
 class MAEHead(BaseModule):
     """A shallow transformer that predicts the pixels of hidden patches from the encoded visible ones.
 
-    As in OmniMAE, the mask token and the positions live at the encoder's width and are added *before* the projection to
-    the decoder's. Attention does not care about order, so the decoder runs on ``[visible | decode]`` and its last M
-    outputs are the predictions: no un-shuffling, no full-size buffers.
+    Attention does not care about order, so the decoder runs on ``[visible | decode]`` and its last M outputs are the
+    predictions: no un-shuffling, no full-size buffers.
 
     Args:
         in_dim, patch_size, grid: the backbone's; the model fills them in.
         embed_dim, depth, num_heads: of the decoder.
-        qkv_bias: the released weights have none in the decoder, the release's training config has it.
+        qkv_bias: as of the backbone; OmniMAE's released weights have none in the decoder, the release's training config
+            has it.
+        tokens: 'encoder': mask token and positions live at the encoder's width and are added *before* the projection to
+            the decoder's, as in OmniMAE. 'decoder': at the decoder's width, behind the projection, as in VideoMAE.
+        embed_bias: whether that projection has a bias.
+        mask_token_std: the mask token begins with a normal distribution of that deviation, cut at it.
+        pred_std: deviation of the prediction layer's first weights; None takes Xavier's, as everywhere else.
         target: a PixelTarget.
         grad_checkpointing: recompute activations in the backward pass.
 
     Raises:
-        ValueError: a width that the heads do not divide.
+        ValueError: a width that the heads do not divide, or an unknown choice.
     """
 
     def __init__(
@@ -90,7 +104,11 @@ class MAEHead(BaseModule):
         depth: int = 4,
         num_heads: int = 16,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = False,
+        qkv_bias: bool | str = False,
+        tokens: str = 'encoder',
+        embed_bias: bool = True,
+        mask_token_std: float = 0.0,
+        pred_std: float | None = 0.02,
         target: dict | None = None,
         grad_checkpointing: bool = False,
         init_cfg: dict | None = None,
@@ -98,25 +116,39 @@ class MAEHead(BaseModule):
         super().__init__(init_cfg)
         if embed_dim % num_heads:
             raise ValueError(f'MAEHead: num_heads={num_heads} does not divide embed_dim={embed_dim}.')
+        if tokens not in ('encoder', 'decoder'):
+            raise ValueError(f"MAEHead: tokens={tokens!r} is unknown. Choose 'encoder' or 'decoder'.")
         self.grid = grid
+        self.tokens = tokens
         self.grad_checkpointing = grad_checkpointing
         self.target = MODELS.build(target or dict(type='PixelTarget'))
-        self.register_buffer('pos_embed', sinusoid_table(grid.num_tokens, in_dim))
-        self.mask_token = nn.Parameter(torch.zeros(1, in_dim))
-        self.decoder_embed = Linear(in_dim, embed_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, in_dim if tokens == 'encoder' else embed_dim))
+        self.register_buffer('pos_embed', self.fixed_positions())
+        self.decoder_embed = Linear(in_dim, embed_dim, bias=embed_bias)
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias) for _ in range(depth)
         )
         self.norm = LayerNorm(embed_dim)
         self.pred = Linear(embed_dim, 3 * patch_size[0] * patch_size[1] * patch_size[2])
         xavier_linear(self)
-        nn.init.trunc_normal_(self.pred.weight, std=0.02)
+        if pred_std is not None:
+            nn.init.trunc_normal_(self.pred.weight, std=pred_std)
+        if mask_token_std:
+            nn.init.trunc_normal_(self.mask_token, std=mask_token_std, a=-mask_token_std, b=mask_token_std)
+
+    def fixed_positions(self) -> Tensor:
+        """-> (1, N, D or the decoder's width): the sinusoids that ``pos_embed`` begins with."""
+        return sinusoid_table(self.grid.num_tokens, self.mask_token.shape[1])
 
     def forward(self, latent: Tensor, masks: Masks, grid: Grid) -> Tensor:
         """(B, K, D) encoded visible tokens -> (B, M, P) predictions for ``masks.decode``."""
         positions = resize_positions(self.pos_embed, self.grid, grid)
-        queries = self.decoder_embed(self.mask_token + positions)  # (N, d): the same for every sample
-        visible = self.decoder_embed(latent + positions[masks.visible])
+        queries = self.mask_token + positions  # (N, ...): the same for every sample
+        if self.tokens == 'encoder':
+            queries = self.decoder_embed(queries)
+            visible = self.decoder_embed(latent + positions[masks.visible])
+        else:
+            visible = self.decoder_embed(latent) + positions[masks.visible]
         x = torch.cat([visible, queries[masks.decode]], dim=1)
         x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing, first=visible.shape[1])
         return self.pred(self.norm(x))

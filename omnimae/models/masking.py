@@ -97,3 +97,98 @@ class CausalMasking(RandomMasking):
 
     def _order(self, batch_size: int, num_units: int, device: torch.device | str) -> Tensor:
         return torch.arange(num_units - 1, -1, -1, device=device).expand(batch_size, -1)
+
+
+@MODELS.register_module()
+class RunningCellMasking:
+    """Hide the same share of every 2x2 cell of places, running through the cell over time (arXiv:2303.16727, 3.2).
+
+    Four patterns, a step of the run apart, of which each sample draws one; over four time slices every place is hidden
+    equally often.
+
+    Args:
+        ratio: share of the cell to hide: 0.25, 0.5 or 0.75.
+    """
+
+    def __init__(self, *, ratio: float):
+        if ratio not in (0.25, 0.5, 0.75):
+            raise ValueError(f'RunningCellMasking: ratio={ratio} of a cell of 2x2. Choose 0.25, 0.5 or 0.75.')
+        self.ratio = ratio
+
+    def num_hidden(self, grid: Grid) -> int:
+        """Tokens hidden in each sample.
+
+        Raises:
+            ValueError: cells of 2x2 do not divide the grid.
+        """
+        if grid.h % 2 or grid.w % 2:
+            raise ValueError(
+                f'RunningCellMasking: a grid of {grid.t}x{grid.h}x{grid.w} (t x h x w) is not made of cells of 2x2. '
+                'Choose a size of clips with an even number of patches along height and width.'
+            )
+        return int(self.ratio * grid.num_tokens)
+
+    def patterns(self, grid: Grid) -> Tensor:
+        """-> (4, N) bool, True = hidden: the four patterns.
+
+        Raises:
+            ValueError: cells of 2x2 do not divide the grid.
+        """
+        self.num_hidden(grid)
+        pattern, t, y, x = torch.meshgrid(*(torch.arange(n) for n in (4, *grid)), indexing='ij')
+        position = 2 * (y % 2) + x % 2  # in the cell, row by row
+        return ((position + pattern + t + 1) % 4 < int(4 * self.ratio)).flatten(1)
+
+    def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
+        """-> Masks of ``batch_size`` rows; tokens stand in raster order.
+
+        Raises:
+            ValueError: cells of 2x2 do not divide the grid.
+        """
+        masks = Masks.from_hidden(self.patterns(grid)).to(device)
+        choice = torch.randint(4, (batch_size,), device=device)
+        return Masks(masks.visible[choice], masks.decode[choice])
+
+
+@MODELS.register_module()
+class DualMasking:
+    """One mask for the encoder, another for the decoder (arXiv:2303.16727, section 3.2).
+
+    The decoder predicts what its own mask leaves. Tokens among these that the encoder sees do not count in the loss:
+    their number may differ from sample to sample.
+
+    Args:
+        encoder: config of the generator that hides tokens from the encoder.
+        decoder: config of the generator that hides tokens from the decoder, too.
+    """
+
+    def __init__(self, *, encoder: dict, decoder: dict):
+        self.encoder, self.decoder = MODELS.build(encoder), MODELS.build(decoder)
+
+    def num_hidden(self, grid: Grid) -> int:
+        """Tokens hidden from the encoder in each sample.
+
+        Raises:
+            ValueError: as of the two generators.
+        """
+        self.num_decoded(grid)
+        return self.encoder.num_hidden(grid)
+
+    def num_decoded(self, grid: Grid) -> int:
+        """Tokens that the decoder predicts in each sample.
+
+        Raises:
+            ValueError: as of the decoder's generator.
+        """
+        return grid.num_tokens - self.decoder.num_hidden(grid)
+
+    def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
+        """-> Masks of ``batch_size`` rows; tokens stand in raster order.
+
+        Raises:
+            ValueError: as of the two generators.
+        """
+        visible = self.encoder(batch_size, grid, device).visible
+        decode = self.decoder(batch_size, grid, device).visible
+        seen = torch.zeros(batch_size, grid.num_tokens, dtype=torch.bool, device=device).scatter(1, visible, True)
+        return Masks(visible, decode, ~seen.gather(1, decode))

@@ -95,11 +95,12 @@ class PatchEmbed(nn.Module):
     The weight keeps the convolution's shape (D, C, pt, ph, pw), so that checkpoints are interchangeable.
     """
 
-    def __init__(self, patch_size: Size3, embed_dim: int, in_channels: int = 3):
+    def __init__(self, patch_size: Size3, embed_dim: int, in_channels: int = 3, *, xavier: bool = True):
         super().__init__()
         conv = nn.Conv3d(in_channels, embed_dim, patch_size)  # for torch's default initialisation of the bias
         self.weight, self.bias = conv.weight, conv.bias
-        nn.init.xavier_uniform_(self.weight.view(embed_dim, -1))
+        if xavier:
+            nn.init.xavier_uniform_(self.weight.view(embed_dim, -1))
 
     def forward(self, patches: Tensor) -> Tensor:
         """(B, K, P) -> (B, K, D). Patches of one frame stand for that frame repeated over the tubelet."""
@@ -109,13 +110,31 @@ class PatchEmbed(nn.Module):
         return linear(patches, kernel.permute(0, 2, 3, 4, 1).flatten(1), self.bias)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+class QVBiasedLinear(nn.Linear):
+    """Queries, keys and values, of which the keys have no bias.
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool):
+    Their third of ``bias`` has no effect and no gradient; it is there so that weights fit other models. (A softmax over
+    keys is the same whatever it is, but an optimizer would follow the noise of its gradient.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., 3*D)."""
+        q, k, v = self.bias.chunk(3)
+        return linear(x, self.weight, torch.cat([q, torch.zeros_like(k), v]))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for queries, keys and values.
+
+    ``qkv_bias`` is True, False, or 'qv' for a bias of queries and values alone.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool | str):
         super().__init__()
+        if qkv_bias not in (True, False, 'qv'):
+            raise ValueError(f"qkv_bias={qkv_bias!r} is unknown. Choose True, False or 'qv'.")
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = QVBiasedLinear(dim, 3 * dim) if qkv_bias == 'qv' else Linear(dim, 3 * dim, bias=bool(qkv_bias))
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
@@ -180,12 +199,15 @@ class SpatioTemporalViT(BaseModule):
         patch_size: (pt, ph, pw) pixels of a tubelet.
         clip_size: (T, H, W) that the position table is made for. Clips of other sizes are accepted: their positions
             are interpolated from it.
+        xavier_patch_embed: begin with a Xavier-uniform patch embedding, as OmniMAE and MAE do; False takes that of
+            PyTorch's convolution, as VideoMAE does.
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
         final_norm: LayerNorm on the output tokens. Pretraining has it; a classifier normalises after pooling instead.
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
 
     Raises:
-        ValueError: unknown arch or qkv_bias, a width that the heads do not divide, or a patch that does not divide ``clip_size``.
+        ValueError: unknown arch or qkv_bias, a width that the heads do not divide, or a patch that does not divide
+            ``clip_size``.
     """
 
     def __init__(
@@ -199,6 +221,7 @@ class SpatioTemporalViT(BaseModule):
         qkv_bias: bool | str = True,
         patch_size: Size3 = (2, 16, 16),
         clip_size: Size3 = (16, 224, 224),
+        xavier_patch_embed: bool = True,
         drop_path_rate: float = 0.0,
         final_norm: bool = True,
         grad_checkpointing: bool = False,
@@ -223,7 +246,7 @@ class SpatioTemporalViT(BaseModule):
         self.patch_size = (*patch_size,)  # a config may have a list
         self.grid = Grid.of(clip_size, self.patch_size)
         self.grad_checkpointing = grad_checkpointing
-        self.patch_embed = PatchEmbed(self.patch_size, embed_dim)
+        self.patch_embed = PatchEmbed(self.patch_size, embed_dim, xavier=xavier_patch_embed)
         self.register_buffer('pos_embed', self.fixed_positions())
         self.blocks = nn.ModuleList(
             Block(

@@ -1,0 +1,241 @@
+"""VideoMAE and VideoMAE V2 from our parts: dual masking, their decoder, their numbers."""
+
+from __future__ import annotations
+
+import dense_reference as dense
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from omnimae.flops import _unread_macs, pretraining_rows
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Masks
+
+DUAL = dict(
+    type='DualMasking', encoder=dict(type='TubeMasking', ratio=0.9), decoder=dict(type='RunningCellMasking', ratio=0.5)
+)
+DECODER = dict(
+    type='MAEHead',
+    qkv_bias='qv',
+    tokens='decoder',
+    embed_bias=False,
+    target=dict(type='PixelTarget', eps_on='deviation'),
+)
+# arch: decoder, patch; parameters of the whole and of the encoder; GMACs of a clip: encoder, decoder with the encoder's
+# mask alone and with both (github.com/OpenGVLab/VideoMAEv2, run and counted; the paper has 35.5, 25.9 and 241.6)
+SIZES = {
+    'small': (dict(embed_dim=192, num_heads=3), 16, 24_029_376, 21_879_936, (4.56, 6.98, 3.28)),
+    'base': (dict(embed_dim=384, num_heads=6), 16, 94_210_944, 86_227_200, (15.91, 19.53, 9.93)),
+    'large': (dict(embed_dim=512, num_heads=8), 16, 317_782_016, 303_860_736, (52.04, 30.99, 16.23)),
+    'huge': (dict(embed_dim=512, num_heads=8), 16, 645_659_392, 631_607_040, (105.84, 31.01, 16.25)),
+    'giant': (
+        dict(embed_dim=512, num_heads=8, mlp_ratio=48 / 11), 14, 1_026_306_560, 1_011_610_752, (218.19, 45.77, 23.42),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        yield
+
+
+def autoencoder(backbone: dict, head: dict, masks: dict = DUAL) -> torch.nn.Module:
+    backbone = dict(type='SpatioTemporalViT', qkv_bias='qv', **backbone)
+    parts = dict(backbone=backbone, head={**DECODER, **head}, mask_generator=dict(video=masks))
+    return MODELS.build(dict(type='MaskedAutoencoder', **parts))
+
+
+def tiny(**head) -> torch.nn.Module:
+    """Make a model with random parameters everywhere, in the biases of the keys too."""
+    backbone = dict(embed_dim=24, depth=2, num_heads=2, patch_size=(2, 8, 8), clip_size=(8, 32, 32))
+    masks = dict(DUAL, encoder=dict(type='TubeMasking', ratio=0.75))
+    model = autoencoder(backbone, dict(embed_dim=16, depth=2, num_heads=2, **head), masks)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator) + ('norm' in name))
+    return model
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('ratio', [0.25, 0.5, 0.75])
+def test_running_cells_are_the_published_ones(ratio):
+    hidden = round(4 * ratio)
+    queue = [1] * hidden + [0] * (4 - hidden)
+    generator = MODELS.build(dict(type='RunningCellMasking', ratio=ratio))
+    patterns = generator.patterns(Grid(8, 4, 6)).view(4, 8, 4, 6)
+    for pattern in range(4):
+        for frame in range(8):
+            start = (pattern + frame + 1) % 4  # the release turns its queue before the first frame, too
+            cell = [queue[(start + i) % 4] for i in range(4)]
+            assert patterns[pattern, frame].int().tolist() == 2 * [3 * cell[:2], 3 * cell[2:]]
+    assert generator.num_hidden(Grid(8, 4, 6)) == 8 * 24 * ratio
+
+
+def test_the_first_running_cell_by_hand():
+    first = MODELS.build(dict(type='RunningCellMasking', ratio=0.5)).patterns(Grid(4, 2, 2))[0]
+    assert first.view(4, 4).int().tolist() == [[1, 0, 0, 1], [0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize('ratio', [0.25, 0.5, 0.75])
+def test_every_place_is_hidden_equally_often_over_four_slices(ratio):
+    generator, grid = MODELS.build(dict(type='RunningCellMasking', ratio=ratio)), Grid(8, 4, 6)
+    masks = generator(32, grid, 'cpu')
+    hidden = torch.zeros(32, 192).scatter(1, masks.decode, 1.0).view(32, 8, 24)
+    for first in range(5):
+        assert (hidden[:, first : first + 4].mean(1) == ratio).all()
+    assert len({tuple(row.tolist()) for row in masks.decode}) == 4
+    rows = torch.cat([masks.visible, masks.decode], 1).sort(1).values
+    assert (rows == torch.arange(192)).all()
+
+
+@pytest.mark.parametrize(('side', 'visible', 'decoded', 'scored'), [(14, 160, 784, 704), (16, 208, 1024, 920)])
+def test_dual_masking_has_the_published_counts(side, visible, decoded, scored):
+    generator, grid = MODELS.build(DUAL), Grid(8, side, side)
+    masks = generator(3, grid, 'cpu')
+    assert (masks.visible.shape, masks.decode.shape) == ((3, visible), (3, decoded))
+    assert masks.scored.sum(1).tolist() == [scored] * 3
+    assert (generator.num_hidden(grid), generator.num_decoded(grid)) == (grid.num_tokens - visible, decoded)
+
+
+def test_dual_masking_scores_what_the_encoder_does_not_see():
+    masks = MODELS.build(dict(DUAL, encoder=dict(type='RandomMasking', ratio=0.6)))(16, Grid(2, 4, 4), 'cpu')
+    for visible, decode, scored in zip(*masks, strict=True):
+        assert scored.tolist() == [token not in visible.tolist() for token in decode.tolist()]
+    assert len(set(masks.scored.sum(1).tolist())) > 1  # rows differ
+    assert len({tuple(row.tolist()) for row in masks.visible}) == 16
+
+
+def test_cells_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r'ratio=0.6 of a cell of 2x2. Choose 0.25, 0.5 or 0.75'):
+        MODELS.build(dict(type='RunningCellMasking', ratio=0.6))
+    with pytest.raises(ValueError, match='a grid of 4x3x4 .* is not made of cells of 2x2'):
+        autoencoder(
+            dict(embed_dim=8, depth=1, num_heads=1, patch_size=(2, 8, 8), clip_size=(8, 24, 32)),
+            dict(embed_dim=8, num_heads=1),
+        )
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_bias_of_the_keys_has_no_effect_and_no_gradient():
+    model = tiny()
+    qkv = model.backbone.blocks[0].attn.qkv
+    x = torch.randn(3, 24)
+    bias = torch.cat([qkv.bias[:24], torch.zeros(24), qkv.bias[48:]])
+    torch.testing.assert_close(qkv(x), F.linear(x, qkv.weight, bias))
+    model(torch.randn(2, 3, 8, 32, 32))['loss'].backward()
+    for block in (*model.backbone.blocks, *model.head.blocks):
+        query, key, value = block.attn.qkv.bias.grad.chunk(3)
+        assert query.abs().min() > 0
+        assert value.abs().min() > 0
+        assert (key == 0).all()
+
+
+def test_targets_divided_by_the_deviation_and_epsilon():
+    pixels = torch.tensor([0.0, 0.5, 0.1, 0.0, 0.5, 0.1 + 2e-6]).view(1, 1, 6)  # two pixels, three channels
+    damped = MODELS.build(dict(type='PixelTarget', eps_on='deviation'))
+    root = 0.5**0.5  # 1e-6 from the mean, divided by a deviation of sqrt(2) * 1e-6, and by 1e-6 more
+    expected = torch.tensor([0, 0, -1 / (1 / root + 1), 0, 0, 1 / (1 / root + 1)])
+    torch.testing.assert_close(damped(pixels)[0, 0], expected, rtol=0, atol=0.01)  # float32 steps of 7e-9
+    assert MODELS.build(dict(type='PixelTarget'))(pixels).abs().max() < 0.002
+    torch.testing.assert_close(damped.restore(damped(pixels), pixels), pixels)
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(ValueError, match="eps_on='std' is unknown. Choose 'variance' or 'deviation'"):
+        MODELS.build(dict(type='PixelTarget', eps_on='std'))
+    with pytest.raises(ValueError, match="tokens='both' is unknown. Choose 'encoder' or 'decoder'"):
+        tiny(tokens='both')
+    with pytest.raises(ValueError, match="qkv_bias='kv' is unknown. Choose True, False or 'qv'"):
+        tiny(qkv_bias='kv')
+
+
+def test_first_weights():
+    torch.manual_seed(0)
+    backbone = dict(embed_dim=96, depth=1, num_heads=2, xavier_patch_embed=False)
+    head = autoencoder(backbone, dict(embed_dim=96, num_heads=2, mask_token_std=0.02, pred_std=None)).head
+    assert 0.015 < head.mask_token.abs().max() <= 0.02
+    bound = (6 / (96 + 1536)) ** 0.5
+    assert 0.99 * bound < head.pred.weight.abs().max() <= bound
+    # of a convolution: uniform up to 1 / sqrt(inputs); Xavier's goes up to sqrt(6 / (inputs + outputs))
+    for xavier, bound in ((False, 1536**-0.5), (True, (6 / (96 + 1536)) ** 0.5)):
+        cfg = dict(backbone, type='SpatioTemporalViT', xavier_patch_embed=xavier)
+        assert 0.99 * bound < MODELS.build(cfg).patch_embed.weight.abs().max() <= bound
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def dense_loss(clip: Tensor, masks: Masks, p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Loss and predictions the plain way: explicit attention, queries before visible tokens, a loop over samples."""
+    keys = {name: torch.ones(3).repeat_interleave(len(x) // 3) for name, x in p.items() if name.endswith('qkv.bias')}
+    for name, kept in keys.items():
+        kept.chunk(3)[1].zero_()
+        p = {**p, name: p[name] * kept}
+    tokens, _, grid = dense.stem(clip, p, (2, 8, 8))
+    tokens = tokens + dense.sinusoid(tokens.shape[1], 24)
+    pixels = clip * dense.STD.view(3, 1, 1, 1) + dense.MEAN.view(3, 1, 1, 1)
+    pixels = pixels.unflatten(4, (grid[2], 8)).unflatten(3, (grid[1], 8)).unflatten(2, (grid[0], 2))
+    pixels = pixels.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(1, 3).flatten(2, 4)  # (B, N, 128, 3)
+    target = ((pixels - pixels.mean(2, keepdim=True)) / (pixels.std(2, keepdim=True) + 1e-6)).flatten(2)
+    position, total, predictions = dense.sinusoid(tokens.shape[1], 16)[0], 0.0, []
+    for row, (visible, decode, scored) in enumerate(zip(*masks, strict=True)):
+        latent = dense.norm(dense.blocks(tokens[row : row + 1, visible], p, 'backbone.blocks', 2), p, 'backbone.norm')
+        queries = (p['head.mask_token'] + position[decode])[None]
+        x = torch.cat([queries, latent @ p['head.decoder_embed.weight'].T + position[visible]], 1)
+        x = dense.norm(dense.blocks(x, p, 'head.blocks', 2), p, 'head.norm')[0, : len(decode)]
+        predictions.append(F.linear(x, p['head.pred.weight'], p['head.pred.bias']))
+        total = total + (predictions[-1] - target[row, decode]).square().mean(1)[scored].sum()
+    return total / masks.scored.sum(), torch.stack(predictions)
+
+
+def test_loss_gradients_and_predictions_equal_the_dense_path():
+    model, clip = tiny(), torch.randn(3, 3, 8, 32, 32)
+    masks = MODELS.build(dict(DUAL, encoder=dict(type='RandomMasking', ratio=0.7)))(3, Grid(4, 4, 4), 'cpu')
+    parameters = {name: x.detach().clone().requires_grad_() for name, x in model.named_parameters()}
+    expected, predictions = dense_loss(clip, masks, parameters)
+    loss = model(clip, 'video', masks)['loss']
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-6)
+    results = model.predict(clip, 'video', masks)
+    torch.testing.assert_close(torch.stack([row['patches'] for row in results]), predictions, rtol=1e-4, atol=1e-5)
+    weights = masks.scored.sum(1) / masks.scored.sum()
+    assert sum(w * row['loss'] for w, row in zip(weights, results, strict=True)).item() == pytest.approx(loss.item())
+    loss.backward()
+    expected.backward()
+    for name, parameter in model.named_parameters():
+        scale = parameters[name].grad.abs().max() + 1e-4
+        assert (parameter.grad - parameters[name].grad).abs().max() < 1e-4 * scale, name
+
+
+def without_key_biases(module: torch.nn.Module) -> int:
+    """Count parameters as the release has them: it stores no third of zeros."""
+    sizes = ((name, x.numel()) for name, x in module.named_parameters())
+    return sum(size * 2 // 3 if name.endswith('qkv.bias') else size for name, size in sizes)
+
+
+@pytest.mark.parametrize('arch', SIZES)
+def test_parameters_and_arithmetic_are_the_published_ones(arch):
+    head, patch, whole, encoder, gmacs = SIZES[arch]
+    with torch.device('meta'):
+        model = autoencoder(dict(arch=arch, patch_size=(2, patch, patch)), dict(depth=4, **head))
+    assert without_key_biases(model) == whole
+    assert without_key_biases(model.backbone) == encoder
+
+    one, dual = pretraining_rows(model)[1:]
+    assert (one.what, dual.what) == ('masked for the encoder alone', 'masked, as it runs')
+    visible, num_tokens = one.num_visible, one.num_tokens
+    # Two things that we leave out the release computes: embeddings of hidden patches, and of visible tokens what nobody
+    # reads of the last block of the decoder.
+    hidden_patches = (num_tokens - visible) * model.backbone.patch_embed.weight.numel()
+    counted = [one.encoder + hidden_patches]
+    for row, length in ((one, num_tokens), (dual, visible + num_tokens // 2)):
+        counted.append(row.decoder + visible * _unread_macs(model.head.blocks[-1], length))
+    assert [x / 1e9 for x in counted] == pytest.approx(gmacs, abs=0.006)
+    assert dual.encoder == one.encoder
