@@ -5,7 +5,8 @@ Our names are those of the modules: ``backbone.*``, then ``head.*`` (one decoder
 Converting renames: no value changes, position tables included. What another encoder stores apart is put together:
 
 - VideoMAE and VideoMAE V2 have a bias for queries and values only; the third for the keys is zero. Their positions are
-  our fixed sinusoids and stand in no file, so the model's own table stays.
+  our fixed sinusoids and stand in no file, so the model's own tables stay. The decoder becomes an MAEHead with
+  ``qkv_bias='qv', tokens='decoder', embed_bias=False``.
 - MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Loaded into a model
   of longer tubelets they are *inflated* (`inflate`). Their class token is left behind, as our backbone has none: tokens
   can no longer attend to it, so features differ from MAE's own until they are fine-tuned. (MAE's fine-tuning pools the
@@ -217,6 +218,7 @@ class Layout(NamedTuple):
         spellings: other prefixes for the same thing, (theirs, the spelling used above).
         simplify: their state dict -> one of the names above, and the keys that have no place in ours.
         fixed_positions: the files hold no position table, since it is the fixed one.
+        embed_bias: whether the projection from the encoder to the decoder has a bias.
     """
 
     marks: tuple[str, ...]
@@ -225,6 +227,7 @@ class Layout(NamedTuple):
     spellings: tuple[tuple[str, str], ...] = ()
     simplify: Callable[[StateDict], tuple[StateDict, tuple[str, ...]]] = lambda state_dict: (state_dict, ())
     fixed_positions: bool = False
+    embed_bias: bool = True
 
 
 def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
@@ -244,31 +247,27 @@ def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
 
 def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
     """VideoMAE: the encoder of a pretraining model has a prefix; queries and values have a bias, keys have none."""
-    left = _decoder_of_videomae(state_dict)
-    plain = {
-        key.removeprefix('backbone.').removeprefix('encoder.'): x for key, x in state_dict.items() if key not in left
-    }
+    plain = {key.removeprefix('backbone.').removeprefix('encoder.'): x for key, x in state_dict.items()}
+    _flatten_mask_token(plain)
     for key in [key for key in plain if key.endswith('attn.q_bias')]:
         prefix = key.removesuffix('q_bias')
         query, value = plain.pop(key), plain.pop(f'{prefix}v_bias', None)
         if value is not None:
             plain[f'{prefix}qkv.bias'] = torch.cat([query, torch.zeros_like(query), value])
-    return plain, left
+    return plain, ()
 
 
-def _decoder_of_videomae(state_dict: Collection[str]) -> tuple[str, ...]:
-    others = ('decoder.', 'encoder_to_decoder.', 'mask_token', 'position_embeddings')
-    return tuple(key for key in state_dict if key.startswith(others))
+def _flatten_mask_token(state_dict: StateDict) -> None:
+    """(1, 1, d) -> (1, d), as ours is."""
+    if 'mask_token' in state_dict:
+        state_dict['mask_token'] = state_dict['mask_token'].flatten(0, -2)
 
 
 def _simplify_huggingface(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
     """VideoMAE of transformers: separate queries, keys and values, their biases under one of two names."""
-    left = _decoder_of_videomae(state_dict)
     plain: StateDict = {}
     projections: dict[str, StateDict] = {}
     for key, x in state_dict.items():
-        if key in left:
-            continue
         name = _replaced(key.removeprefix('videomae.'), HUGGINGFACE_NAMES)
         block, _, projection = name.partition('.attention.attention.')
         if projection:
@@ -281,7 +280,8 @@ def _simplify_huggingface(state_dict: StateDict) -> tuple[StateDict, tuple[str, 
         if 'query.bias' in parts:
             parts.setdefault('key.bias', torch.zeros_like(parts['query.bias']))
             _fuse(parts, 'bias', f'{block}.attn.qkv.bias', plain)
-    return plain, left
+    _flatten_mask_token(plain)
+    return plain, ()
 
 
 def _fuse(parts: StateDict, parameter: str, name: str, into: StateDict) -> None:
@@ -299,6 +299,7 @@ def _replaced(key: str, names: Iterable[tuple[str, str]]) -> str:
 # (theirs, timm's), in this order; transformers has a dense layer for three of our four
 HUGGINGFACE_NAMES = (
     ('embeddings.patch_embeddings.projection.', 'patch_embed.proj.'),
+    ('decoder.decoder_layers.', 'decoder.blocks.'),
     ('encoder.layer.', 'blocks.'),
     ('attention.output.dense.', 'attn.proj.'),
     ('intermediate.dense.', 'mlp.fc1.'),
@@ -325,6 +326,16 @@ _TIMM = (
     ('head.', 'head.'),
 )
 
+# VideoMAE's decoder; its encoder has timm's names
+_VIDEOMAE = (
+    ('mask_token', 'head.mask_token'),
+    ('encoder_to_decoder.', 'head.decoder_embed.'),
+    ('decoder.blocks.', 'head.blocks.'),
+    ('decoder.norm.', 'head.norm.'),
+    ('decoder.head.', 'head.pred.'),
+    *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
+)
+
 LAYOUTS = {
     # github.com/facebookresearch/omnivore: the published files, and the checkpoints that its trainer writes
     'omnimae': Layout(
@@ -343,13 +354,14 @@ LAYOUTS = {
         # the trainer: MAE head, head inside a Sequential (SSv2), plain head (IN1K)
         spellings=(('heads.0.projector.', 'head.'), ('heads.0.0.', 'head.'), ('heads.0.', 'head.')),
     ),
-    # github.com/MCG-NJU/VideoMAE and github.com/OpenGVLab/VideoMAEv2; of a pretraining model the encoder
+    # github.com/MCG-NJU/VideoMAE and github.com/OpenGVLab/VideoMAEv2
     'videomae': Layout(
         marks=('encoder.blocks.0.attn.q_bias', 'blocks.0.attn.q_bias', 'backbone.blocks.0.attn.q_bias'),
-        pretraining=_TIMM,
+        pretraining=_VIDEOMAE,
         classifier=_TIMM,
         simplify=_simplify_videomae,
         fixed_positions=True,
+        embed_bias=False,
     ),
     # VideoMAE as transformers names it
     'huggingface': Layout(
@@ -357,10 +369,11 @@ LAYOUTS = {
             'videomae.embeddings.patch_embeddings.projection.weight',
             'embeddings.patch_embeddings.projection.weight',
         ),
-        pretraining=_TIMM,
+        pretraining=_VIDEOMAE,
         classifier=_TIMM,
         simplify=_simplify_huggingface,
         fixed_positions=True,
+        embed_bias=False,
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
     'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_TIMM, classifier=_TIMM, simplify=_simplify_timm),
@@ -383,7 +396,7 @@ def _bare(state_dict: Mapping) -> StateDict:
 def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
     """Rename a state dict of another layout to ours, see the head of this module. Ours stays as it is.
 
-    Of the layouts other than OmniMAE's the decoder is left out, as ours has other parts; see `translate`.
+    Of timm's layout, MAE's, the decoder is left out, as ours has other parts; see `translate`.
 
     Args:
         state_dict: tensors by name, or a checkpoint around them (``WRAPPERS``).
@@ -417,7 +430,7 @@ def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict
             unplaced.append(key)
         else:
             origin[new] = key
-    needed = _native_keys(origin, layout.fixed_positions)
+    needed = _native_keys(origin, layout)
     unplaced += [origin[new] for new in origin if new not in needed]
     backward = tuple((ours, theirs) for theirs, ours in pairs)
     missing = [str(_renamed(key, backward)) for key in sorted(needed - origin.keys())]
@@ -568,6 +581,43 @@ def export_huggingface(
     return weights, config
 
 
+def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -> StateDict:
+    """Our pretraining model, classifier or encoder -> VideoMAE's and VideoMAE V2's names.
+
+    The biases of the keys are left out: a softmax over keys is the same without them.
+
+    Args:
+        state_dict: of our layout; a decoder with ``tokens='decoder', embed_bias=False``.
+        positions: the fixed sinusoids by name, from a new model; the layout has no place for others.
+
+    Raises:
+        ValueError: not of our layout, positions that are not the fixed ones, or a decoder of another kind.
+    """
+    for key, x in state_dict.items():
+        if key.endswith('pos_embed') and not (x.shape == positions[key].shape and torch.allclose(x, positions[key])):
+            raise ValueError(f'{key} does not hold the fixed sinusoids of the config, and VideoMAE can hold no others.')
+    is_pretraining = _is_pretraining(state_dict)
+    backward = tuple((ours, theirs) for theirs, ours in (_VIDEOMAE if is_pretraining else _TIMM))
+    weights: StateDict = {}
+    for key, x in state_dict.items():
+        if key.endswith('pos_embed'):
+            continue
+        name = _renamed(key, backward)
+        if name is None or key == 'head.decoder_embed.bias':
+            raise ValueError(
+                f"The layout 'videomae' has no name for {key}. Its decoder is one MAEHead with "
+                "tokens='decoder', embed_bias=False."
+            )
+        if is_pretraining and key.startswith('backbone.'):
+            name = f'encoder.{name}'
+        if name.endswith('attn.qkv.bias'):
+            prefix = name.removesuffix('qkv.bias')
+            weights[f'{prefix}q_bias'], _, weights[f'{prefix}v_bias'] = x.chunk(3)
+        else:
+            weights[name] = x.unsqueeze(0) if name == 'mask_token' else x
+    return weights
+
+
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the exported weights expect of their pixels
 _HUGGINGFACE_BACKWARD = tuple((timm, theirs) for theirs, timm in HUGGINGFACE_NAMES)
 
@@ -609,10 +659,10 @@ def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str | None:
     return None
 
 
-def _native_keys(state_dict: Collection[str], fixed_positions: bool) -> set[str]:
+def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
     """List the keys that a model of ours has, with as many blocks as occur in these keys."""
     names = [*_affine('backbone.patch_embed.'), *_block_keys('backbone.blocks.', state_dict)]
-    if not fixed_positions:
+    if not layout.fixed_positions:
         names.append(POSITIONS)
     if _is_encoder(state_dict):
         return {*names, *(_affine('backbone.norm.') if 'backbone.norm.weight' in state_dict else ())}
@@ -621,7 +671,9 @@ def _native_keys(state_dict: Collection[str], fixed_positions: bool) -> set[str]
     for prefix in ('backbone.', *_decoders(state_dict)):
         names += _affine(f'{prefix}norm.')
     for prefix in _decoders(state_dict):
-        names += [f'{prefix}mask_token', f'{prefix}pos_embed', *_affine(f'{prefix}decoder_embed.', f'{prefix}pred.')]
+        names += [f'{prefix}mask_token', f'{prefix}decoder_embed.weight', *_affine(f'{prefix}pred.')]
+        names += [f'{prefix}decoder_embed.bias'] if layout.embed_bias else []
+        names += [] if layout.fixed_positions else [f'{prefix}pos_embed']
         names += _block_keys(f'{prefix}blocks.', state_dict)
     return set(names)
 
@@ -724,12 +776,13 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = 
     target = model.state_dict()
     if KERNEL not in target:
         raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
-    fixed = (POSITIONS,) if POSITIONS not in state_dict else ()
+    fixed = () if POSITIONS in state_dict else tuple(key for key in target if key.endswith('pos_embed'))
     target = {key: x for key, x in target.items() if key not in fixed}
     backbone: Any = model.backbone
     positions = backbone.fixed_positions()  # the model's own may be those of weights that it was given before
-    if fixed:
-        backbone.pos_embed.copy_(positions)
+    for key in fixed:
+        part: Any = model.get_submodule(key.removesuffix('.pos_embed'))
+        part.pos_embed.copy_(part.fixed_positions())
     state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid, positions)
     wanted = _wanted(state_dict, target, path)
     _check_fit(wanted, target, state_dict, path)
@@ -883,6 +936,8 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
         )
     if 'backbone.norm.weight' in target and 'norm.weight' in state_dict:
         return "It is a classifier's, whose norm stands behind the pooling. Set model.norm='pooled'."
+    if all(key.endswith(('decoder_embed.bias', 'mask_token', 'pos_embed')) for key in keys):
+        return "The mask token is at another width. See head.tokens: 'encoder' (OmniMAE) or 'decoder' (VideoMAE)."
     if all(key.endswith('attn.qkv.bias') for key in keys):
         part = 'backbone' if keys[0].startswith('backbone.') else 'head'
         return f'Set {part}.qkv_bias={keys[0] in state_dict} in the model.'

@@ -21,6 +21,7 @@ from omnimae.checkpoint import (
     export,
     export_huggingface,
     export_timm,
+    export_videomae,
     load_file,
     load_weights,
     recognise,
@@ -545,8 +546,12 @@ def videomae_file(*, fine_tuned=False, dim=48) -> dict[str, torch.Tensor]:
     if fine_tuned:
         shapes |= {'fc_norm.weight': (dim,), 'fc_norm.bias': (dim,), 'head.weight': (5, dim), 'head.bias': (5,)}
     else:
+        decoder = encoder_shapes((2, 8, 8), 32, 1, prefix='decoder.')
+        shapes |= {key: shape for key, shape in decoder.items() if 'patch_embed' not in key}
+        shapes |= {f'decoder.blocks.0.attn.{name}': (32,) for name in ('q_bias', 'v_bias')}
         shapes |= {'encoder.norm.weight': (dim,), 'encoder.norm.bias': (dim,), 'mask_token': (1, 1, 32)}
-        shapes |= {'encoder_to_decoder.weight': (32, dim), 'decoder.blocks.0.attn.q_bias': (32,)}
+        shapes |= {'decoder.norm.weight': (32,), 'decoder.norm.bias': (32,), 'encoder_to_decoder.weight': (32, dim)}
+        shapes |= {'decoder.head.weight': (384, 32), 'decoder.head.bias': (384,)}
     return fill(shapes)
 
 
@@ -609,10 +614,8 @@ def test_videomae_gives_its_own_features(tmp_path):
     assert report.source == 'videomae'
     assert report.fixed == ('backbone.pos_embed',)
     assert report.initialised == ('norm.weight', 'norm.bias', 'head.weight', 'head.bias')
-    assert set(report.left) == {
-        'backbone.norm.weight', 'backbone.norm.bias',
-        'mask_token', 'encoder_to_decoder.weight', 'decoder.blocks.0.attn.q_bias',
-    }  # fmt: skip
+    decoder = {key for key in videomae_autoencoder().state_dict() if key.startswith('head.')} - {'head.pos_embed'}
+    assert set(report.left) == {'backbone.norm.weight', 'backbone.norm.bias', *decoder}
     assert 'fixed and not in the file 1 tensors (backbone.pos_embed 1)' in str(report)
 
 
@@ -661,6 +664,66 @@ def test_mae_is_inflated_to_clips(tmp_path, fine_tuned):
     assert 'of these inflated from images 2 tensors' in str(report)
 
 
+def videomae_autoencoder(**head):
+    cfg = dict(type='MAEHead', embed_dim=32, depth=1, num_heads=4, qkv_bias='qv', tokens='decoder', embed_bias=False)
+    return MODELS.build(
+        dict(
+            type='MaskedAutoencoder',
+            backbone=dict(tiny_backbone(48, 2, (4, 32, 32)), qkv_bias='qv'),
+            head={**cfg, **head},
+            mask_generator=dict(video=dict(type='TubeMasking', ratio=0.5)),
+        )
+    )
+
+
+def test_pretrained_videomae_keeps_its_decoder(tmp_path):
+    state = videomae_file()
+    torch.save({'model': state, 'epoch': 799}, tmp_path / 'videomae.pth')
+    model = videomae_autoencoder()
+    positions = model.head.pos_embed.clone()
+    model.head.pos_embed.fill_(7)  # of weights that it had before
+    report = load_weights(model, tmp_path / 'videomae.pth', complete=True)
+    assert (report.left, report.initialised) == ((), ())
+    assert report.fixed == ('backbone.pos_embed', 'head.pos_embed')
+    assert torch.equal(model.head.pos_embed, positions)
+    assert torch.equal(model.head.mask_token, state['mask_token'][0])
+    assert torch.equal(model.head.decoder_embed.weight, state['encoder_to_decoder.weight'])
+    query, key, value = model.head.blocks[0].attn.qkv.bias.chunk(3)
+    assert torch.equal(query, state['decoder.blocks.0.attn.q_bias'])
+    assert torch.equal(value, state['decoder.blocks.0.attn.v_bias'])
+    assert not key.any()
+    tables = {key: x for key, x in videomae_autoencoder().state_dict().items() if key.endswith('pos_embed')}
+    assert_equal_states(export_videomae(model.state_dict(), positions=tables), state)
+
+
+def test_videomae_fits_no_decoder_of_another_kind(tmp_path):
+    torch.save(videomae_file(), tmp_path / 'videomae.pth')
+    with pytest.raises(ValueError, match=r"file lacks head\.decoder_embed\.bias\. .*See head\.tokens: 'encoder'"):
+        load_weights(videomae_autoencoder(embed_bias=True), tmp_path / 'videomae.pth')
+    state = tiny_autoencoder().state_dict()
+    tables = {key: x.clone() for key, x in state.items() if key.endswith('pos_embed')}
+    with pytest.raises(ValueError, match=r"no name for head\.decoder_embed\.bias.*tokens='decoder', embed_bias=False"):
+        export_videomae(state, positions=tables)
+    tables['backbone.pos_embed'] += 1
+    with pytest.raises(ValueError, match=r'backbone\.pos_embed does not hold the fixed sinusoids'):
+        export_videomae(state, positions=tables)
+    broken = videomae_file()
+    del broken['decoder.head.bias']
+    with pytest.raises(ValueError, match=r'Missing keys: decoder\.head\.bias'):
+        convert(broken)
+
+
+def test_a_classifier_in_videomaes_names_and_back():
+    model = random_model('classifier')
+    state = model.state_dict()
+    weights = export_videomae(state, positions={'backbone.pos_embed': state['backbone.pos_embed']})
+    assert shapes(weights) == shapes(videomae_file(fine_tuned=True))
+    for block in range(2):
+        state[f'backbone.blocks.{block}.attn.qkv.bias'][48:96] = 0
+    del state['backbone.pos_embed']
+    assert_equal_states(convert(weights), state)
+
+
 def test_what_was_loaded_before_leaves_no_positions_behind(tmp_path):
     torch.save({'model': mae_file()}, tmp_path / 'mae.pth')
     torch.save(videomae_file(), tmp_path / 'videomae.pth')
@@ -690,7 +753,7 @@ def test_mae_of_another_image_size_is_one_clear_error(tmp_path):
 
 
 def test_encoders_have_no_decoder_and_half_a_bias_is_refused(tmp_path):
-    state = videomae_file()
+    state = {key: x for key, x in videomae_file().items() if key.startswith('encoder.')}
     torch.save(state, tmp_path / 'videomae.pth')
     with pytest.raises(ValueError, match=r'videomae\.pth: holds an encoder alone, which has no decoder'):
         load_weights(tiny_autoencoder(), tmp_path / 'videomae.pth')
@@ -893,5 +956,7 @@ def test_the_tool_converts_to_the_released_layout_and_back(tmp_path, capsys):
     torch.save(mae_file(), tmp_path / 'mae.pth')
     run_tool([str(tmp_path / 'mae.pth'), str(tmp_path / 'mae.safetensors')])
     assert '1 tensors have no place in our models and are left: cls_token' in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r'mae\.pth: --to videomae needs --config'):
+        run_tool([str(tmp_path / 'mae.pth'), str(tmp_path / 'other.pth'), '--to', 'videomae'])
     with pytest.raises(ValueError, match=r'mae\.pth: --to timm needs --config'):
         run_tool([str(tmp_path / 'mae.pth'), str(tmp_path / 'folder'), '--to', 'timm'])

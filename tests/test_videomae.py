@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import dense_reference as dense
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from omnimae.checkpoint import convert
 from omnimae.flops import _unread_macs, pretraining_rows
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
+
+SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
 DUAL = dict(
     type='DualMasking', encoder=dict(type='TubeMasking', ratio=0.9), decoder=dict(type='RunningCellMasking', ratio=0.5)
@@ -212,6 +219,25 @@ def test_loss_gradients_and_predictions_equal_the_dense_path():
     for name, parameter in model.named_parameters():
         scale = parameters[name].grad.abs().max() + 1e-4
         assert (parameter.grad - parameters[name].grad).abs().max() < 1e-4 * scale, name
+
+
+@pytest.mark.skipif(not SHARED_DATA, reason='set OMNIMAE_SHARED_DATA to a folder beside golden/')
+def test_outputs_and_loss_equal_the_release():
+    golden = np.load(Path(SHARED_DATA).parent / 'golden' / 'videomaev2_tiny.npz')
+    state = {key[11:]: torch.from_numpy(golden[key]) for key in golden.files if key.startswith('state_dict/')}
+    backbone = dict(embed_dim=48, depth=2, num_heads=4, clip_size=(16, 64, 64))
+    masking = dict(DUAL, encoder=dict(type='TubeMasking', ratio=0.75))
+    model = autoencoder(backbone, dict(embed_dim=32, depth=2, num_heads=2), masking)
+    missing = model.load_state_dict(convert(state), strict=False)
+    assert missing == (['backbone.pos_embed', 'head.pos_embed'], [])
+    clip, hidden, dropped = (torch.from_numpy(golden[key]) for key in ('x', 'enc_mask', 'dec_mask'))
+    patterns = model.mask_generator['video'].decoder.patterns(Grid(8, 4, 4))
+    assert (dropped[:, None] == patterns).all(2).any(1).all()
+    decode = Masks.from_hidden(dropped).visible
+    masks = Masks(Masks.from_hidden(hidden).visible, decode, hidden.gather(1, decode))
+    patches = torch.stack([row['patches'] for row in model.predict(clip, 'video', masks)])
+    torch.testing.assert_close(patches, torch.from_numpy(golden['out']), rtol=0, atol=1e-5)
+    assert model(clip, 'video', masks)['loss'].item() == pytest.approx(float(golden['loss']), rel=1e-6)
 
 
 def without_key_biases(module: torch.nn.Module) -> int:

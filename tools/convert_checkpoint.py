@@ -1,7 +1,8 @@
-"""Convert weights: published ones to ours, and ours (or published ones) to OmniMAE's layout, timm's or transformers'.
+"""Convert weights: published ones to ours, and ours (or published ones) to the layouts of others.
 
 python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|timm]
 python tools/convert_checkpoint.py SRC DST --to omnimae
+python tools/convert_checkpoint.py SRC DST --to videomae --config CONFIG
 python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CONFIG
 
 The name of DST decides the format: .safetensors, or else a file of torch.save. FOLDER gets model.safetensors and
@@ -22,6 +23,7 @@ from omnimae.checkpoint import (
     export,
     export_huggingface,
     export_timm,
+    export_videomae,
     load_file,
     recognise,
     save_file,
@@ -38,9 +40,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('dst', help='file to write, .pth or .safetensors; a folder for timm and huggingface')
     parser.add_argument('--source', choices=sorted(LAYOUTS), help='layout of SRC; recognised when not given')
     parser.add_argument(
-        '--to', choices=[NATIVE, 'omnimae', 'timm', 'huggingface'], default=NATIVE, help='layout of DST; default: ours'
+        '--to',
+        choices=[NATIVE, 'omnimae', 'videomae', 'timm', 'huggingface'],
+        default=NATIVE,
+        help='layout of DST; default: ours',
     )
-    parser.add_argument('--config', help='config of the model; timm and huggingface need its clip size and heads')
+    parser.add_argument('--config', help='config of the model; all but ours and omnimae need its clip size or heads')
     return parser.parse_args(argv)
 
 
@@ -62,13 +67,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             weights = _write_folder(weights, args)
         else:
             kept = {key: str(meta[key]) for key in ('weights', 'epoch', 'iter') if key in meta}
-            weights = export(weights) if args.to == 'omnimae' else weights
+            if args.to == 'omnimae':
+                weights = export(weights)
+            elif args.to == 'videomae':
+                weights = export_videomae(weights, positions=_positions(args))
             save_file(weights, args.dst, {'converted_from': str(source), **kept})
     except ValueError as error:
         raise ValueError(f'{args.src}: {error}') from error
     print(f'{args.src} (layout {source}): {len(weights)} tensors -> {args.dst} (layout {args.to})')
     if left:
         print(f'{len(left)} tensors have no place in our models and are left: {", ".join(left)}')
+
+
+def _positions(args: argparse.Namespace) -> StateDict:
+    """Tables of a new model, for which one block is enough."""
+    if args.config is None:
+        raise ValueError(f'--to {args.to} needs --config: it can hold the fixed positions alone, of that clip size.')
+    cfg = load_config(args.config).model
+    for part in (cfg.backbone, cfg.get('head')):
+        if part is not None and 'type' in part:
+            part.depth = 1
+    cfg.init_cfg = None
+    return {key: x for key, x in MODELS.build(cfg).state_dict().items() if key.endswith('pos_embed')}
 
 
 def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
