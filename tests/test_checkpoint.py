@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader
 
 from omnimae.checkpoint import (
     convert,
@@ -28,6 +27,7 @@ from omnimae.checkpoint import (
     save_file,
     translate,
 )
+from omnimae.engine.compat import load_from_plain
 from omnimae.registry import MODELS
 from omnimae.structures import Grid
 
@@ -292,7 +292,7 @@ def test_bytes_that_mislead_torch_are_no_readable_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=r'a\.pth: no readable checkpoint \(.*argument'):
         load_file(tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'a\.pth is refused'):
-        CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))
+        load_from_plain(str(tmp_path / 'a.pth'))
 
 
 def test_a_missing_file_and_a_file_without_tensors(tmp_path):

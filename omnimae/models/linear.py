@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 def _mkl_is_slow() -> bool:
     """Whether this is a CPU of AMD with AVX-512, and oneDNN is there (Linux; others keep PyTorch's choice)."""
     cpuinfo = Path('/proc/cpuinfo')
-    capable = torch.backends.mkldnn.is_available() and 'AVX512' in torch.backends.cpu.get_cpu_capability()
+    has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+    capable = has_onednn and 'AVX512' in torch.backends.cpu.get_cpu_capability()
     return capable and cpuinfo.exists() and 'AuthenticAMD' in cpuinfo.read_text()
 
 
