@@ -165,33 +165,33 @@ def mmpretrain(this: Setup) -> Contender:
         num_heads=attn.num_heads,
         feedforward_channels=backbone.blocks[0].mlp.fc1.out_features,
     )
-    model = THEIR_MODELS.build(
-        dict(
-            type='MAE',
-            backbone=dict(
-                type='MAEViT',
-                arch=arch,
-                img_size=this.clip.shape[-1],
-                patch_size=patch_size,
-                mask_ratio=this.model.mask_generator['image'].ratio,
-            ),
-            neck=dict(
-                type='MAEPretrainDecoder',
-                num_patches=backbone.grid.h * backbone.grid.w,
-                patch_size=patch_size,
-                embed_dim=backbone.embed_dim,
-                decoder_embed_dim=decoder_attn.proj.in_features,
-                decoder_depth=len(head.blocks),
-                decoder_num_heads=decoder_attn.num_heads,
-            ),
-            head=dict(
-                type='MAEPretrainHead',
-                norm_pix=True,
-                patch_size=patch_size,
-                loss=dict(type='PixelReconstructionLoss', criterion='L2'),
-            ),
-        )
-    ).to(this.clip.device)
+    cfg = dict(
+        type='MAE',
+        backbone=dict(
+            type='MAEViT',
+            arch=arch,
+            img_size=this.clip.shape[-1],
+            patch_size=patch_size,
+            mask_ratio=this.model.mask_generator['image'].ratio,
+        ),
+        neck=dict(
+            type='MAEPretrainDecoder',
+            num_patches=backbone.grid.h * backbone.grid.w,
+            patch_size=patch_size,
+            embed_dim=backbone.embed_dim,
+            decoder_embed_dim=decoder_attn.proj.in_features,
+            decoder_depth=len(head.blocks),
+            decoder_num_heads=decoder_attn.num_heads,
+        ),
+        head=dict(
+            type='MAEPretrainHead',
+            norm_pix=True,
+            patch_size=patch_size,
+            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+        ),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = THEIR_MODELS.build(cfg).to(this.clip.device)
     images = this.model.data_preprocessor.normalize(this.clip)[:, :, 0]
     return Contender(
         lambda: model.loss(images, [None] * len(images))['loss'], [p for p in model.parameters() if p.requires_grad]
