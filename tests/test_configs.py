@@ -47,21 +47,19 @@ NUM_ROWS = dict(in1k=1_281_167, ssv2=168_913)
 
 # What `shrink` changes to run a recipe in a test: sizes and lengths, by the type that has them. Nothing else.
 SMALL = {
-    'SpatioTemporalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2, clip_size=(4, 112, 112)),
+    'SpatioTemporalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2),
     'MAEHead': dict(embed_dim=32, depth=1, num_heads=2),
-    'RandomResizedCrop': dict(size=112),
-    'ResizeShort': dict(size=112),
-    'CenterCrop': dict(size=112),
     'VideoDataset': dict(num_frames=4, clip_seconds=0.5),
     'MixedSampler': dict(repeats={}),  # all of the few files
     'MixedBatchSampler': dict(global_batch_size=16),
     'EpochTrainLoop': dict(max_epochs=1),
     'WarmupCosineLR': dict(warmup_epochs=0),
 }
+CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'ResizeShort', 'CenterCrop')
 SMALL_LOADER = dict(batch_size=8, num_workers=0, persistent_workers=False)
 
 _number = itertools.count()
-trained = set()  # runs of `test_trains_two_steps`
+trained = set()  # runs of `test_trains_a_step_of_each_source`
 
 
 loaded = functools.cache(load_config)  # for tests that only look
@@ -84,7 +82,10 @@ def components(value: Any):
 
 def shrink(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
-    changes = [(part, SMALL.get(part['type'], {})) for part in components([cfg[key] for key in cfg])]
+    side = 8 * cfg.model.backbone.patch_size[1]
+    cfg.model.backbone.clip_size = (4, side, side)
+    small = {**SMALL, **dict.fromkeys(CROPS, dict(size=side))}
+    changes = [(part, small.get(part['type'], {})) for part in components([cfg[key] for key in cfg])]
     for part, change in [*changes, (cfg.train_dataloader, SMALL_LOADER), (cfg.val_dataloader, SMALL_LOADER)]:
         for key, value in change.items():
             part[key] = value
@@ -98,7 +99,10 @@ def data(tmp_path_factory) -> Path:
     made = write_data(root / 'made', num_pictures=16, num_movies=2)
     links = {
         'pictures': ['imagenet/train', 'imagenet/val', 'custom/images'],
-        'movies': ['sthv2/videos', 'kinetics400/videos_train/class', 'kinetics400/videos_val/class', 'custom/videos'],
+        'movies': [
+            *('sthv2/videos', 'kinetics400/videos_train/class', 'kinetics400/videos_val/class', 'custom/videos'),
+            *('kinetics710/videos_train/class', 'ava/clips', 'webvid2m/videos'),
+        ],
     }
     for source, targets in links.items():
         for target in targets:
@@ -192,7 +196,7 @@ def test_one_clip_size_everywhere(path):
     for part in components([cfg.train_dataloader.dataset.to_dict(), cfg.val_dataloader.dataset.to_dict()]):
         if part['type'] == 'VideoDataset':
             assert part['num_frames'] == frames
-        if part['type'] in ('RandomResizedCrop', 'ResizeShort', 'CenterCrop'):
+        if part['type'] in CROPS:
             assert [part['size']] * 2 == size
 
 
@@ -410,8 +414,8 @@ def plain_config_text(monkeypatch) -> None:
 
 @pytest.mark.parametrize('path', RECIPES, ids=name_of)
 @pytest.mark.usefixtures('data_environment', 'released_checkpoint', 'plain_config_text')
-def test_trains_two_steps(path, tmp_path):
-    """One step of images and one of videos, with validation, pictures, checkpoint and export behind them.
+def test_trains_a_step_of_each_source(path, tmp_path):
+    """One step of each source, with validation, pictures, checkpoint and export behind them.
 
     Recipes that shrink to the same run have it once: the larger models and the longer schedules are such.
     """
@@ -424,10 +428,11 @@ def test_trains_two_steps(path, tmp_path):
     runner = Runner.from_cfg(cfg)
     runner.train()
 
-    assert runner.iter == 2
+    assert runner.iter == len(cfg.train_dataloader.dataset.sources)
     scalars = {key: buffer.current() for key, buffer in runner.message_hub.log_scalars.items()}
-    for key in ('train/mse_image', 'train/mse_video', 'val/reconstruction/image', 'val/reconstruction/video'):
-        assert math.isfinite(scalars[key]), key
+    for modality in cfg.model.mask_generator:
+        for key in (f'train/mse_{modality}', f'val/reconstruction/{modality}'):
+            assert math.isfinite(scalars[key]), key
     state = runner.optim_wrapper.optimizer.state
     untouched = [name for name, value in runner.model.named_parameters() if not state[value]['exp_avg'].any()]
     assert not untouched, 'every parameter gets a gradient from images or videos'

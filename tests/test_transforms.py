@@ -16,6 +16,7 @@ from torchvision.transforms import RandomResizedCrop as TorchvisionRandomResized
 from omnimae.data.transforms import (
     CenterCrop,
     Flip,
+    MultiScaleCrop,
     RandomResizedCrop,
     ResizeShort,
     ThreeCrop,
@@ -155,7 +156,12 @@ def test_one_and_two_step_paths_show_nearly_the_same_picture():
         assert np.abs(a - b).mean() < 2
 
 
-RANDOM = [RandomResizedCrop(size=24), RandomResizedCrop(size=24, interpolation='bicubic'), Flip()]
+RANDOM = [
+    RandomResizedCrop(size=24),
+    RandomResizedCrop(size=24, interpolation='bicubic'),
+    MultiScaleCrop(size=24),
+    Flip(),
+]
 FIXED = [ResizeShort(size=24), CenterCrop(size=24), ThreeCrop(size=24)]
 
 
@@ -192,6 +198,43 @@ def test_resized_images_lie_in_memory_as_they_are_read(interpolation):
     image = np.zeros((40, 60, 3), np.uint8)[None]  # as decode_image gives it: a first stride of 0
     for clip in (image, image[:, 3:30, 5:50]):
         assert resize(clip, 24, 32, interpolation).flags.c_contiguous
+
+
+class Choices:
+    """Looks like a numpy Generator, draws what it is told."""
+
+    def __init__(self, *choices: int):
+        self.choices = [*choices]
+
+    def integers(self, high: int) -> int:
+        assert self.choices[0] < high
+        return self.choices.pop(0)
+
+
+@pytest.mark.parametrize(
+    ('choices', 'size', 'corner'),
+    [
+        ((0, 0), (100, 100), (0, 0)),
+        ((1, 4), (100, 87), (0, 3 * 23)),  # the room of 93 in quarters
+        ((2, 12), (87, 100), (4 * 3, 4 * 20)),
+        ((9, 3), (66, 66), (8, 28)),
+    ],
+)
+def test_multi_scale_crop(choices, size, corner):
+    crop = MultiScaleCrop(size=size)(numbered(100, 180), Choices(*choices))
+    np.testing.assert_array_equal(crop, numbered(100, 180)[:, corner[0] :, corner[1] :][:, : size[0], : size[1]])
+
+
+def test_multi_scale_crops_have_ten_sizes_and_13_places():
+    boxes = set()
+    for pair, place in np.ndindex(10, 13):
+        crop = MultiScaleCrop(size=40)(numbered(100, 180), Choices(pair, place))
+        boxes.add(crop.tobytes())
+    # a square of 100 and boxes of 100 x 87 have no room along the short side: 5 places each, the others all 13
+    assert len(boxes) == 2 * 5 + 8 * 13
+    for draw in ((10, 0), (0, 13)):
+        with pytest.raises(AssertionError):
+            MultiScaleCrop(size=40)(numbered(100, 180), Choices(*draw))
 
 
 def test_flip_mirrors_columns_with_its_probability():
@@ -243,6 +286,7 @@ def test_three_crops_lie_along_the_longer_side(height, width, corners):
         (dict(type='RandomResizedCrop', size=8, ratio=(0, 1)), r'ratio=\(0, 1\) is not a range'),
         (dict(type='RandomResizedCrop', size=8, interpolation='cubic'), "interpolation='cubic' is unknown. Choose one"),
         (dict(type='ResizeShort', size=8, interpolation='nearest'), "interpolation='nearest' is unknown. Choose one"),
+        (dict(type='MultiScaleCrop', size=8, scales=(1, 1.2)), r'scales=\(1, 1.2\) are not shares of the short side'),
         (dict(type='Flip', prob=2), 'prob=2 is not a probability'),
     ],
 )
@@ -262,7 +306,7 @@ def test_crops_larger_than_the_clip_say_the_remedy():
 
 def test_every_transform_is_configured_by_name():
     ours = [cls for cls in TRANSFORMS.module_dict.values() if cls.__module__ == 'omnimae.data.transforms']
-    assert len(ours) == 5
+    assert len(ours) == 6
     for cls in ours:
         parameters = list(inspect.signature(cls).parameters.values())
         assert all(p.kind is p.KEYWORD_ONLY for p in parameters), cls

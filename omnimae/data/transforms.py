@@ -130,6 +130,42 @@ class RandomResizedCrop:
 
 
 @TRANSFORMS.register_module()
+class MultiScaleCrop:
+    """Cut a box of one of few sizes at one of 13 places and resize it: what VideoMAE pretrains with (arXiv:1507.02159).
+
+    Height and width are shares of the short side of the frame, neighbours in ``scales`` or equal. The places are the
+    corners, the centres of the sides, the centre, and the four half-way between centre and corner.
+
+    Args:
+        size: of the result; one number for a square, or (height, width).
+        scales: shares, in order.
+
+    Raises:
+        ValueError: a share that makes no crop, or no random numbers given (evaluation).
+    """
+
+    def __init__(self, *, size: int | tuple[int, int], scales: tuple[float, ...] = (1, 0.875, 0.75, 0.66)):
+        if not scales or min(scales) <= 0 or max(scales) > 1:
+            raise ValueError(f'scales={tuple(scales)} are not shares of the short side. Give numbers up to 1.')
+        self.height, self.width = _height_width(size)
+        indices = range(len(scales))
+        self.pairs = [(scales[i], scales[j]) for i in indices for j in indices if abs(i - j) <= 1]
+
+    def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        """(T, H, W, 3) -> (T, height, width, 3)."""
+        rng = needed_rng(rng, self)
+        frame_height, frame_width = clip.shape[1:3]
+        short = min(frame_height, frame_width)
+        height, width = (max(int(short * scale), 1) for scale in self.pairs[rng.integers(len(self.pairs))])
+        y, x = _PLACES[rng.integers(len(_PLACES))]  # in quarters of the room there is
+        top, left = (frame_height - height) // 4 * y, (frame_width - width) // 4 * x
+        return resize(clip[:, top : top + height, left : left + width], self.height, self.width, 'bilinear')
+
+
+_PLACES = [(y, x) for y in range(5) for x in range(5) if y % 2 == x % 2]
+
+
+@TRANSFORMS.register_module()
 class Flip:
     """Mirror the whole clip left to right with probability ``prob``.
 

@@ -1,0 +1,59 @@
+"""K400 videos alone: the data of VideoMAE pretraining, and its validation set for a held-out loss.
+
+Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
+
+    kinetics400/videos_{train,val}/CLASS/*.mp4
+
+Crops and clips: the released scripts. 16 frames at a stride of 4 are here 64/30 seconds, whatever the frame rate. No
+flip. The crop is taken from the original frame and resized without antialiasing.
+"""
+
+data_root = '{{$OMNIMAE_DATA:data}}'
+
+train_dataloader = dict(
+    batch_size=32,  # clips per GPU and micro-batch; the GPU's memory decides, the numbers do not change
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            k400=dict(
+                type='VideoDataset',
+                root=f'{data_root}/kinetics400/videos_train',
+                clip_seconds=64 / 30,
+                num_frames=16,
+                transforms=[dict(type='MultiScaleCrop', size=224)],
+            ),
+        ),
+    ),
+    sampler=dict(type='MixedSampler'),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=2048),
+    collate_fn=dict(type='collate_clips'),
+)
+val_dataloader = dict(
+    batch_size=32,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            k400=dict(
+                type='VideoDataset',
+                root=f'{data_root}/kinetics400/videos_val',
+                clip_seconds=64 / 30,
+                num_frames=16,
+                transforms=[
+                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
+                    dict(type='CenterCrop', size=224),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_evaluator = dict(type='ReconstructionLoss')
+val_cfg = dict(type='ValLoop')

@@ -1,0 +1,30 @@
+"""VideoMAE (arXiv:2203.12602), ViT-B, for clips of 16x224x224: tubes hide 90 % of the tokens.
+
+Encoder, decoder, target and first weights: the released code (github.com/MCG-NJU/VideoMAE, which VideoMAE V2 shares).
+"""
+
+model = dict(
+    type='MaskedAutoencoder',
+    data_preprocessor=dict(type='ClipPreprocessor'),
+    backbone=dict(
+        type='SpatioTemporalViT',
+        arch='base',
+        patch_size=(2, 16, 16),  # frames, height, width
+        clip_size=(16, 224, 224),
+        qkv_bias='qv',
+        xavier_patch_embed=False,
+    ),
+    mask_generator=dict(video=dict(type='TubeMasking', ratio=0.9)),
+    head=dict(
+        type='MAEHead',
+        embed_dim=384,
+        depth=4,
+        num_heads=6,
+        qkv_bias='qv',
+        tokens='decoder',
+        embed_bias=False,
+        mask_token_std=0.02,
+        pred_std=None,
+        target=dict(type='PixelTarget', normalize='channel', eps_on='deviation'),
+    ),
+)

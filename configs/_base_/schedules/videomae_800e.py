@@ -1,0 +1,16 @@
+"""VideoMAE pretraining, 800 epochs (arXiv:2203.12602; its released scripts).
+
+AdamW, betas, weight decay; linear from 0 over 40 epochs, then a cosine to 1e-5. Rates are the scripts' times videos per
+step / 256, floor included: here for 2048. The scripts count one epoch more, so as to write the last checkpoint. They
+train in float16; bfloat16 needs no loss scaling. They leave the mask token without weight decay; here it has it.
+"""
+
+optim_wrapper = dict(
+    type='AutocastOptimWrapper',
+    dtype='bfloat16',
+    optimizer=dict(type='AdamW', lr=1.2e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
+    constructor='LayerDecayConstructor',  # for its weight decay groups; no layer-wise rates in pretraining
+)
+param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=8e-5, rescale=True)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=800, val_interval=50)
+custom_hooks = [dict(type='ReconstructionHook', interval=50)]

@@ -1,0 +1,21 @@
+"""VideoMAE V2 ViT-H, dual masking, pretrained on the unlabelled hybrid for 300 epochs (arXiv:2303.16727).
+
+Numbers: the released script, in the ``_base_`` file that holds each; a rate of 1e-3 per 256 videos, 2048 a step,
+         each in four crops with masks of their own (8192 samples; 1200 epochs as the paper counts).
+Run: bash tools/dist_train.sh configs/videomae/v2_vit-h_hybrid.py 8
+Hardware of the release: 32 GPUs.
+Expect: nothing published.
+     Ours: not yet run.
+"""
+
+_base_ = [
+    '../_base_/default_runtime.py',
+    '../_base_/models/videomae_v2_vit-huge.py',
+    '../_base_/datasets/videomae_v2_hybrid.py',
+    '../_base_/schedules/videomae_800e.py',
+]
+
+train_dataloader = dict(batch_sampler=dict(global_batch_size=8192))
+optim_wrapper = dict(optimizer=dict(lr=8e-3))
+param_scheduler = dict(warmup_epochs=30)
+train_cfg = dict(max_epochs=300)
