@@ -25,6 +25,8 @@ from .linear import Linear, linear
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
+SHORT = 512  # tokens up to which torch's flash kernel for CPUs is slower in bfloat16 than attention written out
+
 # name: (embed_dim, depth, num_heads, mlp_ratio). S, B, L, H of arXiv:2010.11929; g of VideoMAE V2 (arXiv:2303.16727).
 ARCHITECTURES = {
     'small': (384, 12, 6, 4.0),
@@ -58,6 +60,36 @@ def sinusoid_table(num_positions: int, dim: int) -> Tensor:
     channel = torch.arange(dim, dtype=torch.float64)
     angle = torch.arange(num_positions, dtype=torch.float64)[:, None] / 10000 ** (2 * (channel // 2) / dim)
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()[None]
+
+
+def sinusoid_table_2d(grid: Grid, dim: int) -> Tensor:
+    """-> (1, h*w, dim) float32: MAE's table; the first half of the channels tells the column, the second the row.
+
+    Each half has sines, then cosines, of the place times 10000^(-i / (dim/4)).
+
+    Raises:
+        ValueError: more than one time slice, or a width that is no multiple of 4.
+    """
+    if grid.t != 1 or dim % 4:
+        raise ValueError(
+            f"positions='sincos2d' are of one time slice and in multiples of 4 channels, got {grid.t} and {dim}. Choose "
+            "'sincos1d', or patches as long as the clip."
+        )
+    rate = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid[1:]), indexing='ij')
+    angles = (place.flatten()[:, None] * rate for place in (column, row))
+    return torch.cat([half for angle in angles for half in (angle.sin(), angle.cos())], 1).float()[None]
+
+
+def fixed_table(positions: str, grid: Grid, dim: int) -> Tensor:
+    """-> (1, N, dim): the positions called 'sincos1d' or 'sincos2d'.
+
+    Raises:
+        ValueError: neither of these, or a grid that has none of that kind.
+    """
+    if positions not in ('sincos1d', 'sincos2d'):
+        raise ValueError(f"positions={positions!r} is unknown. Choose 'sincos1d' or 'sincos2d'.")
+    return sinusoid_table(grid.num_tokens, dim) if positions == 'sincos1d' else sinusoid_table_2d(grid, dim)
 
 
 def resize_positions(table: Tensor, source: Grid, target: Grid) -> Tensor:
@@ -123,6 +155,13 @@ class QVBiasedLinear(nn.Linear):
         return linear(x, self.weight, torch.cat([q, torch.zeros_like(k), v]))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, heads, Q, d), (B, heads, K, d), (B, heads, K, d) -> (B, heads, Q, d): softmax(q k^T / sqrt(d)) v."""
+    if q.device.type == 'cpu' and q.dtype == torch.bfloat16 and k.shape[2] <= SHORT:
+        return torch.softmax(q @ k.transpose(2, 3) * q.shape[3] ** -0.5, 3, torch.float32).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values.
 
@@ -142,8 +181,7 @@ class Attention(nn.Module):
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # gradients are stacked as the linear layer has them
-        x = F.scaled_dot_product_attention(q[:, :, first:], k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(attend(q[:, :, first:], k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -199,6 +237,8 @@ class SpatioTemporalViT(BaseModule):
         patch_size: (pt, ph, pw) pixels of a tubelet.
         clip_size: (T, H, W) that the position table is made for. Clips of other sizes are accepted: their positions
             are interpolated from it.
+        positions: 'sincos1d', over the number of the token, or 'sincos2d', MAE's, for one time slice.
+        cls_token: a learned token before those of the clip, without a position; `encode` gives it, `forward` does not.
         xavier_patch_embed: begin with a Xavier-uniform patch embedding, as OmniMAE and MAE do; False takes that of
             PyTorch's convolution, as VideoMAE does.
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
@@ -221,6 +261,8 @@ class SpatioTemporalViT(BaseModule):
         qkv_bias: bool | str = True,
         patch_size: Size3 = (2, 16, 16),
         clip_size: Size3 = (16, 224, 224),
+        positions: str = 'sincos1d',
+        cls_token: bool = False,
         xavier_patch_embed: bool = True,
         drop_path_rate: float = 0.0,
         final_norm: bool = True,
@@ -245,6 +287,8 @@ class SpatioTemporalViT(BaseModule):
         self.embed_dim = embed_dim
         self.patch_size = (*patch_size,)  # a config may have a list
         self.grid = Grid.of(clip_size, self.patch_size)
+        self.positions = positions
+        self.num_extra_tokens = int(cls_token)
         self.grad_checkpointing = grad_checkpointing
         self.patch_embed = PatchEmbed(self.patch_size, embed_dim, xavier=xavier_patch_embed)
         self.register_buffer('pos_embed', self.fixed_positions())
@@ -260,22 +304,29 @@ class SpatioTemporalViT(BaseModule):
         )
         self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
         xavier_linear(self)
+        if cls_token:
+            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=0.02))
 
     def fixed_positions(self) -> Tensor:
         """-> (1, N, D): the sinusoids that ``pos_embed`` begins with; a checkpoint may replace them."""
-        return sinusoid_table(self.grid.num_tokens, self.embed_dim)
+        return fixed_table(self.positions, self.grid, self.embed_dim)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """(B, C, T, H, W) floating, normalised -> (B, N, D): all tokens."""
-        return self.encode(*self.patchify(clip))
+        """(B, C, T, H, W) floating, normalised -> (B, N, D): all tokens of the clip."""
+        return self.encode(*self.patchify(clip))[:, self.num_extra_tokens :]
 
     def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
         """(B, C, T, H, W) -> (B, N, P) and the grid, in the clip's own dtype."""
         return patchify(clip, self.patch_size)
 
     def encode(self, patches: Tensor, grid: Grid, tokens: Tensor | None = None) -> Tensor:
-        """(B, K, P) floating, normalised patches -> (B, K, D); ``tokens`` (B, K) says which ones, None means all."""
+        """(B, K, P) floating, normalised patches -> (B, K, D); ``tokens`` (B, K) says which ones, None means all.
+
+        With a class token (B, 1 + K, D), that one first.
+        """
         positions = resize_positions(self.pos_embed, self.grid, grid)
         x = self.patch_embed(patches) + (positions if tokens is None else positions[tokens])
+        if self.num_extra_tokens:
+            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing)
         return self.norm(x)
