@@ -8,9 +8,10 @@ Converting renames: no value changes, position tables included. What another enc
   our fixed sinusoids and stand in no file, so the model's own tables stay. The decoder becomes an MAEHead with
   ``qkv_bias='qv', tokens='decoder', embed_bias=False``.
 - MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Loaded into a model
-  of longer tubelets they are *inflated* (`inflate`). Their class token is left behind, as our backbone has none: tokens
-  can no longer attend to it, so features differ from MAE's own until they are fine-tuned. (MAE's fine-tuning pools the
-  other tokens, too.)
+  of longer tubelets they are *inflated* (`inflate`). An encoder's class token is left behind, as is that of a whole MAE
+  by a model that has none: tokens can no longer attend to it, so features differ from MAE's own until they are
+  fine-tuned. (MAE's fine-tuning pools the other tokens, too.) The decoder of a whole MAE becomes an MAEHead with
+  ``qkv_bias=True, tokens='decoder', positions='sincos2d'``.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ WRAPPERS = ('state_dict', 'model', 'module')  # keys under which checkpoints kee
 
 POSITIONS = 'backbone.pos_embed'
 KERNEL = 'backbone.patch_embed.weight'
+CLS_TOKEN = 'backbone.cls_token'
 BLOCK_KEYS = tuple(
     f'{layer}.{parameter}'
     for layer in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
@@ -231,7 +233,9 @@ class Layout(NamedTuple):
 
 
 def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """An image ViT: its kernel is one of one frame. What rests on a class token is left, and MAE's decoder."""
+    """An image ViT: its kernel is one of one frame. What rests on a class token is left, but in a whole MAE."""
+    if 'decoder_pred.weight' in state_dict and 'cls_token' in state_dict:
+        return _simplify_mae(state_dict), ()
     with_class_token = 'cls_token' in state_dict
     others = ('cls_token', 'mask_token', 'decoder_')
     left = tuple(
@@ -243,6 +247,22 @@ def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
     if with_class_token and 'pos_embed' in plain:
         plain['pos_embed'] = plain['pos_embed'][:, 1:]
     return plain, left
+
+
+def _simplify_mae(state_dict: StateDict) -> StateDict:
+    """MAE with its decoder: the class token takes its position into itself, zero in MAE."""
+    plain = dict(state_dict)
+    _flatten_mask_token(plain)
+    if (kernel := plain.get('patch_embed.proj.weight')) is not None and kernel.dim() == 4:
+        plain['patch_embed.proj.weight'] = kernel.unsqueeze(2)
+    if 'pos_embed' in plain:
+        plain['cls_token'] = plain['cls_token'] + plain['pos_embed'][:, :1]
+        plain['pos_embed'] = plain['pos_embed'][:, 1:]
+    if 'decoder_pos_embed' in plain:
+        if plain['decoder_pos_embed'][:, 0].any():
+            raise ValueError('decoder_pos_embed gives the class token a position, and ours has none in the decoder.')
+        plain['decoder_pos_embed'] = plain['decoder_pos_embed'][:, 1:]
+    return plain
 
 
 def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
@@ -336,6 +356,17 @@ _VIDEOMAE = (
     *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
 )
 
+_MAE = (
+    ('cls_token', CLS_TOKEN),
+    ('mask_token', 'head.mask_token'),
+    ('decoder_pos_embed', 'head.pos_embed'),
+    ('decoder_embed.', 'head.decoder_embed.'),
+    ('decoder_blocks.', 'head.blocks.'),
+    ('decoder_norm.', 'head.norm.'),
+    ('decoder_pred.', 'head.pred.'),
+    *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
+)
+
 LAYOUTS = {
     # github.com/facebookresearch/omnivore: the published files, and the checkpoints that its trainer writes
     'omnimae': Layout(
@@ -376,7 +407,7 @@ LAYOUTS = {
         embed_bias=False,
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
-    'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_TIMM, classifier=_TIMM, simplify=_simplify_timm),
+    'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_MAE, classifier=_TIMM, simplify=_simplify_timm),
 }
 
 
@@ -396,7 +427,7 @@ def _bare(state_dict: Mapping) -> StateDict:
 def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
     """Rename a state dict of another layout to ours, see the head of this module. Ours stays as it is.
 
-    Of timm's layout, MAE's, the decoder is left out, as ours has other parts; see `translate`.
+    Of image ViTs with a class token what rests on it is left out, but of a whole MAE nothing is; see `translate`.
 
     Args:
         state_dict: tensors by name, or a checkpoint around them (``WRAPPERS``).
@@ -409,7 +440,7 @@ def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
 
 
 def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict, tuple[str, ...]]:
-    """`convert`, and the keys that it left out: a decoder of another kind, a class token and its head."""
+    """`convert`, and the keys that it left out: a class token and its head, and what is left of a decoder."""
     source = source or recognise(state_dict)
     state_dict = _bare(unwrap(state_dict))
     if source is None:
@@ -581,6 +612,30 @@ def export_huggingface(
     return weights, config
 
 
+def export_mae(state_dict: StateDict) -> StateDict:
+    """Our pretraining model of images -> MAE's names.
+
+    Raises:
+        ValueError: a model without class token, of tubelets, or with another decoder.
+    """
+    backward = tuple((ours, theirs) for theirs, ours in _MAE)
+    names = {key: _renamed(key, backward) for key in state_dict}
+    unplaced = [key for key, name in names.items() if name is None]
+    if unplaced or CLS_TOKEN not in state_dict or 'head.decoder_embed.bias' not in state_dict:
+        raise ValueError(
+            "The layout 'mae' is that of a pretraining model with backbone.cls_token=True and one MAEHead with "
+            f"tokens='decoder'. It has no names for {_listed(unplaced)}."
+        )
+    if state_dict[KERNEL].shape[2] != 1 or state_dict['head.pos_embed'].shape[2] != len(state_dict['head.norm.weight']):
+        raise ValueError("The layout 'mae' has patches of one frame and mask tokens of the decoder's width.")
+    weights = {str(names[key]): x for key, x in state_dict.items()}
+    for name in ('pos_embed', 'decoder_pos_embed'):
+        weights[name] = torch.cat([torch.zeros_like(weights[name][:, :1]), weights[name]], 1)
+    weights['patch_embed.proj.weight'] = weights['patch_embed.proj.weight'].squeeze(2)
+    weights['mask_token'] = weights['mask_token'].unsqueeze(0)
+    return weights
+
+
 def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -> StateDict:
     """Our pretraining model, classifier or encoder -> VideoMAE's and VideoMAE V2's names.
 
@@ -664,6 +719,8 @@ def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
     names = [*_affine('backbone.patch_embed.'), *_block_keys('backbone.blocks.', state_dict)]
     if not layout.fixed_positions:
         names.append(POSITIONS)
+    if CLS_TOKEN in state_dict:
+        names.append(CLS_TOKEN)
     if _is_encoder(state_dict):
         return {*names, *(_affine('backbone.norm.') if 'backbone.norm.weight' in state_dict else ())}
     if not _is_pretraining(state_dict):
@@ -876,7 +933,7 @@ def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -
     token_norm = 'backbone.norm.weight'  # in pretraining and in what is frozen; a Classifier has it behind the pooling
     is_probe = token_norm in state_dict and token_norm not in target
     if _is_pretraining(state_dict) or _is_encoder(state_dict) or is_probe:
-        unwanted = () if token_norm in target else ('backbone.norm.',)
+        unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *({CLS_TOKEN} - target.keys()))
         return lambda key: key.startswith('backbone.') and not key.startswith(unwanted)
     head = _head_keys(chain(state_dict, target))
     if all(key in state_dict and key in target and state_dict[key].shape == target[key].shape for key in head):

@@ -26,7 +26,8 @@ are not counted.
                      L - M other tokens, which saves their proj, fc1, fc2 and rows of attention
   masked           = encoder(K) + decoder(K + M, K, M), what runs; M = N - K where every hidden token is predicted
   all tokens       = encoder(N) + decoder(N, N, N), the same network with nothing hidden and every patch predicted
-The decoder's queries are the same for every clip: N rows of its embedding once per batch, which are not counted."""
+A class token adds one to K in the encoder, to L and K in the decoder. The decoder's queries are the same for every
+clip: N rows of its embedding once per batch, which are not counted."""
 
 
 class Row(NamedTuple):
@@ -64,9 +65,9 @@ def _linear_macs(module: nn.Module) -> int:
 
 
 def encoder_macs(backbone: Any, num_tokens: int, modality: str) -> int:
-    """Count the backbone on ``num_tokens`` tokens."""
+    """Count the backbone on ``num_tokens`` tokens of the clip."""
     patch_embed = backbone.patch_embed.weight.numel() // (backbone.patch_size[0] if modality == 'image' else 1)
-    return num_tokens * patch_embed + block_macs(backbone.blocks, num_tokens)
+    return num_tokens * patch_embed + block_macs(backbone.blocks, num_tokens + _num_extra(backbone))
 
 
 def decoder_macs(head: Any, *, num_tokens: int, num_visible: int, num_predicted: int) -> int:
@@ -95,8 +96,12 @@ def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predi
         num_predicted = num_tokens - num_visible or num_tokens
     else:
         num_decoded = num_visible + num_predicted
+    extra = _num_extra(model.backbone)
     decoder = decoder_macs(
-        model.head_of(modality), num_tokens=num_decoded, num_visible=num_visible, num_predicted=num_predicted
+        model.head_of(modality),
+        num_tokens=num_decoded + extra,
+        num_visible=num_visible + extra,
+        num_predicted=num_predicted,
     )
     return Row(modality, what, num_visible, num_tokens, encoder_macs(model.backbone, num_visible, modality), decoder)
 
@@ -137,6 +142,11 @@ def classifier_rows(model: Any) -> list[Row]:
 def _visible_in_paper(num_tokens: int, ratio: float) -> int:
     """Round the visible tokens down (19 of 196 at 0.9); the code rounds the hidden ones down (and sees 20)."""
     return int(round(num_tokens * (1 - ratio), 6))
+
+
+def _num_extra(backbone: Any) -> int:
+    """Count the tokens that are none of the clip's; a backbone from outside need not know."""
+    return getattr(backbone, 'num_extra_tokens', 0)
 
 
 def _grid(backbone: Any, modality: str) -> Grid:

@@ -83,7 +83,7 @@ def components(value: Any):
 def shrink(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
     side = 8 * cfg.model.backbone.patch_size[1]
-    cfg.model.backbone.clip_size = (4, side, side)
+    cfg.model.backbone.clip_size = (min(cfg.model.backbone.clip_size[0], 4), side, side)
     small = {**SMALL, **dict.fromkeys(CROPS, dict(size=side))}
     changes = [(part, small.get(part['type'], {})) for part in components([cfg[key] for key in cfg])]
     for part, change in [*changes, (cfg.train_dataloader, SMALL_LOADER), (cfg.val_dataloader, SMALL_LOADER)]:

@@ -10,17 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
-from tiny_run import build_runner
 from torch import Tensor
 
 from omnimae.checkpoint import convert
 from omnimae.flops import _unread_macs, pretraining_rows
-from omnimae.registry import HOOKS, MODELS
+from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
-DEMO = Path(__file__).parents[1] / 'configs' / 'demo' / 'videomae_v2.py'
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
 DUAL = dict(
@@ -268,41 +265,3 @@ def test_parameters_and_arithmetic_are_the_published_ones(arch):
         counted.append(row.decoder + visible * _unread_macs(model.head.blocks[-1], length))
     assert [x / 1e9 for x in counted] == pytest.approx(gmacs, abs=0.006)
     assert dual.encoder == one.encoder
-
-
-@HOOKS.register_module()
-class DemoLossHook(Hook):
-    """Keeps the loss of every step."""
-
-    def before_train(self, runner) -> None:
-        self.losses: dict[int, float] = {}
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.losses[runner.iter] = outputs['loss'].item()
-
-
-def test_the_demo_trains_and_resumes_exactly(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
-    short = {'max_epochs': 2, 'val_interval': 2}
-    options = {f'train_cfg.{key}': value for key, value in short.items()} | {
-        'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False,
-        'default_hooks.checkpoint.interval': 1,
-        'default_hooks.checkpoint.max_keep_ckpts': 2,
-        'custom_hooks': [dict(type='DemoLossHook'), dict(type='ReconstructionHook', interval=2)],
-    }
-
-    def train(name: str, **more) -> dict[int, float]:
-        runner = build_runner(DEMO, tmp_path / name, {**options, **more})
-        runner.train()
-        assert 'val/reconstruction/video' in runner.message_hub.log_scalars
-        return next(hook.losses for hook in runner.hooks if isinstance(hook, DemoLossHook))
-
-    whole = train('whole')
-    again = train('again', resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'))
-    assert len(whole) == 24  # 96 videos in four crops, 32 a step, twice
-    assert again == {step: loss for step, loss in whole.items() if step >= 12}
-    ends = [torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True) for name in ('whole', 'again')]
-    assert all(torch.equal(x, ends[1]['state_dict'][key]) for key, x in ends[0]['state_dict'].items())
-    assert np.mean([*whole.values()][-6:]) < np.mean([*whole.values()][:6])
-    assert list((tmp_path / 'whole' / 'reconstructions').glob('*.png'))

@@ -1,7 +1,7 @@
 """Convert weights: published ones to ours, and ours (or published ones) to the layouts of others.
 
 python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|timm]
-python tools/convert_checkpoint.py SRC DST --to omnimae
+python tools/convert_checkpoint.py SRC DST --to omnimae|mae
 python tools/convert_checkpoint.py SRC DST --to videomae --config CONFIG
 python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CONFIG
 
@@ -22,6 +22,7 @@ from omnimae.checkpoint import (
     StateDict,
     export,
     export_huggingface,
+    export_mae,
     export_timm,
     export_videomae,
     load_file,
@@ -41,11 +42,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--source', choices=sorted(LAYOUTS), help='layout of SRC; recognised when not given')
     parser.add_argument(
         '--to',
-        choices=[NATIVE, 'omnimae', 'videomae', 'timm', 'huggingface'],
+        choices=[NATIVE, 'omnimae', 'mae', 'videomae', 'timm', 'huggingface'],
         default=NATIVE,
         help='layout of DST; default: ours',
     )
-    parser.add_argument('--config', help='config of the model; all but ours and omnimae need its clip size or heads')
+    parser.add_argument('--config', help='config of the model; videomae, timm and huggingface need its clip size')
     return parser.parse_args(argv)
 
 
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             kept = {key: str(meta[key]) for key in ('weights', 'epoch', 'iter') if key in meta}
             if args.to == 'omnimae':
                 weights = export(weights)
+            elif args.to == 'mae':
+                weights = export_mae(weights)
             elif args.to == 'videomae':
                 weights = export_videomae(weights, positions=_positions(args))
             save_file(weights, args.dst, {'converted_from': str(source), **kept})

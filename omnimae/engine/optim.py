@@ -194,7 +194,7 @@ class LayerDecayConstructor:
 
     def _exponent(self, name: str, model: nn.Module) -> int:
         depth = len(list(model.get_submodule('backbone.blocks').children()))
-        if name.startswith('backbone.patch_embed.'):
+        if name.startswith(('backbone.patch_embed.', 'backbone.cls_token')):
             layer = 0
         elif block := re.match(r'backbone\.blocks\.(\d+)\.', name):
             layer = int(block[1]) + 1

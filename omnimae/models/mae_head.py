@@ -6,6 +6,9 @@ Legend: B batch, K visible tokens, M decoded tokens, N all tokens, D encoder wid
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -15,7 +18,7 @@ from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks, Size3
 
 from .linear import Linear
-from .vit import Block, LayerNorm, resize_positions, run_blocks, sinusoid_table, xavier_linear
+from .vit import Block, LayerNorm, fixed_table, resize_positions, run_blocks, xavier_linear
 
 
 @MODELS.register_module()
@@ -24,8 +27,11 @@ class PixelTarget:
 
     Args:
         normalize: 'channel' subtracts mean and divides by standard deviation of each channel over the patch (the
-            paper's target); None leaves plain pixels in 0..1 (the visualisation model of appendix B.4).
+            paper's target), 'patch' takes those of all channels together (MAE's); None leaves plain pixels (the
+            visualisation model of appendix B.4).
         eps_on: where 1e-6 is added, 'variance' (OmniMAE) or 'deviation' (VideoMAE).
+        mean, std: per RGB channel; scale pixels first, as MAE does with those of the encoder's input. None leaves them
+            in 0..1.
 
     Raises:
         ValueError: an unknown choice.
@@ -33,38 +39,59 @@ class PixelTarget:
 
     eps = 1e-6  # on the variance of pixels in 0..1: a patch with a standard deviation of 1e-3 is damped to 0.7
 
-    def __init__(self, *, normalize: str | None = 'channel', eps_on: str = 'variance'):
-        if normalize not in ('channel', None):
-            raise ValueError(f"PixelTarget: normalize={normalize!r} is unknown. Choose 'channel' or None.")
+    def __init__(
+        self,
+        *,
+        normalize: str | None = 'channel',
+        eps_on: str = 'variance',
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
+        if normalize not in ('channel', 'patch', None):
+            raise ValueError(f"PixelTarget: normalize={normalize!r} is unknown. Choose 'channel', 'patch' or None.")
         if eps_on not in ('variance', 'deviation'):
             raise ValueError(f"PixelTarget: eps_on={eps_on!r} is unknown. Choose 'variance' or 'deviation'.")
+        if (mean is None) != (std is None):
+            raise ValueError(f'PixelTarget: mean={mean} and std={std}. Give both or neither.')
         self.normalize = normalize
         self.eps_on = eps_on
+        self.mean, self.std = mean, std
 
     def __call__(self, pixels: Tensor, repeats: int = 1) -> Tensor:
         """(B, M, P) pixels -> (B, M, P) target; ``repeats``: how often a patch of one frame fills the tubelet."""
-        if self.normalize is None:
-            return pixels
-        _, std, centred = self._statistics(pixels, repeats)
-        return (centred / std).flatten(-2)
+        values = self._scaled(pixels)
+        if self.normalize is not None:
+            _, deviation, centred = self._statistics(values, repeats)
+            values = centred / deviation
+        return values.flatten(-2)
 
     def restore(self, prediction: Tensor, pixels: Tensor, repeats: int = 1) -> Tensor:
         """(B, M, P) prediction -> (B, M, P) pixels, with the statistics of the true patch where they were removed."""
-        if self.normalize is None:
-            return prediction
-        mean, std, _ = self._statistics(pixels, repeats)
-        return (prediction.unflatten(-1, (-1, 3)) * std + mean).flatten(-2)
+        values = prediction.unflatten(-1, (-1, 3))
+        if self.normalize is not None:
+            mean, deviation, _ = self._statistics(self._scaled(pixels), repeats)
+            values = values * deviation + mean
+        if self.mean is not None:
+            values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
+        return values.flatten(-2)
 
-    def _statistics(self, pixels: Tensor, repeats: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, M, P) -> mean and standard deviation per patch and channel, (B, M, 1, 3), and pixels less their mean.
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        """(B, M, P) in 0..1 -> (B, M, P/3, 3)."""
+        values = pixels.unflatten(-1, (-1, 3))
+        if self.mean is None:
+            return values
+        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.std)
+
+    def _statistics(self, values: Tensor, repeats: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, M, P/3, 3) -> mean and deviation per patch and channel, or per patch, and values less their mean.
 
         The variance is unbiased over the *repeated* patch: the count includes every copy of the frame.
         """
-        values = pixels.unflatten(-1, (-1, 3))
-        mean = values.mean(-2, keepdim=True)
+        dims = (-2, -1) if self.normalize == 'patch' else (-2,)
+        mean = values.mean(dims, keepdim=True)
         centred = values - mean
-        count = values.shape[-2] * repeats
-        variance = centred.square().sum(-2, keepdim=True) * repeats / (count - 1)
+        count = repeats * math.prod(values.shape[dim] for dim in dims)
+        variance = centred.square().sum(dims, keepdim=True) * repeats / (count - 1)
         if self.eps_on == 'deviation':
             return mean, variance.sqrt() + self.eps, centred
         return mean, (variance + self.eps).sqrt(), centred
@@ -82,6 +109,7 @@ class MAEHead(BaseModule):
         embed_dim, depth, num_heads: of the decoder.
         qkv_bias: as of the backbone; OmniMAE's released weights have none in the decoder, the release's training config
             has it.
+        positions: as of the backbone.
         tokens: 'encoder': mask token and positions live at the encoder's width and are added *before* the projection to
             the decoder's, as in OmniMAE. 'decoder': at the decoder's width, behind the projection, as in VideoMAE.
         embed_bias: whether that projection has a bias.
@@ -105,6 +133,7 @@ class MAEHead(BaseModule):
         num_heads: int = 16,
         mlp_ratio: float = 4.0,
         qkv_bias: bool | str = False,
+        positions: str = 'sincos1d',
         tokens: str = 'encoder',
         embed_bias: bool = True,
         mask_token_std: float = 0.0,
@@ -119,6 +148,7 @@ class MAEHead(BaseModule):
         if tokens not in ('encoder', 'decoder'):
             raise ValueError(f"MAEHead: tokens={tokens!r} is unknown. Choose 'encoder' or 'decoder'.")
         self.grid = grid
+        self.positions = positions
         self.tokens = tokens
         self.grad_checkpointing = grad_checkpointing
         self.target = MODELS.build(target or dict(type='PixelTarget'))
@@ -138,17 +168,23 @@ class MAEHead(BaseModule):
 
     def fixed_positions(self) -> Tensor:
         """-> (1, N, D or the decoder's width): the sinusoids that ``pos_embed`` begins with."""
-        return sinusoid_table(self.grid.num_tokens, self.mask_token.shape[1])
+        return fixed_table(self.positions, self.grid, self.mask_token.shape[1])
 
     def forward(self, latent: Tensor, masks: Masks, grid: Grid) -> Tensor:
-        """(B, K, D) encoded visible tokens -> (B, M, P) predictions for ``masks.decode``."""
+        """(B, K, D) encoded visible tokens -> (B, M, P) predictions for ``masks.decode``.
+
+        Tokens before the K visible ones, as a class token, take part without a position.
+        """
         positions = resize_positions(self.pos_embed, self.grid, grid)
         queries = self.mask_token + positions  # (N, ...): the same for every sample
+        seen = positions[masks.visible]
+        if extra := latent.shape[1] - seen.shape[1]:
+            seen = F.pad(seen, (0, 0, extra, 0))
         if self.tokens == 'encoder':
             queries = self.decoder_embed(queries)
-            visible = self.decoder_embed(latent + positions[masks.visible])
+            visible = self.decoder_embed(latent + seen)
         else:
-            visible = self.decoder_embed(latent) + positions[masks.visible]
+            visible = self.decoder_embed(latent) + seen
         x = torch.cat([visible, queries[masks.decode]], dim=1)
         x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing, first=visible.shape[1])
         return self.pred(self.norm(x))

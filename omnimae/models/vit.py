@@ -72,8 +72,8 @@ def sinusoid_table_2d(grid: Grid, dim: int) -> Tensor:
     """
     if grid.t != 1 or dim % 4:
         raise ValueError(
-            f"positions='sincos2d' are of one time slice and in multiples of 4 channels, got {grid.t} and {dim}. Choose "
-            "'sincos1d', or patches as long as the clip."
+            f"positions='sincos2d' are those of one time slice, in multiples of 4 channels; got {grid.t} and {dim}. "
+            "Choose 'sincos1d', or patches as long as the clip."
         )
     rate = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid[1:]), indexing='ij')

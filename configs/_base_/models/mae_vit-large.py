@@ -1,0 +1,5 @@
+"""MAE, ViT-L."""
+
+_base_ = './mae_vit-base.py'
+
+model = dict(backbone=dict(arch='large'))
