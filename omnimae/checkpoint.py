@@ -221,6 +221,7 @@ class Layout(NamedTuple):
         simplify: their state dict -> one of the names above, and the keys that have no place in ours.
         fixed_positions: the files hold no position table, since it is the fixed one.
         embed_bias: whether the projection from the encoder to the decoder has a bias.
+        needs_norm: whether the encoder of a pretraining model always ends in a norm.
     """
 
     marks: tuple[str, ...]
@@ -230,6 +231,7 @@ class Layout(NamedTuple):
     simplify: Callable[[StateDict], tuple[StateDict, tuple[str, ...]]] = lambda state_dict: (state_dict, ())
     fixed_positions: bool = False
     embed_bias: bool = True
+    needs_norm: bool = True
 
 
 def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
@@ -405,6 +407,7 @@ LAYOUTS = {
         simplify=_simplify_huggingface,
         fixed_positions=True,
         embed_bias=False,
+        needs_norm=False,  # use_mean_pooling=True, the default of a new model there, takes it away
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
     'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_MAE, classifier=_TIMM, simplify=_simplify_timm),
@@ -725,10 +728,11 @@ def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
         return {*names, *(_affine('backbone.norm.') if 'backbone.norm.weight' in state_dict else ())}
     if not _is_pretraining(state_dict):
         return {*names, *_affine('norm.', 'head.')}
-    for prefix in ('backbone.', *_decoders(state_dict)):
-        names += _affine(f'{prefix}norm.')
+    if layout.needs_norm or 'backbone.norm.weight' in state_dict:
+        names += _affine('backbone.norm.')
     for prefix in _decoders(state_dict):
-        names += [f'{prefix}mask_token', f'{prefix}decoder_embed.weight', *_affine(f'{prefix}pred.')]
+        names += [f'{prefix}mask_token', f'{prefix}decoder_embed.weight']
+        names += _affine(f'{prefix}norm.', f'{prefix}pred.')
         names += [f'{prefix}decoder_embed.bias'] if layout.embed_bias else []
         names += [] if layout.fixed_positions else [f'{prefix}pos_embed']
         names += _block_keys(f'{prefix}blocks.', state_dict)

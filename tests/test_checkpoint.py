@@ -29,7 +29,7 @@ from omnimae.checkpoint import (
 )
 from omnimae.engine.compat import load_from_plain
 from omnimae.registry import MODELS
-from omnimae.structures import Grid
+from omnimae.structures import Grid, Masks
 
 ROOT = Path(__file__).parents[1]
 KEY_LISTS = Path(__file__).parent / 'data' / 'omnimae_released_keys.txt'
@@ -664,12 +664,12 @@ def test_mae_is_inflated_to_clips(tmp_path, fine_tuned):
     assert 'of these inflated from images 2 tensors' in str(report)
 
 
-def videomae_autoencoder(**head):
+def videomae_autoencoder(final_norm=True, **head):
     cfg = dict(type='MAEHead', embed_dim=32, depth=1, num_heads=4, qkv_bias='qv', tokens='decoder', embed_bias=False)
     return MODELS.build(
         dict(
             type='MaskedAutoencoder',
-            backbone=dict(tiny_backbone(48, 2, (4, 32, 32)), qkv_bias='qv'),
+            backbone=dict(tiny_backbone(48, 2, (4, 32, 32)), qkv_bias='qv', final_norm=final_norm),
             head={**cfg, **head},
             mask_generator=dict(video=dict(type='TubeMasking', ratio=0.5)),
         )
@@ -944,6 +944,29 @@ def test_a_model_of_transformers_comes_in(tmp_path):
     assert report.source == 'huggingface'
     clip = random_clip(2, 3, 4, 32, 32)
     torch.testing.assert_close(model.logits(clip), theirs(clip.transpose(1, 2)).logits, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('final_norm', [True, False])
+def test_a_pretraining_model_of_transformers_comes_in_with_its_decoder(tmp_path, final_norm):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.VideoMAEConfig(
+        image_size=32, patch_size=8, num_frames=4, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=192, decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=4,
+        decoder_intermediate_size=128, layer_norm_eps=1e-6, use_mean_pooling=not final_norm,
+    )  # fmt: skip
+    theirs = transformers.VideoMAEForPreTraining(config).eval()
+    for parameter in theirs.parameters():
+        parameter.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter))))
+    theirs.save_pretrained(tmp_path)
+    model = videomae_autoencoder(final_norm=final_norm)
+    report = load_weights(model, tmp_path / 'model.safetensors', complete=True)
+    assert (report.source, report.left, report.initialised) == ('huggingface', (), ())
+    hidden = torch.rand(2, 32).argsort(1) < 24
+    clip = random_clip(2, 3, 4, 32, 32)
+    patches = torch.stack([row['patches'] for row in model.predict(clip, 'video', Masks.from_hidden(hidden))])
+    # their decoder's last norm has an eps of 1e-5
+    torch.testing.assert_close(patches, theirs(clip.transpose(1, 2), hidden).logits, rtol=1e-3, atol=1e-3)
 
 
 def test_the_tool_converts_to_the_released_layout_and_back(tmp_path, capsys):
