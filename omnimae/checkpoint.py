@@ -8,9 +8,9 @@ Converting renames: no value changes, position tables included. What another enc
   our fixed sinusoids and stand in no file, so the model's own tables stay. The decoder becomes an MAEHead with
   ``qkv_bias='qv', tokens='decoder', embed_bias=False``.
 - MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Loaded into a model
-  of longer tubelets they are *inflated* (`inflate`). An encoder's class token is left behind, as is that of a whole MAE
-  by a model that has none: tokens can no longer attend to it, so features differ from MAE's own until they are
-  fine-tuned. (MAE's fine-tuning pools the other tokens, too.) The decoder of a whole MAE becomes an MAEHead with
+  of longer tubelets they are *inflated* (`inflate`). A backbone with ``cls_token=True`` takes their class token; any
+  other leaves it: tokens can no longer attend to it, so features differ from MAE's own until they are fine-tuned.
+  (MAE's fine-tuning pools the other tokens, too.) Where the decoder is in the file it becomes an MAEHead with
   ``qkv_bias=True, tokens='decoder', positions='sincos2d'``.
 """
 
@@ -235,36 +235,26 @@ class Layout(NamedTuple):
 
 
 def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """An image ViT: its kernel is one of one frame. What rests on a class token is left, but in a whole MAE."""
-    if 'decoder_pred.weight' in state_dict and 'cls_token' in state_dict:
-        return _simplify_mae(state_dict), ()
-    with_class_token = 'cls_token' in state_dict
-    others = ('cls_token', 'mask_token', 'decoder_')
-    left = tuple(
-        key for key in state_dict if key.startswith((*others, 'fc_norm.', 'head') if with_class_token else others)
-    )
+    """An image ViT: its kernel is one of one frame, and the class token takes its position into itself (zero in MAE).
+
+    Left is a head on the class token, as ours pool the others, and what is there of a decoder that is not whole.
+    """
+    without_place = [] if 'decoder_pred.weight' in state_dict else ['mask_token', 'decoder_']
+    if 'cls_token' in state_dict and 'fc_norm.weight' not in state_dict:
+        without_place.append('head')
+    left = tuple(key for key in state_dict if key.startswith(tuple(without_place)))
     plain = {key: x for key, x in state_dict.items() if key not in left}
-    if (kernel := plain.get('patch_embed.proj.weight')) is not None and kernel.dim() == 4:
-        plain['patch_embed.proj.weight'] = kernel.unsqueeze(2)
-    if with_class_token and 'pos_embed' in plain:
-        plain['pos_embed'] = plain['pos_embed'][:, 1:]
-    return plain, left
-
-
-def _simplify_mae(state_dict: StateDict) -> StateDict:
-    """MAE with its decoder: the class token takes its position into itself, zero in MAE."""
-    plain = dict(state_dict)
     _flatten_mask_token(plain)
     if (kernel := plain.get('patch_embed.proj.weight')) is not None and kernel.dim() == 4:
         plain['patch_embed.proj.weight'] = kernel.unsqueeze(2)
-    if 'pos_embed' in plain:
+    if 'cls_token' in plain and 'pos_embed' in plain:
         plain['cls_token'] = plain['cls_token'] + plain['pos_embed'][:, :1]
         plain['pos_embed'] = plain['pos_embed'][:, 1:]
-    if 'decoder_pos_embed' in plain:
+    if 'cls_token' in plain and 'decoder_pos_embed' in plain:
         if plain['decoder_pos_embed'][:, 0].any():
             raise ValueError('decoder_pos_embed gives the class token a position, and ours has none in the decoder.')
         plain['decoder_pos_embed'] = plain['decoder_pos_embed'][:, 1:]
-    return plain
+    return plain, left
 
 
 def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
@@ -340,6 +330,7 @@ _OMNIMAE_ENCODER = (
 
 # timm's names: MAE's own, VideoMAE's after its parts are put together, and those that transformers' are mapped to
 _TIMM = (
+    ('cls_token', CLS_TOKEN),
     ('pos_embed', POSITIONS),
     ('patch_embed.proj.', 'backbone.patch_embed.'),
     ('blocks.', 'backbone.blocks.'),
@@ -359,7 +350,6 @@ _VIDEOMAE = (
 )
 
 _MAE = (
-    ('cls_token', CLS_TOKEN),
     ('mask_token', 'head.mask_token'),
     ('decoder_pos_embed', 'head.pos_embed'),
     ('decoder_embed.', 'head.decoder_embed.'),
@@ -430,7 +420,7 @@ def _bare(state_dict: Mapping) -> StateDict:
 def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
     """Rename a state dict of another layout to ours, see the head of this module. Ours stays as it is.
 
-    Of image ViTs with a class token what rests on it is left out, but of a whole MAE nothing is; see `translate`.
+    Of image ViTs a head on the class token is left out; see `translate`.
 
     Args:
         state_dict: tensors by name, or a checkpoint around them (``WRAPPERS``).
@@ -443,7 +433,7 @@ def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
 
 
 def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict, tuple[str, ...]]:
-    """`convert`, and the keys that it left out: a class token and its head, and what is left of a decoder."""
+    """`convert`, and the keys that it left out: a head on the class token, parts of a decoder."""
     source = source or recognise(state_dict)
     state_dict = _bare(unwrap(state_dict))
     if source is None:
@@ -523,6 +513,8 @@ def export_timm(state_dict: StateDict, *, grid: Grid, num_heads: int) -> tuple[S
     weights = {new: x for key, x in state_dict.items() if (new := _encoder_name(key, state_dict))}
     kernel = weights['patch_embed.proj.weight'] = state_dict[KERNEL].sum(2)
     weights['pos_embed'] = state_dict[POSITIONS][:, : grid.h * grid.w]
+    if 'cls_token' in weights:
+        weights['pos_embed'] = _with_first_row(weights['pos_embed'])
     patch_size, dim = tuple(kernel.shape[2:]), kernel.shape[0]
     image_size = (grid.h * patch_size[0], grid.w * patch_size[1])
     num_classes = len(weights['head.weight']) if 'head.weight' in weights else 0
@@ -534,7 +526,7 @@ def export_timm(state_dict: StateDict, *, grid: Grid, num_heads: int) -> tuple[S
         num_heads=num_heads,
         mlp_ratio=len(weights['blocks.0.mlp.fc1.weight']) / dim,
         qkv_bias='blocks.0.attn.qkv.bias' in weights,
-        class_token=False,
+        class_token='cls_token' in weights,
         global_pool='avg',
         fc_norm='fc_norm.weight' in weights,
     )
@@ -566,6 +558,8 @@ def export_huggingface(
         ValueError: not of our layout, positions of another grid, or positions that are not the fixed ones.
     """
     _check_native(state_dict, grid)
+    if CLS_TOKEN in state_dict:
+        raise ValueError('VideoMAE of transformers has no class token. Export to timm.')
     if not torch.allclose(state_dict[POSITIONS], positions, atol=1e-5):
         raise ValueError(
             f'{POSITIONS} does not hold the fixed sinusoids (it came from MAE, perhaps), and VideoMAE of transformers '
@@ -633,10 +627,15 @@ def export_mae(state_dict: StateDict) -> StateDict:
         raise ValueError("The layout 'mae' has patches of one frame and mask tokens of the decoder's width.")
     weights = {str(names[key]): x for key, x in state_dict.items()}
     for name in ('pos_embed', 'decoder_pos_embed'):
-        weights[name] = torch.cat([torch.zeros_like(weights[name][:, :1]), weights[name]], 1)
+        weights[name] = _with_first_row(weights[name])
     weights['patch_embed.proj.weight'] = weights['patch_embed.proj.weight'].squeeze(2)
     weights['mask_token'] = weights['mask_token'].unsqueeze(0)
     return weights
+
+
+def _with_first_row(positions: Tensor) -> Tensor:
+    """(1, N, D) -> (1, 1 + N, D): the class token's position is zero."""
+    return torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
 
 
 def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -> StateDict:
@@ -936,7 +935,8 @@ def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -
         return lambda key: True
     token_norm = 'backbone.norm.weight'  # in pretraining and in what is frozen; a Classifier has it behind the pooling
     is_probe = token_norm in state_dict and token_norm not in target
-    if _is_pretraining(state_dict) or _is_encoder(state_dict) or is_probe:
+    loses_token = CLS_TOKEN in state_dict and CLS_TOKEN not in target  # and with it what was trained on top
+    if _is_pretraining(state_dict) or _is_encoder(state_dict) or is_probe or loses_token:
         unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *({CLS_TOKEN} - target.keys()))
         return lambda key: key.startswith('backbone.') and not key.startswith(unwanted)
     head = _head_keys(chain(state_dict, target))
@@ -997,6 +997,8 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
         )
     if 'backbone.norm.weight' in target and 'norm.weight' in state_dict:
         return "It is a classifier's, whose norm stands behind the pooling. Set model.norm='pooled'."
+    if keys == [CLS_TOKEN]:
+        return f'Set backbone.cls_token={CLS_TOKEN in state_dict} in the model.'
     if all(key.endswith(('decoder_embed.bias', 'mask_token', 'pos_embed')) for key in keys):
         return "The mask token is at another width. See head.tokens: 'encoder' (OmniMAE) or 'decoder' (VideoMAE)."
     if all(key.endswith('attn.qkv.bias') for key in keys):

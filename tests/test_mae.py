@@ -12,7 +12,7 @@ from mmengine.registry import DefaultScope
 from test_flops import counted_macs
 from torch import Tensor
 
-from omnimae.checkpoint import export_mae, load_weights, recognise, translate
+from omnimae.checkpoint import export_huggingface, export_mae, export_timm, load_weights, recognise, translate
 from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import pretraining_rows
 from omnimae.models.vit import sinusoid_table_2d
@@ -157,6 +157,43 @@ def test_files_come_back(tmp_path: Path):
     # a position of the class token is added to it
     moved = translate(state | {'pos_embed': state['pos_embed'] + 1})[0]
     torch.testing.assert_close(moved['backbone.cls_token'], state['cls_token'] + 1)
+
+
+@torch.no_grad()
+def test_a_fine_tuned_file_gives_its_own_logits_and_comes_back(tmp_path: Path):
+    state = {key: x for key, x in mae_file().items() if not key.startswith(('decoder_', 'mask_', 'norm.'))}
+    state |= {'fc_norm.weight': torch.randn(24), 'fc_norm.bias': torch.randn(24)}
+    state |= {'head.weight': torch.randn(5, 24), 'head.bias': torch.randn(5)}
+    torch.save({'model': state}, tmp_path / 'ft.pth')
+    model = MODELS.build(dict(type='Classifier', backbone=image_backbone(), num_classes=5))
+    assert load_weights(model, tmp_path / 'ft.pth', complete=True).left == ()
+    image = torch.randn(2, 3, 32, 24)
+    pooled = dense.norm(features(image, state)[:, 1:].mean(1), state, 'fc_norm')
+    expected = F.linear(pooled, state['head.weight'], state['head.bias'])
+    torch.testing.assert_close(model.logits(image.unsqueeze(2)), expected, rtol=1e-4, atol=1e-5)
+    weights, config = export_timm(model.state_dict(), grid=model.backbone.grid, num_heads=2)
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[key], state[key]) for key in state)
+    assert config['model_args']['class_token']
+    plain = MODELS.build(dict(type='Classifier', backbone=image_backbone(cls_token=False), num_classes=5))
+    left = load_weights(plain, tmp_path / 'ft.pth').left
+    assert set(left) == {'backbone.cls_token', 'norm.weight', 'norm.bias', 'head.weight', 'head.bias'}
+    facts = dict(grid=model.backbone.grid, num_heads=2, positions=model.backbone.pos_embed)
+    with pytest.raises(ValueError, match='VideoMAE of transformers has no class token'):
+        export_huggingface(model.state_dict(), **facts)
+
+
+def test_a_head_on_the_class_token_is_left():
+    state = {key: x for key, x in mae_file().items() if not key.startswith(('decoder_', 'mask_'))}
+    ours, left = translate(state | {'head.weight': torch.zeros(5, 24), 'head.bias': torch.zeros(5)})
+    assert left == ('head.weight', 'head.bias')
+    assert {'backbone.norm.weight', 'backbone.cls_token'} < set(ours)
+
+
+def test_a_model_without_class_token_cannot_go_on_pretraining_one_with_it(tmp_path: Path):
+    torch.save(mae_file(), tmp_path / 'mae.pth')
+    with pytest.raises(ValueError, match=r'no place for backbone\.cls_token\. Set backbone\.cls_token=True'):
+        load_weights(tiny(cls_token=False), tmp_path / 'mae.pth')
 
 
 @torch.no_grad()

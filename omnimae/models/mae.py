@@ -101,7 +101,7 @@ class MaskedAutoencoder(BaseModel):
         latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
         patches = head(latent, split.masks, split.grid)
         errors, scored = head.errors(patches, split.pixels), split.masks.scored
-        losses = errors.mean(1) if scored is None else (errors * scored).sum(1) / scored.sum(1)
+        losses = errors.mean(1) if scored is None else (errors * scored).sum(1) / scored.sum(1).clamp(min=1)
         rows = zip(patches, split.masks.decode, split.masks.visible, losses, strict=True)
         return [
             dict(patches=p, decode=decode, visible=visible, modality=modality, loss=loss)
