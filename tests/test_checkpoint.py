@@ -27,6 +27,7 @@ from omnimae.checkpoint import (
     save_file,
     translate,
 )
+from omnimae.config import load_config
 from omnimae.engine.compat import load_from_plain
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
@@ -944,6 +945,24 @@ def test_a_model_of_transformers_comes_in(tmp_path):
     assert report.source == 'huggingface'
     clip = random_clip(2, 3, 4, 32, 32)
     torch.testing.assert_close(model.logits(clip), theirs(clip.transpose(1, 2)).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('layout', 'name'), [('videomae', 'videomae_v2'), ('mae', 'mae')])
+def test_the_tool_writes_what_a_demo_trained_in_its_method_s_names(tmp_path, layout, name):
+    config = ROOT / 'configs' / 'demo' / f'{name}.py'
+    model = MODELS.build(load_config(config).model)
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    state = model.state_dict()
+    save_file(state, tmp_path / 'ours.pth', {})
+    run_tool([str(tmp_path / 'ours.pth'), str(tmp_path / 'theirs.pth'), '--to', layout, '--config', str(config)])
+    assert recognise(load_file(tmp_path / 'theirs.pth')[0]) == dict(mae='timm', videomae='videomae')[layout]
+    again = MODELS.build(load_config(config).model)
+    assert load_weights(again, tmp_path / 'theirs.pth', complete=True).left == ()
+    if layout == 'videomae':  # where the biases of the keys, which do nothing, are zero
+        for key in (key for key in state if key.endswith('qkv.bias')):
+            state[key].chunk(3)[1].zero_()
+    assert_equal_states(again.state_dict(), state)
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ def data(tmp_path_factory) -> Path:
         'pictures': ['imagenet/train', 'imagenet/val', 'custom/images'],
         'movies': [
             *('sthv2/videos', 'kinetics400/videos_train/class', 'kinetics400/videos_val/class', 'custom/videos'),
-            *('kinetics710/videos_train/class', 'ava/clips', 'webvid2m/videos'),
+            *('kinetics710/videos_train/class', 'ava/clips', 'webvid2m/videos', 'ucf101/videos'),
         ],
     }
     for source, targets in links.items():
@@ -109,7 +109,8 @@ def data(tmp_path_factory) -> Path:
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             (root / target).symlink_to(made / source)
     for split in ('train', 'val'):
-        (root / 'sthv2' / f'sthv2_{split}_list_videos.txt').write_text('0.mp4 3\n1.mp4 7\n')
+        for name in (f'sthv2/sthv2_{split}_list_videos.txt', f'ucf101/ucf101_{split}_split_1_videos.txt'):
+            (root / name).write_text('0.mp4 3\n1.mp4 7\n')
     return root
 
 
