@@ -14,10 +14,12 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from omnimae.checkpoint import convert
+from omnimae.config import load_config
 from omnimae.flops import _unread_macs, pretraining_rows
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'videomae'
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
 DUAL = dict(
@@ -265,3 +267,35 @@ def test_parameters_and_arithmetic_are_the_published_ones(arch):
         counted.append(row.decoder + visible * _unread_macs(model.head.blocks[-1], length))
     assert [x / 1e9 for x in counted] == pytest.approx(gmacs, abs=0.006)
     assert dual.encoder == one.encoder
+
+
+# Videos a step, rate per 256 of them, epochs: the released scripts; tokens seen and predicted.
+@pytest.mark.parametrize(
+    ('name', 'arch', 'videos', 'rate', 'epochs', 'tokens'),
+    [
+        ('vit-s_k400', 'small', 1024, 1.5e-4, 1600, (160, 1408)),
+        ('vit-b_k400', 'base', 2048, 1.5e-4, 1600, (160, 1408)),
+        ('vit-l_k400', None, 512, 1.5e-4, 1600, (160, 1408)),
+        ('vit-h_k400', None, 1024, 1.5e-4, 1600, (160, 1408)),
+        ('vit-s_ssv2', 'small', 1024, 1.5e-4, 2400, (160, 1408)),
+        ('vit-b_ssv2', 'base', 2048, 1.5e-4, 2400, (160, 1408)),
+        ('vit-b_ucf101', 'base', 192, 3e-4, 3200, (392, 1176)),
+        ('v2_vit-b_hybrid', 'base', 1024, 1e-3, 200, (160, 784)),
+        ('v2_vit-l_hybrid', 'large', 1536, 1e-3, 300, (160, 784)),
+        ('v2_vit-h_hybrid', 'huge', 2048, 1e-3, 300, (160, 784)),
+        ('v2_vit-g_hybrid', 'giant', 2048, 6e-4, 300, (208, 1024)),
+    ],
+)
+def test_recipes(name, arch, videos, rate, epochs, tokens):
+    cfg = load_config(CONFIGS / f'{name}.py')
+    [replicas] = {source.get('replicas', 1) for source in cfg.train_dataloader.dataset.sources.values()}
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == videos * replicas
+    assert replicas == (4 if name.startswith('v2') else 1)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate * videos / 256)
+    assert cfg.param_scheduler.end_lr == pytest.approx(1e-5 * videos / 256)
+    assert cfg.train_cfg.max_epochs == epochs
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    masks = model.mask_generator['video'](1, model.backbone.grid, 'cpu')
+    assert (masks.visible.shape[1], masks.decode.shape[1]) == tokens
+    assert arch is None or without_key_biases(model) == SIZES[arch][2]  # V1 has deeper decoders in its L and H
