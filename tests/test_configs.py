@@ -45,17 +45,19 @@ CUSTOM = ROOT / 'configs' / 'custom'
 # The published data sets: https://image-net.org (train), and the SSv2 training list.
 NUM_ROWS = dict(in1k=1_281_167, ssv2=168_913)
 
+CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'ResizeShort', 'CenterCrop')
+
 # What `shrink` changes to run a recipe in a test: sizes and lengths, by the type that has them. Nothing else.
 SMALL = {
-    'SpatioTemporalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2),
+    'SpatioTemporalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2, clip_size=(4, 112, 112)),
     'MAEHead': dict(embed_dim=32, depth=1, num_heads=2),
+    **dict.fromkeys(CROPS, dict(size=112)),
     'VideoDataset': dict(num_frames=4, clip_seconds=0.5),
     'MixedSampler': dict(repeats={}),  # all of the few files
     'MixedBatchSampler': dict(global_batch_size=16),
     'EpochTrainLoop': dict(max_epochs=1),
     'WarmupCosineLR': dict(warmup_epochs=0),
 }
-CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'ResizeShort', 'CenterCrop')
 SMALL_LOADER = dict(batch_size=8, num_workers=0, persistent_workers=False)
 
 _number = itertools.count()
@@ -82,9 +84,9 @@ def components(value: Any):
 
 def shrink(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
-    side = 8 * cfg.model.backbone.patch_size[1]
-    cfg.model.backbone.clip_size = (min(cfg.model.backbone.clip_size[0], 4), side, side)
-    small = {**SMALL, **dict.fromkeys(CROPS, dict(size=side))}
+    frames, side = min(cfg.model.backbone.clip_size[0], 4), 8 * cfg.model.backbone.patch_size[1]  # cells need it even
+    backbone = dict(SMALL['SpatioTemporalViT'], clip_size=(frames, side, side))
+    small = {**SMALL, 'SpatioTemporalViT': backbone, **dict.fromkeys(CROPS, dict(size=side))}
     changes = [(part, small.get(part['type'], {})) for part in components([cfg[key] for key in cfg])]
     for part, change in [*changes, (cfg.train_dataloader, SMALL_LOADER), (cfg.val_dataloader, SMALL_LOADER)]:
         for key, value in change.items():
