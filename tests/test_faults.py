@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -371,6 +372,16 @@ class RaisingHook(Hook):
         if get_rank() == 1:
             raise ValueError('the disk of rank 1 is on fire')
 """
+
+
+def test_a_training_that_ended_leaves_signals_as_they_were(config: Path, tmp_path: Path):
+    before = signal.getsignal(signal.SIGTERM)
+    build_runner(config, tmp_path / 'work').train()
+    assert signal.getsignal(signal.SIGTERM) is before
+    thread = threading.Thread(target=build_runner(config, tmp_path / 'thread').train)
+    thread.start()
+    thread.join()
+    assert (tmp_path / 'thread' / 'epoch_2.pth').exists()
 
 
 def test_ranks_leave_out_a_step_and_are_preempted_together(data: Path, tmp_path: Path):

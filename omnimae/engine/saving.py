@@ -87,8 +87,9 @@ class PreemptionHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Listen, in this process and in the loader's workers."""
         self._asked = False
-        for number in self.SIGNALS:
-            signal.signal(number, self._ask)
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # no other may listen
+            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         for loader in [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else []):
             loader.worker_init_fn = _Outliving(self.GRACE, loader.worker_init_fn)
 
@@ -107,9 +108,9 @@ class PreemptionHook(Hook):
             self._stop_if_asked(runner, step_is_over=False)
 
     def after_train(self, runner: Runner) -> None:
-        """Everything is done: the signals end the process again."""
-        for number in self.SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+        """Everything is done: the signals do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _stop_if_asked(self, runner: Runner, step_is_over: bool) -> None:
         asked = torch.tensor(float(self._asked))
@@ -123,7 +124,7 @@ class PreemptionHook(Hook):
             with replacing(path.with_name('last_checkpoint')) as file:
                 file.write_text(str(path))
             runner.logger.info(f'Preempted: saved {path}, the exit code is {PREEMPTED}. Go on with --resume.')
-        for number in self.SIGNALS:  # the first rank to leave may make the launcher end the others
+        for number in self._before:  # the first rank to leave may make the launcher end the others
             signal.signal(number, signal.SIG_IGN)
         leave_distributed()
         raise SystemExit(PREEMPTED)
