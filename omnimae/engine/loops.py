@@ -146,7 +146,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         if is_main_process():
             with file.open('a') as stream:
                 stream.writelines(f'{place}\t{line}\n' for line in lines)
-        self.runner.logger.warning(f'No update at {place}, the {count}th that is left out: {lines[0]}')
+        self.runner.logger.warning(f'No update at {place}, {count} left out so far: {lines[0]}')
         if self._skipped_in_a_row > self.max_skipped:
             raise FloatingPointError(
                 f'The loss is not finite at {place}, {self._skipped_in_a_row} steps in a row; train_cfg.max_skipped='
