@@ -327,5 +327,5 @@ def _read_npz(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
             return {key: file[key] for key in keys}
     except FileNotFoundError:
         raise ValueError(f'{path} does not exist.') from None
-    except (KeyError, ValueError, OSError, TypeError, EOFError, BadZipFile) as error:  # empty, cut off, .npy
+    except (KeyError, ValueError, OSError, TypeError, AttributeError, EOFError, BadZipFile) as error:  # cut off, .npy
         raise ValueError(f'{path} does not hold {", ".join(keys)} ({error}). Give a file of our tools.') from None

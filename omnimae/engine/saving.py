@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from omnimae.checkpoint import replacing, save_file
 from omnimae.registry import HOOKS
 
-from .compat import find_latest_checkpoint, leave_distributed
+from .compat import exit_together, find_latest_checkpoint
 from .hooks import unwrapped
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again"
@@ -126,8 +126,8 @@ class PreemptionHook(Hook):
             runner.logger.info(f'Preempted: saved {path}, the exit code is {PREEMPTED}. Go on with --resume.')
         for number in self._before:  # the first rank to leave may make the launcher end the others
             signal.signal(number, signal.SIG_IGN)
-        leave_distributed()
-        raise SystemExit(PREEMPTED)
+        runner.visualizer.close()
+        exit_together(PREEMPTED)
 
 
 class _Outliving:
