@@ -1,4 +1,4 @@
-"""What MMEngine's Runner needs from us: optimizer wrapper and groups, schedule, train loop, hooks, workarounds."""
+"""What MMEngine's Runner needs from us: optimizer and schedule, train loop, hooks, checkpoints, workarounds."""
 
 from .compat import leave_distributed, setup_distributed, setup_environment
 from .hooks import BrokenFileHook, HeadSizeHook, ReconstructionHook, StepSeedHook, ThroughputHook

@@ -112,7 +112,7 @@ class FeatureNorm(nn.BatchNorm1d):
 class LinearProbe(FrozenBackbone):
     """A frozen backbone, batch norm without affine and a linear layer: MAE's probe (arXiv:2111.06377, appendix A).
 
-    The features are means over tokens, since there is no class token; MAE's probe reads its class token.
+    The features are means over the tokens of patches; MAE's probe reads its class token.
 
     Args:
         backbone: config of the encoder.

@@ -1,7 +1,7 @@
 """A plain Vision Transformer over spatio-temporal patches of images and videos.
 
-The encoder of OmniMAE (arXiv:2206.08356, section 3.1) and of VideoMAE: pre-norm blocks, fixed sinusoidal positions, no
-class token. An image is a clip of one frame.
+The encoder of OmniMAE (arXiv:2206.08356, section 3.1) and of VideoMAE: pre-norm blocks, fixed sinusoidal positions;
+with options also that of MAE (class token, 2-D positions). An image is a clip of one frame.
 
 Legend: B batch, C channels, T frames, H W pixels, (t, h, w) grid, N = t*h*w tokens, K visible tokens, D width,
 P pixels of one patch, in the order (pt, ph, pw, c).
