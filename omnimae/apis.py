@@ -28,11 +28,12 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from omnimae.checkpoint import convert, load_file, load_weights
+from omnimae.checkpoint import load_file, load_weights
 from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, read_image, scan_folder
 from omnimae.data.video import BrokenFileError, open_video, pick_frames, test_starts
 from omnimae.engine import frozen_model
+from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS
 
 Input: TypeAlias = str | os.PathLike | np.ndarray

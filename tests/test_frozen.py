@@ -19,12 +19,13 @@ from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import nn
 from torch.utils.data import DataLoader
 
-from omnimae.checkpoint import export, load_weights, save_file
+from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
 from omnimae.engine import LARS, frozen_model, testing
 from omnimae.engine.testing import _in_turn
 from omnimae.evaluation import knn_accuracy, load_features
+from omnimae.layouts import export
 from omnimae.models import FrozenBackbone, LinearProbe
 from omnimae.models.probe import FeatureNorm
 from omnimae.registry import HOOKS, MODELS

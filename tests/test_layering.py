@@ -20,14 +20,15 @@ ALLOWED = {
     'models': FLOOR,
     'data': FLOOR,
     'evaluation': FLOOR,
-    'checkpoint': FLOOR,
+    'layouts': FLOOR,
+    'checkpoint': FLOOR | {'layouts'},  # what it reads may be of any published layout
     'visualization': FLOOR,
     'flops': FLOOR,
     'config': FLOOR,
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation'},
     # files through the data room, features as the frozen evaluation defines them
-    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine'},
+    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'layouts'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry
 

@@ -12,9 +12,10 @@ from mmengine.registry import DefaultScope
 from test_flops import counted_macs
 from torch import Tensor
 
-from omnimae.checkpoint import export_huggingface, export_mae, export_timm, load_weights, recognise, translate
+from omnimae.checkpoint import load_weights
 from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import pretraining_rows
+from omnimae.layouts import export_huggingface, export_mae, export_timm, recognise, translate
 from omnimae.models.vit import sinusoid_table_2d
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks

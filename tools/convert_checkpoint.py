@@ -16,7 +16,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnimae.checkpoint import (
+from omnimae.checkpoint import load_file, save_file
+from omnimae.config import load_config
+from omnimae.layouts import (
     LAYOUTS,
     NATIVE,
     StateDict,
@@ -25,12 +27,9 @@ from omnimae.checkpoint import (
     export_mae,
     export_timm,
     export_videomae,
-    load_file,
     recognise,
-    save_file,
     translate,
 )
-from omnimae.config import load_config
 from omnimae.registry import MODELS
 
 

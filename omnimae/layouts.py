@@ -1,0 +1,608 @@
+"""Key layouts of published checkpoints: recognising them, renaming them to ours, and back.
+
+Our names are those of the modules: ``backbone.*``, then ``head.*`` (one decoder, or ``head.image.*`` and
+``head.video.*``) in pretraining, ``norm.*`` and ``head.*`` in a classifier; an encoder alone is ``backbone.*``.
+Converting renames: no value changes, position tables included. What another encoder stores apart is put together:
+
+- VideoMAE and VideoMAE V2 have a bias for queries and values only; the third for the keys is zero. Their positions are
+  our fixed sinusoids and stand in no file, so the model's own tables stay. The decoder becomes an MAEHead with
+  ``qkv_bias='qv', tokens='decoder', embed_bias=False``.
+- MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Where the decoder is
+  in the file it becomes an MAEHead with ``qkv_bias=True, tokens='decoder', positions='sincos2d'``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from omnimae.structures import Grid
+
+StateDict = dict[str, Tensor]
+
+NATIVE = 'native'
+WRAPPERS = ('state_dict', 'model', 'module')  # keys under which checkpoints keep the weights
+
+POSITIONS = 'backbone.pos_embed'
+KERNEL = 'backbone.patch_embed.weight'
+CLS_TOKEN = 'backbone.cls_token'
+BLOCK_KEYS = tuple(
+    f'{layer}.{parameter}'
+    for layer in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
+    for parameter in ('weight', 'bias')
+)
+
+
+class Layout(NamedTuple):
+    """How another code base names what we have: pairs of prefixes, (theirs, ours), the more specific ones first.
+
+    Attributes:
+        marks: keys of which every checkpoint of that layout has one, and no other has.
+        pretraining: prefixes of an encoder with its decoder.
+        classifier: prefixes of an encoder with a linear head.
+        spellings: other prefixes for the same thing, (theirs, the spelling used above).
+        simplify: their state dict -> one of the names above, and the keys that have no place in ours.
+        fixed_positions: the files hold no position table, since it is the fixed one.
+        embed_bias: whether the projection from the encoder to the decoder has a bias.
+        needs_norm: whether the encoder of a pretraining model always ends in a norm.
+    """
+
+    marks: tuple[str, ...]
+    pretraining: tuple[tuple[str, str], ...]
+    classifier: tuple[tuple[str, str], ...]
+    spellings: tuple[tuple[str, str], ...] = ()
+    simplify: Callable[[StateDict], tuple[StateDict, tuple[str, ...]]] = lambda state_dict: (state_dict, ())
+    fixed_positions: bool = False
+    embed_bias: bool = True
+    needs_norm: bool = True
+
+
+def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """An image ViT: its kernel is one of one frame, and the class token takes its position into itself (zero in MAE).
+
+    Left is a head on the class token, as ours pool the others, and what is there of a decoder that is not whole.
+    """
+    without_place = [] if 'decoder_pred.weight' in state_dict else ['mask_token', 'decoder_']
+    if 'cls_token' in state_dict and 'fc_norm.weight' not in state_dict:
+        without_place.append('head')
+    left = tuple(key for key in state_dict if key.startswith(tuple(without_place)))
+    plain = {key: x for key, x in state_dict.items() if key not in left}
+    _flatten_mask_token(plain)
+    if (kernel := plain.get('patch_embed.proj.weight')) is not None and kernel.dim() == 4:
+        plain['patch_embed.proj.weight'] = kernel.unsqueeze(2)
+    if 'cls_token' in plain and 'pos_embed' in plain:
+        plain['cls_token'] = plain['cls_token'] + plain['pos_embed'][:, :1]
+        plain['pos_embed'] = plain['pos_embed'][:, 1:]
+    if 'cls_token' in plain and 'decoder_pos_embed' in plain:
+        if plain['decoder_pos_embed'][:, 0].any():
+            raise ValueError('decoder_pos_embed gives the class token a position, and ours has none in the decoder.')
+        plain['decoder_pos_embed'] = plain['decoder_pos_embed'][:, 1:]
+    return plain, left
+
+
+def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """VideoMAE: the encoder of a pretraining model has a prefix; queries and values have a bias, keys have none."""
+    plain = {key.removeprefix('backbone.').removeprefix('encoder.'): x for key, x in state_dict.items()}
+    _flatten_mask_token(plain)
+    for key in [key for key in plain if key.endswith('attn.q_bias')]:
+        prefix = key.removesuffix('q_bias')
+        query, value = plain.pop(key), plain.pop(f'{prefix}v_bias', None)
+        if value is not None:
+            plain[f'{prefix}qkv.bias'] = torch.cat([query, torch.zeros_like(query), value])
+    return plain, ()
+
+
+def _flatten_mask_token(state_dict: StateDict) -> None:
+    """(1, 1, d) -> (1, d), as ours is."""
+    if 'mask_token' in state_dict:
+        state_dict['mask_token'] = state_dict['mask_token'].flatten(0, -2)
+
+
+def _simplify_huggingface(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """VideoMAE of transformers: separate queries, keys and values, their biases under one of two names."""
+    plain: StateDict = {}
+    projections: dict[str, StateDict] = {}
+    for key, x in state_dict.items():
+        name = _replaced(key.removeprefix('videomae.'), HUGGINGFACE_NAMES)
+        block, _, projection = name.partition('.attention.attention.')
+        if projection:
+            renamed = {'q_bias': 'query.bias', 'v_bias': 'value.bias'}.get(projection, projection)
+            projections.setdefault(block, {})[renamed] = x
+        else:
+            plain[name] = x
+    for block, parts in projections.items():
+        _fuse(parts, 'weight', f'{block}.attn.qkv.weight', plain)
+        if 'query.bias' in parts:
+            parts.setdefault('key.bias', torch.zeros_like(parts['query.bias']))
+            _fuse(parts, 'bias', f'{block}.attn.qkv.bias', plain)
+    _flatten_mask_token(plain)
+    return plain, ()
+
+
+def _fuse(parts: StateDict, parameter: str, name: str, into: StateDict) -> None:
+    keys = [f'{projection}.{parameter}' for projection in ('query', 'key', 'value')]
+    if all(key in parts for key in keys):
+        into[name] = torch.cat([parts[key] for key in keys])
+
+
+def _replaced(key: str, names: Iterable[tuple[str, str]]) -> str:
+    for old, new in names:
+        key = key.replace(old, new)
+    return key
+
+
+# (theirs, timm's), in this order; transformers has a dense layer for three of our four
+HUGGINGFACE_NAMES = (
+    ('embeddings.patch_embeddings.projection.', 'patch_embed.proj.'),
+    ('decoder.decoder_layers.', 'decoder.blocks.'),
+    ('encoder.layer.', 'blocks.'),
+    ('attention.output.dense.', 'attn.proj.'),
+    ('intermediate.dense.', 'mlp.fc1.'),
+    ('output.dense.', 'mlp.fc2.'),
+    ('layernorm_before.', 'norm1.'),
+    ('layernorm_after.', 'norm2.'),
+    ('layernorm.', 'norm.'),
+    ('classifier.', 'head.'),
+)
+
+_OMNIMAE_ENCODER = (
+    ('trunk.pos_embed', POSITIONS),
+    ('trunk.patch_embed.proj.1.', 'backbone.patch_embed.'),
+    ('trunk.blocks.', 'backbone.blocks.'),
+)
+
+# timm's names: MAE's own, VideoMAE's after its parts are put together, and those that transformers' are mapped to
+_TIMM = (
+    ('cls_token', CLS_TOKEN),
+    ('pos_embed', POSITIONS),
+    ('patch_embed.proj.', 'backbone.patch_embed.'),
+    ('blocks.', 'backbone.blocks.'),
+    ('norm.', 'backbone.norm.'),
+    ('fc_norm.', 'norm.'),
+    ('head.', 'head.'),
+)
+
+# VideoMAE's decoder; its encoder has timm's names
+_VIDEOMAE = (
+    ('mask_token', 'head.mask_token'),
+    ('encoder_to_decoder.', 'head.decoder_embed.'),
+    ('decoder.blocks.', 'head.blocks.'),
+    ('decoder.norm.', 'head.norm.'),
+    ('decoder.head.', 'head.pred.'),
+    *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
+)
+
+_MAE = (
+    ('mask_token', 'head.mask_token'),
+    ('decoder_pos_embed', 'head.pos_embed'),
+    ('decoder_embed.', 'head.decoder_embed.'),
+    ('decoder_blocks.', 'head.blocks.'),
+    ('decoder_norm.', 'head.norm.'),
+    ('decoder_pred.', 'head.pred.'),
+    *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
+)
+
+LAYOUTS = {
+    # github.com/facebookresearch/omnivore: the published files, and the checkpoints that its trainer writes
+    'omnimae': Layout(
+        marks=('trunk.patch_embed.proj.1.weight',),
+        pretraining=(
+            *_OMNIMAE_ENCODER,
+            ('trunk.norm.', 'backbone.norm.'),
+            ('trunk.mask_token', 'head.mask_token'),
+            ('trunk.decoder.pos_embed', 'head.pos_embed'),
+            ('trunk.decoder.decoder_embed.', 'head.decoder_embed.'),
+            ('trunk.decoder.decoder_blocks.', 'head.blocks.'),
+            ('trunk.decoder.norm.', 'head.norm.'),
+            ('head.', 'head.pred.'),
+        ),
+        classifier=(*_OMNIMAE_ENCODER, ('trunk.norm.', 'norm.'), ('head.', 'head.')),
+        # the trainer: MAE head, head inside a Sequential (SSv2), plain head (IN1K)
+        spellings=(('heads.0.projector.', 'head.'), ('heads.0.0.', 'head.'), ('heads.0.', 'head.')),
+    ),
+    # github.com/MCG-NJU/VideoMAE and github.com/OpenGVLab/VideoMAEv2
+    'videomae': Layout(
+        marks=('encoder.blocks.0.attn.q_bias', 'blocks.0.attn.q_bias', 'backbone.blocks.0.attn.q_bias'),
+        pretraining=_VIDEOMAE,
+        classifier=_TIMM,
+        simplify=_simplify_videomae,
+        fixed_positions=True,
+        embed_bias=False,
+    ),
+    # VideoMAE as transformers names it
+    'huggingface': Layout(
+        marks=(
+            'videomae.embeddings.patch_embeddings.projection.weight',
+            'embeddings.patch_embeddings.projection.weight',
+        ),
+        pretraining=_VIDEOMAE,
+        classifier=_TIMM,
+        simplify=_simplify_huggingface,
+        fixed_positions=True,
+        embed_bias=False,
+        needs_norm=False,  # use_mean_pooling=True, the default of a new model there, takes it away
+    ),
+    # github.com/facebookresearch/mae and the image ViTs of timm
+    'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_MAE, classifier=_TIMM, simplify=_simplify_timm),
+}
+
+
+def unwrap(content: Mapping) -> Mapping:
+    """Find the state dict within a checkpoint: under one of ``WRAPPERS``, or the whole of it."""
+    for key in WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            return content[key]
+    return content
+
+
+def recognise(state_dict: Mapping) -> str | None:
+    """Say whose layout this is: a name in ``LAYOUTS``, 'native' for ours, None for neither."""
+    state_dict = _bare(unwrap(state_dict))
+    if KERNEL in state_dict:
+        return NATIVE
+    return next((name for name, layout in LAYOUTS.items() if any(mark in state_dict for mark in layout.marks)), None)
+
+
+def _bare(state_dict: Mapping) -> StateDict:
+    """Names without what torch.compile and DistributedDataParallel put before them."""
+    return {key.replace('_orig_mod.', '').removeprefix('module.'): value for key, value in state_dict.items()}
+
+
+def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
+    """Rename a state dict of another layout to ours, see the head of this module. Ours stays as it is.
+
+    Of image ViTs a head on the class token is left out; see `translate`.
+
+    Args:
+        state_dict: tensors by name, or a checkpoint around them (``WRAPPERS``).
+        source: a name in ``LAYOUTS``, 'native', or None to recognise it.
+
+    Raises:
+        ValueError: an unknown layout, a key that has no place in ours, or a key that ours needs and that is missing.
+    """
+    return translate(state_dict, source)[0]
+
+
+def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict, tuple[str, ...]]:
+    """`convert`, and the keys that it left out: a head on the class token, parts of a decoder."""
+    source = source or recognise(state_dict)
+    state_dict = _bare(unwrap(state_dict))
+    if source is None:
+        raise ValueError(
+            f'The layout of this state dict is unknown; its keys are {listed(state_dict)}. '
+            f'Known layouts: {NATIVE}, {", ".join(LAYOUTS)}.'
+        )
+    if source == NATIVE:
+        return state_dict, ()
+    layout = _layout(source)
+    state_dict, left = layout.simplify(state_dict)
+    pairs = layout.pretraining if is_pretraining(state_dict) else layout.classifier
+    origin: dict[str, str] = {}
+    unplaced = []
+    for key in state_dict:
+        new = _renamed(_renamed(key, layout.spellings) or key, pairs)
+        if new is None or new in origin:
+            unplaced.append(key)
+        else:
+            origin[new] = key
+    needed = _native_keys(origin, layout)
+    unplaced += [origin[new] for new in origin if new not in needed]
+    backward = tuple((ours, theirs) for theirs, ours in pairs)
+    missing = [str(_renamed(key, backward)) for key in sorted(needed - origin.keys())]
+    if unplaced or missing:
+        raise ValueError(
+            f'This state dict does not fit the layout {source!r}. Keys without a place: {listed(unplaced)}. '
+            f'Missing keys: {listed(missing)}. Give the checkpoint as it was published, or name another source.'
+        )
+    return {new: state_dict[key] for new, key in origin.items()}, left
+
+
+def export(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Rename our state dict to OmniMAE's published layout: the inverse of ``convert``.
+
+    A decoder with qkv biases keeps them: the OmniMAE trainer has such keys, the published models have not.
+
+    Raises:
+        ValueError: a model that the layout has no names for (one decoder per modality, an encoder alone).
+    """
+    if len(decoder_prefixes(state_dict)) > 1:
+        raise ValueError(
+            "The layout 'omnimae' has one decoder for all modalities, this model has one for each: "
+            f'{", ".join(decoder_prefixes(state_dict))}. Only models with a shared decoder can be exported.'
+        )
+    layout = LAYOUTS['omnimae']
+    pairs = layout.pretraining if is_pretraining(state_dict) else layout.classifier
+    backward = tuple((ours, theirs) for theirs, ours in pairs)
+    exported = {new: value for key, value in state_dict.items() if (new := _renamed(key, backward))}
+    unplaced = [key for key in state_dict if not _renamed(key, backward)]
+    if unplaced:
+        raise ValueError(f"The layout 'omnimae' has no names for {listed(unplaced)}. Give a whole model of ours.")
+    return exported
+
+
+# timm's model of each width; any other is its ViT-B with other numbers
+_TIMM_MODELS = {384: 'vit_small_patch16_224', 1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224'}
+
+
+def export_timm(state_dict: StateDict, *, grid: Grid, num_heads: int) -> tuple[StateDict, dict]:
+    """Our encoder or classifier -> the image ViT of timm that computes the same of an image, and its config.json.
+
+    timm has no tubelets: the kernel is summed over time, which is what an image repeated over the tubelet meets, and of
+    the positions the first temporal slice is taken, as our backbone does. A pretraining model gives its encoder with
+    the norm of single tokens; a classifier gives ``fc_norm`` and ``head``. A folder with the two files is read by
+    ``timm.create_model('local-dir:FOLDER', pretrained=True)``.
+
+    Args:
+        state_dict: of our layout.
+        grid: of the clips that the position table is made for, ``model.backbone.grid``.
+        num_heads: of each block of the encoder.
+
+    Raises:
+        ValueError: not of our layout, or positions of another grid.
+    """
+    _check_native(state_dict, grid)
+    weights = {new: x for key, x in state_dict.items() if (new := _encoder_name(key, state_dict))}
+    kernel = weights['patch_embed.proj.weight'] = state_dict[KERNEL].sum(2)
+    weights['pos_embed'] = state_dict[POSITIONS][:, : grid.h * grid.w]
+    if 'cls_token' in weights:
+        weights['pos_embed'] = _with_first_row(weights['pos_embed'])
+    patch_size, dim = tuple(kernel.shape[2:]), kernel.shape[0]
+    image_size = (grid.h * patch_size[0], grid.w * patch_size[1])
+    num_classes = len(weights['head.weight']) if 'head.weight' in weights else 0
+    model_args = dict(
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=dim,
+        depth=num_blocks('blocks.', weights),
+        num_heads=num_heads,
+        mlp_ratio=len(weights['blocks.0.mlp.fc1.weight']) / dim,
+        qkv_bias='blocks.0.attn.qkv.bias' in weights,
+        class_token='cls_token' in weights,
+        global_pool='avg',
+        fc_norm='fc_norm.weight' in weights,
+    )
+    about_data = dict(input_size=(3, *image_size), mean=_MEAN, std=_STD, interpolation='bicubic', crop_pct=1.0)
+    about = dict(about_data, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head', license='other')
+    name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
+    return weights, dict(
+        architecture=name, num_classes=num_classes, num_features=dim, model_args=model_args, pretrained_cfg=about
+    )
+
+
+def export_huggingface(
+    state_dict: StateDict, *, grid: Grid, num_heads: int, positions: Tensor
+) -> tuple[StateDict, dict]:
+    """Our encoder or classifier -> VideoMAE of transformers, and its config.json.
+
+    A pretraining model gives a ``VideoMAEModel`` whose ``last_hidden_state`` is our backbone's output; a classifier
+    gives a ``VideoMAEForVideoClassification``, whose last norm has transformers' eps of 1e-5 where ours is 1e-6. The
+    biases of the keys are left out: a softmax over keys is the same without them.
+
+    Args:
+        state_dict: of our layout.
+        grid: of the clips that the position table is made for, ``model.backbone.grid``.
+        num_heads: of each block of the encoder.
+        positions: (1, N, D), the fixed sinusoids, ``backbone.pos_embed`` of a new model; transformers' model has no
+            others.
+
+    Raises:
+        ValueError: not of our layout, positions of another grid, or positions that are not the fixed ones.
+    """
+    _check_native(state_dict, grid)
+    if CLS_TOKEN in state_dict:
+        raise ValueError('VideoMAE of transformers has no class token. Export to timm.')
+    if not torch.allclose(state_dict[POSITIONS], positions, atol=1e-5):
+        raise ValueError(
+            f'{POSITIONS} does not hold the fixed sinusoids (it came from MAE, perhaps), and VideoMAE of transformers '
+            'can hold no others. Export to timm.'
+        )
+    is_classifier = 'head.weight' in state_dict and not is_pretraining(state_dict)
+    prefix = 'videomae.' if is_classifier else ''
+    weights: StateDict = {}
+    for key, x in state_dict.items():
+        name = _encoder_name(key, state_dict)
+        if name in (None, 'pos_embed'):
+            continue
+        if name.startswith('fc_norm.'):
+            weights[name] = x
+        elif name.startswith('head.'):
+            weights[_replaced(name, _HUGGINGFACE_BACKWARD)] = x
+        elif '.attn.qkv.' in name:
+            block = _replaced(name.partition('.attn.qkv.')[0] + '.', [('blocks.', 'encoder.layer.')])
+            parts = dict(zip(('query', 'key', 'value'), x.chunk(3), strict=True))
+            if name.endswith('weight'):
+                named = {f'{part}.weight': value for part, value in parts.items()}
+            else:
+                # transformers 4 has these names, 5 takes them for query.bias and value.bias
+                named = {'q_bias': parts['query'], 'v_bias': parts['value']}
+            weights |= {f'{prefix}{block}attention.attention.{part}': value for part, value in named.items()}
+        else:
+            weights[prefix + _replaced(name, _HUGGINGFACE_BACKWARD)] = x
+    dim, _, tubelet, height, width = state_dict[KERNEL].shape
+    config: dict[str, Any] = dict(
+        architectures=['VideoMAEForVideoClassification' if is_classifier else 'VideoMAEModel'],
+        model_type='videomae',
+        image_size=_one_or_two(grid.h * height, grid.w * width),
+        patch_size=_one_or_two(height, width),
+        num_frames=grid.t * tubelet,
+        tubelet_size=tubelet,
+        hidden_size=dim,
+        num_hidden_layers=num_blocks('backbone.blocks.', state_dict),
+        num_attention_heads=num_heads,
+        intermediate_size=len(state_dict['backbone.blocks.0.mlp.fc1.weight']),
+        layer_norm_eps=1e-6,
+        qkv_bias='backbone.blocks.0.attn.qkv.bias' in state_dict,
+        use_mean_pooling=is_classifier,
+    )
+    if is_classifier:
+        config['id2label'] = {str(label): f'LABEL_{label}' for label in range(len(state_dict['head.weight']))}
+        config['label2id'] = {name: int(label) for label, name in config['id2label'].items()}
+    return weights, config
+
+
+def export_mae(state_dict: StateDict) -> StateDict:
+    """Our pretraining model of images -> MAE's names.
+
+    Raises:
+        ValueError: a model without class token, of tubelets, or with another decoder.
+    """
+    backward = tuple((ours, theirs) for theirs, ours in _MAE)
+    names = {key: _renamed(key, backward) for key in state_dict}
+    unplaced = [key for key, name in names.items() if name is None]
+    if unplaced or CLS_TOKEN not in state_dict or 'head.decoder_embed.bias' not in state_dict:
+        raise ValueError(
+            "The layout 'mae' is that of a pretraining model with backbone.cls_token=True and one MAEHead with "
+            f"tokens='decoder'. It has no names for {listed(unplaced)}."
+        )
+    if state_dict[KERNEL].shape[2] != 1 or state_dict['head.pos_embed'].shape[2] != len(state_dict['head.norm.weight']):
+        raise ValueError("The layout 'mae' has patches of one frame and mask tokens of the decoder's width.")
+    weights = {str(names[key]): x for key, x in state_dict.items()}
+    for name in ('pos_embed', 'decoder_pos_embed'):
+        weights[name] = _with_first_row(weights[name])
+    weights['patch_embed.proj.weight'] = weights['patch_embed.proj.weight'].squeeze(2)
+    weights['mask_token'] = weights['mask_token'].unsqueeze(0)
+    return weights
+
+
+def _with_first_row(positions: Tensor) -> Tensor:
+    """(1, N, D) -> (1, 1 + N, D): the class token's position is zero."""
+    return torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
+
+
+def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -> StateDict:
+    """Our pretraining model, classifier or encoder -> VideoMAE's and VideoMAE V2's names.
+
+    The biases of the keys are left out: a softmax over keys is the same without them.
+
+    Args:
+        state_dict: of our layout; a decoder with ``tokens='decoder', embed_bias=False``.
+        positions: the fixed sinusoids by name, from a new model; the layout has no place for others.
+
+    Raises:
+        ValueError: not of our layout, positions that are not the fixed ones, or a decoder of another kind.
+    """
+    for key, x in state_dict.items():
+        if key.endswith('pos_embed') and not (x.shape == positions[key].shape and torch.allclose(x, positions[key])):
+            raise ValueError(f'{key} does not hold the fixed sinusoids of the config, and VideoMAE can hold no others.')
+    has_decoder = is_pretraining(state_dict)
+    backward = tuple((ours, theirs) for theirs, ours in (_VIDEOMAE if has_decoder else _TIMM))
+    weights: StateDict = {}
+    for key, x in state_dict.items():
+        if key.endswith('pos_embed'):
+            continue
+        name = _renamed(key, backward)
+        if name is None or key == 'head.decoder_embed.bias':
+            raise ValueError(
+                f"The layout 'videomae' has no name for {key}. Its decoder is one MAEHead with "
+                "tokens='decoder', embed_bias=False."
+            )
+        if has_decoder and key.startswith('backbone.'):
+            name = f'encoder.{name}'
+        if name.endswith('attn.qkv.bias'):
+            prefix = name.removesuffix('qkv.bias')
+            weights[f'{prefix}q_bias'], _, weights[f'{prefix}v_bias'] = x.chunk(3)
+        else:
+            weights[name] = x.unsqueeze(0) if name == 'mask_token' else x
+    return weights
+
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the exported weights expect of their pixels
+_HUGGINGFACE_BACKWARD = tuple((timm, theirs) for theirs, timm in HUGGINGFACE_NAMES)
+
+
+def _encoder_name(key: str, state_dict: Collection[str]) -> str | None:
+    """Name a tensor of ours as timm does; None for a decoder's."""
+    if is_pretraining(state_dict) and not key.startswith('backbone.'):
+        return None
+    return _renamed(key, tuple((ours, theirs) for theirs, ours in _TIMM))
+
+
+def _one_or_two(height: int, width: int) -> int | list[int]:
+    return height if height == width else [height, width]
+
+
+def _check_native(state_dict: StateDict, grid: Grid) -> None:
+    if KERNEL not in state_dict or POSITIONS not in state_dict:
+        raise ValueError(f'{KERNEL} or {POSITIONS} is missing. Load the weights into a model of ours, export that.')
+    if 'head.1.weight' in state_dict:
+        raise ValueError('This is a LinearProbe, whose head has no place there. Give the weights of its backbone.')
+    if state_dict[POSITIONS].shape[1] != grid.num_tokens:
+        raise ValueError(
+            f'{POSITIONS} has {state_dict[POSITIONS].shape[1]} positions, and clips of the model have '
+            f'{"x".join(map(str, grid))} tokens. Give the clip_size that the checkpoint was made for.'
+        )
+
+
+def _layout(source: str) -> Layout:
+    if source not in LAYOUTS:
+        raise ValueError(f'source={source!r} is unknown. Choose from {NATIVE}, {", ".join(LAYOUTS)}.')
+    return LAYOUTS[source]
+
+
+def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str | None:
+    """Exchange the prefix; None when no pair knows it. A prefix without a final dot is a whole key."""
+    for old, new in pairs:
+        if key == old or (old.endswith('.') and key.startswith(old)):
+            return new + key[len(old) :]
+    return None
+
+
+def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
+    """List the keys that a model of ours has, with as many blocks as occur in these keys."""
+    names = [*_affine('backbone.patch_embed.'), *_block_keys('backbone.blocks.', state_dict)]
+    if not layout.fixed_positions:
+        names.append(POSITIONS)
+    if CLS_TOKEN in state_dict:
+        names.append(CLS_TOKEN)
+    if is_encoder(state_dict):
+        return {*names, *(_affine('backbone.norm.') if 'backbone.norm.weight' in state_dict else ())}
+    if not is_pretraining(state_dict):
+        return {*names, *_affine('norm.', 'head.')}
+    if layout.needs_norm or 'backbone.norm.weight' in state_dict:
+        names += _affine('backbone.norm.')
+    for prefix in decoder_prefixes(state_dict):
+        names += [f'{prefix}mask_token', f'{prefix}decoder_embed.weight']
+        names += _affine(f'{prefix}norm.', f'{prefix}pred.')
+        names += [f'{prefix}decoder_embed.bias'] if layout.embed_bias else []
+        names += [] if layout.fixed_positions else [f'{prefix}pos_embed']
+        names += _block_keys(f'{prefix}blocks.', state_dict)
+    return set(names)
+
+
+def _affine(*prefixes: str) -> list[str]:
+    return [prefix + name for prefix in prefixes for name in ('weight', 'bias')]
+
+
+def _block_keys(prefix: str, state_dict: Collection[str]) -> list[str]:
+    """List the keys of the blocks 0..last, with qkv biases everywhere or nowhere, as the first block has it."""
+    bias = f'{prefix}0.attn.qkv.bias' in state_dict
+    names = [name for name in BLOCK_KEYS if bias or name != 'attn.qkv.bias']
+    return [f'{prefix}{block}.{name}' for block in range(num_blocks(prefix, state_dict)) for name in names]
+
+
+def num_blocks(prefix: str, state_dict: Collection[str]) -> int:
+    numbers = (re.match(re.escape(prefix) + r'(\d+)\.', key) for key in state_dict)
+    return max((int(match[1]) + 1 for match in numbers if match), default=0)
+
+
+def is_pretraining(state_dict: Collection[str]) -> bool:
+    return any(key.endswith('mask_token') for key in state_dict)
+
+
+def is_encoder(state_dict: Collection[str]) -> bool:
+    return all(key.startswith('backbone.') for key in state_dict)
+
+
+def decoder_prefixes(state_dict: Collection[str]) -> list[str]:
+    """Prefixes of our decoders: ['head.'], or ['head.image.', 'head.video.'], or nothing in a classifier."""
+    return sorted(key.removesuffix('mask_token') for key in state_dict if key.endswith('mask_token'))
+
+
+def listed(keys: Collection[str], most: int = 8) -> str:
+    keys = list(keys)
+    rest = f' and {len(keys) - most} more' if len(keys) > most else ''
+    return (', '.join(keys[:most]) + rest) or 'none'
