@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from omnimae.checkpoint import convert, load_file, load_weights, save_file
 from omnimae.config import load_config
 from omnimae.engine.compat import load_from_plain
-from omnimae.layouts import convert, export, export_huggingface, export_timm, export_videomae, recognise, translate
+from omnimae.layouts import export, export_huggingface, export_timm, export_videomae, recognise, translate
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
