@@ -503,6 +503,18 @@ def test_classifier_loss_is_the_smoothed_cross_entropy():
         model(clip)
 
 
+def test_features_are_dropped_in_training_alone():
+    clip = torch.randint(0, 256, (2, 3, 1, 32, 32), dtype=torch.uint8)
+    model, whole = small_classifier(dropout=0.5), small_classifier()
+    torch.testing.assert_close(model.eval().logits(clip), whole.eval().logits(clip))
+    features = whole.norm(whole.backbone(whole.data_preprocessor.normalize(clip)).mean(1))
+    torch.manual_seed(0)
+    kept = torch.nn.functional.dropout(torch.ones_like(features), 0.5)
+    assert 0 < (kept == 0).sum() < kept.numel()
+    torch.manual_seed(0)
+    torch.testing.assert_close(model.train().logits(clip), whole.head(kept * features))
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'text'),
     [

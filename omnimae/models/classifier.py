@@ -22,6 +22,7 @@ class Classifier(BaseModel):
         label_smoothing: of the cross-entropy; with mixing too: s smooths a target t to (1 - s) t + s / num_classes,
             which is the same before and after mixing.
         head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2).
+        dropout: share of the features that training drops in front of the head.
         data_preprocessor: config of the ClipPreprocessor, where erasing and mixing of training batches stand; it is
             told ``num_classes``.
     """
@@ -33,6 +34,7 @@ class Classifier(BaseModel):
         num_classes: int,
         label_smoothing: float = 0.0,
         head_init_std: float = 2e-5,
+        dropout: float = 0.0,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -41,6 +43,7 @@ class Classifier(BaseModel):
         self.backbone = MODELS.build({**backbone, 'final_norm': False})
         self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
         self.head = nn.Linear(self.backbone.embed_dim, num_classes)
+        self.dropout = nn.Dropout(dropout)
         self.label_smoothing = label_smoothing
         nn.init.trunc_normal_(self.head.weight, std=head_init_std)
         nn.init.zeros_(self.head.bias)
@@ -89,4 +92,4 @@ class Classifier(BaseModel):
     def logits(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W), uint8 or normalised -> (B, classes)."""
         tokens = self.backbone(self.data_preprocessor.normalize(clip))
-        return self.head(self.norm(tokens.mean(1)))
+        return self.head(self.dropout(self.norm(tokens.mean(1))))
