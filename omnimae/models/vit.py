@@ -10,6 +10,7 @@ P pixels of one patch, in the order (pt, ph, pw, c).
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -92,11 +93,11 @@ def fixed_table(positions: str, grid: Grid, dim: int) -> Tensor:
     return sinusoid_table(grid.num_tokens, dim) if positions == 'sincos1d' else sinusoid_table_2d(grid, dim)
 
 
-def resize_positions(table: Tensor, source: Grid, target: Grid) -> Tensor:
+def resize_positions(table: Tensor, source: Grid, target: Grid, mode: str = 'bicubic') -> Tensor:
     """(1, N, D) made for ``source`` -> (N', D) for ``target``.
 
     An image takes the first temporal slice, as the release does; another number of tubelets is interpolated linearly
-    in time, another image size bicubically in space (both as VideoMAE does).
+    in time, another image size in space (both as VideoMAE does), by ``mode``.
     """
     if target == source:
         return table[0]
@@ -107,7 +108,7 @@ def resize_positions(table: Tensor, source: Grid, target: Grid) -> Tensor:
         flat = table.flatten(1).T[None]  # (1, h*w*D, t)
         table = F.interpolate(flat, size=target.t, mode='linear')[0].T.reshape(target.t, *table.shape[1:])
     if target[1:] != source[1:]:
-        space = F.interpolate(table.permute(0, 3, 1, 2), size=target[1:], mode='bicubic')
+        space = F.interpolate(table.permute(0, 3, 1, 2), size=target[1:], mode=mode)
         table = space.permute(0, 2, 3, 1)
     return table.reshape(target.num_tokens, -1)
 
@@ -226,6 +227,51 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *, grad_checkpointing: bool, fi
     return x
 
 
+class Sizes(NamedTuple):
+    """How large a transformer is."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+
+    @classmethod
+    def of(
+        cls, arch: str | None, embed_dim: int | None, depth: int | None, num_heads: int | None, mlp_ratio: float | None
+    ) -> Sizes:
+        """Those of ``arch``, but for what is given.
+
+        Raises:
+            ValueError: unknown arch, a size that neither says, or a width that the heads do not divide.
+        """
+        if arch is not None and arch not in ARCHITECTURES:
+            raise ValueError(
+                f'arch={arch!r} is unknown. Choose from {sorted(ARCHITECTURES)}, or give embed_dim, depth, num_heads.'
+            )
+        width, layers, heads, ratio = ARCHITECTURES[arch] if arch else (None, None, None, 4.0)
+        embed_dim = width if embed_dim is None else embed_dim
+        depth = layers if depth is None else depth
+        num_heads = heads if num_heads is None else num_heads
+        if embed_dim is None or depth is None or num_heads is None:
+            raise ValueError(f'Give arch, or all of embed_dim={embed_dim}, depth={depth}, num_heads={num_heads}.')
+        if embed_dim % num_heads:
+            raise ValueError(f'num_heads={num_heads} does not divide embed_dim={embed_dim}.')
+        return cls(embed_dim, depth, num_heads, ratio if mlp_ratio is None else mlp_ratio)
+
+    def blocks(self, *, qkv_bias: bool | str, drop_path_rate: float) -> nn.ModuleList:
+        """Make the blocks; the DropPath rate grows linearly to that of the last."""
+        return nn.ModuleList(
+            Block(
+                self.embed_dim,
+                self.num_heads,
+                mlp_ratio=self.mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop_path=drop_path_rate * i / max(self.depth - 1, 1),
+            )
+            for i in range(self.depth)
+        )
+
+
 @MODELS.register_module()
 class SpatioTemporalViT(BaseModule):
     """Vision Transformer for images and videos (arXiv:2206.08356, section 3.1).
@@ -270,42 +316,20 @@ class SpatioTemporalViT(BaseModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
-        if arch is not None and arch not in ARCHITECTURES:
-            raise ValueError(
-                f'arch={arch!r} is unknown. Choose from {sorted(ARCHITECTURES)}, or give embed_dim, depth, num_heads.'
-            )
-        width, layers, heads, ratio = ARCHITECTURES[arch] if arch else (None, None, None, 4.0)
-        embed_dim = width if embed_dim is None else embed_dim
-        depth = layers if depth is None else depth
-        num_heads = heads if num_heads is None else num_heads
-        mlp_ratio = ratio if mlp_ratio is None else mlp_ratio
-        if embed_dim is None or depth is None or num_heads is None:
-            raise ValueError(f'Give arch, or all of embed_dim={embed_dim}, depth={depth}, num_heads={num_heads}.')
-        if embed_dim % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide embed_dim={embed_dim}.')
-
-        self.embed_dim = embed_dim
+        sizes = Sizes.of(arch, embed_dim, depth, num_heads, mlp_ratio)
+        self.embed_dim = sizes.embed_dim
         self.patch_size = (*patch_size,)  # a config may have a list
         self.grid = Grid.of(clip_size, self.patch_size)
         self.positions = positions
         self.num_extra_tokens = int(cls_token)
         self.grad_checkpointing = grad_checkpointing
-        self.patch_embed = PatchEmbed(self.patch_size, embed_dim, xavier=xavier_patch_embed)
+        self.patch_embed = PatchEmbed(self.patch_size, self.embed_dim, xavier=xavier_patch_embed)
         self.register_buffer('pos_embed', self.fixed_positions())
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio=mlp_ratio,
-                qkv_bias=qkv_bias,
-                drop_path=drop_path_rate * i / max(depth - 1, 1),
-            )
-            for i in range(depth)
-        )
-        self.norm = LayerNorm(embed_dim) if final_norm else nn.Identity()
+        self.blocks = sizes.blocks(qkv_bias=qkv_bias, drop_path_rate=drop_path_rate)
+        self.norm = LayerNorm(self.embed_dim) if final_norm else nn.Identity()
         xavier_linear(self)
         if cls_token:
-            self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=0.02))
+            self.cls_token = nn.Parameter(torch.empty(1, 1, self.embed_dim).normal_(std=0.02))
 
     def fixed_positions(self) -> Tensor:
         """-> (1, N, D): the sinusoids that ``pos_embed`` begins with; a checkpoint may replace them."""
