@@ -1,25 +1,33 @@
-"""Backbone, mask generators, head, and the two models made of them; importing this room fills the registry."""
+"""Backbones, mask generators, heads, and the models made of them; importing this room fills the registry."""
 
 from .augment import MixupCutMix, RandomErasing
 from .classifier import Classifier
+from .cross_attention_head import CrossAttentionHead
 from .mae import MaskedAutoencoder
 from .mae_head import MAEHead, PixelTarget
 from .masking import (
     CausalMasking,
+    DirichletMasking,
     DualMasking,
     FrameMasking,
     RandomMasking,
     RunningCellMasking,
     TubeMasking,
 )
-from .preprocessor import ClipPreprocessor
+from .multimae import MultiMAE
+from .multimodal_vit import ClassMapTokenizer, MultiModalViT, PatchTokenizer
+from .preprocessor import ClipPreprocessor, DepthPreprocessor, MultiModalPreprocessor
 from .probe import FrozenBackbone, LinearProbe
 from .vit import SpatioTemporalViT
 
 __all__ = [
     'CausalMasking',
+    'ClassMapTokenizer',
     'Classifier',
     'ClipPreprocessor',
+    'CrossAttentionHead',
+    'DepthPreprocessor',
+    'DirichletMasking',
     'DualMasking',
     'FrameMasking',
     'FrozenBackbone',
@@ -27,6 +35,10 @@ __all__ = [
     'MAEHead',
     'MaskedAutoencoder',
     'MixupCutMix',
+    'MultiMAE',
+    'MultiModalPreprocessor',
+    'MultiModalViT',
+    'PatchTokenizer',
     'PixelTarget',
     'RandomErasing',
     'RandomMasking',

@@ -7,6 +7,8 @@ The randomness is torch's own, on the device of the clip.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -192,3 +194,69 @@ class DualMasking:
         decode = self.decoder(batch_size, grid, device).visible
         seen = torch.zeros(batch_size, grid.num_tokens, dtype=torch.bool, device=device).scatter(1, visible, True)
         return Masks(visible, decode, ~seen.gather(1, decode))
+
+
+@MODELS.register_module()
+class DirichletMasking:
+    """Show a fixed number of tokens, shared out over the modalities at random (MultiMAE, arXiv:2204.01678, 3.1).
+
+    Each sample draws the modalities' shares from a Dirichlet distribution and shows so many random tokens of each. What
+    rounding, or a modality smaller than its share, leaves over or lacks is made up with tokens drawn from all.
+
+    Args:
+        num_visible: tokens of all modalities together that a sample shows.
+        alpha: concentration, of all modalities or of each by name. At 1 all shares are equally likely; small values
+            show mostly one modality, large ones all alike.
+        uniform_subsets: first draw, equally likely, which modalities take part.
+
+    Raises:
+        ValueError: a number that is not positive.
+    """
+
+    def __init__(self, *, num_visible: int, alpha: float | Mapping[str, float] = 1.0, uniform_subsets: bool = False):
+        values = alpha.values() if isinstance(alpha, Mapping) else [alpha]
+        if num_visible < 1 or min(values) <= 0:
+            raise ValueError(f'DirichletMasking: num_visible={num_visible} and alpha={alpha} must be positive.')
+        self.num_visible = num_visible
+        self.alpha = alpha
+        self.uniform_subsets = uniform_subsets
+
+    def check(self, grids: Mapping[str, Grid]) -> None:
+        """Refuse masks that hide nothing.
+
+        Raises:
+            ValueError: fewer tokens than ``num_visible`` and one, or a modality without ``alpha``.
+        """
+        num_tokens = sum(grid.num_tokens for grid in grids.values())
+        if self.num_visible >= num_tokens:
+            raise ValueError(
+                f'DirichletMasking(num_visible={self.num_visible}) hides nothing of the {num_tokens} tokens of '
+                f'{list(grids)}. Choose fewer.'
+            )
+        if isinstance(self.alpha, Mapping) and (missing := [name for name in grids if name not in self.alpha]):
+            raise ValueError(f'DirichletMasking: alpha={dict(self.alpha)} has no value for {missing}. Give one each.')
+
+    def __call__(self, batch_size: int, grids: Mapping[str, Grid], device: torch.device | str) -> Masks:
+        """-> Masks over the tokens of all modalities, one after the other; raster order.
+
+        Raises:
+            ValueError: as ``check``.
+        """
+        self.check(grids)
+        alpha = [self.alpha[name] if isinstance(self.alpha, Mapping) else self.alpha for name in grids]
+        concentration = torch.tensor(alpha, dtype=torch.float32, device=device).expand(batch_size, -1)
+        if self.uniform_subsets:
+            concentration = concentration * self._subsets(batch_size, len(alpha), device) + 1e-5
+        shares = torch.distributions.Dirichlet(concentration, validate_args=False).sample()
+        counts = (shares * self.num_visible).round()
+        # rank of each token in a random order of its modality: those below the modality's count are shown
+        ranks = [torch.rand(batch_size, grid.num_tokens, device=device).argsort(1) for grid in grids.values()]
+        unshown = torch.cat([rank >= counts[:, i, None] for i, rank in enumerate(ranks)], 1)
+        order = (unshown + torch.rand(unshown.shape, device=device)).argsort(1)
+        return Masks(*(tokens.sort(1).values for tokens in order.tensor_split([self.num_visible], 1)))
+
+    @staticmethod
+    def _subsets(batch_size: int, num_modalities: int, device: torch.device | str) -> Tensor:
+        """-> (batch_size, num_modalities) of zeros and ones, each of the subsets but the empty one equally likely."""
+        subset = torch.randint(1, 2**num_modalities, (batch_size, 1), device=device)
+        return subset >> torch.arange(num_modalities, device=device) & 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnimae.registry import MODELS
 from omnimae.structures import Batch
@@ -102,3 +103,62 @@ class ClipPreprocessor(BaseDataPreprocessor):
     @staticmethod
     def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         return (pixels / 255 - mean) / std if pixels.dtype == torch.uint8 else pixels
+
+
+@MODELS.register_module()
+class MultiModalPreprocessor(BaseDataPreprocessor):
+    """Move a batch of several modalities to the device, normalise each when asked.
+
+    Args:
+        modalities: name -> config of what normalises it; one without, such as a map of classes, stays as it is.
+    """
+
+    def __init__(self, *, modalities: Mapping[str, dict] | None = None):
+        super().__init__(non_blocking=True)
+        if modalities is None:
+            modalities = dict(rgb=dict(type='ClipPreprocessor'), depth=dict(type='DepthPreprocessor'))
+        self.modalities = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in modalities.items()})
+
+    def forward(self, data: Batch, training: bool = False) -> dict:
+        """A batch of the loader -> the arguments of the model's ``forward``, on its device."""
+        return self.cast_data({key: value for key, value in data.items() if key in ('clips', 'masks')})
+
+    def normalize(self, clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Modality -> (B, C, T, H, W), of integers as they are stored -> the same, floating and normalised."""
+        normalizers: Any = self.modalities
+        return {name: normalizers[name].normalize(x) if name in normalizers else x for name, x in clips.items()}
+
+
+@MODELS.register_module()
+class DepthPreprocessor(nn.Module):
+    """Standardise depth by what lies between its extremes (MultiMAE, arXiv:2204.01678, section 4).
+
+    The mean and deviation are those of each clip's values without its nearest and farthest.
+
+    Args:
+        trim: share of the values that is left out at either end.
+
+    Raises:
+        ValueError: a share that leaves nothing.
+    """
+
+    eps = 1e-6  # on the variance, of depth in 0..1
+
+    def __init__(self, *, trim: float = 0.1):
+        super().__init__()
+        if not 0 <= trim < 0.5:
+            raise ValueError(f'DepthPreprocessor: trim={trim} leaves no values. Give a share from 0 to below 0.5.')
+        self.trim = trim
+
+    def normalize(self, clip: Tensor) -> Tensor:
+        """(B, 1, T, H, W) -> the same, standardised. A floating clip counts as that already; uint8 holds 8 bits of
+        depth, other integers 16.
+        """
+        if clip.is_floating_point():
+            return clip
+        depth = clip / 2 ** (8 if clip.dtype == torch.uint8 else 16)
+        values = depth.flatten(1).sort(1).values
+        count = values.shape[1]
+        kept = values[:, int(self.trim * count) : int((1 - self.trim) * count)]
+        mean, variance = (x.view(-1, 1, 1, 1, 1) for x in (kept.mean(1), kept.var(1)))
+        return (depth - mean) / (variance + self.eps).sqrt()

@@ -1,0 +1,189 @@
+"""Masked autoencoding of several aligned modalities: see few patches of some, predict the others (arXiv:2204.01678)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Masks
+
+from .multimodal_vit import token_spans
+
+
+class _Encoded(NamedTuple):
+    """Clips cut into patches, what the encoder saw of them and made of that."""
+
+    patches: dict[str, Tensor]  # (B, N, P) normalised, or classes
+    grids: dict[str, Grid]
+    visible: Tensor  # (B, K), over the tokens of all modalities
+    latent: Tensor  # (B, K + G, D)
+
+
+@MODELS.register_module()
+class MultiMAE(BaseModel):
+    """MultiMAE (arXiv:2204.01678): one encoder of several modalities, a small decoder for each task.
+
+    Masks are over the tokens of all given modalities, one after the other in the order of the backbone's tokenizers:
+    every sample shows the encoder equally many tokens, but not equally many of each modality.
+
+    Args:
+        backbone: config of a MultiModalViT.
+        head: task -> config of a CrossAttentionHead. A task is named after the modality that it predicts, or says it.
+        mask_generator: config of a DirichletMasking.
+        data_preprocessor: config of a MultiModalPreprocessor.
+        uncertainty: weigh the tasks with learned variances (arXiv:1705.07115): exp(-s) * loss + s.
+
+    Raises:
+        ValueError: no task, or a part that cannot be built.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: dict,
+        head: Mapping[str, dict],
+        mask_generator: dict,
+        data_preprocessor: dict | None = None,
+        uncertainty: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(MODELS.build(data_preprocessor or dict(type='MultiModalPreprocessor')), init_cfg)
+        if not head:
+            raise ValueError('head is empty. Name at least one task: head=dict(rgb=dict(type=...)).')
+        self.backbone = MODELS.build(backbone)
+        tokenizers = self.backbone.tokenizers.items()
+        learned = dict(
+            in_dim=self.backbone.embed_dim,
+            patch_sizes={name: tokenizer.patch_size for name, tokenizer in tokenizers},
+            channels={name: tokenizer.channels for name, tokenizer in tokenizers},
+            grids={name: tokenizer.grid for name, tokenizer in tokenizers},
+        )
+        self.head = nn.ModuleDict(
+            {task: MODELS.build({**learned, 'modality': task, **cfg}) for task, cfg in head.items()}
+        )
+        self.mask_generator = MODELS.build(mask_generator)
+        self.mask_generator.check(learned['grids'])  # refuses useless masks early
+        self.log_variances = nn.ParameterDict({task: torch.zeros(()) for task in head} if uncertainty else {})
+
+    def forward(
+        self, clips: Mapping[str, Tensor], masks: Masks | None = None, mode: str = 'loss'
+    ) -> dict[str, Tensor] | list[dict]:
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'.
+
+        Raises:
+            ValueError: another mode.
+        """
+        if mode == 'loss':
+            return self.loss(clips, masks)
+        if mode == 'predict':
+            return self.predict(clips, masks)
+        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+
+    def loss(self, clips: Mapping[str, Tensor], masks: Masks | None = None) -> dict[str, Tensor]:
+        """Modality -> (B, C, T, H, W) -> {'loss', '<error>_<task>'}; draws masks unless given.
+
+        Of each sample the mean over the hidden tokens counts, then the mean over the samples that hide any. A task
+        whose modality is not given has no part in it.
+
+        Raises:
+            ValueError: a size that the patch does not divide, an unknown modality, or a mask of other tokens.
+        """
+        encoded = self._encode(clips, masks)
+        errors = {task: self._mean_error(task, encoded) for task in self._known_tasks(encoded)}
+        total = torch.stack([self._weighted(task, error) for task, error in errors.items()]).sum()
+        # a curve per task; MMEngine would add up every name that contains 'loss'
+        return {'loss': total, **{f'{self.head_of(task).error}_{task}': x.detach() for task, x in errors.items()}}
+
+    def predict(self, clips: Mapping[str, Tensor], masks: Masks | None = None) -> list[dict]:
+        """Modality -> (B, C, T, H, W) -> B results: patches, visible, losses, loss, modality.
+
+        ``patches`` has (N, P) for every task, also of modalities that are not given; ``visible`` (K,) counts through
+        all given modalities; ``losses`` has the mean error of the hidden tokens for each task whose modality is given
+        (NaN if none is hidden) and ``loss`` their sum over those that are numbers; ``modality`` is 'video' if a clip
+        has several frames, else 'image'. Patches are in the space of the target.
+
+        Raises:
+            ValueError: as ``loss``.
+        """
+        encoded = self._encode(clips, masks)
+        predictions = {task: self._predict(task, encoded) for task in self.head}
+        losses = {}
+        for task in self._known_tasks(encoded):
+            errors, some = self._errors(task, predictions[task], encoded)
+            losses[task] = torch.where(some, errors, torch.nan)
+        modality = 'image' if all(clip.shape[2] == 1 for clip in clips.values()) else 'video'
+        total = torch.stack([*losses.values()]).nansum(0)
+        return [
+            dict(
+                patches={task: x[row] for task, x in predictions.items()},
+                visible=visible,
+                losses={task: x[row] for task, x in losses.items()},
+                loss=total[row],
+                modality=modality,
+            )
+            for row, visible in enumerate(encoded.visible)
+        ]
+
+    def head_of(self, task: str) -> Any:
+        """Return the head of a task, a CrossAttentionHead or one like it."""
+        return self.head[task]
+
+    def grid_of(self, modality: str, grids: Mapping[str, Grid]) -> Grid:
+        """The grid of a modality, as it is, or as it has to be beside those that are given."""
+        if modality in grids:
+            return grids[modality]
+        given, grid = next(iter(grids.items()))
+        own, other = (self.backbone.tokenizers[name].grid for name in (modality, given))
+        return Grid(*(max(n * m // k, 1) for n, m, k in zip(own, grid, other, strict=True)))
+
+    def _encode(self, clips: Mapping[str, Tensor], masks: Masks | None) -> _Encoded:
+        patches, grids = self.backbone.patchify(self.data_preprocessor.normalize(clips))
+        first = next(iter(patches.values()))
+        if masks is None:
+            masks = self.mask_generator(len(first), grids, first.device)
+        num_tokens = sum(grid.num_tokens for grid in grids.values())
+        if masks.visible.shape[1] + masks.decode.shape[1] != num_tokens:
+            raise ValueError(
+                f'The masks are for {masks.visible.shape[1] + masks.decode.shape[1]} tokens, and {list(grids)} have '
+                f'{num_tokens}. Give Masks.from_hidden of all these modalities, one after the other.'
+            )
+        return _Encoded(patches, grids, masks.visible, self.backbone.encode(patches, grids, masks.visible))
+
+    def _predict(self, task: str, encoded: _Encoded) -> Tensor:
+        head = self.head_of(task)
+        grid = self.grid_of(head.modality, encoded.grids)
+        return head(encoded.latent, encoded.visible, encoded.grids, grid)
+
+    def _known_tasks(self, encoded: _Encoded) -> list[str]:
+        return [task for task in self.head if self.head_of(task).modality in encoded.patches]
+
+    def _errors(self, task: str, prediction: Tensor, encoded: _Encoded) -> tuple[Tensor, Tensor]:
+        """(B, N, P) -> (B,) mean error over the hidden tokens, 0 where none is hidden; (B,) whether some are."""
+        head = self.head_of(task)
+        errors = head.errors(prediction, encoded.patches[head.modality])
+        hidden = self._hidden(encoded)[:, token_spans(encoded.grids)[head.modality]]
+        count = hidden.sum(1)
+        return (errors * hidden).sum(1) / count.clamp(min=1), count > 0
+
+    @staticmethod
+    def _hidden(encoded: _Encoded) -> Tensor:
+        """-> (B, N of all) bool."""
+        num_tokens = sum(grid.num_tokens for grid in encoded.grids.values())
+        hidden = encoded.visible.new_ones(len(encoded.visible), num_tokens, dtype=torch.bool)
+        return hidden.scatter(1, encoded.visible, False)
+
+    def _mean_error(self, task: str, encoded: _Encoded) -> Tensor:
+        """-> (): mean over the samples that hide something; 0, with a gradient of 0, if there is none."""
+        errors, some = self._errors(task, self._predict(task, encoded), encoded)
+        return (errors * some).sum() / some.sum().clamp(min=1)
+
+    def _weighted(self, task: str, error: Tensor) -> Tensor:
+        if task not in self.log_variances:
+            return error
+        variance = self.log_variances[task]
+        return torch.where(error == 0, 0, (-variance).exp() * error + variance)

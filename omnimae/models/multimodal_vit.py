@@ -1,0 +1,296 @@
+"""A plain Vision Transformer over patches of several aligned modalities: the encoder of MultiMAE (arXiv:2204.01678).
+
+A *tokenizer* per modality turns patches into tokens; the blocks see the tokens of all modalities as one sequence, then
+a few global tokens. Nothing but the tokenizer tells modalities apart. Clips are (B, C, T, H, W) in every modality, an
+image has T=1, a map of classes is a clip of one channel of integers.
+
+Legend: B batch, K visible tokens, N tokens of a modality, D width, G global tokens, P values of one patch, in the order
+(pt, ph, pw, c), grid (t, h, w).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Size3, gather_tokens
+
+from .vit import (
+    Attention,
+    PatchEmbed,
+    Sizes,
+    patchify,
+    resize_positions,
+    run_blocks,
+    sinusoid_table,
+    sinusoid_table_2d,
+    xavier_linear,
+)
+
+
+def place_table(grid: Grid, dim: int) -> Tensor:
+    """-> (1, N, dim) float32: MultiMAE's fixed positions, for clips too.
+
+    Those of a place are MAE's with rows before columns. Time step t adds what the 1-D sinusoids change from step 0 to
+    t, so an image meets exactly the published table, and so does the first step of a clip. (Our choice: there is no
+    published model of several modalities of video.)
+    """
+    place = sinusoid_table_2d(grid._replace(t=1), dim).roll(dim // 2, 2)
+    steps = sinusoid_table(grid.t, dim)
+    return (place + (steps - steps[:, :1]).transpose(0, 1)).flatten(0, 1)[None]
+
+
+def token_spans(grids: Mapping[str, Grid]) -> dict[str, slice]:
+    """Where each modality's tokens stand when all follow one another."""
+    ends = accumulate(grid.num_tokens for grid in grids.values())
+    return {name: slice(end - grid.num_tokens, end) for (name, grid), end in zip(grids.items(), ends, strict=True)}
+
+
+def xavier_attention(module: nn.Module) -> None:
+    """Initialise the fused projections of every attention below as separate ones: Xavier-uniform weight of each."""
+    for attention in module.modules():
+        if isinstance(attention, Attention):
+            for weight in attention.qkv.weight.data.chunk(3):
+                nn.init.xavier_uniform_(weight)
+
+
+class Tokenizer(nn.Module):
+    """Patches of one modality -> tokens with their positions.
+
+    Attributes:
+        channels: values that a pixel of the modality has, and a prediction of it.
+        resize_mode: how positions are interpolated to clips of another size.
+    """
+
+    channels: int
+    pos_embed: Tensor
+    resize_mode = 'bicubic'
+
+    def __init__(self, embed_dim: int, patch_size: Size3, clip_size: Size3):
+        super().__init__()
+        self.patch_size = (*patch_size,)  # a config may have a list
+        self.grid = Grid.of(clip_size, self.patch_size)
+        self.register_buffer('pos_embed', place_table(self.grid, embed_dim))
+
+    def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
+        """(B, C, T, H, W) -> (B, N, P) and the grid, in the clip's own dtype."""
+        return patchify(clip, self.patch_size)
+
+    def forward(self, patches: Tensor, grid: Grid) -> Tensor:
+        """(B, N, P) all patches of a grid -> (B, N, D)."""
+        return self.embed(patches) + resize_positions(self.pos_embed, self.grid, grid, self.resize_mode)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, N, D), without positions."""
+        raise NotImplementedError
+
+
+@MODELS.register_module()
+class PatchTokenizer(Tokenizer):
+    """A linear layer on the values of a patch: colours, depth and the like.
+
+    Args:
+        embed_dim: the backbone fills it in.
+        channels: of the modality, 3 for colours, 1 for depth.
+        patch_size: (pt, ph, pw) pixels.
+        clip_size: (T, H, W) that the position table is made for; other sizes get it interpolated.
+
+    Raises:
+        ValueError: a patch that does not divide ``clip_size``.
+    """
+
+    def __init__(
+        self, *, embed_dim: int, channels: int, patch_size: Size3 = (1, 16, 16), clip_size: Size3 = (1, 224, 224)
+    ):
+        super().__init__(embed_dim, patch_size, clip_size)
+        self.channels = channels
+        self.patch_embed = PatchEmbed(self.patch_size, embed_dim, channels)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """(B, N, P) floating -> (B, N, D)."""
+        return self.patch_embed(patches)
+
+
+@MODELS.register_module()
+class ClassMapTokenizer(Tokenizer):
+    """A learned vector for each pixel's class, then a linear layer on those of a patch: semantic maps.
+
+    Args:
+        embed_dim: the backbone fills it in.
+        num_classes: that a map tells apart, 133 in COCO's panoptic maps.
+        class_dim: width of the vector of a class.
+        padding_class: one class more, ``num_classes``, for pixels without one; its vector begins as zero and stays.
+        patch_size: (pt, ph, pw) pixels of the map; MultiMAE's maps have a quarter of the image's height and width.
+        clip_size: (T, H, W) of the map that the position table is made for.
+
+    Raises:
+        ValueError: a patch that does not divide ``clip_size``.
+    """
+
+    resize_mode = 'bilinear'
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_classes: int,
+        class_dim: int = 64,
+        padding_class: bool = False,
+        patch_size: Size3 = (1, 4, 4),
+        clip_size: Size3 = (1, 56, 56),
+    ):
+        super().__init__(embed_dim, patch_size, clip_size)
+        self.channels = num_classes
+        self.class_embed = nn.Embedding(
+            num_classes + padding_class, class_dim, padding_idx=num_classes if padding_class else None
+        )
+        self.patch_embed = PatchEmbed(self.patch_size, embed_dim, class_dim)
+        with torch.no_grad():
+            nn.init.trunc_normal_(self.class_embed.weight, std=0.02)
+            self.class_embed.weight[num_classes:] = 0
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """(B, N, P) classes, integers -> (B, N, D)."""
+        return self.patch_embed(self.class_embed(patches.long()).flatten(2))
+
+
+class ModalTokens(NamedTuple):
+    """Tokens of all modalities of a batch, as the encoder leaves them.
+
+    Attributes:
+        x: (B, N of all modalities + G, D), one modality after the other, the global tokens last.
+        grids: of each modality, in that order.
+    """
+
+    x: Tensor
+    grids: dict[str, Grid]
+
+    def of(self, modality: str) -> Tensor:
+        """-> (B, N, D): the tokens of one modality, in the order of its grid."""
+        return self.x[:, token_spans(self.grids)[modality]]
+
+    def maps(self, modality: str) -> Tensor:
+        """-> (B, D, t, h, w): the tokens of one modality where they stand."""
+        return self.of(modality).transpose(1, 2).unflatten(2, self.grids[modality])
+
+    @property
+    def extra(self) -> Tensor:
+        """(B, G, D): the global tokens."""
+        return self.x[:, sum(grid.num_tokens for grid in self.grids.values()) :]
+
+
+@MODELS.register_module()
+class MultiModalViT(BaseModule):
+    """The encoder of MultiMAE (arXiv:2204.01678, section 3.2): tokenizers, blocks, no norm behind them.
+
+    Any subset of the modalities may be given; the order of tokens is that of ``tokenizers``, whatever the order of the
+    input.
+
+    Args:
+        tokenizers: modality -> config of its tokenizer.
+        arch: 'small', 'base', 'large', 'huge' or 'giant': gives embed_dim, depth, num_heads and mlp_ratio where they
+            are not given.
+        num_global_tokens: learned tokens behind those of the modalities, without positions.
+        drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
+        grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
+
+    Raises:
+        ValueError: no tokenizers, unknown arch, or a width that the heads or the positions do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizers: Mapping[str, dict],
+        arch: str | None = None,
+        embed_dim: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
+        mlp_ratio: float | None = None,
+        qkv_bias: bool | str = True,
+        num_global_tokens: int = 1,
+        drop_path_rate: float = 0.0,
+        grad_checkpointing: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        if not tokenizers:
+            raise ValueError('tokenizers is empty. Name at least one modality: tokenizers=dict(rgb=dict(type=...)).')
+        sizes = Sizes.of(arch, embed_dim, depth, num_heads, mlp_ratio)
+        self.embed_dim = sizes.embed_dim
+        self.num_extra_tokens = num_global_tokens
+        self.grad_checkpointing = grad_checkpointing
+        self.tokenizers = nn.ModuleDict(
+            {name: MODELS.build({'embed_dim': self.embed_dim, **cfg}) for name, cfg in tokenizers.items()}
+        )
+        self.global_tokens = nn.Parameter(torch.empty(1, num_global_tokens, self.embed_dim))
+        self.blocks = sizes.blocks(qkv_bias=qkv_bias, drop_path_rate=drop_path_rate)
+        nn.init.trunc_normal_(self.global_tokens, std=0.02)
+        xavier_linear(self.blocks)
+        xavier_attention(self.blocks)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names, in the order of the tokens."""
+        return tuple(self.tokenizers)
+
+    def forward(self, clips: Mapping[str, Tensor]) -> ModalTokens:
+        """Modality -> (B, C, T, H, W) normalised, or integers of a class map -> all tokens of these modalities.
+
+        Raises:
+            ValueError: no clips, a modality without a tokenizer, or a size that the patch does not divide.
+        """
+        return self.forward_layers(clips, [len(self.blocks) - 1])[0]
+
+    def forward_layers(self, clips: Mapping[str, Tensor], layers: Sequence[int]) -> list[ModalTokens]:
+        """Tokens after each of the blocks of these numbers, counted from 0, in ascending order; see ``forward``.
+
+        Raises:
+            ValueError: as ``forward``, or numbers that are not ascending ones of blocks.
+        """
+        if sorted({*layers} & {*range(len(self.blocks))}) != list(layers):
+            raise ValueError(
+                f'layers={list(layers)} are not ascending numbers of blocks. The backbone has 0 to '
+                f'{len(self.blocks) - 1}.'
+            )
+        patches, grids = self.patchify(clips)
+        x, outputs, start = self._with_global_tokens(self.embed(patches, grids)), [], 0
+        for layer in layers:
+            x = run_blocks(self.blocks[start : layer + 1], x, grad_checkpointing=self.grad_checkpointing)
+            outputs.append(ModalTokens(x, grids))
+            start = layer + 1
+        return outputs
+
+    def patchify(self, clips: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Grid]]:
+        """Modality -> (B, C, T, H, W) -> patches (B, N, P) and grid of each, in the order of the tokenizers.
+
+        Raises:
+            ValueError: no clips, a modality without a tokenizer, or a size that the patch does not divide.
+        """
+        if not clips or (unknown := sorted(set(clips) - set(self.modalities))):
+            raise ValueError(
+                f'The backbone has tokenizers for {list(self.modalities)}, and was given '
+                f'{unknown if clips else "no clip"}. Give clips of at least one of these modalities and no other.'
+            )
+        tokenizers: Any = self.tokenizers
+        given = {name: tokenizers[name].patchify(clips[name]) for name in self.modalities if name in clips}
+        return {name: pair[0] for name, pair in given.items()}, {name: pair[1] for name, pair in given.items()}
+
+    def embed(self, patches: Mapping[str, Tensor], grids: Mapping[str, Grid]) -> Tensor:
+        """Modality -> (B, N, P) -> (B, N of all, D): tokens with their positions, one modality after the other."""
+        tokenizers: Any = self.tokenizers
+        return torch.cat([tokenizers[name](x, grids[name]) for name, x in patches.items()], 1)
+
+    def encode(self, patches: Mapping[str, Tensor], grids: Mapping[str, Grid], visible: Tensor) -> Tensor:
+        """Modality -> (B, N, P), and which tokens of all, (B, K), are seen -> (B, K + G, D)."""
+        x = self._with_global_tokens(gather_tokens(self.embed(patches, grids), visible))
+        return run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing)
+
+    def _with_global_tokens(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.global_tokens.expand(len(x), -1, -1)], 1)
