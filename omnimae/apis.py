@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from omnimae.checkpoint import load_file, load_weights
 from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, read_image, scan_folder
-from omnimae.data.video import BrokenFileError, open_video, pick_frames, test_starts
+from omnimae.data.video import BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen, sparse_moments
 from omnimae.engine import frozen_model
 from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS
@@ -39,7 +39,6 @@ from omnimae.registry import DATASETS, MODELS, TRANSFORMS
 Input: TypeAlias = str | os.PathLike | np.ndarray
 
 RELEASED = 'https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts'
-DEFAULT_CLIP_SECONDS = 2.7
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Models by name
@@ -230,9 +229,7 @@ class Pipeline:
             source = dict(num_frames=num_frames, transforms=[resize, crop])
         self.modality = modality
         self.transforms = [TRANSFORMS.build(transform) for transform in source.get('transforms', ())]
-        self.num_frames = source.get('num_frames', 16)
-        self.clip_seconds = source.get('clip_seconds', DEFAULT_CLIP_SECONDS)
-        self.num_clips = source.get('num_clips', 1)
+        self.sampling = ClipSampling(**{key: source[key] for key in ClipSampling._fields if key in source})
         self.reader = source.get('reader', 'pyav')
 
     def __call__(self, content: str | np.ndarray) -> Tensor:
@@ -250,14 +247,16 @@ class Pipeline:
         if self.modality == 'image':
             return [read_image(path)]
         with open_video(path, reader=self.reader) as video:
-            starts = test_starts(video.duration, self.clip_seconds, self.num_clips)
-            return [video.read(start, self.clip_seconds, self.num_frames) for start in starts]
+            return self.sampling.read(video, 0.0, video.duration, None)
 
     def _pick(self, frames: np.ndarray) -> np.ndarray:
         """Spread the frames of a clip over an array, which tells no times."""
         if self.modality == 'image':
             return frames
-        return frames[pick_frames(np.arange(len(frames)), 0, len(frames), self.num_frames)]
+        numbers, num_frames = np.arange(len(frames)), self.sampling.num_frames
+        if self.sampling.sampling == 'sparse':
+            return frames[pick_on_screen(numbers, sparse_moments(len(frames), num_frames, 0.5))]
+        return frames[pick_frames(numbers, 0, len(frames), num_frames)]
 
     def _transform(self, clip: np.ndarray) -> np.ndarray:
         for transform in self.transforms:

@@ -15,13 +15,14 @@ from omnimae.apis import (
     ClassificationInferencer,
     FeatureExtractor,
     Guess,
+    Pipeline,
     find_config,
     get_model,
     list_inputs,
 )
 from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import load_config
-from omnimae.data.datasets import read_image
+from omnimae.data.datasets import VideoDataset, read_image
 from omnimae.registry import MODELS
 
 # The videos of the tiny data, two clips of three crops each, tested beside the pictures.
@@ -114,6 +115,17 @@ def test_class_names_come_from_checkpoint_or_config(config, checkpoint, data, tm
     )
     [result] = infer(listed, checkpoint)(picture)
     assert result.guesses[0].name == ('up', 'down')[result.guesses[0].label]
+
+
+@pytest.mark.parametrize('more', [dict(sampling='sparse'), dict(to_end=True)])
+def test_clips_are_taken_as_in_tests(data, more):
+    source = dict(clip_seconds=0.5, num_frames=4, num_clips=2, transforms=[dict(type='CenterCrop', size=32)], **more)
+    dataset = VideoDataset(root=str(data / 'movies'), ann_file=str(data / 'movies.txt'), **source)
+    pipeline = Pipeline(source, 'video', (4, 32, 32))
+    assert torch.equal(pipeline(str(data / 'movies' / '1.mp4')), dataset[1]['clip'][0])
+    movie = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    picked = [1, 3, 5, 7] if 'sampling' in more else [0, 2, 4, 7]
+    assert torch.equal(pipeline(movie), torch.from_numpy(movie[picked]).movedim(-1, 0))
 
 
 def test_arrays_give_what_their_files_give(config, checkpoint, data):

@@ -601,6 +601,35 @@ def test_test_clips_are_spread_over_the_video(data, reader):
     assert torch.equal(clip, dataset[0]['clip'])
 
 
+def test_test_clips_may_reach_the_end(data):
+    clips = videos(data, transforms=TEST, num_clips=5, to_end=True)[0]['clip']
+    assert times_of(clips)[0, :, 0].tolist() == [0, 5, 10, 15, 20]  # i * (3 - 1) / 4 seconds
+    assert times_of(videos(data, transforms=TEST, to_end=True)[0]['clip'])[0].tolist() == [10, 13, 16, 19]
+
+
+@pytest.mark.parametrize('reader', ['pyav', 'decord'])
+def test_sparse_clips_go_through_the_whole_video(data, reader):
+    sparse = dict(sampling='sparse', num_frames=5, reader=reader)  # five segments of six frames
+    assert times_of(videos(data, transforms=TEST, **sparse)[0]['clip'])[0].tolist() == [3, 9, 15, 21, 27]
+    clips = times_of(videos(data, transforms=TEST, num_clips=2, **sparse)[0]['clip'])
+    assert clips[0].tolist() == [[0, 6, 12, 18, 24], [3, 9, 15, 21, 27]]
+    drawn = [times_of(videos(data, replicas=2, **sparse)[Address(1, 0, seed)]['clip']) for seed in range(20)]
+    assert all((times[0] == times[1]).all() for times in drawn)
+    assert all((times[0] // 6).tolist() == [0, 1, 2, 3, 4] for times in drawn)
+    assert {time % 6 for times in drawn for time in times[0].tolist()} == {*range(6)}
+
+
+def test_sparse_clips_stay_in_the_span(long_video):
+    dataset = spans(long_video, 'long.mp4 130 138 2', 'long.mp4 20.2 20.8 0', sampling='sparse')
+    assert times_of(dataset[0]['clip'])[0].tolist() == [11, 13, 15, 17]
+    assert times_of(dataset[1]['clip'])[0].tolist() == [20] * 4  # the frame on screen
+
+
+def test_an_unknown_sampling_is_an_error_when_built(data):
+    with pytest.raises(ValueError, match="sampling='uniform' is unknown. Choose 'dense' or 'sparse'"):
+        videos(data, sampling='uniform')
+
+
 def test_views_are_clip_major_and_crop_minor(data, tmp_path):
     write_video(tmp_path / 'a.mp4')
     three = [dict(type='ResizeShort', size=32), dict(type='ThreeCrop', size=32)]

@@ -102,9 +102,9 @@ def test_frames_are_those_of_the_clip_in_order(times: list[float], start: float,
         assert {*indices.tolist()} == {max(sum(time < start for time in times) - 1, 0)}
 
 
-@given(SECONDS, SECONDS, st.floats(0, 1, exclude_max=True), st.integers(1, 20))
-def test_clips_lie_within_the_video(duration: float, seconds: float, u: float, num_clips: int):
-    starts = [train_start(duration, seconds, u), *test_starts(duration, seconds, num_clips)]
+@given(SECONDS, SECONDS, st.floats(0, 1, exclude_max=True), st.integers(1, 20), st.booleans())
+def test_clips_lie_within_the_video(duration: float, seconds: float, u: float, num_clips: int, to_end: bool):
+    starts = [train_start(duration, seconds, u), *test_starts(duration, seconds, num_clips, to_end=to_end)]
     assert all(0 <= start <= max(duration - seconds, 0) for start in starts)
 
 

@@ -19,7 +19,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from omnimae.data import video
-from omnimae.data.video import BrokenFileError, BrokenVideoError, count_missing_bytes, open_video, pick_frames
+from omnimae.data.video import (
+    BrokenFileError,
+    BrokenVideoError,
+    count_missing_bytes,
+    open_video,
+    pick_frames,
+    pick_on_screen,
+    sparse_moments,
+    sparse_test_places,
+)
 
 READERS = ('pyav', 'decord')
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
@@ -40,7 +49,15 @@ def test_train_start(duration, seconds, u, start):
     [(12.5, 5, [0, 2, 4, 6, 8]), (12.5, 1, [0]), (2.5, 3, [0, 0, 0]), (1.0, 5, [0, 0, 0, 0, 0])],
 )
 def test_starts_of_test_clips(duration, num_clips, starts):
-    assert video.test_starts(duration, 2.5, num_clips) == starts
+    assert video.test_starts(duration, 2.5, num_clips, to_end=False) == starts
+
+
+@pytest.mark.parametrize(
+    ('duration', 'num_clips', 'starts'),
+    [(12.5, 5, [0, 2.5, 5, 7.5, 10]), (12.5, 1, [5]), (2.5, 3, [0, 0, 0]), (1.0, 1, [0])],
+)
+def test_starts_of_test_clips_that_reach_the_end(duration, num_clips, starts):
+    assert video.test_starts(duration, 2.5, num_clips, to_end=True) == starts
 
 
 @pytest.mark.parametrize(
@@ -68,6 +85,43 @@ def test_pick_frames_is_the_published_formula(num_frames):
     for n in range(1, 200):
         expected = torch.linspace(0, n - 1, num_frames).long()  # pytorchvideo 0.1.5, UniformTemporalSubsample
         assert pick_frames(np.arange(n), 0, n, num_frames).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ('times', 'moments', 'expected'),
+    [
+        pytest.param(range(8), [0, 1.5, 1.99, 2, 7.9], [0, 1, 1, 2, 7], id='the frame on screen'),
+        pytest.param(range(8), [3 - 1e-9, 3 + 1e-9], [3, 3], id='up to rounding'),
+        pytest.param([0, 1, 5, 6], [2, 4.9, 5.5, 90], [1, 1, 2, 3], id='times, not indices'),
+        pytest.param([0.04, 1], [0], [0], id='before the first frame'),
+        pytest.param([0], [0.5, 1.5], [0, 0], id='one-frame video'),
+    ],
+)
+def test_frames_on_screen(times, moments, expected):
+    assert pick_on_screen(list(times), moments).tolist() == expected
+
+
+def test_sparse_moments_by_hand():
+    assert sparse_moments(8.0, 4, 0.5).tolist() == [1, 3, 5, 7]
+    assert sparse_moments(8.0, 4, [0, 0.5, 0.25, 0.75]).tolist() == [0, 3, 4.5, 7.5]
+    assert sparse_test_places(1) == [0.5]
+    assert sparse_test_places(4) == [0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize('rate', [12, 25, 30000 / 1001])
+def test_sparse_test_clips_are_the_published_ones(rate):
+    for n in range(16, 300):  # github.com/OpenGVLab/VideoMAEv2 counts frames: int(clip * tick / clips + segment * tick)
+        times, tick = np.arange(n) / rate, Fraction(n, 16)
+        for num_clips in (2, 5):
+            for clip, place in enumerate(sparse_test_places(num_clips)):
+                picked = pick_on_screen(times, sparse_moments(n / rate, 16, place))
+                assert picked.tolist() == [int(tick * clip / num_clips + tick * segment) for segment in range(16)]
+        if n % 16 == 0:  # of training and validation; else the release leaves out the last n % 16 frames
+            each = n // 16
+            middle = pick_on_screen(times, sparse_moments(n / rate, 16, 0.5))
+            assert middle.tolist() == [segment * each + each // 2 for segment in range(16)]
+            drawn = pick_on_screen(times, sparse_moments(n / rate, 16, np.random.default_rng(n).random(16)))
+            assert (drawn // each).tolist() == list(range(16))
 
 
 # ---- Videos whose frames carry their number ----
@@ -177,6 +231,32 @@ def test_clips_equal_sequential_decoding(make, kind, reader):
             clip = opened.read(start, seconds, 8)
             assert clip.dtype == np.uint8
             np.testing.assert_array_equal(clip, expected_clip(times, frames, start, seconds, 8))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'reader'),
+    [(kind, 'pyav') for kind in KINDS] + [(kind, 'decord') for kind in KINDS if kind not in PYAV_ONLY],
+)
+def test_sparse_clips_equal_sequential_decoding(make, kind, reader):
+    path = make(kind)
+    times, frames = decode_sequentially(path)
+    with open_video(path, reader) as opened:
+        # all over the video, at its end, three in one frame, and two far from each other
+        for moments in (sparse_moments(opened.duration, 8, 0.5), [2.3, 2.45], [1.01, 1.02, 1.03], [0.37, 2.16]):
+            on_screen = [max(np.flatnonzero(times <= moment), default=0) for moment in moments]
+            expected = [frames[i].to_ndarray(format='rgb24', threads=1) for i in on_screen]
+            expected = [np.rot90(x, round(frames[i].rotation / 90)) for x, i in zip(expected, on_screen, strict=True)]
+            np.testing.assert_array_equal(opened.read_at(moments), expected)
+
+
+def test_what_lies_between_keyframes_and_wanted_frames_is_not_decoded(make, monkeypatch):
+    monkeypatch.setattr(video.VideoReader, '_rewind', lambda *args: pytest.fail('decoded from the start'))
+    runs, cut = [], video._runs
+    monkeypatch.setattr(video, '_runs', lambda *args: runs.append(cut(*args)) or runs[-1])
+    with open_video(make('webm')) as opened:  # 60 frames, 20 a second; a keyframe every 20
+        assert [number_of(frame) for frame in opened.read_at([0.1, 1.2, 2.05])] == [2, 24, 41]
+        assert [number_of(frame) for frame in opened.read_at([1.9, 2.0])] == [38, 40]
+    assert [[len(run) for run in each] for each in runs] == [[3, 5, 2], [19, 1]]
 
 
 @pytest.mark.parametrize('kind', PYAV_ONLY)

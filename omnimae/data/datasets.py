@@ -31,14 +31,7 @@ from omnimae.data.annotations import (
     read_list,
     scan_folder,
 )
-from omnimae.data.video import (
-    BrokenFileError,
-    BrokenVideoError,
-    check_reader,
-    open_video,
-    test_starts,
-    train_start,
-)
+from omnimae.data.video import BrokenFileError, BrokenVideoError, ClipSampling, check_reader, open_video
 from omnimae.registry import DATASETS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample
 
@@ -368,6 +361,11 @@ class VideoDataset(FileDataset):
         clip_seconds: length of a clip; 2.7 for SSv2 and EK100, 2.0 for K400 in the paper's recipe.
         num_frames: frames of a clip, evenly spread over it.
         num_clips: test clips of a video, evenly spread over it (training takes one at a random time).
+        to_end: whether the last of the test clips ends with the video, and a single one lies in its middle; else a
+            single one, or the first of several, begins with it, and the last does not reach the end.
+        sampling: 'dense', as said above, or 'sparse': a clip is one frame in each of ``num_frames`` equal segments of
+            the whole video (TSN): a random one in training, the middle one in testing; of several test clips the
+            frames interleave. ``clip_seconds`` and ``to_end`` have no meaning then.
         reader: 'pyav' or 'decord'; for spans in long videos 'pyav', which does not decode them from the start.
     """
 
@@ -376,16 +374,20 @@ class VideoDataset(FileDataset):
     reads_spans = True
 
     def __init__(
-        self, *, clip_seconds: float = 2.7, num_frames: int = 16, num_clips: int = 1, reader: str = 'pyav', **kwargs
+        self,
+        *,
+        clip_seconds: float = 2.7,
+        num_frames: int = 16,
+        num_clips: int = 1,
+        to_end: bool = False,
+        sampling: str = 'dense',
+        reader: str = 'pyav',
+        **kwargs,
     ):
-        for name, value in dict(clip_seconds=clip_seconds, num_frames=num_frames, num_clips=num_clips).items():
-            if value <= 0:
-                raise ValueError(f'{name}={value} is not positive.')
+        self.sampling = ClipSampling(sampling, clip_seconds, num_frames, num_clips, to_end)
+        self.sampling.check()
         check_reader(reader)
         super().__init__(**kwargs)
-        self.clip_seconds = clip_seconds
-        self.num_frames = num_frames
-        self.num_clips = num_clips
         self.reader = reader
 
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
@@ -404,20 +406,14 @@ class VideoDataset(FileDataset):
                 video, repeats frames.
         """
         with open_video(path, reader=self.reader, backend_args=self.backend_args) as video:
-            first, length, seconds = 0.0, video.duration, self.clip_seconds
+            first, length = 0.0, video.duration
             if span is not None:
-                first = span[0]
-                length = min(span[1], video.duration) - first
-                seconds = min(seconds, length)
+                first, length = span[0], min(span[1], video.duration) - span[0]
             if length <= 0:
                 raise BrokenVideoError(
                     path, f'the span from {first:.3f} s on lies outside, it lasts {video.duration:.3f} s'
                 )
-            if rng is None:
-                starts = test_starts(length, self.clip_seconds, self.num_clips)
-            else:
-                starts = [train_start(length, self.clip_seconds, rng.random())]
-            return [video.read(first + start, seconds, self.num_frames) for start in starts]
+            return self.sampling.read(video, first, length, rng)
 
 
 class Source(Protocol):

@@ -1,9 +1,10 @@
 """Which frames of a video make a clip, and reading them: the only room that knows a video decoder.
 
-``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3); times are seconds after the
-start of the stream. The time stamps of the packets say which frames these are, the reader only decodes them:
+``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3), ``.read_at(moments)`` the
+frames on screen then; times are seconds after the start of the stream. The time stamps of the packets say which frames
+these are, the reader only decodes them:
 
-- ``pyav`` decodes in the calling process, from the keyframe before the clip to the clip's last frame;
+- ``pyav`` decodes in the calling process, from a keyframe before frames of the clip to the last of them that needs it;
 - ``decord`` can hang for ever with the GIL held, so it decodes in a helper process that a timer kills.
 
 Both give the same frames, and the same colours but for 10-bit video and odd sizes, which decord's FFmpeg of 2021
@@ -28,11 +29,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import cached_property
-from typing import Any, BinaryIO, TypeAlias
+from functools import cached_property, partial
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import av
 import numpy as np
@@ -46,6 +47,9 @@ TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 # A title in another encoding is no reason to refuse a video. From 19.0 on PyAV takes it so by itself.
 LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'metadata_errors': 'replace'}
 
+SAME_TIME = 1e-6  # seconds by which a moment and the start of a frame, computed in two ways, may differ
+
+Picker: TypeAlias = Callable[[ArrayLike], NDArray[np.int64]]  # ascending frame times -> indices of the wanted ones
 Packet: TypeAlias = Any  # av.Packet: its stubs call every time stamp optional, and after _demux none is
 
 
@@ -76,12 +80,35 @@ def train_start(duration: float, seconds: float, u: float) -> float:
     return u * max(duration - seconds, 0.0)
 
 
-def test_starts(duration: float, seconds: float, num_clips: int) -> list[float]:
-    """Starts of the test clips, i * max(duration - seconds, 0) / num_clips: the last possible start is not used."""
-    return [i * max(duration - seconds, 0.0) / num_clips for i in range(num_clips)]
+def test_starts(duration: float, seconds: float, num_clips: int, *, to_end: bool) -> list[float]:
+    """Starts of the test clips, evenly spaced from 0.
+
+    They are i * max(duration - seconds, 0) / num_clips: the last possible start is not used. With ``to_end`` it is, and
+    a single clip lies in the middle.
+    """
+    room = max(duration - seconds, 0.0)
+    if not to_end:
+        return [i * room / num_clips for i in range(num_clips)]
+    return [room / 2] if num_clips == 1 else [i * room / (num_clips - 1) for i in range(num_clips)]
 
 
 test_starts.__test__ = False  # type: ignore[attr-defined]  # whatever pytest makes of the name
+
+
+def sparse_moments(length: float, num_frames: int, places: ArrayLike) -> NDArray[np.float64]:
+    """(num_frames,): a moment in each of ``num_frames`` equal segments of [0, length).
+
+    ``places``, one for all or one each, are shares of a segment: TSN (arXiv:1608.00859) draws them in training.
+    """
+    return (np.arange(num_frames) + np.asarray(places)) * (length / num_frames)
+
+
+def sparse_test_places(num_clips: int) -> list[float]:
+    """Places of the frames of each test clip in their segments: the middle; of several clips i / num_clips.
+
+    So the clips interleave.
+    """
+    return [0.5] if num_clips == 1 else [i / num_clips for i in range(num_clips)]
 
 
 def pick_frames(times: ArrayLike, start: float, seconds: float, num_frames: int) -> NDArray[np.int64]:
@@ -95,6 +122,55 @@ def pick_frames(times: ArrayLike, start: float, seconds: float, num_frames: int)
     if first == end:
         return np.full(num_frames, max(first - 1, 0))
     return first + np.arange(num_frames) * (end - 1 - first) // max(num_frames - 1, 1)
+
+
+def pick_on_screen(times: ArrayLike, moments: ArrayLike) -> NDArray[np.int64]:
+    """Ascending frame times (n,), moments (m,) -> indices (m,) of the frames on screen then."""
+    return np.maximum(np.searchsorted(times, np.asarray(moments) + SAME_TIME, side='right') - 1, 0)
+
+
+class ClipSampling(NamedTuple):
+    """Which clips are taken of a video.
+
+    Attributes:
+        sampling: 'dense' takes frames evenly spread over a clip of ``clip_seconds``, 'sparse' one frame in each of
+            ``num_frames`` equal segments of the whole video (TSN).
+        clip_seconds: length of a dense clip.
+        num_frames: of a clip.
+        num_clips: test clips of a video; see `test_starts` and `sparse_test_places`. Training takes one at random.
+        to_end: of the dense ones, see `test_starts`.
+    """
+
+    sampling: str = 'dense'
+    clip_seconds: float = 2.7
+    num_frames: int = 16
+    num_clips: int = 1
+    to_end: bool = False
+
+    def check(self) -> None:
+        """Raise a ValueError if there is no such sampling, or a number that makes no clip."""
+        if self.sampling not in ('dense', 'sparse'):
+            raise ValueError(f"sampling={self.sampling!r} is unknown. Choose 'dense' or 'sparse'.")
+        for name in ('clip_seconds', 'num_frames', 'num_clips'):
+            if getattr(self, name) <= 0:
+                raise ValueError(f'{name}={getattr(self, name)} is not positive.')
+
+    def read(
+        self, video: VideoReader, first: float, length: float, rng: np.random.Generator | None
+    ) -> list[NDArray[np.uint8]]:
+        """Clips (num_frames, H, W, 3) of [first, first + length) seconds: a random one, or the test clips without rng.
+
+        Raises:
+            BrokenVideoError: as of `VideoReader.read`.
+        """
+        if self.sampling == 'sparse':
+            places = sparse_test_places(self.num_clips) if rng is None else [rng.random(self.num_frames)]
+            return [video.read_at(first + sparse_moments(length, self.num_frames, place)) for place in places]
+        if rng is None:
+            starts = test_starts(length, self.clip_seconds, self.num_clips, to_end=self.to_end)
+        else:
+            starts = [train_start(length, self.clip_seconds, rng.random())]
+        return [video.read(first + start, min(self.clip_seconds, length), self.num_frames) for start in starts]
 
 
 # ---- Is the file whole ----
@@ -189,10 +265,23 @@ class VideoReader:
             BrokenVideoError: nothing is shown at ``start``, these frames or what they refer to are damaged, or it
                 takes longer than ``TIME_LIMIT``.
         """
+        pick = partial(pick_frames, start=start, seconds=seconds, num_frames=num_frames)
+        return self._read_from(start, start + seconds, pick)
+
+    def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]:
+        """Read the frames that `pick_on_screen` picks, at ascending moments: RGB, (len(moments), H, W, 3).
+
+        Raises:
+            BrokenVideoError: as of `read`.
+        """
+        moments = np.asarray(moments)
+        return self._read_from(moments[0], moments[-1], partial(pick_on_screen, moments=moments))
+
+    def _read_from(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         if start >= self.duration:
             raise BrokenVideoError(self.path, f'no frame at {start:.3f} s, it lasts {self.duration:.3f} s')
         with self._reporting():
-            return self._read(start, seconds, num_frames)
+            return self._read(start, stop, pick)
 
     @property
     def time_base(self) -> Fraction:
@@ -245,7 +334,7 @@ class VideoReader:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _read(self, start: float, seconds: float, num_frames: int) -> NDArray[np.uint8]:
+    def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         raise NotImplementedError
 
     def _open(self) -> None:
@@ -362,16 +451,15 @@ class VideoReader:
 class PyAVReader(VideoReader):
     """Decodes in this process, in one thread."""
 
-    def _read(self, start: float, seconds: float, num_frames: int) -> NDArray[np.uint8]:
+    def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         begin = self._origin + math.floor(start / self._unit)
-        end = self._origin + math.ceil((start + seconds) / self._unit) + self._max_delay
+        end = self._origin + math.ceil(stop / self._unit) + self._max_delay
 
         def decode(packets: list[Packet], skip: bool) -> NDArray[np.uint8]:
             stamps = _shown(packets)
             if not stamps:
                 raise BrokenVideoError(self.path, f'no frames at {start:.3f} s')
-            indices = pick_frames(self._times(stamps), start, seconds, num_frames)
-            return self._decode(packets, [stamps[i] for i in indices], skip)
+            return self._decode(packets, [stamps[i] for i in pick(self._times(stamps))], skip)
 
         try:
             return decode(self._seek(begin, end), skip=True)
@@ -382,34 +470,38 @@ class PyAVReader(VideoReader):
     def _decode(self, packets: list[Packet], wanted: list[int], skip: bool) -> NDArray[np.uint8]:
         """Decode the frames with the time stamps ``wanted``, and no packet behind the last of them.
 
-        skip: leave out the frames that no other refers to, unless they are wanted.
+        skip: leave out the frames that no other refers to, and from one wanted frame to the last keyframe before the
+            next, unless they are wanted.
         """
         context = self._stream.codec_context
         # HEVC's mark only speaks for frames of the same layer.
-        skip = skip and context.name in ('h264', 'mpeg4') and not self._max_delay
+        skips_frames = skip and context.name in ('h264', 'mpeg4') and not self._max_delay
         stamps = iter(_shown(packets))
         missing = set(wanted)
         last = max(i for i, packet in enumerate(packets) if packet.pts in missing) + self._max_delay
+        runs = _runs(packets, missing) if skip and not self._max_delay else [packets[: last + 1]]
         clip = None
-        for packet in [*packets[: last + 1], None]:  # None: hand out what is left
-            self._check_time()
-            context.skip_frame = 'NONREF' if skip and packet and packet.pts not in missing else 'DEFAULT'
-            for frame in context.decode(packet):
-                stamp = next(stamps, None) if self._max_delay else frame.pts
-                if frame.is_corrupt:
-                    raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(max(wanted))}')
-                if stamp not in missing:
-                    continue
-                missing.remove(stamp)
-                picture = self._picture(frame)
-                if clip is None:
-                    clip = np.empty((len(wanted), *picture.shape), np.uint8)
-                if picture.shape != clip.shape[1:]:
-                    raise BrokenVideoError(self.path, f'its size changes at {self._at(stamp)}')
-                for place in np.flatnonzero(np.equal(wanted, stamp)):  # assigning to a mask takes three times as long
-                    clip[place] = picture
-                if not missing:
-                    return clip
+        for run in runs:
+            for packet in [*run, None]:  # None: hand out what is left
+                self._check_time()
+                context.skip_frame = 'NONREF' if skips_frames and packet and packet.pts not in missing else 'DEFAULT'
+                for frame in context.decode(packet):
+                    stamp = next(stamps, None) if self._max_delay else frame.pts
+                    if frame.is_corrupt:
+                        raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(max(wanted))}')
+                    if stamp not in missing:
+                        continue
+                    missing.remove(stamp)
+                    picture = self._picture(frame)
+                    if clip is None:
+                        clip = np.empty((len(wanted), *picture.shape), np.uint8)
+                    if picture.shape != clip.shape[1:]:
+                        raise BrokenVideoError(self.path, f'its size changes at {self._at(stamp)}')
+                    for place in np.flatnonzero(np.equal(wanted, stamp)):  # a mask takes three times as long
+                        clip[place] = picture
+                    if not missing:
+                        return clip
+            context.flush_buffers()
         raise BrokenVideoError(self.path, f'damaged, no frame for {self._at(min(missing))}')
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
@@ -436,9 +528,8 @@ class DecordReader(VideoReader):
         stamps = sorted(stamp for stamp, is_discard in packets if not is_discard)  # an edit list may cut some
         self._frame_times = self._times(stamps)
 
-    def _read(self, start: float, seconds: float, num_frames: int) -> NDArray[np.uint8]:
-        indices = pick_frames(self._frame_times, start, seconds, num_frames)
-        indices, places = np.unique(indices, return_inverse=True)
+    def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
+        indices, places = np.unique(pick(self._frame_times), return_inverse=True)
         return _decord_process().read(self.path, self._source, indices, self._num_packets)[places]
 
 
@@ -460,6 +551,23 @@ def _shown(packets: list[Packet]) -> list[int]:
     """Give the time stamps of the frames that these packets, from a keyframe on, show, in order of display."""
     # Frames that follow the keyframe but are shown before it lack what they refer to; an edit list cuts others.
     return sorted({packet.pts for packet in packets if packet.pts >= packets[0].pts and not packet.is_discard})
+
+
+def _runs(packets: list[Packet], wanted: set[int]) -> list[list[Packet]]:
+    """Cut out the packets that the frames ``wanted`` need: runs from a keyframe to a wanted frame each."""
+    runs: list[tuple[int, int]] = []
+    keyframes: list[int] = []
+    for number, packet in enumerate(packets):
+        if packet.is_keyframe:
+            keyframes.append(number)
+        if packet.pts not in wanted:
+            continue
+        # A frame that is shown before the keyframe in front of it refers to what comes before that.
+        first = next(i for i in reversed(keyframes) if packets[i].pts <= packet.pts)
+        if runs and first <= runs[-1][1] + 1:
+            first = runs.pop()[0]
+        runs.append((first, number))
+    return [packets[first : last + 1] for first, last in runs]
 
 
 # ---- decord's process ----
