@@ -118,6 +118,7 @@ def test_two_ranks_train_and_test_like_one(tmp_path: Path):
     data = write_data(tmp_path / 'data')
     # AdamW would divide the noise in gradients that are zero, those of the keys' biases, by itself
     more = "\noptim_wrapper['optimizer'] = dict(type='SGD', lr=0.1)\n"
+    more += 'default_hooks = dict(checkpoint=dict(by_epoch=False, interval=4))\n'
     config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
     options = ['--work-dir', tmp_path / 'two', '--cfg-options', 'train_dataloader.batch_size=2']
     result = run('dist_train.sh', config, 2, *options, path=tmp_path)
@@ -127,8 +128,13 @@ def test_two_ranks_train_and_test_like_one(tmp_path: Path):
     one.train()
     exported = tmp_path / 'two' / 'epoch_2_raw.safetensors'
     weights = load_file(exported)
+    resumed = build_runner(
+        config, tmp_path / 'resumed', {'load_from': str(tmp_path / 'two' / 'iter_4.pth'), 'resume': True}
+    )
+    resumed.train()  # on one rank, from within the second epoch of two ranks
     for name, value in one.model.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=1e-6)
 
     result = run('dist_test.sh', config, exported, 2, '--out', tmp_path / 'out.json', path=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from tiny_run import PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.registry import DATASETS, HOOKS
@@ -117,3 +117,45 @@ def test_stop_in_an_epoch_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sampler.start_step = SAVED - len(sampler)
     expected = [str(tuple(address)) for micro_batch in sampler for address in micro_batch]
     assert sorted((tmp_path / 'parts-2.reads').read_text().splitlines()) == sorted(expected)
+
+
+@HOOKS.register_module()
+class ValidationsHook(Hook):
+    """Keeps the epochs whose validation ended, and breaks one off."""
+
+    def __init__(self, broken: int = 0) -> None:
+        self.broken = broken
+        self.ended: list[int] = []
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.epoch == self.broken:
+            raise KeyboardInterrupt
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self.ended.append(runner.epoch)
+
+
+@pytest.mark.parametrize('broken', [1, 2])
+def test_a_validation_that_was_cut_off_is_repeated(tmp_path: Path, broken: int):
+    more = 'val_dataloader, val_evaluator, val_cfg = test_dataloader, test_evaluator, dict(type="ValLoop")\n'
+    config = write_config(tmp_path / 'classify.py', CLASSIFY + more, write_data(tmp_path / 'data'))
+
+    def run(name: str, broken: int = 0, **options: Any) -> list[int]:
+        checkpoint = dict(interval=1, save_best='accuracy/top1')
+        hook = dict(type='ValidationsHook', broken=broken)
+        options |= {'custom_hooks': [hook], 'default_hooks.checkpoint': dict(type='CheckpointHook', **checkpoint)}
+        runner = build_runner(config, tmp_path / name, options)
+        hook = next(hook for hook in runner.hooks if isinstance(hook, ValidationsHook))
+        if broken:
+            with pytest.raises(KeyboardInterrupt):
+                runner.train()
+        else:
+            runner.train()
+        return hook.ended
+
+    assert run('whole') == [1, 2]
+    assert run('parts', broken=broken) == [*range(1, broken)]
+    assert run('parts', resume=True) == [*range(broken, 3)]
+    assert run('parts', resume=True) == [2]  # its checkpoint was written before the validation
+    best = [sorted(path.name for path in (tmp_path / name).glob('best*')) for name in ('whole', 'parts')]
+    assert best[0] == best[1]

@@ -74,7 +74,24 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         optim_wrapper.initialize_count_status(
             self.runner.model, self.iter * accumulation, self.max_iters * accumulation
         )
-        return super().run()
+        self.runner.call_hook('before_train')
+        self._validate_if_due()  # a run that was stopped in a validation is resumed in front of it
+        while self.epoch < self.max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._decide_current_val_interval()
+            self._validate_if_due()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _validate_if_due(self) -> None:
+        """Validate behind an epoch that asks for it, once; a checkpoint knows whether that has been done."""
+        runner, epoch = self.runner, self.epoch
+        is_over = 0 < epoch == self.iter / len(self.dataloader)
+        is_due = epoch >= self.val_begin and (epoch % self.val_interval == 0 or epoch == self.max_epochs)
+        if runner.val_loop is None or not (is_over and is_due) or runner.message_hub.get_info('validated', 0) == epoch:
+            return
+        runner.message_hub.update_info('validated', epoch)
+        runner.val_loop.run()
 
     def run_epoch(self) -> None:
         """Train the steps of the epoch that are still to be done.
