@@ -106,15 +106,20 @@ class Sample(TypedDict, total=False):
 
     Attributes:
         clip: uint8 RGB, (R, C, T, H, W) with R replicas, or (1, V, C, T, H, W) with V test views.
+        clips: in its place, several aligned modalities by name, (R, C, T, H, W) each: depth is int16 or int32 with
+            C=1, as stored, negative where it is not known; a map of classes is uint8 with C=1, 255 where there is none.
         modality: 'image' or 'video'.
         label: class index; absent when the source has no labels.
+        target: (R, 1, T, H, W), depth or classes of every pixel, to be predicted; absent when the source has none.
         id: names the sample in results and error messages (its path within the source).
         failures: (path, reason) of each file that had to be replaced on the way.
     """
 
     clip: Tensor
+    clips: dict[str, Tensor]
     modality: str
     label: int
+    target: Tensor
     id: str
     failures: list[tuple[str, str]]
 
@@ -124,14 +129,18 @@ class Batch(TypedDict, total=False):
 
     Attributes:
         clip: uint8 RGB, (B, C, T, H, W); test views stand in a dimension of their own, (B, V, C, T, H, W).
+        clips: in its place, several aligned modalities by name, (B, C, T, H, W) each, as of `Sample`.
         modality: 'image' or 'video'.
         labels: (B,) int64; absent when the source has no labels.
+        target: (B, 1, T, H, W), as of `Sample`.
         ids: B names.
         failures: (path, reason) of each file that had to be replaced.
     """
 
     clip: Tensor
+    clips: dict[str, Tensor]
     modality: str
     labels: Tensor
+    target: Tensor
     ids: list[str]
     failures: list[tuple[str, str]]

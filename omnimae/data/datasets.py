@@ -11,7 +11,7 @@ import logging
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg
@@ -251,7 +251,7 @@ class FileDataset(Dataset):
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
         return self.read(self._path(row), rng)
 
-    def _read_or_skip(self, row: int, rng: np.random.Generator) -> np.ndarray:
+    def _read_or_skip(self, row: int, rng: np.random.Generator) -> Any:
         path = self._path(row)
         if os.path.abspath(path) in self.skipped:
             raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
@@ -270,8 +270,7 @@ class FileDataset(Dataset):
             except BrokenFileError as error:
                 failures.append((error.path, error.reason))
                 continue
-            crops = np.stack([self._transform(frames, replica_rng) for replica_rng in replica_rngs])
-            return self._sample(row, crops, failures)
+            return self._sample(row, [self._transform(frames, replica_rng) for replica_rng in replica_rngs], failures)
         listing = '\n'.join(f'{path}: {reason}' for path, reason in failures)
         raise ValueError(f'{MAX_ATTEMPTS} files in a row below {self.root!r} cannot be read. Check them:\n{listing}')
 
@@ -280,18 +279,17 @@ class FileDataset(Dataset):
         views = np.stack([self._transform(clip, None) for clip in clips])  # (clips, [crops,] T, H, W, 3)
         if views.ndim == 6:
             views = views.reshape(-1, *views.shape[2:])
-            return self._sample(row, views[None], [])
-        return self._sample(row, views if len(views) == 1 else views[None], [])
+            return self._sample(row, [views], [])
+        return self._sample(row, [views[0] if len(views) == 1 else views], [])
 
     def _transform(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         for transform in self.transforms:
             clip = transform(clip, rng)
         return clip
 
-    def _sample(self, row: int, clip: np.ndarray, failures: list[tuple[str, str]]) -> Sample:
-        sample = Sample(
-            clip=torch.from_numpy(clip).movedim(-1, -4), modality=self.modality, id=self.ids[row], failures=failures
-        )
+    def _sample(self, row: int, crops: list[np.ndarray], failures: list[tuple[str, str]]) -> Sample:
+        clip = torch.from_numpy(np.stack(crops)).movedim(-1, -4)
+        sample = Sample(clip=clip, modality=self.modality, id=self.ids[row], failures=failures)
         if self.labels is not None:
             sample['label'] = int(self.labels[row])
         return sample
@@ -534,7 +532,8 @@ def _some(names: Sequence[str]) -> str:
 def collate_clips(samples: Sequence[Sample]) -> Batch:
     """Samples of one modality -> a batch with all their replicas: clips (R, ...) each -> (B, ...).
 
-    The clip lies channels-last in memory, as it was decoded and as patches are made of it.
+    The clip lies channels-last in memory, as it was decoded and as patches are made of it. Several aligned clips of a
+    sample stay apart by name.
 
     Raises:
         ValueError: samples of several modalities or sizes.
@@ -542,24 +541,34 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
     modalities = sorted({sample['modality'] for sample in samples})
     if len(modalities) > 1:
         raise ValueError(f'A batch of {modalities} cannot be made. Use MixedBatchSampler or EvalBatchSampler.')
-    sizes = {tuple(sample['clip'].shape[1:]): sample['id'] for sample in samples}
-    if len(sizes) > 1:
-        raise ValueError(f'Clips of different sizes cannot be stacked: {sizes}. End the transforms with a crop.')
-    repeats = [len(sample['clip']) for sample in samples]
+    repeats = [len(sample['clip'] if 'clip' in sample else next(iter(sample['clips'].values()))) for sample in samples]
     batch = Batch(
-        clip=_cat_channels_last([sample['clip'] for sample in samples]),
         modality=modalities[0],
         ids=[sample['id'] for sample, n in zip(samples, repeats, strict=True) for _ in range(n)],
         failures=[failure for sample in samples for failure in sample.get('failures', ())],
     )
+    if 'clips' in samples[0]:
+        names = samples[0]['clips']
+        batch['clips'] = {name: _joined([sample['clips'][name] for sample in samples], samples) for name in names}
+    else:
+        batch['clip'] = _joined([sample['clip'] for sample in samples], samples)
     if 'label' in samples[0]:
         labels = torch.tensor([sample['label'] for sample in samples])
         batch['labels'] = labels.repeat_interleave(torch.tensor(repeats))
+    if 'target' in samples[0]:
+        batch['target'] = _joined([sample['target'] for sample in samples], samples)
     return batch
 
 
-def _cat_channels_last(clips: Sequence[Tensor]) -> Tensor:
-    """(R, ..., C, T, H, W) each -> (B, ..., C, T, H, W), with the channels side by side in memory."""
+def _joined(clips: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
+    """(R, ..., C, T, H, W) each, of the given samples -> (B, ..., C, T, H, W), with channels side by side in memory.
+
+    Raises:
+        ValueError: clips of several sizes.
+    """
+    sizes = {tuple(clip.shape[1:]): sample['id'] for clip, sample in zip(clips, samples, strict=True)}
+    if len(sizes) > 1:
+        raise ValueError(f'Clips of different sizes cannot be stacked: {sizes}. End the transforms with a crop.')
     clips = [clip.movedim(-4, -1) for clip in clips]
     out = torch.empty(0, dtype=clips[0].dtype)
     if get_worker_info() is not None:

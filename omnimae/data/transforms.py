@@ -1,5 +1,7 @@
 """Transforms of one clip: uint8 RGB (T, H, W, 3) in, the same out; every frame gets the same change.
 
+Those that move pixels also take maps of one channel (T, H, W, 1), of any type: depth, or classes.
+
 A transform is called as ``transform(clip, rng)``. All its randomness comes from ``rng``, which follows from the
 sample's address; evaluation passes None and allows no random transform. An image is a clip of one frame.
 
@@ -30,12 +32,22 @@ class Box(NamedTuple):
     width: int
 
 
+def is_rgb(clip: np.ndarray) -> bool:
+    """Whether the channels are colours, and not a map of depth or of classes."""
+    return clip.shape[-1] == 3
+
+
 def resize(clip: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     """(T, H, W, 3) -> (T, height, width, 3), uint8; pixel centres are at half integers.
+
+    A map, (T, H, W, 1), takes the nearest pixel.
 
     'bilinear' mixes the four nearest pixels whatever the scale, without antialiasing: what the release does with clips.
     'bicubic' widens its filter when it shrinks (antialiasing), as Pillow does: what the release does with images.
     """
+    if not is_rgb(clip):
+        rows, columns = (_nearest(*lengths) for lengths in zip(clip.shape[1:3], (height, width), strict=True))
+        return clip[:, rows][:, :, columns]
     if interpolation == 'bilinear':
         # On a crop of a 1080p clip 8 times faster than PyTorch, which filters every row, and closer to float numbers.
         resized = np.empty((len(clip), height, width, 3), np.uint8)
@@ -48,6 +60,10 @@ def resize(clip: np.ndarray, height: int, width: int, interpolation: str) -> np.
     frames = torch.from_numpy(np.array(clip, order='C')).permute(0, 3, 1, 2)
     frames = F.interpolate(frames, size=(height, width), mode='bicubic', antialias=True)
     return frames.permute(0, 2, 3, 1).numpy()
+
+
+def _nearest(length: int, size: int) -> np.ndarray:
+    return (2 * np.arange(size) + 1) * length // (2 * size)
 
 
 def resize_short(clip: np.ndarray, size: int, interpolation: str) -> np.ndarray:
@@ -108,7 +124,7 @@ class RandomResizedCrop:
         interpolation: str = 'bilinear',
         short_side: int | None = None,
     ):
-        _check_interpolation(interpolation)
+        check_interpolation(interpolation)
         for name, (low, high) in dict(scale=scale, ratio=ratio).items():
             if not 0 < low <= high:
                 raise ValueError(f'{name}={(low, high)} is not a range of positive numbers. Give (low, high).')
@@ -196,7 +212,7 @@ class ResizeShort:
     """
 
     def __init__(self, *, size: int, interpolation: str = 'bilinear'):
-        _check_interpolation(interpolation)
+        check_interpolation(interpolation)
         self.size = size
         self.interpolation = interpolation
 
@@ -274,7 +290,12 @@ def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _check_interpolation(interpolation: str) -> None:
+def check_interpolation(interpolation: str) -> None:
+    """Refuse what `resize` does not know.
+
+    Raises:
+        ValueError: such a name.
+    """
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'interpolation={interpolation!r} is unknown. Choose one of {", ".join(INTERPOLATIONS)}.')
 

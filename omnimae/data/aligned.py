@@ -1,0 +1,190 @@
+"""Pictures beside maps of the same pixels: depth, or a class for every pixel; a folder each, files of the same names.
+
+The layout is MultiMAE's (arXiv:2204.01678), and that of ADE20K, Hypersim and NYUv2 as it is used with them:
+
+    root/rgb/some/where/name.jpg    root/depth/some/where/name.png    root/semseg/some/where/name.png
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine import fileio
+from PIL import Image
+from torch import Tensor
+
+from omnimae.data.annotations import IMAGE_EXTENSIONS, StringTable, scan_folder
+from omnimae.data.datasets import BrokenImageError, ImageDataset, read_image
+from omnimae.data.dense_transforms import UNKNOWN_CLASS, UNKNOWN_DEPTH
+from omnimae.data.transforms import resize
+from omnimae.registry import DATASETS
+from omnimae.structures import Sample
+
+MAP_EXTENSIONS = (*IMAGE_EXTENSIONS, '.jp2', '.jpx')
+KINDS = ('rgb', 'depth', 'classes')
+VALID = 255  # in masks of known depth
+
+
+class Modality(NamedTuple):
+    """How the files of one modality are read.
+
+    Attributes:
+        kind: 'rgb'; 'depth': numbers of 8 or 16 bits, in whatever unit; 'classes': class indices of 8 bits, 255 where
+            there is none.
+        folder: below the root, where its files are.
+        stride: side of the square of pixels that becomes one, behind all transforms (MultiMAE's input of classes: 4).
+        valid: folder of masks that are 255 where the depth is known; elsewhere it becomes -1.
+        reduce_zero_label: class 0 becomes none, and all others move down by one (ADE20K, NYUv2).
+    """
+
+    kind: str
+    folder: str
+    stride: int = 1
+    valid: str | None = None
+    reduce_zero_label: bool = False
+
+
+@DATASETS.register_module()
+class AlignedDataset(ImageDataset):
+    """Samples of several modalities, aligned pixel by pixel: every transform does the same to all of them.
+
+    Files belong together when their paths differ only in the modality's folder and in their endings.
+
+    Args:
+        root: folder of the modalities' folders.
+        modalities: name -> dict of a `Modality`; ``kind`` and ``folder`` are the name where they are left out. The
+            files of the first one count: each must have its partners.
+        target: the modality to be predicted, which is no input then; None has all as inputs.
+        ann_file: as of `FileDataset`, of files of the first modality.
+        kwargs: as of `FileDataset`.
+
+    Raises:
+        ValueError: an argument that cannot be used, a folder without files, or a file without a partner.
+    """
+
+    def __init__(
+        self, *, root: str, modalities: Mapping[str, Mapping[str, Any]], target: str | None = None, **kwargs: Any
+    ):
+        self.modalities = {name: _modality(name, cfg) for name, cfg in modalities.items()}
+        if not {*self.modalities} - {target} or (target is not None and target not in self.modalities):
+            raise ValueError(
+                f'modalities are {list(self.modalities)} and target={target!r}: the target is to be one of them, and '
+                'an input has to be left.'
+            )
+        self.target = target
+        first = next(iter(self.modalities.values()))
+        if first.kind != 'rgb':
+            kwargs.setdefault('extensions', MAP_EXTENSIONS)
+        super().__init__(root=os.path.join(root, first.folder), **kwargs)
+        if target is not None:  # a folder all/ or data/ is no class
+            self.labels = self.classes = None
+        stems = [os.path.splitext(self.paths[row])[0] for row in range(len(self))]
+        folders = dict.fromkeys(
+            folder for m in self.modalities.values() for folder in (m.folder, m.valid) if folder is not None
+        )
+        self.files = {folder: self._partners(root, folder, stems) for folder in folders if folder != first.folder}
+        self.files[first.folder] = self.paths
+        self.aligned_root = root
+
+    def _partners(self, root: str, folder: str, stems: Sequence[str]) -> StringTable:
+        rows = scan_folder(os.path.join(root, folder), MAP_EXTENSIONS, backend_args=self.backend_args)
+        found = {os.path.splitext(path)[0]: path for path in rows.paths}
+        missing = [stem for stem in stems if stem not in found]
+        if missing:
+            raise ValueError(
+                f'{os.path.join(root, folder)!r} has no file for {missing[0]!r} of {self.root!r}, the first of '
+                f'{len(missing)}. Complete it, or leave these out by an ann_file.'
+            )
+        return StringTable(found[stem] for stem in stems)
+
+    def _read(self, row: int, rng: np.random.Generator | None) -> list[Any]:
+        maps = {name: self._read_map(modality, row) for name, modality in self.modalities.items()}
+        if len(sizes := {pixels.shape[1:3] for pixels in maps.values()}) > 1:
+            raise BrokenImageError(self._path(row), f'its modalities have different sizes, {sorted(sizes)}')
+        return [maps]
+
+    def _file(self, folder: str, row: int) -> str:
+        return os.path.join(self.aligned_root, folder, self.files[folder][row])
+
+    def _read_map(self, modality: Modality, row: int) -> np.ndarray:
+        """-> (1, H, W, 3) uint8, or a map (1, H, W, 1): depth int16 or int32, classes uint8."""
+        path = self._file(modality.folder, row)
+        if modality.kind == 'rgb':
+            return read_image(path, self.backend_args)
+        pixels = read_map(path, self.backend_args)
+        if modality.kind == 'classes':
+            if pixels.dtype != np.uint8:
+                raise BrokenImageError(path, f'classes of {pixels.dtype}, which has to be 8 bits')
+            if modality.reduce_zero_label:
+                pixels = np.where(pixels == UNKNOWN_CLASS, pixels, pixels - np.uint8(1))  # 0 - 1 is 255
+            return pixels
+        if pixels.dtype.kind == 'f':
+            raise BrokenImageError(path, 'floating-point depth has no known unit; store 8 or 16 bits')
+        pixels = pixels.astype(np.int16 if pixels.dtype == np.uint8 else np.int32)
+        if modality.valid is not None:
+            valid = read_map(self._file(modality.valid, row), self.backend_args)
+            if valid.shape != pixels.shape:
+                raise BrokenImageError(path, f'its mask has the size {valid.shape[1:3]}, not {pixels.shape[1:3]}')
+            pixels[valid != VALID] = UNKNOWN_DEPTH
+        return pixels
+
+    def _transform(self, clip: Any, rng: np.random.Generator | None) -> Any:
+        for transform in self.transforms:
+            seed = None if rng is None else int(rng.integers(2**63))
+            rngs = {name: None if seed is None else np.random.default_rng(seed) for name in clip}
+            clip = {name: transform(x, rngs[name]) for name, x in clip.items()}
+        strides = {name: modality.stride for name, modality in self.modalities.items()}
+        return {name: _shrunk(x, strides[name]) for name, x in clip.items()}
+
+    def _evaluation_sample(self, row: int) -> Sample:
+        [maps] = self._read(row, None)
+        return self._sample(row, [self._transform(maps, None)], [])
+
+    def _sample(self, row: int, crops: list[Any], failures: list[tuple[str, str]]) -> Sample:
+        clips = {name: _tensor([crop[name] for crop in crops]) for name in crops[0]}
+        target = None if self.target is None else clips.pop(self.target)
+        sample = Sample(clips=clips, modality=self.modality, id=self.ids[row], failures=failures)
+        if target is not None:
+            sample['target'] = target
+        if self.labels is not None:
+            sample['label'] = int(self.labels[row])
+        return sample
+
+
+def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:
+    """An image file of one channel -> its numbers as they are, (1, H, W, 1): levels of grey, or indices of a palette.
+
+    Raises:
+        BrokenImageError: the file cannot be read in full, or has colours.
+    """
+    try:
+        with Image.open(io.BytesIO(fileio.get(path, backend_args=backend_args))) as image:
+            pixels = np.array(image)
+    except Exception as error:  # Pillow has no common type for what its readers raise
+        raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
+    if pixels.ndim != 2:
+        raise BrokenImageError(path, 'has colours, and a map has one channel')
+    return pixels[None, ..., None]
+
+
+def _modality(name: str, cfg: Mapping[str, Any]) -> Modality:
+    modality = Modality(**{'kind': name, 'folder': name, **cfg})
+    if modality.kind not in KINDS:
+        raise ValueError(
+            f'modalities.{name}.kind={modality.kind!r} is unknown. Choose one of {", ".join(map(repr, KINDS))}.'
+        )
+    return modality
+
+
+def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:
+    return clip if stride == 1 else resize(clip, clip.shape[1] // stride, clip.shape[2] // stride, 'bilinear')
+
+
+def _tensor(crops: Sequence[np.ndarray]) -> Tensor:
+    """(T, H, W, C) each -> (R, C, T, H, W)."""
+    return torch.from_numpy(np.stack(crops)).movedim(-1, -4)

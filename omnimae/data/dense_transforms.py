@@ -1,0 +1,154 @@
+"""Transforms of pictures and of the maps that belong to them: depth, or a class for every pixel.
+
+Called as those of `transforms`, once per picture or map, with generators of the same seed: what changes the geometry
+draws the same for all, what changes colours leaves maps alone. A map has one channel; it is resized to the nearest
+pixel and padded with what says that nothing is known: -1 in depth (int16, int32), 255 in classes (uint8). RGB is
+padded with grey.
+
+Recipes: MultiMAE (arXiv:2204.01678), the numbers of its release.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from omnimae.data.randaugment import brightness, color, contrast, grey, map_levels
+from omnimae.data.transforms import check_interpolation, is_rgb, needed_rng, resize
+from omnimae.registry import TRANSFORMS
+
+GREY = 128
+UNKNOWN_CLASS = 255
+UNKNOWN_DEPTH = -1
+
+
+def padded(clip: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(T, H, W, C) -> (T, at least height, at least width, C), with padding at the bottom and on the right."""
+    room = [(0, 0), (0, max(height - clip.shape[1], 0)), (0, max(width - clip.shape[2], 0)), (0, 0)]
+    if not np.any(room):
+        return clip
+    value = GREY if is_rgb(clip) else UNKNOWN_CLASS if clip.dtype == np.uint8 else UNKNOWN_DEPTH
+    return np.pad(clip, room, constant_values=value)
+
+
+def resize_long(clip: np.ndarray, size: float, interpolation: str) -> np.ndarray:
+    """(T, H, W, C) -> the same with a long side of ``size``, sides rounded."""
+    height, width = clip.shape[1:3]
+    scale = size / max(height, width)
+    return resize(clip, max(round(height * scale), 1), max(round(width * scale), 1), interpolation)
+
+
+@TRANSFORMS.register_module()
+class LargeScaleJitter:
+    """Resize so that the long side is ``size`` times a random factor (arXiv:2012.07177); one resampling, not two.
+
+    Args:
+        size: in pixels.
+        scale: range of the factor.
+        interpolation: of RGB, as in `RandomResizedCrop`.
+
+    Raises:
+        ValueError: no range of positive numbers, or no random numbers given (evaluation).
+    """
+
+    def __init__(self, *, size: int, scale: tuple[float, float] = (0.1, 2.0), interpolation: str = 'bilinear'):
+        check_interpolation(interpolation)
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f'scale={tuple(scale)} is not a range of positive numbers. Give (low, high).')
+        self.size, self.scale, self.interpolation = size, scale, interpolation
+
+    def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        """(T, H, W, C) -> (T, h, w, C)."""
+        return resize_long(clip, self.size * needed_rng(rng, self).uniform(*self.scale), self.interpolation)
+
+
+@TRANSFORMS.register_module()
+class RandomCrop:
+    """Cut a square of ``size`` anywhere; what is smaller is padded first, see `padded`.
+
+    Raises:
+        ValueError: no random numbers given (evaluation).
+    """
+
+    def __init__(self, *, size: int):
+        self.size = size
+
+    def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        """(T, H, W, C) -> (T, size, size, C)."""
+        rng = needed_rng(rng, self)
+        clip = padded(clip, self.size, self.size)
+        top, left = (int(rng.integers(length - self.size + 1)) for length in clip.shape[1:3])
+        return clip[:, top : top + self.size, left : left + self.size]
+
+
+@TRANSFORMS.register_module()
+class ResizeLong:
+    """Resize to a long side of ``size`` and pad to a square, see `padded`.
+
+    Raises:
+        ValueError: unknown ``interpolation``.
+    """
+
+    def __init__(self, *, size: int, interpolation: str = 'bilinear'):
+        check_interpolation(interpolation)
+        self.size, self.interpolation = size, interpolation
+
+    def __call__(self, clip: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """(T, H, W, C) -> (T, size, size, C)."""
+        return padded(resize_long(clip, self.size, self.interpolation), self.size, self.size)
+
+
+@TRANSFORMS.register_module()
+class ColorJitter:
+    """Change brightness, contrast, saturation and hue of RGB, in random order and with probability ``prob``.
+
+    Args:
+        brightness, contrast, saturation: a factor is drawn from 1 - value to 1 + value.
+        hue: a turn of the colour circle is drawn from -hue to hue.
+        grey_prob: probability of losing all colour afterwards.
+
+    Raises:
+        ValueError: a value outside its range, or no random numbers given (evaluation).
+    """
+
+    def __init__(
+        self,
+        *,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.2,
+        hue: float = 0.1,
+        prob: float = 0.5,
+        grey_prob: float = 0.0,
+    ):
+        limits = dict(brightness=1, contrast=1, saturation=1, hue=0.5, prob=1, grey_prob=1)
+        given = locals()
+        for name, limit in limits.items():
+            if not 0 <= given[name] <= limit:
+                raise ValueError(f'ColorJitter: {name}={given[name]} is not within 0..{limit}. Give such a number.')
+        self.strengths = (brightness, contrast, saturation, hue)
+        self.prob, self.grey_prob = prob, grey_prob
+
+    def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        """(T, H, W, C) -> (T, H, W, C)."""
+        rng = needed_rng(rng, self)
+        if not is_rgb(clip):
+            return clip
+        if rng.random() < self.prob:
+            changes = [brightness, contrast, color, turn_hue]
+            centres = (1, 1, 1, 0)
+            for i in rng.permutation(4):
+                if self.strengths[i]:
+                    clip = changes[i](clip, centres[i] + rng.uniform(-self.strengths[i], self.strengths[i]))
+        if rng.random() < self.grey_prob:
+            clip = np.stack([grey(frame) for frame in clip])[..., None].repeat(3, -1)
+        return clip
+
+
+def turn_hue(clip: np.ndarray, turn: float) -> np.ndarray:
+    """Turn the colour circle by that share of it."""
+    table = np.stack(
+        [(np.arange(256) + round(180 * turn)) % 180, np.arange(256), np.arange(256)], 1
+    )  # hue is in 0..179
+    hsv = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV) for frame in clip])
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_HSV2RGB) for frame in map_levels(hsv, table)])
