@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -229,7 +230,13 @@ class LoadReport(NamedTuple):
         )
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = False) -> LoadReport:
+def load_weights(
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    complete: bool = False,
+    label_map: str | Mapping[str, str] | None = None,
+) -> LoadReport:
     """Load a checkpoint of any known layout into a model; logs and returns what was loaded, left and initialised.
 
     A pretraining model needs every tensor of it. A classifier takes the backbone of a pretraining checkpoint or of an
@@ -241,6 +248,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = 
         path: see `load_file`.
         complete: refuse a checkpoint that leaves weights of the model at their initial values; results of testing and
             inference would be meaningless.
+        label_map: which class of the file each class of the model is: then a head for other classes is not left, but
+            its rows are picked, see `read_label_map`.
 
     Raises:
         ValueError: the file cannot be read, its layout is unknown, or its tensors do not fit the model.
@@ -261,6 +270,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, complete: bool = 
     for key in fixed:
         part: Any = model.get_submodule(key.removesuffix('.pos_embed'))
         part.pos_embed.copy_(part.fixed_positions())
+    if label_map is not None:
+        state_dict = _with_picked_head(state_dict, target, label_map, path)
     state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid, positions)
     wanted = _wanted(state_dict, target, path)
     _check_fit(wanted, target, state_dict, path)
@@ -312,6 +323,79 @@ def inflate(state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor) 
     return {**state_dict, **inflated}, tuple(inflated)
 
 
+def read_label_map(label_map: str | Mapping[str, str]) -> list[int]:
+    """Say which class of a checkpoint each class of a model is: an index for each of the model's classes, in order.
+
+    Args:
+        label_map: a JSON file with that list, as VideoMAE V2 has them for its 710 classes; or files of class names, one
+            a line in the order of the labels, ``dict(source=..., target=...)`` for those of the checkpoint and of the
+            model, and with ``renamed`` a JSON file of {name in target: name in source} for those that differ.
+
+    Raises:
+        ValueError: a file that is missing or holds something else, or a class that the checkpoint does not have.
+    """
+    if isinstance(label_map, str):
+        rows = _read_json(label_map)
+        if not isinstance(rows, list) or not rows or not all(type(row) is int for row in rows):
+            raise ValueError(
+                f'label_map={label_map!r} holds no list of class indices. Give one, or two lists of names.'
+            )
+        return rows
+    if not {'source', 'target'} <= label_map.keys() <= {'source', 'target', 'renamed'}:
+        raise ValueError(f'label_map has the keys {sorted(label_map)}. Give source and target, and renamed if needed.')
+    source, target = (_read_names(label_map[key]) for key in ('source', 'target'))
+    renamed = _read_json(label_map['renamed']) if 'renamed' in label_map else {}
+    if not isinstance(renamed, dict):
+        raise ValueError(f'label_map.renamed={label_map["renamed"]!r} holds no names by name. Give {{target: source}}.')
+    index = {name: row for row, name in enumerate(source)}
+    names = [name if name in index else renamed.get(name, name) for name in target]
+    if missing := [name for name in names if name not in index]:
+        raise ValueError(
+            f'{label_map["source"]} has no class {missing[0]!r} ({len(missing)} of {len(names)} are missing), which '
+            f'{label_map["target"]} has. Correct the lists, or name what differs in label_map.renamed.'
+        )
+    return [index[name] for name in names]
+
+
+def _read_names(path: str) -> list[str]:
+    if not os.path.isfile(path):
+        raise ValueError(f'label_map: {path} does not exist. Give a file with one class name a line.')
+    return [line.strip() for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
+
+
+def _read_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'label_map: {path} is no readable JSON file ({_first_line(error)}). Correct it.') from None
+
+
+def _with_picked_head(
+    state_dict: StateDict, target: StateDict, label_map: str | Mapping[str, str], path: str | os.PathLike
+) -> StateDict:
+    """Pick the rows of the head that the model's classes are."""
+    if 'head.weight' not in target or is_pretraining(target):
+        raise ValueError('label_map is for the head of a Classifier, and this model has none. Leave it out.')
+    if 'head.weight' not in state_dict or is_pretraining(state_dict):
+        raise ValueError(
+            f'{path}: holds no classifier, so label_map has no head to pick from. Give the checkpoint of a '
+            'fine-tuning, or leave label_map out.'
+        )
+    rows, num_classes, num_rows = read_label_map(label_map), len(target['head.weight']), len(state_dict['head.weight'])
+    if len(rows) != num_classes:
+        raise ValueError(
+            f'label_map={label_map!r} is for {len(rows)} classes, and the model has num_classes={num_classes}. Give '
+            'the map to those.'
+        )
+    for number, row in enumerate(rows):
+        if not 0 <= row < num_rows:
+            raise ValueError(
+                f'label_map={label_map!r}: class {number} is class {row} of the checkpoint, and {path} has a head for '
+                f'{num_rows}, counted from 0. Give the checkpoint and the map that belong together.'
+            )
+    return state_dict | {key: state_dict[key][rows] for key in ('head.weight', 'head.bias')}
+
+
 def _head_keys(keys: Iterable[str]) -> set[str]:
     return {key for key in keys if key.startswith('head.')}
 
@@ -324,10 +408,12 @@ class CheckpointInit:
 
     Args:
         checkpoint: path or http(s) address, see ``load_weights``.
+        label_map: for a classifier that begins with the head of another, see `read_label_map`.
     """
 
-    def __init__(self, *, checkpoint: str):
+    def __init__(self, *, checkpoint: str, label_map: str | dict[str, str] | None = None):
         self.checkpoint = checkpoint
+        self.label_map = label_map
 
     def __call__(self, module: nn.Module) -> None:
         # MMEngine initialises the children after any initializer but its own 'Pretrained'; they have to come first
@@ -336,7 +422,7 @@ class CheckpointInit:
             if hasattr(child, 'init_weights'):
                 child.init_weights()
                 child.is_init = True
-        load_weights(module, self.checkpoint)
+        load_weights(module, self.checkpoint, label_map=self.label_map)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'Checkpoint: {self.checkpoint}')
 

@@ -372,6 +372,70 @@ def test_a_classifier_takes_a_fitting_head_and_leaves_another(tmp_path):
     assert torch.equal(other.norm.weight, source.norm.weight)
 
 
+@pytest.fixture
+def head_of_five(tmp_path):
+    """Save a classifier of five classes, a to e, with the lists of two others and of their renamed classes."""
+    source = randomised(tiny_classifier(num_classes=5))
+    torch.save({'module': export(source.state_dict())}, tmp_path / 'five.pt')
+    contents = {
+        'three.json': '[4, 0, 2]', 'far.json': '[4, 0, 5]', 'words.json': '["a", "b", "c"]', 'broken.json': '[4, 0',
+        'five.txt': 'a\nb\nc\nd\ne\n', 'three.txt': 'e\nold a\nc\n', 'renamed.json': '{"old a": "a", "c": "b"}',
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    return source
+
+
+@pytest.mark.parametrize('by_name', [False, True])
+def test_a_classifier_takes_its_classes_from_a_larger_head(tmp_path, head_of_five, by_name):
+    names = dict(source='five.txt', target='three.txt', renamed='renamed.json')
+    label_map = {key: str(tmp_path / file) for key, file in names.items()} if by_name else str(tmp_path / 'three.json')
+    init_cfg = dict(type='Checkpoint', checkpoint=str(tmp_path / 'five.pt'), label_map=label_map)
+    model = tiny_classifier(num_classes=3, init_cfg=init_cfg)
+    model.init_weights()
+    for name in ('weight', 'bias'):
+        old, new = head_of_five.head.get_parameter(name), model.head.get_parameter(name)
+        assert torch.equal(new, torch.stack([old[4], old[0], old[2]]))
+    assert torch.equal(model.norm.weight, head_of_five.norm.weight)
+    # one head for the same clip: the logits of the classes that both know
+    clip = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    torch.testing.assert_close(model.predict(clip), head_of_five.predict(clip)[:, [4, 0, 2]])
+
+
+@pytest.mark.parametrize(
+    ('file', 'num_classes', 'text'),
+    [
+        ('three.json', 4, r"three.json' is for 3 classes, and the model has num_classes=4\. Give the map to those"),
+        ('far.json', 3, r"far.json': class 2 is class 5 of the checkpoint, and .*five.pt has a head for 5, counted"),
+        ('words.json', 3, r"words.json' holds no list of class indices\. Give one, or two lists of names"),
+        ('renamed.json', 3, r"renamed.json' holds no list of class indices"),
+        ('broken.json', 3, r'label_map: .*broken.json is no readable JSON file \(.+\)\. Correct it'),
+        ('none.json', 3, r'label_map: .*none.json is no readable JSON file \(.*No such file'),
+        (
+            dict(source='five.txt', target='three.txt'),
+            3,
+            r"five.txt has no class 'old a' \(1 of 3 are missing\), which",
+        ),
+        (dict(source='five.txt', target='none.txt'), 3, r'label_map: .*none.txt does not exist\. Give a file with one'),
+        (dict(source='five.txt'), 3, r"label_map has the keys \['source'\]\. Give source and target"),
+        (dict(source='five.txt', target='five.txt', renamed='three.json'), 5, r"three.json' holds no names by name"),
+    ],
+)
+def test_wrong_label_maps_are_refused(tmp_path, head_of_five, file, num_classes, text):
+    is_list = isinstance(file, str)
+    label_map = str(tmp_path / file) if is_list else {key: str(tmp_path / name) for key, name in file.items()}
+    with pytest.raises(ValueError, match=text):
+        load_weights(tiny_classifier(num_classes=num_classes), tmp_path / 'five.pt', label_map=label_map)
+
+
+def test_label_maps_are_for_heads(tmp_path, head_of_five, released_file):
+    label_map = str(tmp_path / 'three.json')
+    with pytest.raises(ValueError, match='released.torch: holds no classifier, so label_map has no head to pick from'):
+        load_weights(tiny_classifier(num_classes=3), released_file[0], label_map=label_map)
+    with pytest.raises(ValueError, match='label_map is for the head of a Classifier, and this model has none'):
+        load_weights(tiny_autoencoder(), released_file[0], label_map=label_map)
+
+
 def test_a_classifier_takes_the_backbone_of_a_probe_and_a_probe_not_that_of_a_classifier(tmp_path):
     classifier = tiny_classifier()
     backbone = tiny_backbone(48, 2, (4, 32, 32))
