@@ -26,8 +26,8 @@ are not counted.
                      L - M other tokens, which saves their proj, fc1, fc2 and rows of attention
   masked           = encoder(K) + decoder(K + M, K, M), what runs; M = N - K where every hidden token is predicted
   all tokens       = encoder(N) + decoder(N, N, N), the same network with nothing hidden and every patch predicted
-A class token adds one to K in the encoder, to L and K in the decoder. The decoder's queries are the same for every
-clip: N rows of its embedding once per batch, which are not counted."""
+A class token adds one to K in the encoder, to L and K in the decoder; to L alone there if the decoder has its own. The
+decoder's queries are the same for every clip: N rows of its embedding once per batch, which are not counted."""
 
 
 class Row(NamedTuple):
@@ -96,11 +96,11 @@ def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predi
         num_predicted = num_tokens - num_visible or num_tokens
     else:
         num_decoded = num_visible + num_predicted
-    extra = _num_extra(model.backbone)
+    extra, head = _num_extra(model.backbone), model.head_of(modality)
     decoder = decoder_macs(
-        model.head_of(modality),
+        head,
         num_tokens=num_decoded + extra,
-        num_visible=num_visible + extra,
+        num_visible=num_visible + (extra if getattr(head, 'cls_token', None) is None else 0),
         num_predicted=num_predicted,
     )
     return Row(modality, what, num_visible, num_tokens, encoder_macs(model.backbone, num_visible, modality), decoder)

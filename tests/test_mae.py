@@ -236,8 +236,8 @@ def test_parameter_counts(arch, patch, positions, published):
 def test_positions_of_several_slices_and_unknown_choices_are_refused():
     with pytest.raises(ValueError, match=r"'sincos2d' are those of one time slice.*; got 2 and 24"):
         tiny(clip_size=(2, 32, 24))
-    with pytest.raises(ValueError, match="positions='learned' is unknown. Choose 'sincos1d' or 'sincos2d'"):
-        MODELS.build(image_backbone() | dict(positions='learned'))
+    with pytest.raises(ValueError, match="positions='rotary' is unknown. Choose from sincos1d, sincos2d, learned"):
+        MODELS.build(image_backbone() | dict(positions='rotary'))
     with pytest.raises(ValueError, match=r'mean=\(0, 0, 0\) and std=None. Give both or neither'):
         MODELS.build(dict(type='PixelTarget', mean=(0, 0, 0)))
 

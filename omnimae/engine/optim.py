@@ -148,9 +148,9 @@ class LayerDecayConstructor:
     """Parameter groups with layer-wise learning rates, and weight decay where it belongs.
 
     Biases and LayerNorm parameters are not decayed, everything else is (the mask token too, as in the release).
-    With depth blocks, decay d and rule 'release' the learning rate is multiplied by d^(depth+2) in the patch
-    embedding, d^(depth+1-i) in block i and d in everything behind the blocks. BEiT, MAE and the paper's notation
-    have one factor d less everywhere: rule 'paper'.
+    With depth blocks, decay d and rule 'release' the learning rate is multiplied by d^(depth+2) in what stands before
+    the blocks (patch embedding, class token, learned positions), d^(depth+1-i) in block i and d in everything behind
+    them. BEiT, MAE and the paper's notation have one factor d less everywhere: rule 'paper'.
 
     Args:
         optim_wrapper_cfg: the wrapper's config, with ``optimizer``.
@@ -194,7 +194,7 @@ class LayerDecayConstructor:
 
     def _exponent(self, name: str, model: nn.Module) -> int:
         depth = len(list(model.get_submodule('backbone.blocks').children()))
-        if name.startswith(('backbone.patch_embed.', 'backbone.cls_token')):
+        if name.startswith(('backbone.patch_embed.', 'backbone.cls_token', 'backbone.pos_embed')):
             layer = 0
         elif block := re.match(r'backbone\.blocks\.(\d+)\.', name):
             layer = int(block[1]) + 1

@@ -6,10 +6,12 @@ from .cross_attention_head import CrossAttentionHead
 from .mae import MaskedAutoencoder
 from .mae_head import MAEHead, PixelTarget
 from .masking import (
+    BlockMasking,
     CausalMasking,
     DirichletMasking,
     DualMasking,
     FrameMasking,
+    PerFrameMasking,
     RandomMasking,
     RunningCellMasking,
     TubeMasking,
@@ -21,6 +23,7 @@ from .probe import FrozenBackbone, LinearProbe
 from .vit import SpatioTemporalViT
 
 __all__ = [
+    'BlockMasking',
     'CausalMasking',
     'ClassMapTokenizer',
     'Classifier',
@@ -39,6 +42,7 @@ __all__ = [
     'MultiModalPreprocessor',
     'MultiModalViT',
     'PatchTokenizer',
+    'PerFrameMasking',
     'PixelTarget',
     'RandomErasing',
     'RandomMasking',

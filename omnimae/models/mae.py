@@ -47,7 +47,12 @@ class MaskedAutoencoder(BaseModel):
         super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
         self.backbone = MODELS.build(backbone)
         # the head learns these from the backbone; merged here, since a ConfigDict would take the grid apart
-        learned = dict(in_dim=self.backbone.embed_dim, patch_size=self.backbone.patch_size, grid=self.backbone.grid)
+        learned = dict(
+            in_dim=self.backbone.embed_dim,
+            patch_size=self.backbone.patch_size,
+            grid=self.backbone.grid,
+            num_extra_tokens=getattr(self.backbone, 'num_extra_tokens', 0),
+        )
         if 'type' in head:
             self.head = MODELS.build({**learned, **head})
         else:
@@ -100,7 +105,8 @@ class MaskedAutoencoder(BaseModel):
         head = self.head_of(modality)
         latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
         patches = head(latent, split.masks, split.grid)
-        errors, scored = head.errors(patches, split.pixels), split.masks.scored
+        pixels = head.predicted_pixels(split.pixels, split.masks.decode, split.grid)
+        errors, scored = head.errors(patches, pixels), split.masks.scored
         losses = errors.mean(1) if scored is None else (errors * scored).sum(1) / scored.sum(1).clamp(min=1)
         rows = zip(patches, split.masks.decode, split.masks.visible, losses, strict=True)
         return [

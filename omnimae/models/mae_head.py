@@ -11,14 +11,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks, Size3
 
 from .linear import Linear
-from .vit import Block, LayerNorm, fixed_table, resize_positions, run_blocks, xavier_linear
+from .vit import Block, LayerNorm, PositionedModule, run_blocks, xavier_linear
 
 
 @MODELS.register_module()
@@ -30,6 +29,9 @@ class PixelTarget:
             paper's target), 'patch' takes those of all channels together (MAE's); None leaves plain pixels (the
             visualisation model of appendix B.4).
         eps_on: where 1e-6 is added, 'variance' (OmniMAE) or 'deviation' (VideoMAE).
+        frames: which frames of a tubelet are predicted: 'all'; 'first', one each, as the released MAE-ST was trained;
+            'spread', one each, of frames spread over the clip with its first and last among them, as MAE-ST's
+            repository does: 0, 2, 4, 6, 8, 10, 12 and 15 of 16.
         mean, std: per RGB channel; scale pixels first, as MAE does with those of the encoder's input. None leaves them
             in 0..1.
 
@@ -44,6 +46,7 @@ class PixelTarget:
         *,
         normalize: str | None = 'channel',
         eps_on: str = 'variance',
+        frames: str = 'all',
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ):
@@ -51,11 +54,23 @@ class PixelTarget:
             raise ValueError(f"PixelTarget: normalize={normalize!r} is unknown. Choose 'channel', 'patch' or None.")
         if eps_on not in ('variance', 'deviation'):
             raise ValueError(f"PixelTarget: eps_on={eps_on!r} is unknown. Choose 'variance' or 'deviation'.")
+        if frames not in ('all', 'first', 'spread'):
+            raise ValueError(f"PixelTarget: frames={frames!r} is unknown. Choose 'all', 'first' or 'spread'.")
         if (mean is None) != (std is None):
             raise ValueError(f'PixelTarget: mean={mean} and std={std}. Give both or neither.')
         self.normalize = normalize
         self.eps_on = eps_on
+        self.frames = frames
         self.mean, self.std = mean, std
+
+    def frames_of(self, num_slices: int, tubelet: int) -> Tensor:
+        """-> (t, F) int64: the frames of each tubelet that are predicted, counted within it."""
+        if self.frames == 'all':
+            return torch.arange(tubelet).expand(num_slices, -1)
+        if self.frames == 'first':
+            return torch.zeros(num_slices, 1, dtype=torch.int64)
+        # in whole numbers: frame i * (T - 1) / (t - 1) of the clip, less the i * tubelet frames before
+        return (torch.arange(num_slices) * (tubelet - 1) // max(num_slices - 1, 1))[:, None]
 
     def __call__(self, pixels: Tensor, repeats: int = 1) -> Tensor:
         """(B, M, P) pixels -> (B, M, P) target; ``repeats``: how often a patch of one frame fills the tubelet."""
@@ -98,14 +113,14 @@ class PixelTarget:
 
 
 @MODELS.register_module()
-class MAEHead(BaseModule):
+class MAEHead(PositionedModule):
     """A shallow transformer that predicts the pixels of hidden patches from the encoded visible ones.
 
     Attention does not care about order, so the decoder runs on ``[visible | decode]`` and its last M outputs are the
     predictions: no un-shuffling, no full-size buffers.
 
     Args:
-        in_dim, patch_size, grid: the backbone's; the model fills them in.
+        in_dim, patch_size, grid, num_extra_tokens: the backbone's; the model fills them in.
         embed_dim, depth, num_heads: of the decoder.
         qkv_bias: as of the backbone; OmniMAE's released weights have none in the decoder, the release's training config
             has it.
@@ -113,13 +128,15 @@ class MAEHead(BaseModule):
         tokens: 'encoder': mask token and positions live at the encoder's width and are added *before* the projection to
             the decoder's, as in OmniMAE. 'decoder': at the decoder's width, behind the projection, as in VideoMAE.
         embed_bias: whether that projection has a bias.
+        cls_token: the decoder has a learned class token of its own, as in MAE-ST's repository, and does not see the
+            encoder's. Without it the encoder's goes on, as in MAE and in MAE-ST's released weights.
         mask_token_std: the mask token begins with a normal distribution of that deviation, cut at it.
         pred_std: deviation of the prediction layer's first weights; None takes Xavier's, as everywhere else.
         target: a PixelTarget.
         grad_checkpointing: recompute activations in the backward pass.
 
     Raises:
-        ValueError: a width that the heads do not divide, or an unknown choice.
+        ValueError: a width that the heads do not divide, an unknown choice, or a class token at the encoder's width.
     """
 
     def __init__(
@@ -128,6 +145,7 @@ class MAEHead(BaseModule):
         in_dim: int,
         patch_size: Size3,
         grid: Grid,
+        num_extra_tokens: int = 0,
         embed_dim: int = 384,
         depth: int = 4,
         num_heads: int = 16,
@@ -136,6 +154,7 @@ class MAEHead(BaseModule):
         positions: str = 'sincos1d',
         tokens: str = 'encoder',
         embed_bias: bool = True,
+        cls_token: bool = False,
         mask_token_std: float = 0.0,
         pred_std: float | None = 0.02,
         target: dict | None = None,
@@ -147,57 +166,72 @@ class MAEHead(BaseModule):
             raise ValueError(f'MAEHead: num_heads={num_heads} does not divide embed_dim={embed_dim}.')
         if tokens not in ('encoder', 'decoder'):
             raise ValueError(f"MAEHead: tokens={tokens!r} is unknown. Choose 'encoder' or 'decoder'.")
-        self.grid = grid
-        self.positions = positions
+        if cls_token and tokens != 'decoder':
+            raise ValueError(f"MAEHead: cls_token={cls_token} and tokens={tokens!r}. Choose tokens='decoder' with it.")
         self.tokens = tokens
         self.grad_checkpointing = grad_checkpointing
         self.target = MODELS.build(target or dict(type='PixelTarget'))
-        self.mask_token = nn.Parameter(torch.zeros(1, in_dim if tokens == 'encoder' else embed_dim))
-        self.register_buffer('pos_embed', self.fixed_positions())
+        dim = in_dim if tokens == 'encoder' else embed_dim
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
+        self.make_positions(positions, grid, dim, cls_token=cls_token or num_extra_tokens > 0)
         self.decoder_embed = Linear(in_dim, embed_dim, bias=embed_bias)
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias) for _ in range(depth)
         )
         self.norm = LayerNorm(embed_dim)
-        self.pred = Linear(embed_dim, 3 * patch_size[0] * patch_size[1] * patch_size[2])
+        pt, ph, pw = patch_size
+        self.frame_values = 3 * ph * pw  # of a patch
+        self.pred = Linear(embed_dim, self.target.frames_of(grid.t, pt).shape[1] * self.frame_values)
         xavier_linear(self)
         if pred_std is not None:
             nn.init.trunc_normal_(self.pred.weight, std=pred_std)
         if mask_token_std:
             nn.init.trunc_normal_(self.mask_token, std=mask_token_std, a=-mask_token_std, b=mask_token_std)
 
-    def fixed_positions(self) -> Tensor:
-        """-> (1, N, D or the decoder's width): the sinusoids that ``pos_embed`` begins with."""
-        return fixed_table(self.positions, self.grid, self.mask_token.shape[1])
-
     def forward(self, latent: Tensor, masks: Masks, grid: Grid) -> Tensor:
         """(B, K, D) encoded visible tokens -> (B, M, P) predictions for ``masks.decode``.
 
-        Tokens before the K visible ones, as a class token, take part without a position.
+        Tokens before the K visible ones, as a class token, take part.
         """
-        positions = resize_positions(self.pos_embed, self.grid, grid)
+        positions = self.positions_on(grid)
         queries = self.mask_token + positions  # (N, ...): the same for every sample
         seen = positions[masks.visible]
-        if extra := latent.shape[1] - seen.shape[1]:
-            seen = F.pad(seen, (0, 0, extra, 0))
+        extra = latent.shape[1] - seen.shape[1]
+        if self.cls_token is not None:
+            latent = latent[:, extra:]
+        elif extra:
+            seen = torch.cat([self.cls_position().expand(len(seen), extra, -1), seen], dim=1)
         if self.tokens == 'encoder':
             queries = self.decoder_embed(queries)
             visible = self.decoder_embed(latent + seen)
         else:
             visible = self.decoder_embed(latent) + seen
+        if self.cls_token is not None:
+            visible = torch.cat([(self.cls_token + self.cls_position()).expand(len(visible), -1, -1), visible], dim=1)
         x = torch.cat([visible, queries[masks.decode]], dim=1)
         x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing, first=visible.shape[1])
         return self.pred(self.norm(x))
 
     def loss(self, latent: Tensor, masks: Masks, grid: Grid, pixels: Tensor) -> dict[str, Tensor]:
         """(B, K, D), pixels (B, M, P) of the decoded patches in 0..1 -> {'loss': mean over the scored tokens}."""
-        errors = self.errors(self(latent, masks, grid), pixels)
+        errors = self.errors(self(latent, masks, grid), self.predicted_pixels(pixels, masks.decode, grid))
         if masks.scored is None:
             return {'loss': errors.mean()}
         return {'loss': (errors * masks.scored).sum() / masks.scored.sum().clamp(min=1)}
 
+    def predicted_pixels(self, pixels: Tensor, decode: Tensor, grid: Grid) -> Tensor:
+        """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of those of their frames that are predicted."""
+        tubelet = pixels.shape[2] // self.frame_values
+        frames = self.target.frames_of(grid.t, tubelet).to(decode.device)
+        if frames.shape[1] == tubelet:
+            return pixels
+        choice = frames[decode // (grid.h * grid.w)]  # (B, M, F)
+        patches = pixels.unflatten(2, (tubelet, -1))
+        return patches.gather(2, choice[..., None].expand(-1, -1, -1, self.frame_values)).flatten(2)
+
     def errors(self, prediction: Tensor, pixels: Tensor) -> Tensor:
-        """(B, M, P), (B, M, P) -> (B, M): mean squared error of each token, in float32.
+        """(B, M, P) predictions, (B, M, P) `predicted_pixels` -> (B, M): mean squared error of each token, in float32.
 
         The pixels of an image are one frame, which every frame of the predicted tubelet has to match.
         """

@@ -3,34 +3,46 @@
 A generator sees a grid and a count, never pixels. It splits the grid into *units* of tokens that are hidden together
 (single tokens, tubes through time, whole time slices) and draws the same number of hidden units for every sample.
 The randomness is torch's own, on the device of the clip.
+
+MAE-ST (arXiv:2205.09113, section 5) names them otherwise: agnostic is `RandomMasking`, space-only `TubeMasking`,
+time-only `FrameMasking`, block-wise `BlockMasking`. All of its masks round the visible tokens down.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks
+from omnimae.structures import Grid, Masks, Size3
 
 
 @MODELS.register_module()
 class RandomMasking:
     """Hide single tokens anywhere in the clip, equally likely.
 
-    The number hidden is rounded down, as in the release: at 0.9 an image of 14x14 tokens hides 176 and shows 20 (the
-    paper rounds the visible ones down and prints 19).
-
     Args:
         ratio: share of tokens to hide, between 0 and 1.
+        round_down: what is rounded down, 'hidden' as in OmniMAE's release or 'visible' as in MAE and MAE-ST: at 0.9 a
+            clip of 8x14x14 tokens shows 157 or 156, an image 20 or 19 (OmniMAE's paper prints 19). Of tubes and time
+            slices it is their number.
+
+    Raises:
+        ValueError: a ratio or a choice that there is not.
     """
 
-    def __init__(self, *, ratio: float):
+    def __init__(self, *, ratio: float, round_down: str = 'hidden'):
         if not 0 < ratio < 1:
             raise ValueError(f'{type(self).__name__}: ratio={ratio} must lie between 0 and 1.')
+        if round_down not in ('hidden', 'visible'):
+            raise ValueError(
+                f"{type(self).__name__}: round_down={round_down!r} is unknown. Choose 'hidden' or 'visible'."
+            )
         self.ratio = ratio
+        self.round_down = round_down
 
     def num_hidden(self, grid: Grid) -> int:
         """Tokens hidden in each sample.
@@ -55,7 +67,7 @@ class RandomMasking:
         """
         units = self._units(grid).to(device)
         num_hidden = self.num_hidden(grid) // units.shape[1]
-        order = self._order(batch_size, len(units), device)
+        order = self._order(batch_size, grid, device)
         hidden, visible = order[:, :num_hidden], order[:, num_hidden:]
         return Masks(*(units[choice].flatten(1).sort(1).values for choice in (visible, hidden)))
 
@@ -64,11 +76,16 @@ class RandomMasking:
         return torch.arange(grid.num_tokens)[:, None]
 
     def _num_hidden_units(self, grid: Grid) -> int:
-        return int(self.ratio * grid.t * grid.h * grid.w)
+        return self._hidden_of(grid.num_tokens, self.ratio * grid.t * grid.h * grid.w)
 
-    def _order(self, batch_size: int, num_units: int, device: torch.device | str) -> Tensor:
-        """-> (batch_size, num_units): units in the order in which they are hidden."""
-        return torch.rand(batch_size, num_units, device=device).argsort(1)
+    def _hidden_of(self, number: int, hidden: float) -> int:
+        if self.round_down == 'visible':
+            return number - int(number * (1 - self.ratio))
+        return int(hidden)
+
+    def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
+        """-> (batch_size, units): units in the order in which they are hidden."""
+        return torch.rand(batch_size, len(self._units(grid)), device=device).argsort(1)
 
 
 @MODELS.register_module()
@@ -79,7 +96,7 @@ class TubeMasking(RandomMasking):
         return torch.arange(grid.num_tokens).view(grid.t, -1).T
 
     def _num_hidden_units(self, grid: Grid) -> int:
-        return int(self.ratio * grid.t * grid.h * grid.w / grid.t)
+        return self._hidden_of(grid.h * grid.w, self.ratio * grid.t * grid.h * grid.w / grid.t)
 
 
 @MODELS.register_module()
@@ -90,15 +107,81 @@ class FrameMasking(RandomMasking):
         return torch.arange(grid.num_tokens).view(grid.t, -1)
 
     def _num_hidden_units(self, grid: Grid) -> int:
-        return int(self.ratio * grid.t)
+        return self._hidden_of(grid.t, self.ratio * grid.t)
+
+
+@MODELS.register_module()
+class PerFrameMasking(RandomMasking):
+    """Hide the same number of places in every time slice, in each of them other ones."""
+
+    def _num_hidden_units(self, grid: Grid) -> int:
+        places = grid.h * grid.w
+        return grid.t * self._hidden_of(places, self.ratio * places)
+
+    def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
+        places = grid.h * grid.w
+        order = torch.rand(batch_size, grid.t, places, device=device).argsort(2)
+        slices = torch.arange(grid.t, device=device)[:, None] * places
+        return (order + slices).transpose(1, 2).flatten(1)  # the first of every slice, the second of every slice, ...
+
+
+@MODELS.register_module()
+class BlockMasking(RandomMasking):
+    """Hide cuboids of tokens, one after another, until there are enough hidden; the last one is cut (MAE-ST).
+
+    Args:
+        ratio, round_down: as of `RandomMasking`.
+        min_size, max_size: (t, h, w) tokens, between which each side of a cuboid is drawn; a smaller grid limits them.
+            The paper does not say them.
+
+    Raises:
+        ValueError: sizes that are not ordered.
+    """
+
+    def __init__(
+        self,
+        *,
+        ratio: float,
+        round_down: str = 'hidden',
+        min_size: Size3 = (2, 4, 4),
+        max_size: Size3 = (4, 8, 8),
+    ):
+        super().__init__(ratio=ratio, round_down=round_down)
+        if not all(1 <= low <= high for low, high in zip(min_size, max_size, strict=True)):
+            raise ValueError(
+                f'BlockMasking: min_size={min_size}, max_size={max_size}. Give sides from 1 on, the smaller ones first.'
+            )
+        self.min_size, self.max_size = min_size, max_size
+
+    def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
+        sides = [(min(low, n), min(high, n)) for low, high, n in zip(self.min_size, self.max_size, grid, strict=True)]
+        volume = math.prod((low + high) / 2 for low, high in sides)
+        # A block leaves 1 - volume / N of the tokens on average; three times as many blocks as leave the visible ones.
+        num_blocks = math.ceil(3 * math.log(1 - self.ratio) / math.log1p(-min(volume / grid.num_tokens, 0.5)))
+        inside = torch.ones(batch_size, num_blocks, *grid, dtype=torch.bool, device=device)
+        for dim, ((low, high), n) in enumerate(zip(sides, grid, strict=True), start=2):
+            side = torch.randint(low, high + 1, (batch_size, num_blocks, 1), device=device)
+            start = (torch.rand(batch_size, num_blocks, 1, device=device) * (n - side + 1)).long()
+            place = torch.arange(n, device=device)
+            along = (start <= place) & (place < start + side)
+            inside &= along.view(batch_size, num_blocks, *(n if i == dim else 1 for i in (2, 3, 4)))
+        inside = inside.flatten(2)
+        first = torch.where(inside.any(1), inside.to(torch.uint8).argmax(1), num_blocks)
+        # Those of a block in raster order; those of none, which are hardly ever needed, in any.
+        within = torch.where(
+            first < num_blocks,
+            torch.arange(grid.num_tokens, device=device) / grid.num_tokens,
+            torch.rand(batch_size, grid.num_tokens, device=device),
+        )
+        return (first + within).argsort(1)
 
 
 @MODELS.register_module()
 class CausalMasking(RandomMasking):
     """Show the first tokens in raster order (time slowest), hide the rest: predict the future from the past."""
 
-    def _order(self, batch_size: int, num_units: int, device: torch.device | str) -> Tensor:
-        return torch.arange(num_units - 1, -1, -1, device=device).expand(batch_size, -1)
+    def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
+        return torch.arange(grid.num_tokens - 1, -1, -1, device=device).expand(batch_size, -1)
 
 
 @MODELS.register_module()

@@ -1,7 +1,8 @@
 """A plain Vision Transformer over spatio-temporal patches of images and videos.
 
 The encoder of OmniMAE (arXiv:2206.08356, section 3.1) and of VideoMAE: pre-norm blocks, fixed sinusoidal positions;
-with options also that of MAE (class token, 2-D positions). An image is a clip of one frame.
+with options also that of MAE (class token, 2-D positions) and of MAE-ST (learned positions). An image is a clip of one
+frame.
 
 Legend: B batch, C channels, T frames, H W pixels, (t, h, w) grid, N = t*h*w tokens, K visible tokens, D width,
 P pixels of one patch, in the order (pt, ph, pw, c).
@@ -25,6 +26,8 @@ from omnimae.structures import Grid, Size3
 from .linear import Linear, linear
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+POSITIONS = ('sincos1d', 'sincos2d', 'learned', 'separable')
 
 SHORT = 512  # tokens up to which torch's flash kernel for CPUs is slower in bfloat16 than attention written out
 
@@ -86,7 +89,7 @@ def fixed_table(positions: str, grid: Grid, dim: int) -> Tensor:
     """-> (1, N, dim): the positions called 'sincos1d' or 'sincos2d'.
 
     Raises:
-        ValueError: neither of these, or a grid that has none of that kind.
+        ValueError: no such positions, or a grid that has none of that kind.
     """
     if positions not in ('sincos1d', 'sincos2d'):
         raise ValueError(f"positions={positions!r} is unknown. Choose 'sincos1d' or 'sincos2d'.")
@@ -111,6 +114,65 @@ def resize_positions(table: Tensor, source: Grid, target: Grid, mode: str = 'bic
         space = F.interpolate(table.permute(0, 3, 1, 2), size=target[1:], mode=mode)
         table = space.permute(0, 2, 3, 1)
     return table.reshape(target.num_tokens, -1)
+
+
+def learned_table(num_positions: int, dim: int) -> nn.Parameter:
+    """-> (1, num_positions, dim): small random numbers to begin with, as in MAE-ST."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_positions, dim), std=0.02))
+
+
+class PositionedModule(BaseModule):
+    """What encoder and decoder share: the positions of their tokens, made for one grid and resized to any other.
+
+    Fixed ones are a buffer ``pos_embed`` (1, N, D). Learned ones are parameters: ``pos_embed`` of each token, or, with
+    'separable', ``pos_embed_space`` (1, h*w, D) and ``pos_embed_time`` (1, t, D), whose sum it is (MAE-ST,
+    arXiv:2205.09113). They have one for the class token, too, ``pos_embed_cls`` (1, 1, D), whose fixed one is zero.
+    """
+
+    pos_embed: Tensor
+    pos_embed_space: Tensor
+    pos_embed_time: Tensor
+    pos_embed_cls: Tensor
+
+    def make_positions(self, positions: str, grid: Grid, dim: int, *, cls_token: bool) -> None:
+        """Register what is called 'sincos1d', 'sincos2d', 'learned' or 'separable'.
+
+        Raises:
+            ValueError: no such positions, or a grid that has none of that kind.
+        """
+        if positions not in POSITIONS:
+            raise ValueError(f'positions={positions!r} is unknown. Choose from {", ".join(POSITIONS)}.')
+        self.positions, self.grid = positions, grid
+        is_learned = positions in ('learned', 'separable')
+        if positions == 'separable':
+            self.pos_embed_space = learned_table(grid.h * grid.w, dim)
+            self.pos_embed_time = learned_table(grid.t, dim)
+        elif is_learned:
+            self.pos_embed = learned_table(grid.num_tokens, dim)
+        else:
+            self.register_buffer('pos_embed', fixed_table(positions, grid, dim))
+        if is_learned and cls_token:
+            self.pos_embed_cls = learned_table(1, dim)
+
+    def fixed_positions(self) -> Tensor | None:
+        """-> (1, N, D): the sinusoids that ``pos_embed`` begins with, for a checkpoint to replace; None if learned."""
+        if self.positions in ('learned', 'separable'):
+            return None
+        return fixed_table(self.positions, self.grid, self.pos_embed.shape[2])
+
+    def positions_on(self, grid: Grid) -> Tensor:
+        """-> (N, D) of the tokens of this grid, see `resize_positions`."""
+        if self.positions == 'separable':
+            table = (self.pos_embed_time[:, :, None] + self.pos_embed_space[:, None]).flatten(1, 2)
+        else:
+            table = self.pos_embed
+        return resize_positions(table, self.grid, grid)
+
+    def cls_position(self) -> Tensor:
+        """-> (1, 1, D)."""
+        if self.positions in ('learned', 'separable'):
+            return self.pos_embed_cls
+        return torch.zeros_like(self.pos_embed[:, :1])
 
 
 def xavier_linear(module: nn.Module) -> None:
@@ -273,7 +335,7 @@ class Sizes(NamedTuple):
 
 
 @MODELS.register_module()
-class SpatioTemporalViT(BaseModule):
+class SpatioTemporalViT(PositionedModule):
     """Vision Transformer for images and videos (arXiv:2206.08356, section 3.1).
 
     Args:
@@ -283,8 +345,10 @@ class SpatioTemporalViT(BaseModule):
         patch_size: (pt, ph, pw) pixels of a tubelet.
         clip_size: (T, H, W) that the position table is made for. Clips of other sizes are accepted: their positions
             are interpolated from it.
-        positions: 'sincos1d', over the number of the token, or 'sincos2d', MAE's, for one time slice.
-        cls_token: a learned token before those of the clip, without a position; `encode` gives it, `forward` does not.
+        positions: 'sincos1d', over the number of the token; 'sincos2d', MAE's, for one time slice; 'learned', for every
+            token; 'separable', learned for places and for time slices, as in MAE-ST.
+        cls_token: a learned token before those of the clip, with a position of its own where these are learned;
+            `encode` gives it, `forward` does not.
         xavier_patch_embed: begin with a Xavier-uniform patch embedding, as OmniMAE and MAE do; False takes that of
             PyTorch's convolution, as VideoMAE does.
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
@@ -319,21 +383,15 @@ class SpatioTemporalViT(BaseModule):
         sizes = Sizes.of(arch, embed_dim, depth, num_heads, mlp_ratio)
         self.embed_dim = sizes.embed_dim
         self.patch_size = (*patch_size,)  # a config may have a list
-        self.grid = Grid.of(clip_size, self.patch_size)
-        self.positions = positions
         self.num_extra_tokens = int(cls_token)
         self.grad_checkpointing = grad_checkpointing
         self.patch_embed = PatchEmbed(self.patch_size, self.embed_dim, xavier=xavier_patch_embed)
-        self.register_buffer('pos_embed', self.fixed_positions())
+        self.make_positions(positions, Grid.of(clip_size, self.patch_size), self.embed_dim, cls_token=cls_token)
         self.blocks = sizes.blocks(qkv_bias=qkv_bias, drop_path_rate=drop_path_rate)
         self.norm = LayerNorm(self.embed_dim) if final_norm else nn.Identity()
         xavier_linear(self)
         if cls_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, self.embed_dim).normal_(std=0.02))
-
-    def fixed_positions(self) -> Tensor:
-        """-> (1, N, D): the sinusoids that ``pos_embed`` begins with; a checkpoint may replace them."""
-        return fixed_table(self.positions, self.grid, self.embed_dim)
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, C, T, H, W) floating, normalised -> (B, N, D): all tokens of the clip."""
@@ -348,9 +406,9 @@ class SpatioTemporalViT(BaseModule):
 
         With a class token (B, 1 + K, D), that one first.
         """
-        positions = resize_positions(self.pos_embed, self.grid, grid)
+        positions = self.positions_on(grid)
         x = self.patch_embed(patches) + (positions if tokens is None else positions[tokens])
         if self.num_extra_tokens:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([(self.cls_token + self.cls_position()).expand(len(x), -1, -1), x], dim=1)
         x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing)
         return self.norm(x)
