@@ -143,6 +143,20 @@ def test_features_are_the_mean_of_normalised_tokens():
     torch.testing.assert_close(model.predict(views), logits)
 
 
+def test_features_of_the_class_token():
+    backbone = dict(BACKBONE, cls_token=True)
+    model = MODELS.build(dict(type='LinearProbe', num_classes=3, backbone=backbone, pool='cls'))
+    nn.init.normal_(model.backbone.norm.weight)
+    tokens = model.backbone.encode(*model.backbone.patchify(model.data_preprocessor.normalize(clips())))
+    assert tokens.shape[1] == 1 + 8
+    torch.testing.assert_close(model.features(clips()), tokens[:, 0])
+    alone = MODELS.build(frozen_model(dict(type='LinearProbe', backbone=backbone, pool='cls')))
+    assert alone.pool == 'cls'
+    mean = MODELS.build(dict(type='FrozenBackbone', backbone=backbone))
+    mean.load_state_dict(alone.state_dict())
+    assert not torch.allclose(mean.features(clips()), alone.features(clips()), atol=1e-3)
+
+
 def test_feature_norm_is_batch_norm_without_affine():
     ours, theirs = FeatureNorm(6), nn.BatchNorm1d(6, eps=1e-6, affine=False)
     for seed in range(3):
@@ -179,6 +193,10 @@ def test_probe_takes_pretrained_and_fine_tuned_backbones(pretrained, tmp_path):
 def test_errors_of_frozen_models():
     with pytest.raises(ValueError, match=r"norm='both' is unknown\. Choose 'token' or 'pooled'"):
         FrozenBackbone(backbone=dict(BACKBONE), norm='both')
+    with pytest.raises(ValueError, match=r"pool='max' is unknown\. Choose 'mean' or 'cls'"):
+        FrozenBackbone(backbone=dict(BACKBONE), pool='max')
+    with pytest.raises(ValueError, match=r"the backbone has no class token\. Set backbone\.cls_token=True, or 'mean'"):
+        FrozenBackbone(backbone=dict(BACKBONE), pool='cls')
     with pytest.raises(ValueError, match='a FrozenBackbone has nothing to train'):
         FrozenBackbone(backbone=dict(BACKBONE))(clips(), mode='loss')
     with pytest.raises(ValueError, match=r'LinearProbe\.loss needs labels'):
