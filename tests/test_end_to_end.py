@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from tiny_run import build_runner, write_config
 
+from omnimae.data.demo import CLASSES, MOTIONS, SPLITS, write_list
 from omnimae.evaluation import accuracy
 from omnimae.registry import HOOKS
 
@@ -32,6 +33,8 @@ SHORT = [
 
 GOLDEN = Path(__file__).parent / 'data' / 'demo_loss_curve.json'
 GOLDEN_FINETUNE = Path(__file__).parent / 'data' / 'demo_finetune_loss_curve.json'
+GOLDEN_DEMO = Path(__file__).parent / 'data' / 'demo_config_loss_curves.json'
+DEMO_CONFIGS = [path for path in sorted((ROOT / 'configs' / 'demo').glob('*.py')) if not path.stem.startswith('knn_')]
 # Independent of configs/, whose settings may change; in each modality one step of 8 samples and one of 4.
 GOLDEN_CONFIG = """
 _base_ = ['{runtime}']
@@ -102,21 +105,47 @@ def write_lossless_data(root: Path) -> None:
     rng = np.random.default_rng(0)
     (root / 'images').mkdir(parents=True)
     (root / 'videos').mkdir()
-    y, x = np.mgrid[:40, :48][..., None]
-    pictures = [(y * rng.integers(9, size=3) + x * rng.integers(9, size=3)).astype(np.uint8) for _ in range(18)]
-    for index, picture in enumerate(pictures[:12]):
-        Image.fromarray(picture).save(root / 'images' / f'{index}.png')
-    for index, picture in enumerate(pictures[12:]):
-        with av.open(str(root / 'videos' / f'{index}.mkv'), 'w') as container:
-            stream = container.add_stream('ffv1', rate=10)
-            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], 'bgr0'
-            for shift in range(12):
-                frame = av.VideoFrame.from_ndarray(np.roll(picture, 2 * shift, 1), 'rgb24')
-                container.mux(stream.encode(frame.reformat(format='bgr0')))
-            container.mux(stream.encode())
+    for index in range(18):
+        picture = stripes(rng)
+        if index < 12:
+            Image.fromarray(picture).save(root / 'images' / f'{index}.png')
+        else:
+            write_lossless_video(root / 'videos' / f'{index - 12}.mkv', picture, 2)
 
     for kind, suffix, count in (('images', 'png', 12), ('videos', 'mkv', 6)):
         (root / f'{kind}.txt').write_text(''.join(f'{index}.{suffix} {index % 3}\n' for index in range(count)))
+
+
+def stripes(rng: np.random.Generator) -> np.ndarray:
+    """-> (40, 48, 3): stripes of a direction and width of their own in each colour."""
+    y, x = np.mgrid[:40, :48][..., None]
+    return (y * rng.integers(9, size=3) + x * rng.integers(9, size=3)).astype(np.uint8)
+
+
+def write_lossless_video(path: Path, picture: np.ndarray, pixels: int, num_frames: int = 12) -> None:
+    """(H, W, 3) that moves sideways, at 10 frames a second."""
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('ffv1', rate=10)
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], 'bgr0'
+        for shift in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture, pixels * shift, 1), 'rgb24')
+            container.mux(stream.encode(frame.reformat(format='bgr0')))
+        container.mux(stream.encode())
+
+
+def write_lossless_demo(root: Path) -> None:
+    """The folders of the demo data, with an image and a video of each class."""
+    rng = np.random.default_rng(0)
+    for split in SPLITS:
+        for name in CLASSES:
+            folder = root / 'images' / split / name
+            folder.mkdir(parents=True)
+            Image.fromarray(stripes(rng)).save(folder / '0.png')
+        for number, motion in enumerate(MOTIONS):
+            folder = root / 'videos' / split / motion
+            folder.mkdir(parents=True)
+            write_lossless_video(folder / '0.mkv', stripes(rng), number - 4, 24)
+        write_list(root / 'videos', split)
 
 
 def command(data: Path, *words: str | Path) -> str:
@@ -208,6 +237,40 @@ def test_loss_curve_is_the_golden_one(tmp_path: Path, golden: Path, changes: str
     )
     assert modalities == expected_modalities
     assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.fixture(scope='module')
+def lossless_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the demo data of `write_lossless_demo`."""
+    root = tmp_path_factory.mktemp('lossless')
+    write_lossless_demo(root / 'demo')
+    return root
+
+
+@pytest.mark.parametrize('config', DEMO_CONFIGS, ids=lambda path: path.stem)
+def test_loss_curve_of_a_demo_config(
+    config: Path, lossless_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As above: UPDATE_GOLDEN=1 python -m pytest tests/test_end_to_end.py -k demo_config."""
+    monkeypatch.setenv('OMNIMAE_DATA', str(lossless_demo))
+    options = {
+        'model.init_cfg': None,
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'train_dataloader.batch_size': 4,
+        'train_dataloader.batch_sampler.global_batch_size': 8,
+        'train_cfg.max_epochs': 2,
+        'train_cfg.val_begin': 3,
+        'custom_hooks': [dict(type='CurveHook')],
+    }
+    runner = build_runner(config, tmp_path, options)
+    runner.train()
+    curve = next(hook.curve for hook in runner.hooks if isinstance(hook, CurveHook))
+    golden = json.loads(GOLDEN_DEMO.read_text()) if GOLDEN_DEMO.exists() else {}
+    if os.environ.get('UPDATE_GOLDEN'):
+        golden[config.stem] = [loss for _, loss in curve]
+        GOLDEN_DEMO.write_text(json.dumps(dict(sorted(golden.items())), indent=1) + '\n')
+    assert [loss for _, loss in curve] == pytest.approx(golden[config.stem], rel=1e-4)
 
 
 @pytest.mark.slow
