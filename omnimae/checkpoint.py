@@ -33,16 +33,21 @@ from torch import Tensor, nn
 
 from omnimae.layouts import (
     CLS_TOKEN,
+    GLOBAL_TOKENS,
     KERNEL,
-    POSITIONS,
+    TOKENIZERS,
     WRAPPERS,
     StateDict,
+    as_modality,
     decoder_prefixes,
     is_encoder,
+    is_multimodal,
     is_pretraining,
     listed,
+    modalities_of,
     num_blocks,
     recognise,
+    take_modality,
     translate,
     unwrap,
 )
@@ -242,9 +247,10 @@ def load_weights(
     A pretraining model needs every tensor of it. A classifier takes the backbone of a pretraining checkpoint or of an
     encoder and leaves the decoder, and the final norm where its backbone has none (as the release does; the norm
     belongs to single tokens); of a classifier's checkpoint it takes everything, but leaves a head for other classes.
+    Between a model of several modalities and a plain ViT the blocks and the tokenizer of 'rgb' are what both have.
 
     Args:
-        model: a MaskedAutoencoder or a Classifier.
+        model: a MaskedAutoencoder, a MultiMAE or a Classifier.
         path: see `load_file`.
         complete: refuse a checkpoint that leaves weights of the model at their initial values; results of testing and
             inference would be meaningless.
@@ -261,18 +267,18 @@ def load_weights(
         raise ValueError(f'{path}: {error}') from error
     model = getattr(model, 'module', model)  # within DDP
     target = model.state_dict()
-    if KERNEL not in target:
+    if KERNEL not in target and not is_multimodal(target):
         raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
-    fixed = () if POSITIONS in state_dict else tuple(key for key in target if key.endswith('pos_embed'))
+    state_dict = _of_kind(state_dict, target)
+    has_positions = any(key.endswith('pos_embed') for key in state_dict)
+    fixed = () if has_positions else tuple(key for key in target if key.endswith('pos_embed'))
     target = {key: x for key, x in target.items() if key not in fixed}
-    backbone: Any = model.backbone
-    positions = backbone.fixed_positions()  # the model's own may be those of weights that it was given before
     for key in fixed:
         part: Any = model.get_submodule(key.removesuffix('.pos_embed'))
         part.pos_embed.copy_(part.fixed_positions())
     if label_map is not None:
         state_dict = _with_picked_head(state_dict, target, label_map, path)
-    state_dict, inflated = inflate(state_dict, target[KERNEL].shape[2], backbone.grid, positions)
+    state_dict, inflated = _inflate_all(state_dict, target, model)
     wanted = _wanted(state_dict, target, path)
     _check_fit(wanted, target, state_dict, path)
     if complete:
@@ -291,7 +297,39 @@ def load_weights(
     return report
 
 
-def inflate(state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor) -> tuple[StateDict, tuple[str, ...]]:
+def _of_kind(state_dict: StateDict, target: StateDict) -> StateDict:
+    """Weights of several modalities for a model of one, and the other way round: its colours are what both have.
+
+    A model may tell one class more apart than the file, that of pixels without one: its vector is zero.
+    """
+    if is_multimodal(state_dict) and not is_multimodal(target):
+        return take_modality(state_dict)
+    if is_multimodal(target) and not is_multimodal(state_dict):
+        return as_modality(state_dict)
+    padded = dict(state_dict)
+    for key, x in state_dict.items():
+        if key.endswith('.class_embed.weight') and key in target and len(target[key]) == len(x) + 1:
+            padded[key] = torch.cat([x, torch.zeros_like(x[:1])])
+    return padded
+
+
+def _inflate_all(state_dict: StateDict, target: StateDict, model: nn.Module) -> tuple[StateDict, tuple[str, ...]]:
+    """`inflate` every patch embedding that both have."""
+    inflated: tuple[str, ...] = ()
+    for key in [key for key in target if key.endswith('.patch_embed.weight') and key in state_dict]:
+        prefix = key.removesuffix('patch_embed.weight')
+        part: Any = model.get_submodule(prefix.removesuffix('.'))
+        positions = part.fixed_positions()  # the model's own may be those of weights that it was given before
+        if prefix.startswith(TOKENIZERS):
+            positions = positions[:, :: part.grid.h * part.grid.w]  # one place at every time step
+        state_dict, keys = inflate(state_dict, target[key].shape[2], part.grid, positions, prefix)
+        inflated += keys
+    return state_dict, inflated
+
+
+def inflate(
+    state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor, prefix: str = 'backbone.'
+) -> tuple[StateDict, tuple[str, ...]]:
     """Let a model of one-frame patches start one of ``tubelet`` frames: -> weights, and the keys that changed.
 
     The kernel is repeated over the tubelet and divided by its length (I3D, arXiv:1705.07750), so that a tubelet that
@@ -307,11 +345,12 @@ def inflate(state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor) 
         tubelet: frames of the model's patches.
         grid: of the clips that the model's position table is made for.
         positions: (1, N, D), the fixed sinusoids, with which a new model begins.
+        prefix: of the names of kernel and positions.
     """
     inflated = {}
-    kernel, table = state_dict[KERNEL], state_dict.get(POSITIONS)
+    kernel, table = state_dict[f'{prefix}patch_embed.weight'], state_dict.get(f'{prefix}pos_embed')
     if kernel.shape[2] == 1 and tubelet > 1:
-        inflated[KERNEL] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
+        inflated[f'{prefix}patch_embed.weight'] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
         if (
             table is not None
             and grid.t > 1
@@ -319,7 +358,7 @@ def inflate(state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor) 
             and table.shape[2] == positions.shape[2]
         ):
             steps = (positions[0, : grid.t] - positions[0, :1]).cpu()
-            inflated[POSITIONS] = (table + steps[:, None]).flatten(0, 1)[None]
+            inflated[f'{prefix}pos_embed'] = (table + steps[:, None]).flatten(0, 1)[None]
     return {**state_dict, **inflated}, tuple(inflated)
 
 
@@ -429,6 +468,10 @@ class CheckpointInit:
 
 def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -> Callable[[str], bool]:
     """Which keys, of file and model alike, have to meet."""
+    apart = tuple(f'{TOKENIZERS}{name}.' for name in modalities_of(state_dict) ^ modalities_of(target))
+    if is_multimodal(target) and is_encoder(state_dict):  # perhaps of a plain ViT, which has no global token
+        apart = (*apart, *({GLOBAL_TOKENS} - state_dict.keys()))
+        return lambda key: key.startswith('backbone.') and not key.startswith(apart)
     if is_pretraining(target):
         if not is_pretraining(state_dict):
             kind = 'an encoder alone' if is_encoder(state_dict) else 'a classifier'
@@ -441,7 +484,7 @@ def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -
     is_probe = token_norm in state_dict and token_norm not in target
     loses_token = CLS_TOKEN in state_dict and CLS_TOKEN not in target  # and with it what was trained on top
     if is_pretraining(state_dict) or is_encoder(state_dict) or is_probe or loses_token:
-        unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *({CLS_TOKEN} - target.keys()))
+        unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *({CLS_TOKEN} - target.keys()), *apart)
         return lambda key: key.startswith('backbone.') and not key.startswith(unwanted)
     head = _head_keys(chain(state_dict, target))
     if all(key in state_dict and key in target and state_dict[key].shape == target[key].shape for key in head):
@@ -452,7 +495,11 @@ def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -
 def _check_fit(
     wanted: Callable[[str], bool], target: StateDict, state_dict: StateDict, path: str | os.PathLike
 ) -> None:
-    if is_pretraining(target) and decoder_prefixes(state_dict) != decoder_prefixes(target):
+    if (
+        is_pretraining(target)
+        and is_pretraining(state_dict)
+        and decoder_prefixes(state_dict) != decoder_prefixes(target)
+    ):
         raise ValueError(
             f'{path}: holds {_decoder_words(state_dict)}, the model has {_decoder_words(target)}. Give the model what '
             "the file has: head=dict(type='MAEHead', ...) is shared, head=dict(image=..., video=...) is one each."
@@ -493,8 +540,8 @@ def _check_complete(
 
 
 def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
-    if POSITIONS in state_dict and all(key.endswith('.pos_embed') for key in keys):
-        tokens = state_dict[POSITIONS].shape[1]
+    if all(key in state_dict and key.endswith('.pos_embed') for key in keys):
+        tokens = state_dict[keys[0]].shape[1]
         return (
             f'Set clip_size to the one the checkpoint was made for ({tokens} tokens): clips of any other size run then '
             'too, with interpolated positions.'
@@ -515,7 +562,7 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
 
 
 def _describe(state_dict: StateDict) -> str:
-    width, _, *patch_size = state_dict['backbone.patch_embed.weight'].shape
+    width, _, *patch_size = next(x for key, x in state_dict.items() if key.endswith('.patch_embed.weight')).shape
     text = f'embed_dim={width}, depth={num_blocks("backbone.blocks.", state_dict)}, patch_size={tuple(patch_size)}'
     for prefix in decoder_prefixes(state_dict):
         weight = state_dict.get(f'{prefix}decoder_embed.weight')

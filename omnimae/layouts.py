@@ -9,10 +9,13 @@ Converting renames: no value changes, position tables included. What another enc
   ``qkv_bias='qv', tokens='decoder', embed_bias=False``.
 - MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Where the decoder is
   in the file it becomes an MAEHead with ``qkv_bias=True, tokens='decoder', positions='sincos2d'``.
+- MultiMAE (arXiv:2204.01678) has adapters for inputs and outputs, our tokenizers and heads; its predictions of a patch
+  have the channels first. `take_modality` and `as_modality` go from it to a plain ViT and back.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -30,6 +33,8 @@ WRAPPERS = ('state_dict', 'model', 'module')  # keys under which checkpoints kee
 POSITIONS = 'backbone.pos_embed'
 KERNEL = 'backbone.patch_embed.weight'
 CLS_TOKEN = 'backbone.cls_token'
+GLOBAL_TOKENS = 'backbone.global_tokens'
+TOKENIZERS = 'backbone.tokenizers.'
 BLOCK_KEYS = tuple(
     f'{layer}.{parameter}'
     for layer in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
@@ -94,6 +99,59 @@ def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...
         if value is not None:
             plain[f'{prefix}qkv.bias'] = torch.cat([query, torch.zeros_like(query), value])
     return plain, ()
+
+
+# MultiMAE's parts of an adapter, (theirs, ours), in this order
+_MULTIMAE_INPUTS = (('.pos_emb', '.pos_embed'), ('.class_emb.', '.class_embed.'), ('.proj.', '.patch_embed.'))
+_MULTIMAE_OUTPUTS = (
+    ('.pos_emb', '.pos_embed'),
+    ('.task_embeddings.', '.modality_embed.'),
+    ('.decoder_transformer.', '.blocks.'),
+    ('.decoder.', '.attn.'),
+    ('.proj_context.', '.decoder_embed.'),
+    ('.out_norm.', '.norm.'),
+    ('.out_proj.', '.pred.'),
+)
+_MULTIMAE = (
+    ('global_tokens', GLOBAL_TOKENS),
+    ('input_adapters.', TOKENIZERS),
+    ('encoder.', 'backbone.blocks.'),
+    ('output_adapters.', 'head.'),
+)
+
+
+def _simplify_multimae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """MultiMAE: images only, positions as maps, channels before places in what is predicted.
+
+    Left are heads of transfer, which have no mask token.
+    """
+    tasks = {key.split('.')[1] for key in state_dict if key.startswith('output_adapters.')}
+    heads = tuple(f'output_adapters.{x}.' for x in tasks if f'output_adapters.{x}.mask_token' not in state_dict)
+    plain: StateDict = {}
+    for key, x in state_dict.items():
+        if key.startswith(heads):
+            continue
+        names = _MULTIMAE_INPUTS if key.startswith('input_adapters.') else _MULTIMAE_OUTPUTS
+        name = _replaced(key, names) if '_adapters.' in key else key
+        if name.endswith('.pos_embed') and x.dim() == 4:
+            x = x.flatten(2).transpose(1, 2)
+        elif name.endswith('.patch_embed.weight'):
+            x = x.unsqueeze(2)
+        elif name.endswith('.mask_token') or '.modality_embed.' in name:
+            x = x.flatten(0, -2)
+        elif '.pred.' in name:
+            x = x.unflatten(0, (-1, _places_in_patch(key, state_dict))).transpose(0, 1).flatten(0, 1)
+        plain[name] = x
+    return plain, tuple(key for key in state_dict if key.startswith(heads))
+
+
+def _places_in_patch(key: str, state_dict: StateDict) -> int:
+    """How many pixels a patch of a task's modality has; a task may be called norm_MODALITY."""
+    modality = key.split('.')[1].removeprefix('norm_')
+    kernel = state_dict.get(f'input_adapters.{modality}.proj.weight')
+    if kernel is None:
+        raise ValueError(f'{key} is for {modality!r}, of which the encoder has no adapter. No model of ours has that.')
+    return kernel.shape[2] * kernel.shape[3]
 
 
 def _flatten_mask_token(state_dict: StateDict) -> None:
@@ -226,6 +284,14 @@ LAYOUTS = {
         embed_bias=False,
         needs_norm=False,  # use_mean_pooling=True, the default of a new model there, takes it away
     ),
+    # github.com/EPFL-VILAB/MultiMAE
+    'multimae': Layout(
+        marks=('global_tokens',),
+        pretraining=_MULTIMAE,
+        classifier=_MULTIMAE[:-1],
+        simplify=_simplify_multimae,
+        needs_norm=False,
+    ),
     # github.com/facebookresearch/mae and the image ViTs of timm
     'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_MAE, classifier=_TIMM, simplify=_simplify_timm),
 }
@@ -242,7 +308,7 @@ def unwrap(content: Mapping) -> Mapping:
 def recognise(state_dict: Mapping) -> str | None:
     """Say whose layout this is: a name in ``LAYOUTS``, 'native' for ours, None for neither."""
     state_dict = _bare(unwrap(state_dict))
-    if KERNEL in state_dict:
+    if KERNEL in state_dict or is_multimodal(state_dict):
         return NATIVE
     return next((name for name, layout in LAYOUTS.items() if any(mark in state_dict for mark in layout.marks)), None)
 
@@ -365,6 +431,8 @@ def export_timm(state_dict: StateDict, *, grid: Grid, num_heads: int) -> tuple[S
         global_pool='avg',
         fc_norm='fc_norm.weight' in weights,
     )
+    if not {'norm.weight', 'fc_norm.weight'} & weights.keys():
+        model_args['final_norm'] = False
     about_data = dict(input_size=(3, *image_size), mean=_MEAN, std=_STD, interpolation='bicubic', crop_pct=1.0)
     about = dict(about_data, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head', license='other')
     name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
@@ -510,6 +578,75 @@ def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -
     return weights
 
 
+def export_multimae(state_dict: StateDict) -> StateDict:
+    """Our MultiMAE, or its encoder -> the published names.
+
+    Raises:
+        ValueError: patches of several frames, or a grid that is not square.
+    """
+    backward = tuple((ours, theirs) for theirs, ours in _MULTIMAE)
+    weights: StateDict = {}
+    for key, x in state_dict.items():
+        name = _renamed(key, backward)
+        if name is None or not is_multimodal(state_dict):
+            raise ValueError(f"The layout 'multimae' has no name for {key}. Give a MultiMAE, or the encoder of one.")
+        table = _MULTIMAE_INPUTS if name.startswith('input_adapters.') else _MULTIMAE_OUTPUTS
+        if '_adapters.' in name:
+            # .norm. and .attn. of the blocks keep their names
+            head, blocks, rest = name.partition('.blocks.')
+            name = _replaced(head + ('.' if blocks else ''), [(ours, theirs) for theirs, ours in table])
+            name = name.removesuffix('.') + '.decoder_transformer.' + rest if blocks else name
+        if name.endswith('.pos_emb'):
+            side = math.isqrt(x.shape[1])
+            if side**2 != x.shape[1]:
+                raise ValueError(f"{key} has {x.shape[1]} places; the layout 'multimae' is for square images alone.")
+            x = x.transpose(1, 2).unflatten(2, (side, side))
+        elif key.endswith('patch_embed.weight'):
+            if x.shape[2] != 1:
+                raise ValueError(f"{key}: patches of {x.shape[2]} frames; the layout 'multimae' is for images alone.")
+            x = x.squeeze(2)
+        elif key.endswith('.mask_token') or '.modality_embed.' in key:
+            x = x.unsqueeze(0)
+        weights[name] = x
+    for name in [name for name in weights if '.out_proj.' in name]:
+        x = weights[name].unflatten(0, (_places_in_patch(name, weights), -1))
+        weights[name] = x.transpose(0, 1).flatten(0, 1)
+    return weights
+
+
+def take_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
+    """Our MultiMAE, or its encoder -> a plain ViT of ours that sees one of its modalities.
+
+    The global token becomes the class token. There is no norm behind the blocks: ``final_norm=False``.
+
+    Raises:
+        ValueError: the model has no such modality, or several global tokens.
+    """
+    prefix = f'{TOKENIZERS}{modality}.'
+    if modality not in modalities_of(state_dict) or state_dict[GLOBAL_TOKENS].shape[1] != 1:
+        raise ValueError(
+            f'No plain ViT of modality={modality!r} can be made of a model of {sorted(modalities_of(state_dict))} with '
+            f'{state_dict[GLOBAL_TOKENS].shape[1]} global tokens. Name one of these, of a model with one global token.'
+        )
+    weights = {key: x for key, x in state_dict.items() if key.startswith('backbone.blocks.')}
+    weights |= {'backbone.' + key.removeprefix(prefix): x for key, x in state_dict.items() if key.startswith(prefix)}
+    return {CLS_TOKEN: state_dict[GLOBAL_TOKENS], **weights}
+
+
+def as_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
+    """A plain ViT of ours -> what it has of a MultiMAE: blocks and one tokenizer, without the norm behind the blocks.
+
+    A class token becomes the global token.
+    """
+    weights = {key: x for key, x in state_dict.items() if key.startswith('backbone.blocks.')}
+    for name in ('patch_embed.weight', 'patch_embed.bias', 'pos_embed'):
+        if f'backbone.{name}' in state_dict:
+            weights[f'{TOKENIZERS}{modality}.{name}'] = state_dict[f'backbone.{name}']
+    if CLS_TOKEN in state_dict:
+        weights[GLOBAL_TOKENS] = state_dict[CLS_TOKEN]
+    return weights
+
+
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the exported weights expect of their pixels
 _HUGGINGFACE_BACKWARD = tuple((timm, theirs) for theirs, timm in HUGGINGFACE_NAMES)
 
@@ -553,9 +690,11 @@ def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str | None:
 
 def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
     """List the keys that a model of ours has, with as many blocks as occur in these keys."""
-    names = [*_affine('backbone.patch_embed.'), *_block_keys('backbone.blocks.', state_dict)]
-    if not layout.fixed_positions:
-        names.append(POSITIONS)
+    parts = [f'{TOKENIZERS}{name}.' for name in sorted(modalities_of(state_dict))] or ['backbone.']
+    names = [*_affine(*(f'{part}patch_embed.' for part in parts)), *_block_keys('backbone.blocks.', state_dict)]
+    names += [] if layout.fixed_positions else [f'{part}pos_embed' for part in parts]
+    if is_multimodal(state_dict):
+        names += [GLOBAL_TOKENS, *(key for key in state_dict if key.endswith('.class_embed.weight'))]
     if CLS_TOKEN in state_dict:
         names.append(CLS_TOKEN)
     if is_encoder(state_dict):
@@ -570,7 +709,13 @@ def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
         names += [f'{prefix}decoder_embed.bias'] if layout.embed_bias else []
         names += [] if layout.fixed_positions else [f'{prefix}pos_embed']
         names += _block_keys(f'{prefix}blocks.', state_dict)
+        if is_multimodal(state_dict):
+            names += _affine(*(prefix + name for name in _CROSS_ATTENTION))
+            names += [f'{prefix}modality_embed.{name}' for name in modalities_of(state_dict)]
     return set(names)
+
+
+_CROSS_ATTENTION = ('query_norm.', 'context_norm.', 'attn.q.', 'attn.kv.', 'attn.proj.', 'mlp.fc1.', 'mlp.fc2.')
 
 
 def _affine(*prefixes: str) -> list[str]:
@@ -591,6 +736,15 @@ def num_blocks(prefix: str, state_dict: Collection[str]) -> int:
 
 def is_pretraining(state_dict: Collection[str]) -> bool:
     return any(key.endswith('mask_token') for key in state_dict)
+
+
+def is_multimodal(state_dict: Collection[str]) -> bool:
+    return any(key.startswith(TOKENIZERS) for key in state_dict)
+
+
+def modalities_of(state_dict: Collection[str]) -> set[str]:
+    """Return the modalities of a backbone with tokenizers; none of one that has its own patch embedding."""
+    return {key.removeprefix(TOKENIZERS).split('.')[0] for key in state_dict if key.startswith(TOKENIZERS)}
 
 
 def is_encoder(state_dict: Collection[str]) -> bool:

@@ -1,7 +1,7 @@
 """Convert weights: published ones to ours, and ours (or published ones) to the layouts of others.
 
-python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|timm]
-python tools/convert_checkpoint.py SRC DST --to omnimae|mae
+python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|multimae|timm]
+python tools/convert_checkpoint.py SRC DST --to omnimae|mae|multimae
 python tools/convert_checkpoint.py SRC DST --to videomae --config CONFIG
 python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CONFIG
 
@@ -22,12 +22,16 @@ from omnimae.layouts import (
     LAYOUTS,
     NATIVE,
     StateDict,
+    as_modality,
     export,
     export_huggingface,
     export_mae,
+    export_multimae,
     export_timm,
     export_videomae,
+    is_multimodal,
     recognise,
+    take_modality,
     translate,
 )
 from omnimae.registry import MODELS
@@ -41,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--source', choices=sorted(LAYOUTS), help='layout of SRC; recognised when not given')
     parser.add_argument(
         '--to',
-        choices=[NATIVE, 'omnimae', 'mae', 'videomae', 'timm', 'huggingface'],
+        choices=[NATIVE, 'omnimae', 'mae', 'multimae', 'videomae', 'timm', 'huggingface'],
         default=NATIVE,
         help='layout of DST; default: ours',
     )
@@ -63,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = args.source or recognise(state_dict)
     try:
         weights, left = translate(state_dict, source)
+        if args.to == 'multimae':
+            weights = weights if is_multimodal(weights) else as_modality(weights)
+        elif args.to != NATIVE and is_multimodal(weights):
+            weights = take_modality(weights)
         if args.to in ('timm', 'huggingface'):
             weights = _write_folder(weights, args)
         else:
@@ -71,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 weights = export(weights)
             elif args.to == 'mae':
                 weights = export_mae(weights)
+            elif args.to == 'multimae':
+                weights = export_multimae(weights)
             elif args.to == 'videomae':
                 weights = export_videomae(weights, positions=_positions(args))
             save_file(weights, args.dst, {'converted_from': str(source), **kept})
@@ -98,12 +108,14 @@ def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
         raise ValueError(f'--to {args.to} needs --config: weights alone tell neither clip size nor number of heads.')
     # of the model: grid, heads and the fixed positions, for which one block is enough
     backbone = MODELS.build({**load_config(args.config).model.backbone, 'depth': 1, 'init_cfg': None})
-    weights.setdefault('backbone.pos_embed', backbone.pos_embed)  # VideoMAE's files do without
-    facts = dict(grid=backbone.grid, num_heads=backbone.blocks[0].attn.num_heads)
+    tokenizers = getattr(backbone, 'tokenizers', {})
+    stem = tokenizers['rgb'] if 'rgb' in tokenizers else backbone  # of several modalities the colours are exported
+    weights.setdefault('backbone.pos_embed', stem.pos_embed)  # VideoMAE's files do without
+    facts = dict(grid=stem.grid, num_heads=backbone.blocks[0].attn.num_heads)
     if args.to == 'timm':
         exported, config = export_timm(weights, **facts)
     else:
-        exported, config = export_huggingface(weights, **facts, positions=backbone.pos_embed)
+        exported, config = export_huggingface(weights, **facts, positions=stem.pos_embed)
     folder = Path(args.dst)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(exported, folder / 'model.safetensors', {'format': 'pt'})

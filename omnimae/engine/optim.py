@@ -143,6 +143,12 @@ class LARS(torch.optim.Optimizer):
                 parameter.add_(state['momentum_buffer'], alpha=-group['lr'])
 
 
+# what stands before the blocks of a backbone
+_INPUT_LAYERS = tuple(
+    f'backbone.{name}' for name in ('patch_embed.', 'cls_token', 'pos_embed', 'tokenizers.', 'global_tokens')
+)
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayConstructor:
     """Parameter groups with layer-wise learning rates, and weight decay where it belongs.
@@ -194,7 +200,7 @@ class LayerDecayConstructor:
 
     def _exponent(self, name: str, model: nn.Module) -> int:
         depth = len(list(model.get_submodule('backbone.blocks').children()))
-        if name.startswith(('backbone.patch_embed.', 'backbone.cls_token', 'backbone.pos_embed')):
+        if name.startswith(_INPUT_LAYERS):
             layer = 0
         elif block := re.match(r'backbone\.blocks\.(\d+)\.', name):
             layer = int(block[1]) + 1

@@ -100,8 +100,8 @@ class CrossAttentionHead(BaseModule):
         self.float32 = float32
         # of all modalities, that each finds its places there, whatever the length of its clips
         self.grid = Grid(*map(max, zip(*grids.values(), strict=True)))
-        self.register_buffer('pos_embed', place_table(self.grid, embed_dim))
         self.mask_token = nn.Parameter(torch.zeros(1, embed_dim))
+        self.register_buffer('pos_embed', self.fixed_positions())
         self.modality_embed = nn.ParameterDict({name: torch.empty(1, embed_dim) for name in grids})
         self.decoder_embed = Linear(in_dim, embed_dim)
         self.query_norm = LayerNorm(embed_dim)
@@ -120,6 +120,10 @@ class CrossAttentionHead(BaseModule):
             nn.init.xavier_uniform_(weight)
         for embedding in self.modality_embed.values():
             nn.init.trunc_normal_(embedding, std=0.02)
+
+    def fixed_positions(self) -> Tensor:
+        """-> (1, N, d): the sinusoids that ``pos_embed`` begins with."""
+        return place_table(self.grid, self.mask_token.shape[1])
 
     def forward(self, latent: Tensor, visible: Tensor, grids: Mapping[str, Grid], grid: Grid) -> Tensor:
         """(B, K + G, D) encoded tokens -> (B, N, P) predictions of all patches; for a class map P counts logits.

@@ -76,7 +76,12 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.patch_size = (*patch_size,)  # a config may have a list
         self.grid = Grid.of(clip_size, self.patch_size)
-        self.register_buffer('pos_embed', place_table(self.grid, embed_dim))
+        self.embed_dim = embed_dim
+        self.register_buffer('pos_embed', self.fixed_positions())
+
+    def fixed_positions(self) -> Tensor:
+        """-> (1, N, D): the sinusoids that ``pos_embed`` begins with; a checkpoint may replace them."""
+        return place_table(self.grid, self.embed_dim)
 
     def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
         """(B, C, T, H, W) -> (B, N, P) and the grid, in the clip's own dtype."""
