@@ -99,7 +99,26 @@ EXPECTED = {  # the first and the last line of training, the first of validation
         'P02/videos/P02_01.MP4 0.000 3.500 0 id=P02_01_0',
         ['take spoon', 'put plate', 'wash tap', 'wash plate'],
     ),
+    'k710': (
+        'k700/-_train0_000010_000020.mp4 0',
+        'k400/-_train7.mp4 1',
+        'k700/-_val0_000010_000020.mp4 0',
+        ['riding a bike', 'marching', 'dodgeball'],
+    ),
+    'ucf101': (
+        'UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g00_c01.avi 0',
+        'UCF-101/Archery/v_Archery_g07_c01.avi 1',
+        'UCF-101/BoxingSpeedBag/v_BoxingSpeedBag_g08_c01.avi 2',
+        ['ApplyEyeMakeup', 'Archery', 'BoxingSpeedBag'],
+    ),
+    'hmdb51': (
+        'videos/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi 0',
+        'videos/cartwheel/April_09_cartwheel_u_nm_np1_ba_goo_6.avi 1',
+        'videos/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_1.avi 0',
+        ['brush_hair', 'cartwheel'],
+    ),
 }
+EXPECTED |= dict.fromkeys(('k600', 'k700'), EXPECTED['k400'])
 
 
 @pytest.mark.parametrize('name', TINY)
@@ -139,6 +158,11 @@ def test_list_names_are_those_that_configs_read():
         'k400': 'kinetics400_train_list_videos.txt',
         'ssv2': 'sthv2_train_list_videos.txt',
         'ek100': 'epic100_train_list_videos.txt',
+        'k600': 'kinetics600_train_list_videos.txt',
+        'k700': 'kinetics700_train_list_videos.txt',
+        'k710': 'kinetics710_train_list_videos.txt',
+        'ucf101': 'ucf101_train_list_videos.txt',
+        'hmdb51': 'hmdb51_train_list_videos.txt',
     }
 
 
@@ -246,6 +270,51 @@ def test_ssv2_of_the_newer_names(root):
     for path in root.glob('*.json'):
         path.rename(root / path.name.removeprefix('something-something-v2-'))
     assert len(read_ssv2(root).splits['train']) == 8
+
+
+@of('ucf101')
+def test_folds_of_ucf101(root):
+    first = [path for split in ('train', 'val') for path in (prepare('ucf101', root), lines(root, 'ucf101', split))[1]]
+    prepare('ucf101', root, fold=2)
+    assert lines(root, 'ucf101', 'val') + lines(root, 'ucf101') == first
+    with pytest.raises(ValueError, match=r'ucf101 has no ucfTrainTestlist/trainlist03.txt or trainlist03.txt or annot'):
+        prepare('ucf101', root, fold=3)
+    with pytest.raises(ValueError, match=r'fold=4, and ucf101 has 3\. Count from 1'):
+        prepare('ucf101', root, fold=4)
+    file = root / 'ucfTrainTestlist' / 'classInd.txt'
+    file.write_text('1 ApplyEyeMakeup\n3 Archery\n')
+    with pytest.raises(ValueError, match=r"classInd.txt, line 2: the number of 'Archery' is 3, not 2"):
+        prepare('ucf101', root)
+    file.write_text('1 ApplyEyeMakeup\n2 Archery\n')
+    with pytest.raises(ValueError, match=r"trainlist01.txt, line 3: the class 'BoxingSpeedBag' is not one of the 2"):
+        prepare('ucf101', root)
+
+
+@of('hmdb51')
+def test_hmdb51_of_other_places_and_wrong_lists(root):
+    folder = root / 'testTrainMulti_7030_splits'
+    for path in [*(root / 'videos').iterdir(), *folder.iterdir()]:
+        path.rename(root / path.name)
+    assert prepare('hmdb51', root).kept == dict(train=8, val=8)
+    assert lines(root, 'hmdb51')[0] == 'brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi 0'
+    file = root / 'cartwheel_test_split1.txt'
+    file.write_text('a.avi 3\n')
+    with pytest.raises(
+        ValueError, match=r"cartwheel_test_split1.txt, line 1: '3' behind 'a.avi' is none of 0, 1 and 2"
+    ):
+        prepare('hmdb51', root)
+    with pytest.raises(ValueError, match=r'hmdb51 has no testTrainMulti_7030_splits/\*_test_split2.txt'):
+        prepare('hmdb51', root, fold=2)
+
+
+@of('k710')
+def test_k710_needs_its_names(root):
+    (root / 'train.csv').write_text('k400/-_train1.mp4 710\n')
+    with pytest.raises(ValueError, match=r"train.csv, line 1: the class '710' is not one of the 3 known \('riding a"):
+        prepare('k710', root)
+    (root / 'label_map_k710.txt').unlink()
+    with pytest.raises(ValueError, match=r'kinetics710 has no label_map_k710.txt or annotations/label_map_k710.txt'):
+        prepare('k710', root)
 
 
 # What cannot be used --------------------------------------------------------------------------------------------------

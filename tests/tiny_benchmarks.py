@@ -1,4 +1,4 @@
-"""Tiny copies of the six benchmarks, laid out and annotated as their authors distribute them.
+"""Tiny copies of the benchmarks, laid out and annotated as their authors distribute them.
 
 Each ``write_NAME(root)`` makes one below ``root``: a few classes, eight samples a split, real JPEG and video files.
 What `tools/prepare_dataset.py NAME --root ROOT` makes of it is what a config of that benchmark reads.
@@ -80,7 +80,7 @@ def write_p365(root: Path) -> None:
     write_lines(root / 'categories_places365.txt', [f'{name} {label}' for label, name in enumerate(categories)])
 
 
-def write_k400(root: Path) -> None:
+def write_kinetics(root: Path) -> None:
     """annotations/kinetics_{train,val}.csv, videos_train/CLASS/ID_START_STOP.mp4 and flat videos_val/*.mp4."""
     classes = ['abseiling', 'air drumming', 'zumba']
     for s, split in enumerate(SPLITS):
@@ -91,6 +91,39 @@ def write_k400(root: Path) -> None:
             folder = root / f'videos_{split}' / (classes[i % 3] if split == 'train' else '')
             write_video(folder / f'{name}_{start:06}_{start + 10:06}.mp4', i % 3, 10 * s + i)
         write_csv(root / 'annotations' / f'kinetics_{split}.csv', [row | dict(is_cc=0) for row in rows])
+
+
+def write_k710(root: Path) -> None:
+    """{train,val}.csv with a prefix of somebody's disk, label_map_k710.txt, k400/ID.mp4 and k700/ID_START_STOP.mp4."""
+    for s, split in enumerate(SPLITS):
+        paths = [f'k400/-_{split}{i}.mp4' if i % 2 else f'k700/-_{split}{i}_000010_000020.mp4' for i in range(8)]
+        for i, path in enumerate(paths):
+            write_video(root / path, i % 3, 10 * s + i)
+        write_lines(root / f'{split}.csv', [f'your_path/{path} {i % 3}' for i, path in enumerate(paths)])
+    write_lines(root / 'label_map_k710.txt', ['riding a bike', 'marching', 'dodgeball'])
+
+
+def write_ucf101(root: Path) -> None:
+    """ucfTrainTestlist/{classInd,trainlistNN,testlistNN}.txt and UCF-101/CLASS/v_CLASS_gNN_cNN.avi."""
+    classes = ['ApplyEyeMakeup', 'Archery', 'BoxingSpeedBag']
+    names = [f'{classes[i % 3]}/v_{classes[i % 3]}_g{i:02}_c01.avi' for i in range(16)]
+    for i, name in enumerate(names):
+        write_video(root / 'UCF-101' / name, i % 3, i, codec='mpeg4')
+    write_lines(root / 'ucfTrainTestlist' / 'classInd.txt', [f'{i + 1} {name}' for i, name in enumerate(classes)])
+    for fold, (train, test) in {1: (names[:8], names[8:]), 2: (names[8:], names[:8])}.items():
+        labelled = [f'{name} {classes.index(name.partition("/")[0]) + 1}' for name in train]
+        write_lines(root / 'ucfTrainTestlist' / f'trainlist0{fold}.txt', labelled)
+        write_lines(root / 'ucfTrainTestlist' / f'testlist0{fold}.txt', test)
+
+
+def write_hmdb51(root: Path) -> None:
+    """testTrainMulti_7030_splits/CLASS_test_split1.txt, with videos that are in neither, and videos/CLASS/*.avi."""
+    for label, name in enumerate(('brush_hair', 'cartwheel')):
+        videos = [f'April_09_{name}_u_nm_np1_ba_goo_{i}.avi' for i in range(9)]
+        for i, video in enumerate(videos):
+            write_video(root / 'videos' / name / video, label, 10 * label + i, codec='mpeg4')
+        uses = [f'{video} {(1, 2)[i % 2] if i < 8 else 0} ' for i, video in enumerate(videos)]
+        write_lines(root / 'testTrainMulti_7030_splits' / f'{name}_test_split1.txt', uses)
 
 
 def write_ssv2(root: Path) -> None:
@@ -151,9 +184,14 @@ TINY = {
     'in1k': Tiny('imagenet', write_in1k, 4, 'image'),
     'inat18': Tiny('inat2018', write_inat18, 3, 'image'),
     'p365': Tiny('places365', write_p365, 3, 'image'),
-    'k400': Tiny('kinetics400', write_k400, 3, 'video'),
+    'k400': Tiny('kinetics400', write_kinetics, 3, 'video'),
     'ssv2': Tiny('sthv2', write_ssv2, 3, 'video'),
     'ek100': Tiny('epic100', write_ek100, 4, 'video'),
+    'k600': Tiny('kinetics600', write_kinetics, 3, 'video'),
+    'k700': Tiny('kinetics700', write_kinetics, 3, 'video'),
+    'k710': Tiny('kinetics710', write_k710, 3, 'video'),
+    'ucf101': Tiny('ucf101', write_ucf101, 3, 'video'),
+    'hmdb51': Tiny('hmdb51', write_hmdb51, 2, 'video'),
 }
 
 
@@ -172,8 +210,13 @@ def write_video(path: Path, label: int, seed: int, *, seconds: float = 2.0, code
     """A video of 48 x 64 pixels, 10 frames a second and a keyframe each second; classes differ in colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    with av.open(str(path), 'w', format='webm' if codec == 'libvpx-vp9' else 'mp4') as container:
-        fast = dict(preset='ultrafast') if codec == 'libx264' else dict(deadline='realtime') | {'cpu-used': '8'}
+    kinds = {
+        'libx264': ('mp4', dict(preset='ultrafast')),
+        'libvpx-vp9': ('webm', {'deadline': 'realtime', 'cpu-used': '8'}),
+        'mpeg4': ('avi', {}),
+    }
+    container_format, fast = kinds[codec]
+    with av.open(str(path), 'w', format=container_format) as container:
         stream = container.add_stream(codec, rate=FPS, options=fast)
         stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
         stream.codec_context.gop_size = FPS

@@ -1,6 +1,6 @@
 """Make the files that the configs expect of a dataset: `python tools/prepare_dataset.py DATASET --root DIR [...]`.
 
-The six benchmarks are read as their authors distribute them, `DATASET --help` shows the layout; nothing is downloaded.
+Benchmarks are read as their authors distribute them, `DATASET --help` shows the layout; nothing is downloaded.
 An interrupted run goes on where it was, and a further one only looks at files that are new.
 """
 
@@ -51,13 +51,16 @@ def add_benchmark(datasets: argparse._SubParsersAction, name: str) -> None:
             help='also write copies of the videos with a short side of at most so many pixels, 256 by habit, to '
             'videos_PIXELS below the root, and list those: they decode several times faster. The originals stay',
         )
-    parser.set_defaults(run=prepare_benchmark, short_side=None)
+    if benchmark.num_folds > 1:
+        folds = range(1, benchmark.num_folds + 1)
+        parser.add_argument('--fold', type=int, choices=folds, help="which of the authors' splits; default: 1")
+    parser.set_defaults(run=prepare_benchmark, short_side=None, fold=1)
 
 
 def prepare_benchmark(args: argparse.Namespace) -> None:
     """Write the lists of a benchmark and say what they hold."""
     benchmark = BENCHMARKS[args.dataset]
-    prepared = prepare(args.dataset, args.root, short_side=args.short_side, workers=args.workers)
+    prepared = prepare(args.dataset, args.root, fold=args.fold, short_side=args.short_side, workers=args.workers)
     for split, kept in prepared.kept.items():
         left_out = prepared.left_out[split]
         rest = f', {left_out} left out, see {prepared.report}' if left_out else ''

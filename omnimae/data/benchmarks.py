@@ -1,4 +1,4 @@
-"""The paper's six benchmarks as their authors distribute them: annotation files -> files, labels, spans.
+"""Benchmarks as their authors distribute them, the paper's six and others: annotation files -> files, labels, spans.
 
 A reader (``read_NAME``) turns the official annotation files into an `Annotation`; its docstring is the layout that it
 expects. `preparation.prepare` makes of it what training reads.
@@ -50,7 +50,7 @@ class Annotation(NamedTuple):
     actions: tuple[tuple[int, int, int], ...] = ()
 
 
-# ---- The six readers ----
+# ---- Readers ----
 
 
 def read_in1k(root: Path) -> Annotation:
@@ -211,6 +211,36 @@ def read_k400(root: Path) -> Annotation:
 
     Classes are the sorted labels of the training file, or those of label_map_k400.txt where it is there.
     """
+    return _read_kinetics(root, 400)
+
+
+def read_k600(root: Path) -> Annotation:
+    """Kinetics-600, data/kinetics600 by habit.
+
+    Layout, as of Kinetics-400::
+
+        annotations/kinetics_{train,val}.csv    (also {train,val}.csv, validate.csv, kinetics600_{train,val}.csv)
+        videos_{train,val}/[CLASS/]YOUTUBEID_000010_000020.mp4
+
+    Classes are the sorted labels of the training file, or those of label_map_k600.txt where it is there.
+    """
+    return _read_kinetics(root, 600)
+
+
+def read_k700(root: Path) -> Annotation:
+    """Kinetics-700, data/kinetics700 by habit.
+
+    Layout, as of Kinetics-400::
+
+        annotations/kinetics_{train,val}.csv    (also {train,val}.csv, validate.csv, kinetics700_{train,val}.csv)
+        videos_{train,val}/[CLASS/]YOUTUBEID_000010_000020.mp4
+
+    Classes are the sorted labels of the training file, or those of label_map_k700.txt where it is there.
+    """
+    return _read_kinetics(root, 700)
+
+
+def _read_kinetics(root: Path, size: int) -> Annotation:
     names = dict(train=('train',), val=('val', 'validate'))
     files = {
         split: _find(
@@ -218,13 +248,13 @@ def read_k400(root: Path) -> Annotation:
             *(
                 f'{folder}{prefix}{name}.csv'
                 for folder in ('annotations/', '')
-                for prefix in ('kinetics_', 'kinetics400_', '')
+                for prefix in ('kinetics_', f'kinetics{size}_', '')
                 for name in names[split]
             ),
         )
         for split in SPLITS
     }
-    label_map = _first(root, 'label_map_k400.txt', 'annotations/label_map_k400.txt')
+    label_map = _first(root, f'label_map_k{size}.txt', f'annotations/label_map_k{size}.txt')
     columns = ('label', 'youtube_id', 'time_start', 'time_end')
     if label_map is None:
         classes = tuple(sorted({row['label'] for _, row in _read_csv(files['train'], columns)}))
@@ -243,6 +273,97 @@ def read_k400(root: Path) -> Annotation:
             items.add(place, name, path, _label(row['label'], index, file, place, indices=False))
         splits[split] = items.items
     return Annotation(splits, classes)
+
+
+def read_k710(root: Path) -> Annotation:
+    """Kinetics-710 of VideoMAE V2 (arXiv:2303.16727): K400, K600 and K700 together, data/kinetics710 by habit.
+
+    Layout::
+
+        {train,val}.csv          (VideoMAE V2's lists, "PATH LABEL" a line, labels from 0 on; also in annotations/)
+        label_map_k710.txt       (the names, one a line in the order of the labels; also in annotations/)
+        k400/ k600/ k700/ ...    (the videos, in folders of any name)
+
+    A video is found by the name of its file, whatever folders the list puts before it.
+    """
+    classes = read_classes(str(_find_annotation(root, 'label_map_k710.txt')))
+    index = {name: label for label, name in enumerate(classes)}
+    folders = sorted(
+        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('videos_')
+    )
+    found = _index_files(root, folders, VIDEO_EXTENSIONS)
+    splits = {}
+    for split in SPLITS:
+        file = _find_annotation(root, f'{split}.csv')
+        items = _Items(file)
+        for place, path, label in _read_pairs(file):
+            name = os.path.splitext(os.path.basename(path))[0]
+            items.add(place, name, found.get(name, path.lstrip('/')), _label(label, index, file, place))
+        splits[split] = items.items
+    return Annotation(splits, classes)
+
+
+def read_ucf101(root: Path, fold: int = 1) -> Annotation:
+    """UCF101, data/ucf101 by habit; the lists are those of one of its three splits (--fold).
+
+    Layout::
+
+        ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt    (also without the folder, or in annotations/)
+        UCF-101/CLASS/*.avi                                       (also videos/; any container)
+    """
+    folders = ('ucfTrainTestlist/', '', 'annotations/')
+    numbers = _find(root, *(f'{folder}classInd.txt' for folder in folders))
+    index: dict[str, int] = {}
+    for place, number, name in _read_pairs(numbers):
+        if number != str(len(index) + 1):
+            raise ValueError(f'{numbers}, {place}: the number of {name!r} is {number}, not {len(index) + 1}. Fetch it.')
+        index[name] = len(index)
+    found = _index_files(root, ['UCF-101', 'videos'], VIDEO_EXTENSIONS)
+    splits = {}
+    for split, name in dict(train='trainlist', val='testlist').items():
+        file = _find(root, *(f'{folder}{name}{fold:02}.txt' for folder in folders))
+        items = _Items(file)
+        for number, line in enumerate(file.read_text(encoding='utf-8').splitlines(), start=1):
+            if not line.strip():
+                continue
+            place, path = f'line {number}', line.split()[0]  # behind it training has the class's number
+            stem = os.path.splitext(os.path.basename(path))[0]
+            label = _label(os.path.dirname(path), index, file, place, indices=False)
+            items.add(place, path, found.get(stem, f'UCF-101/{path}'), label)
+        splits[split] = items.items
+    return Annotation(splits, tuple(index))
+
+
+def read_hmdb51(root: Path, fold: int = 1) -> Annotation:
+    """HMDB51, data/hmdb51 by habit; the lists are those of one of its three splits (--fold).
+
+    Layout::
+
+        testTrainMulti_7030_splits/CLASS_test_split1.txt    ("NAME.avi 1" a line: 1 training, 2 testing, 0 neither; also
+                                                             without the folder, or in annotations/)
+        videos/CLASS/*.avi                                  (also without the folder; any container)
+
+    Classes are the sorted names of these files.
+    """
+    ending = f'_test_split{fold}.txt'
+    folders = [root / name for name in ('testTrainMulti_7030_splits', '.', 'annotations')]
+    files = next((listed for folder in folders if (listed := sorted(folder.glob(f'*{ending}')))), None)
+    if files is None:
+        raise ValueError(
+            f'{root} has no testTrainMulti_7030_splits/*{ending}. Put it there as it is distributed; --help shows the '
+            'layout.'
+        )
+    classes = tuple(file.name.removesuffix(ending) for file in files)
+    collected = {split: _Items(files[0].parent) for split in SPLITS}
+    found = _index_files(root, ['videos', *classes], VIDEO_EXTENSIONS)
+    for label, file in enumerate(files):
+        for place, path, use in _read_pairs(file):
+            if use not in ('0', '1', '2'):
+                raise ValueError(f'{file}, {place}: {use!r} behind {path!r} is none of 0, 1 and 2. Fetch it anew.')
+            if use != '0':
+                item = found.get(os.path.splitext(path)[0], f'videos/{classes[label]}/{path}')
+                collected['train' if use == '1' else 'val'].add(f'{file.name}, {place}', path, item, label)
+    return Annotation({split: items.items for split, items in collected.items()}, classes)
 
 
 def read_ssv2(root: Path) -> Annotation:
@@ -344,18 +465,20 @@ class Benchmark(NamedTuple):
     """How a benchmark is read and what its lists are called.
 
     Attributes:
-        read: folder -> annotation.
+        read: folder -> annotation; with several folds it takes the number of one.
         prefix: of the lists' names.
         modality: 'image' or 'video'.
         num_classes: of the full set.
         list_root: the folder that the paths in the lists are relative to, below the root.
+        num_folds: how many ways to split training and testing the authors have.
     """
 
-    read: Callable[[Path], Annotation]
+    read: Callable[..., Annotation]
     prefix: str
     modality: str
     num_classes: int
     list_root: str = '.'
+    num_folds: int = 1
 
     def list_name(self, split: str) -> str:
         """Name of the list of a split."""
@@ -369,6 +492,11 @@ BENCHMARKS = {
     'k400': Benchmark(read_k400, 'kinetics400', 'video', 400),
     'ssv2': Benchmark(read_ssv2, 'sthv2', 'video', 174, 'videos'),  # MMAction2's lists of SSv2 are relative to it
     'ek100': Benchmark(read_ek100, 'epic100', 'video', 3806),
+    'k600': Benchmark(read_k600, 'kinetics600', 'video', 600),
+    'k700': Benchmark(read_k700, 'kinetics700', 'video', 700),
+    'k710': Benchmark(read_k710, 'kinetics710', 'video', 710),
+    'ucf101': Benchmark(read_ucf101, 'ucf101', 'video', 101, num_folds=3),
+    'hmdb51': Benchmark(read_hmdb51, 'hmdb51', 'video', 51, num_folds=3),
 }
 
 

@@ -45,12 +45,13 @@ class Prepared(NamedTuple):
     report: Path
 
 
-def prepare(name: str, root: str | Path, *, short_side: int | None = None, workers: int = 1) -> Prepared:
+def prepare(name: str, root: str | Path, *, fold: int = 1, short_side: int | None = None, workers: int = 1) -> Prepared:
     """Read the annotation of a benchmark below ``root``, check its files and write its lists.
 
     Args:
         name: a key of `BENCHMARKS`.
         root: folder of the benchmark.
+        fold: which of several ways to split training and testing, counted from 1 as the authors do.
         short_side: write copies of the videos with a short side of at most so many pixels to ``videos_SIZE`` and list
             those; None lists the originals.
         workers: processes.
@@ -63,7 +64,9 @@ def prepare(name: str, root: str | Path, *, short_side: int | None = None, worke
         raise ValueError(f'root={str(root)!r} is not a folder. Correct the path, or link the data to it.')
     if short_side is not None and (short_side < 16 or benchmark.modality == 'image'):
         raise ValueError(f'short_side={short_side} is for videos, of 16 pixels at least. Leave it out for {name}.')
-    annotation = benchmark.read(root)
+    if not 1 <= fold <= benchmark.num_folds:
+        raise ValueError(f'fold={fold}, and {name} has {benchmark.num_folds}. Count from 1.')
+    annotation = benchmark.read(root) if benchmark.num_folds == 1 else benchmark.read(root, fold)
     paths = sorted({item.path for items in annotation.splits.values() for item in items})
     checks = check_files(root, paths, benchmark.modality, workers=workers)
     listed = {path: path for path in paths}
