@@ -13,6 +13,10 @@ from torch import Tensor
 
 Size3 = tuple[int, int, int]
 
+# In maps: pixels of which nothing is known, such as padding.
+UNKNOWN_CLASS = 255
+UNKNOWN_DEPTH = -1
+
 
 class Grid(NamedTuple):
     """How many patches a clip has along time, height and width."""

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from omnimae.data.annotations import IMAGE_EXTENSIONS, StringTable, scan_folder
 from omnimae.data.datasets import BrokenImageError, ImageDataset, read_image
-from omnimae.data.dense_transforms import UNKNOWN_CLASS, UNKNOWN_DEPTH
 from omnimae.data.transforms import resize
 from omnimae.registry import DATASETS
-from omnimae.structures import Sample
+from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample
 
 MAP_EXTENSIONS = (*IMAGE_EXTENSIONS, '.jp2', '.jpx')
 KINDS = ('rgb', 'depth', 'classes')

@@ -16,10 +16,9 @@ import numpy as np
 from omnimae.data.randaugment import brightness, color, contrast, grey, map_levels
 from omnimae.data.transforms import check_interpolation, is_rgb, needed_rng, resize
 from omnimae.registry import TRANSFORMS
+from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH
 
 GREY = 128
-UNKNOWN_CLASS = 255
-UNKNOWN_DEPTH = -1
 
 
 def padded(clip: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 from .augment import MixupCutMix, RandomErasing
 from .classifier import Classifier
 from .cross_attention_head import CrossAttentionHead
+from .dense import DensePredictor, DepthTask, SegmentationTask
+from .dense_heads import ConvNeXtHead, DPTHead
 from .mae import MaskedAutoencoder
 from .mae_head import MAEHead, PixelTarget
 from .masking import (
@@ -28,8 +30,12 @@ __all__ = [
     'ClassMapTokenizer',
     'Classifier',
     'ClipPreprocessor',
+    'ConvNeXtHead',
     'CrossAttentionHead',
+    'DPTHead',
+    'DensePredictor',
     'DepthPreprocessor',
+    'DepthTask',
     'DirichletMasking',
     'DualMasking',
     'FrameMasking',
@@ -47,6 +53,7 @@ __all__ = [
     'RandomErasing',
     'RandomMasking',
     'RunningCellMasking',
+    'SegmentationTask',
     'SpatioTemporalViT',
     'TubeMasking',
 ]

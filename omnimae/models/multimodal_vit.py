@@ -23,11 +23,13 @@ from omnimae.structures import Grid, Size3, gather_tokens
 
 from .vit import (
     Attention,
+    LayerNorm,
     PatchEmbed,
     Sizes,
     patchify,
     resize_positions,
     run_blocks,
+    run_to_layers,
     sinusoid_table,
     sinusoid_table_2d,
     xavier_linear,
@@ -192,7 +194,7 @@ class ModalTokens(NamedTuple):
 
 @MODELS.register_module()
 class MultiModalViT(BaseModule):
-    """The encoder of MultiMAE (arXiv:2204.01678, section 3.2): tokenizers, blocks, no norm behind them.
+    """The encoder of MultiMAE (arXiv:2204.01678, section 3.2): tokenizers, blocks, by default no norm behind them.
 
     Any subset of the modalities may be given; the order of tokens is that of ``tokenizers``, whatever the order of the
     input.
@@ -203,6 +205,7 @@ class MultiModalViT(BaseModule):
             are not given.
         num_global_tokens: learned tokens behind those of the modalities, without positions.
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
+        final_norm: LayerNorm on the output tokens, as a ViT has it and MultiMAE has not.
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
 
     Raises:
@@ -221,6 +224,7 @@ class MultiModalViT(BaseModule):
         qkv_bias: bool | str = True,
         num_global_tokens: int = 1,
         drop_path_rate: float = 0.0,
+        final_norm: bool = False,
         grad_checkpointing: bool = False,
         init_cfg: dict | None = None,
     ):
@@ -236,6 +240,7 @@ class MultiModalViT(BaseModule):
         )
         self.global_tokens = nn.Parameter(torch.empty(1, num_global_tokens, self.embed_dim))
         self.blocks = sizes.blocks(qkv_bias=qkv_bias, drop_path_rate=drop_path_rate)
+        self.norm = LayerNorm(self.embed_dim) if final_norm else nn.Identity()
         nn.init.trunc_normal_(self.global_tokens, std=0.02)
         xavier_linear(self.blocks)
         xavier_attention(self.blocks)
@@ -251,26 +256,26 @@ class MultiModalViT(BaseModule):
         Raises:
             ValueError: no clips, a modality without a tokenizer, or a size that the patch does not divide.
         """
-        return self.forward_layers(clips, [len(self.blocks) - 1])[0]
+        tokens = self.forward_layers(clips, [len(self.blocks) - 1])[0]
+        return tokens._replace(x=self.norm(tokens.x))
 
     def forward_layers(self, clips: Mapping[str, Tensor], layers: Sequence[int]) -> list[ModalTokens]:
-        """Tokens after each of the blocks of these numbers, counted from 0, in ascending order; see ``forward``.
+        """Tokens after each of the blocks of these numbers, from 0, in ascending order, without norm; see ``forward``.
 
         Raises:
             ValueError: as ``forward``, or numbers that are not ascending ones of blocks.
         """
-        if sorted({*layers} & {*range(len(self.blocks))}) != list(layers):
-            raise ValueError(
-                f'layers={list(layers)} are not ascending numbers of blocks. The backbone has 0 to '
-                f'{len(self.blocks) - 1}.'
-            )
         patches, grids = self.patchify(clips)
-        x, outputs, start = self._with_global_tokens(self.embed(patches, grids)), [], 0
-        for layer in layers:
-            x = run_blocks(self.blocks[start : layer + 1], x, grad_checkpointing=self.grad_checkpointing)
-            outputs.append(ModalTokens(x, grids))
-            start = layer + 1
-        return outputs
+        x = self._with_global_tokens(self.embed(patches, grids))
+        outputs = run_to_layers(self.blocks, x, layers, grad_checkpointing=self.grad_checkpointing)
+        return [ModalTokens(x, grids) for x in outputs]
+
+    def feature_maps(
+        self, clips: Mapping[str, Tensor], layers: Sequence[int], modalities: Sequence[str]
+    ) -> list[Tensor]:
+        """-> (B, D of each of ``modalities``, t, h, w) after each of these blocks; see ``forward_layers``."""
+        tokens = self.forward_layers(clips, layers)
+        return [torch.cat([x.maps(name) for name in modalities], 1) for x in tokens]
 
     def patchify(self, clips: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Grid]]:
         """Modality -> (B, C, T, H, W) -> patches (B, N, P) and grid of each, in the order of the tokenizers.
@@ -295,7 +300,7 @@ class MultiModalViT(BaseModule):
     def encode(self, patches: Mapping[str, Tensor], grids: Mapping[str, Grid], visible: Tensor) -> Tensor:
         """Modality -> (B, N, P), and which tokens of all, (B, K), are seen -> (B, K + G, D)."""
         x = self._with_global_tokens(gather_tokens(self.embed(patches, grids), visible))
-        return run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing)
+        return self.norm(run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing))
 
     def _with_global_tokens(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.global_tokens.expand(len(x), -1, -1)], 1)

@@ -11,7 +11,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Batch
+from omnimae.structures import UNKNOWN_CLASS, Batch
 
 MODEL_INPUTS = ('clip', 'modality', 'labels', 'masks')
 
@@ -111,17 +111,36 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
 
     Args:
         modalities: name -> config of what normalises it; one without, such as a map of classes, stays as it is.
+        num_classes: that pixels of the target may have; the DensePredictor says it.
     """
 
-    def __init__(self, *, modalities: Mapping[str, dict] | None = None):
+    def __init__(self, *, modalities: Mapping[str, dict] | None = None, num_classes: int | None = None):
         super().__init__(non_blocking=True)
         if modalities is None:
             modalities = dict(rgb=dict(type='ClipPreprocessor'), depth=dict(type='DepthPreprocessor'))
         self.modalities = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in modalities.items()})
+        self.num_classes = num_classes
 
     def forward(self, data: Batch, training: bool = False) -> dict:
-        """A batch of the loader -> the arguments of the model's ``forward``, on its device."""
-        return self.cast_data({key: value for key, value in data.items() if key in ('clips', 'masks')})
+        """A batch of the loader -> the arguments of the model's ``forward``, on its device.
+
+        Raises:
+            ValueError: a class in the target that is none of the model's.
+        """
+        if 'target' in data and self.num_classes is not None:
+            self._check_classes(data)
+        return self.cast_data({key: value for key, value in data.items() if key in ('clips', 'target', 'masks')})
+
+    def _check_classes(self, data: Batch) -> None:
+        # Before they go to the GPU, where a wrong one ends the process with an assertion that names nothing.
+        for name, target in zip(data['ids'], data['target'], strict=True):
+            wrong = (target >= self.num_classes) & (target != UNKNOWN_CLASS)
+            if wrong.any():
+                raise ValueError(
+                    f"The map of {name!r} has the class {target[wrong][0]}, none of the model's {self.num_classes}, "
+                    f'counted from 0 ({UNKNOWN_CLASS}: none). Correct the maps, set reduce_zero_label if they count '
+                    'from 1, or give the task another num_classes.'
+                )
 
     def normalize(self, clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Modality -> (B, C, T, H, W), of integers as they are stored -> the same, floating and normalised."""
@@ -133,7 +152,9 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
 class DepthPreprocessor(nn.Module):
     """Standardise depth by what lies between its extremes (MultiMAE, arXiv:2204.01678, section 4).
 
-    The mean and deviation are those of each clip's values without its nearest and farthest.
+    The mean and deviation are those of each clip's values without its nearest and farthest. Negative values stand for
+    depth that is not known: they do not count, and become 0. (In the release's segmentation, pixels that are marked as
+    invalid count in mean and deviation before they become 0; in its depth estimation they do not.)
 
     Args:
         trim: share of the values that is left out at either end.
@@ -151,14 +172,20 @@ class DepthPreprocessor(nn.Module):
         self.trim = trim
 
     def normalize(self, clip: Tensor) -> Tensor:
-        """(B, 1, T, H, W) -> the same, standardised. A floating clip counts as that already; uint8 holds 8 bits of
-        depth, other integers 16.
+        """(B, 1, T, H, W) -> the same, standardised.
+
+        A floating clip counts as that already; uint8 and int16 hold 8 bits of depth, other integers 16.
         """
         if clip.is_floating_point():
             return clip
-        depth = clip / 2 ** (8 if clip.dtype == torch.uint8 else 16)
-        values = depth.flatten(1).sort(1).values
-        count = values.shape[1]
-        kept = values[:, int(self.trim * count) : int((1 - self.trim) * count)]
-        mean, variance = (x.view(-1, 1, 1, 1, 1) for x in (kept.mean(1), kept.var(1)))
-        return (depth - mean) / (variance + self.eps).sqrt()
+        depth = clip / 2 ** (8 if clip.dtype in (torch.uint8, torch.int16) else 16)
+        known = (clip >= 0).flatten(1)
+        values = depth.flatten(1).masked_fill(~known, torch.inf).sort(1).values  # what is not known comes last
+        count = known.sum(1, keepdim=True).double()
+        place = torch.arange(values.shape[1], device=values.device)
+        kept = (place >= (self.trim * count).long()) & (place < ((1 - self.trim) * count).long())
+        number = kept.sum(1, keepdim=True)
+        mean = values.masked_fill(~kept, 0).sum(1, keepdim=True) / number.clamp(min=1)
+        variance = (values - mean).masked_fill(~kept, 0).square().sum(1, keepdim=True) / (number - 1).clamp(min=1)
+        standardised = (depth.flatten(1) - mean) / (variance + self.eps).sqrt()
+        return standardised.masked_fill(~known, 0).view_as(depth)

@@ -10,6 +10,7 @@ P pixels of one patch, in the order (pt, ph, pw, c).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -289,6 +290,24 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *, grad_checkpointing: bool, fi
     return x
 
 
+def run_to_layers(blocks: nn.ModuleList, x: Tensor, layers: Sequence[int], *, grad_checkpointing: bool) -> list[Tensor]:
+    """(B, K, D) -> (B, K, D) after each of the blocks of these numbers, counted from 0, in ascending order.
+
+    Raises:
+        ValueError: numbers that are not ascending ones of blocks.
+    """
+    if sorted({*layers} & {*range(len(blocks))}) != list(layers):
+        raise ValueError(
+            f'layers={list(layers)} are not ascending numbers of blocks. The backbone has 0 to {len(blocks) - 1}.'
+        )
+    outputs, start = [], 0
+    for layer in layers:
+        x = run_blocks(blocks[start : layer + 1], x, grad_checkpointing=grad_checkpointing)
+        outputs.append(x)
+        start = layer + 1
+    return outputs
+
+
 class Sizes(NamedTuple):
     """How large a transformer is."""
 
@@ -406,9 +425,30 @@ class SpatioTemporalViT(PositionedModule):
 
         With a class token (B, 1 + K, D), that one first.
         """
+        x = run_blocks(self.blocks, self._embed(patches, grid, tokens), grad_checkpointing=self.grad_checkpointing)
+        return self.norm(x)
+
+    def feature_maps(
+        self, clips: Mapping[str, Tensor], layers: Sequence[int], modalities: Sequence[str]
+    ) -> list[Tensor]:
+        """The modality -> (B, C, T, H, W) normalised -> (B, D, t, h, w) after each of these blocks, without final norm.
+
+        Raises:
+            ValueError: several modalities, or numbers that are not ascending ones of blocks.
+        """
+        if len(clips) != 1 or clips.keys() != {*modalities}:
+            raise ValueError(
+                f'A {type(self).__name__} has one modality, and was given {list(clips)} to read {list(modalities)}. '
+                'Give it one, or take a MultiModalViT.'
+            )
+        patches, grid = self.patchify(clips[modalities[0]])
+        x = self._embed(patches, grid)
+        outputs = run_to_layers(self.blocks, x, layers, grad_checkpointing=self.grad_checkpointing)
+        return [x[:, self.num_extra_tokens :].transpose(1, 2).unflatten(2, grid) for x in outputs]
+
+    def _embed(self, patches: Tensor, grid: Grid, tokens: Tensor | None = None) -> Tensor:
         positions = self.positions_on(grid)
         x = self.patch_embed(patches) + (positions if tokens is None else positions[tokens])
         if self.num_extra_tokens:
             x = torch.cat([(self.cls_token + self.cls_position()).expand(len(x), -1, -1), x], dim=1)
-        x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing)
-        return self.norm(x)
+        return x

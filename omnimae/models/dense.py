@@ -1,0 +1,168 @@
+"""Transfer to tasks that answer for every pixel: a backbone, a head for maps, and what its numbers mean.
+
+MultiMAE (arXiv:2204.01678), sections 4.2 and 4.3. The numbers are those of its release.
+
+Legend: B batch, D width, C channels of the answer, (H, W) pixels; clips (B, C, T, H, W), here T=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from omnimae.registry import MODELS
+from omnimae.structures import UNKNOWN_CLASS
+
+
+@MODELS.register_module()
+class SegmentationTask:
+    """A class for every pixel: cross-entropy over the pixels that have one.
+
+    Args:
+        num_classes: to be told apart.
+
+    Raises:
+        ValueError: more classes than a map of 8 bits holds.
+    """
+
+    def __init__(self, *, num_classes: int):
+        if num_classes > UNKNOWN_CLASS:
+            raise ValueError(f'num_classes={num_classes} is too many for maps of 8 bits. Merge some, to at most 255.')
+        self.num_classes = self.out_channels = num_classes
+
+    def loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'pixel_accuracy': share right}."""
+        target = target[:, 0, 0].long()
+        known = target != UNKNOWN_CLASS
+        count = known.sum().clamp(min=1)  # a crop of padding alone
+        loss = F.cross_entropy(output.float(), target, ignore_index=UNKNOWN_CLASS, reduction='sum') / count
+        return {'loss': loss, 'pixel_accuracy': ((output.argmax(1) == target) & known).sum() / count}
+
+    def results(self, output: Tensor) -> list[dict]:
+        """(B, classes, H, W) -> B times dict(classes=(H, W) uint8)."""
+        return [dict(classes=classes) for classes in output.argmax(1).to(torch.uint8)]
+
+
+@MODELS.register_module()
+class DepthTask:
+    """Depth of every pixel, standardised with the mean and deviation of the data set.
+
+    'berhu' is the reversed Huber loss (arXiv:1606.00373): up to c the error, beyond it (error^2 + c^2) / 2c, where c is
+    a fifth of the largest error of the batch. 'l1' is the error.
+
+    Args:
+        mean, std: of the depth, in the unit of the files; the released ones are those of NYUv2 in millimetres.
+        error: 'berhu' or 'l1'.
+
+    Raises:
+        ValueError: another ``error``.
+    """
+
+    out_channels = 1
+
+    def __init__(self, *, mean: float = 2070.7764, std: float = 777.5723, error: str = 'berhu'):
+        if error not in ('berhu', 'l1'):
+            raise ValueError(f"DepthTask: error={error!r} is unknown. Choose 'berhu' or 'l1'.")
+        self.mean, self.std, self.error = mean, std, error
+
+    def loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """(B, 1, H, W), (B, 1, T=1, H, W) as stored, negative where not known -> {'loss': mean over what is known}."""
+        target = target[:, :, 0]
+        known = target >= 0
+        errors = (output.float() - (target - self.mean) / self.std).abs().masked_fill(~known, 0)
+        if self.error == 'berhu':
+            c = (0.2 * errors.detach().max()).clamp(min=1e-5)
+            errors = torch.where(errors < c, errors, (errors.square() + c * c) / (2 * c))
+        return {'loss': errors.sum() / known.sum().clamp(min=1)}
+
+    def results(self, output: Tensor) -> list[dict]:
+        """(B, 1, H, W) -> B times dict(depth=(H, W)), in the unit of the files."""
+        return [dict(depth=depth) for depth in output[:, 0].float() * self.std + self.mean]
+
+
+@MODELS.register_module()
+class DensePredictor(BaseModel):
+    """Answer for every pixel of images of one or several modalities.
+
+    Args:
+        backbone: config of a MultiModalViT, or of a SpatioTemporalViT for one modality; without its final norm, as in
+            the release.
+        head: config of a ConvNeXtHead or a DPTHead.
+        task: config of a SegmentationTask or a DepthTask.
+        read: the modalities whose tokens the head reads, side by side; all that are given to the backbone work on them.
+        data_preprocessor: config of a MultiModalPreprocessor.
+
+    Raises:
+        ValueError: layers that the backbone does not have.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: dict,
+        head: dict,
+        task: dict,
+        read: Sequence[str] = ('rgb',),
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        meaning: Any = MODELS.build(task)
+        preprocessor = dict(data_preprocessor or dict(type='MultiModalPreprocessor'))
+        preprocessor['num_classes'] = getattr(meaning, 'num_classes', None)
+        super().__init__(MODELS.build(preprocessor), init_cfg)
+        self.task = meaning
+        self.read = (*read,)
+        self.backbone = MODELS.build({**backbone, 'final_norm': False})
+        learned = dict(in_dim=self.backbone.embed_dim * len(self.read), out_channels=self.task.out_channels)
+        self.head = MODELS.build({**learned, **head})
+        depth = len(self.backbone.blocks)
+        if not all(-depth <= layer < depth for layer in self.head.layers):
+            raise ValueError(f'head.layers={self.head.layers}, but the backbone has the blocks 0 to {depth - 1}.')
+        self.layers = [layer % depth for layer in self.head.layers]
+
+    def forward(
+        self, clips: Mapping[str, Tensor], target: Tensor | None = None, mode: str = 'loss'
+    ) -> dict[str, Tensor] | list[dict]:
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'.
+
+        Raises:
+            ValueError: another mode, or a loss without target.
+        """
+        if mode == 'loss':
+            if target is None:
+                raise ValueError(
+                    'DensePredictor.loss needs a target, and this batch has none. Give the dataset target=.'
+                )
+            return self.loss(clips, target)
+        if mode == 'predict':
+            return self.predict(clips)
+        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+
+    def loss(self, clips: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+        """Modality -> (B, C, 1, H, W), and (B, 1, 1, H, W) -> {'loss', ...}, what the task says."""
+        return self.task.loss(self.outputs(clips), target)
+
+    def predict(self, clips: Mapping[str, Tensor]) -> list[dict]:
+        """Modality -> (B, C, 1, H, W) -> B results, as the task says, of H x W pixels."""
+        return self.task.results(self.outputs(clips))
+
+    def outputs(self, clips: Mapping[str, Tensor]) -> Tensor:
+        """Modality -> (B, C, 1, H, W), as stored or normalised -> (B, C of the task, H, W).
+
+        The result has the size of the largest modality: a map of classes may have been shrunk.
+
+        Raises:
+            ValueError: clips of several tubelets, or of modalities that the backbone or the head do not take.
+        """
+        if missing := [name for name in self.read if name not in clips]:
+            raise ValueError(f'The head reads {list(self.read)}, and {missing} are not given. Set model.read.')
+        size = max(tuple(clip.shape[3:]) for clip in clips.values())
+        maps = self.backbone.feature_maps(self.data_preprocessor.normalize(clips), self.layers, self.read)
+        if maps[0].shape[2] != 1:
+            raise ValueError(f'DensePredictor answers for images, and was given clips of {maps[0].shape[2]} tubelets.')
+        return self.head([x[:, :, 0] for x in maps], size)
