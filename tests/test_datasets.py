@@ -592,6 +592,22 @@ def test_replicas_share_the_clip_in_time(data):
     assert max(starts) <= 20
 
 
+def test_each_replica_may_be_a_clip_of_its_own_time(data, monkeypatch):
+    opened, open_video = [], datasets.open_video
+    monkeypatch.setattr(datasets, 'open_video', lambda *args, **more: opened.append(1) or open_video(*args, **more))
+    dataset = videos(data, replicas=4, new_clips=True)
+    drawn = [times_of(dataset[Address(1, 0, seed)]['clip']) for seed in range(8)]
+    assert len(opened) == 8  # once for all four
+    assert all((times - times[:, :1] == [0, 3, 6, 9]).all() for times in drawn)  # of 10 frames in a second
+    starts = np.array(drawn)[:, :, 0]
+    assert (starts.std(1) > 0).sum() > 6
+    assert 0 <= starts.min() < 5 < 15 < starts.max() <= 20
+    alone = videos(data, new_clips=True)[Address(1, 0, 3)]['clip']
+    assert torch.equal(alone, videos(data)[Address(1, 0, 3)]['clip'])
+    sparse = times_of(videos(data, replicas=3, new_clips=True, sampling='sparse')[Address(1, 0, 3)]['clip'])
+    assert len({tuple(times) for times in sparse.tolist()}) == 3
+
+
 @pytest.mark.parametrize('reader', ['pyav', 'decord'])
 def test_test_clips_are_spread_over_the_video(data, reader):
     dataset = videos(data, transforms=TEST, num_clips=4, reader=reader)

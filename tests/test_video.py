@@ -237,6 +237,34 @@ def test_clips_equal_sequential_decoding(make, kind, reader):
     ('kind', 'reader'),
     [(kind, 'pyav') for kind in KINDS] + [(kind, 'decord') for kind in KINDS if kind not in PYAV_ONLY],
 )
+def test_several_clips_at_once_equal_sequential_decoding(make, kind, reader):
+    path = make(kind)
+    times, frames = decode_sequentially(path)
+    with open_video(path, reader) as opened:
+        for starts in ([1.9, 0.1, 1.05, 0.3], [0.2, 0.2], [2.3]):  # apart, overlapping, the same
+            clips = opened.read_clips(starts, 0.5, 4)
+            for clip, start in zip(clips, starts, strict=True):
+                np.testing.assert_array_equal(clip, expected_clip(times, frames, start, 0.5, 4))
+        with pytest.raises(BrokenVideoError, match=r'no frame at 9\.000 s'):
+            opened.read_clips([0.1, 9.0], 0.5, 4)
+
+
+def test_no_frame_of_several_clips_is_decoded_twice(make, monkeypatch):
+    runs, cut = [], video._runs
+    monkeypatch.setattr(video, '_runs', lambda *args: runs.append(cut(*args)) or runs[-1])
+    with open_video(make('webm')) as opened:  # 60 frames, 20 a second; a keyframe every 20
+        together = opened.read_clips([0.1, 0.5, 2.1, 0.3], 0.5, 4)
+        assert [[len(run) for run in each] for each in runs] == [[20, 12]]  # nothing of the second before 2
+        monkeypatch.setattr(video, 'ONE_PASS', 0.0)
+        apart = opened.read_clips([0.1, 0.5, 2.1, 0.3], 0.5, 4)
+    assert len(runs) == 5
+    np.testing.assert_array_equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'reader'),
+    [(kind, 'pyav') for kind in KINDS] + [(kind, 'decord') for kind in KINDS if kind not in PYAV_ONLY],
+)
 def test_sparse_clips_equal_sequential_decoding(make, kind, reader):
     path = make(kind)
     times, frames = decode_sequentially(path)
@@ -674,7 +702,7 @@ def test_real_clips_equal_sequential_decoding():
         with open_video(path) as pyav, open_video(path, 'decord') as decord:
             assert pyav.duration == decord.duration
             assert times[-1] < pyav.duration < times[-1] + 0.2
-            for start in video.test_starts(pyav.duration, 2.7, 2):
+            for start in video.test_starts(pyav.duration, 2.7, 2, to_end=False):
                 expected = expected_clip(times, frames, start, 2.7, 16)
                 np.testing.assert_array_equal(pyav.read(start, 2.7, 16), expected, err_msg=f'pyav {path} {start}')
                 np.testing.assert_array_equal(decord.read(start, 2.7, 16), expected, err_msg=f'decord {path} {start}')

@@ -11,6 +11,7 @@ import logging
 import mmap
 import os
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,7 +159,7 @@ class FileDataset(Dataset):
             `read_list`. Without it all files below ``root`` are taken, with its sub-folders as classes; see
             `scan_folder`.
         transforms: configs of the transforms, applied in this order.
-        replicas: crops of each sample in training; the file is decoded once for all.
+        replicas: crops of each sample in training; the file is read once for all.
         classes: class names in the order of their indices, or the path of a text file with one name a line; by default
             the sorted names of the sub-folders.
         num_classes: how many classes the model knows; labels are checked against it.
@@ -236,7 +237,7 @@ class FileDataset(Dataset):
         return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(key)
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The clips (T, H, W, 3), uint8 RGB, of a file: one in training, all test clips if ``rng`` is None.
+        """The clips (T, H, W, 3), uint8 RGB, of a file: one in training or one per replica; test clips without ``rng``.
 
         Raises:
             BrokenFileError: the file cannot be read.
@@ -251,13 +252,12 @@ class FileDataset(Dataset):
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
         return self.read(self._path(row), rng)
 
-    def _read_or_skip(self, row: int, rng: np.random.Generator) -> Any:
+    def _read_or_skip(self, row: int, rng: np.random.Generator) -> list[Any]:
         path = self._path(row)
         if os.path.abspath(path) in self.skipped:
             raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
         READING.write(path)
-        [frames] = self._read(row, rng)
-        return frames
+        return self._read(row, rng)
 
     def _train_sample(self, address: Address) -> Sample:
         failures: list[tuple[str, str]] = []
@@ -266,11 +266,12 @@ class FileDataset(Dataset):
             rng, *replica_rngs = map(np.random.default_rng, seeds.spawn(1 + self.replicas))
             row = address.index if attempt == 0 else int(rng.integers(len(self)))
             try:
-                frames = self._read_or_skip(row, rng)
+                clips = self._read_or_skip(row, rng)
             except BrokenFileError as error:
                 failures.append((error.path, error.reason))
                 continue
-            return self._sample(row, [self._transform(frames, replica_rng) for replica_rng in replica_rngs], failures)
+            crops = [self._transform(*pair) for pair in zip(cycle(clips), replica_rngs, strict=False)]
+            return self._sample(row, crops, failures)
         listing = '\n'.join(f'{path}: {reason}' for path, reason in failures)
         raise ValueError(f'{MAX_ATTEMPTS} files in a row below {self.root!r} cannot be read. Check them:\n{listing}')
 
@@ -359,6 +360,7 @@ class VideoDataset(FileDataset):
         clip_seconds: length of a clip; 2.7 for SSv2 and EK100, 2.0 for K400 in the paper's recipe.
         num_frames: frames of a clip, evenly spread over it.
         num_clips: test clips of a video, evenly spread over it (training takes one at a random time).
+        new_clips: every replica is a clip from another random time, as in MAE-ST, instead of a crop of the same one.
         to_end: whether the last of the test clips ends with the video, and a single one lies in its middle; else a
             single one, or the first of several, begins with it, and the last does not reach the end.
         sampling: 'dense', as said above, or 'sparse': a clip is one frame in each of ``num_frames`` equal segments of
@@ -377,6 +379,7 @@ class VideoDataset(FileDataset):
         clip_seconds: float = 2.7,
         num_frames: int = 16,
         num_clips: int = 1,
+        new_clips: bool = False,
         to_end: bool = False,
         sampling: str = 'dense',
         reader: str = 'pyav',
@@ -386,6 +389,7 @@ class VideoDataset(FileDataset):
         self.sampling.check()
         check_reader(reader)
         super().__init__(**kwargs)
+        self.num_random = self.replicas if new_clips else 1
         self.reader = reader
 
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
@@ -395,7 +399,7 @@ class VideoDataset(FileDataset):
     def read(
         self, path: str, rng: np.random.Generator | None, span: Sequence[float] | np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """One clip at a random time (training) or ``num_clips`` test clips, each (num_frames, H, W, 3).
+        """Clips at random times, one or as many as replicas, or ``num_clips`` test clips: (num_frames, H, W, 3) each.
 
         Args:
             path: of the video.
@@ -411,7 +415,7 @@ class VideoDataset(FileDataset):
                 raise BrokenVideoError(
                     path, f'the span from {first:.3f} s on lies outside, it lasts {video.duration:.3f} s'
                 )
-            return self.sampling.read(video, first, length, rng)
+            return self.sampling.read(video, first, length, rng, self.num_random)
 
 
 class Source(Protocol):

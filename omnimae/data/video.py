@@ -1,8 +1,8 @@
 """Which frames of a video make a clip, and reading them: the only room that knows a video decoder.
 
-``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3), ``.read_at(moments)`` the
-frames on screen then; times are seconds after the start of the stream. The time stamps of the packets say which frames
-these are, the reader only decodes them:
+``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3), ``.read_clips`` several
+such clips, decoding no frame twice, ``.read_at(moments)`` the frames on screen then; times are seconds after the start
+of the stream. The time stamps of the packets say which frames these are, the reader only decodes them:
 
 - ``pyav`` decodes in the calling process, from a keyframe before frames of the clip to the last of them that needs it;
 - ``decord`` can hang for ever with the GIL held, so it decodes in a helper process that a timer kills.
@@ -29,7 +29,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property, partial
@@ -46,6 +46,8 @@ TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 
 # A title in another encoding is no reason to refuse a video. From 19.0 on PyAV takes it so by itself.
 LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'metadata_errors': 'replace'}
+
+ONE_PASS = 60.0  # seconds of video up to which it is cheaper to step over packets between clips than to seek again
 
 SAME_TIME = 1e-6  # seconds by which a moment and the start of a frame, computed in two ways, may differ
 
@@ -137,7 +139,7 @@ class ClipSampling(NamedTuple):
             ``num_frames`` equal segments of the whole video (TSN).
         clip_seconds: length of a dense clip.
         num_frames: of a clip.
-        num_clips: test clips of a video; see `test_starts` and `sparse_test_places`. Training takes one at random.
+        num_clips: test clips of a video; see `test_starts` and `sparse_test_places`. Training takes random ones.
         to_end: of the dense ones, see `test_starts`.
     """
 
@@ -156,21 +158,23 @@ class ClipSampling(NamedTuple):
                 raise ValueError(f'{name}={getattr(self, name)} is not positive.')
 
     def read(
-        self, video: VideoReader, first: float, length: float, rng: np.random.Generator | None
+        self, video: VideoReader, first: float, length: float, rng: np.random.Generator | None, num_random: int = 1
     ) -> list[NDArray[np.uint8]]:
-        """Clips (num_frames, H, W, 3) of [first, first + length) seconds: a random one, or the test clips without rng.
+        """Clips (num_frames, H, W, 3) of [first, first + length) seconds: random ones, or the test clips without rng.
 
         Raises:
             BrokenVideoError: as of `VideoReader.read`.
         """
         if self.sampling == 'sparse':
-            places = sparse_test_places(self.num_clips) if rng is None else [rng.random(self.num_frames)]
+            places: Iterable[ArrayLike] = sparse_test_places(self.num_clips)
+            if rng is not None:
+                places = rng.random((num_random, self.num_frames))
             return [video.read_at(first + sparse_moments(length, self.num_frames, place)) for place in places]
         if rng is None:
             starts = test_starts(length, self.clip_seconds, self.num_clips, to_end=self.to_end)
         else:
-            starts = [train_start(length, self.clip_seconds, rng.random())]
-        return [video.read(first + start, min(self.clip_seconds, length), self.num_frames) for start in starts]
+            starts = [train_start(length, self.clip_seconds, u) for u in rng.random(num_random)]
+        return video.read_clips([first + start for start in starts], min(self.clip_seconds, length), self.num_frames)
 
 
 # ---- Is the file whole ----
@@ -265,8 +269,23 @@ class VideoReader:
             BrokenVideoError: nothing is shown at ``start``, these frames or what they refer to are damaged, or it
                 takes longer than ``TIME_LIMIT``.
         """
-        pick = partial(pick_frames, start=start, seconds=seconds, num_frames=num_frames)
-        return self._read_from(start, start + seconds, pick)
+        return self.read_clips([start], seconds, num_frames)[0]
+
+    def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[NDArray[np.uint8]]:
+        """Read what `read` reads at each start, in one pass where they lie near each other.
+
+        Raises:
+            BrokenVideoError: as of `read`.
+        """
+        if max(starts) - min(starts) > ONE_PASS:
+            return [self.read(start, seconds, num_frames) for start in starts]
+
+        def pick(times: ArrayLike) -> NDArray[np.int64]:
+            return np.concatenate([pick_frames(times, start, seconds, num_frames) for start in starts])
+
+        self._check_begun(max(starts))
+        frames = self._read_from(min(starts), max(starts) + seconds, pick)
+        return list(frames.reshape(len(starts), num_frames, *frames.shape[1:]))
 
     def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]:
         """Read the frames that `pick_on_screen` picks, at ascending moments: RGB, (len(moments), H, W, 3).
@@ -278,10 +297,13 @@ class VideoReader:
         return self._read_from(moments[0], moments[-1], partial(pick_on_screen, moments=moments))
 
     def _read_from(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
-        if start >= self.duration:
-            raise BrokenVideoError(self.path, f'no frame at {start:.3f} s, it lasts {self.duration:.3f} s')
+        self._check_begun(start)
         with self._reporting():
             return self._read(start, stop, pick)
+
+    def _check_begun(self, start: float) -> None:
+        if start >= self.duration:
+            raise BrokenVideoError(self.path, f'no frame at {start:.3f} s, it lasts {self.duration:.3f} s')
 
     @property
     def time_base(self) -> Fraction:
