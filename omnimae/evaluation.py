@@ -1,4 +1,4 @@
-"""What scores and features say: accuracy over views, EPIC-Kitchens verbs and nouns, k-NN, and the files of both."""
+"""What scores, maps and features say: accuracy over views, EPIC-Kitchens verbs and nouns, mIoU, depth, k-NN."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from omnimae.registry import METRICS
+from omnimae.structures import UNKNOWN_CLASS
 
 MAX_SIMILARITIES = 2**27  # that are held at once: 512 MiB
 
@@ -237,6 +238,108 @@ class ClipAccuracy(BaseMetric):
         if self.out_file:
             scores.save(self.out_file)
         return count(scores, topk=self.topk, softmax=self.softmax, actions=self.actions)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Maps
+
+
+@METRICS.register_module()
+class SegmentationScore(BaseMetric):
+    """mIoU, mean class accuracy and pixel accuracy over all pixels of all samples that have a class, in percent.
+
+    As in MMSegmentation: areas are summed over the samples first. The IoU of a class is that of its pixels predicted
+    and labelled; the accuracy of a class is the share of its pixels that is right. A class that is neither predicted
+    nor labelled has no part in mIoU, one that is not labelled none in the mean accuracy.
+    """
+
+    default_prefix = 'segmentation'
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the areas of each sample, (3, classes): right, predicted and labelled pixels."""
+        for name, target, sample in zip(data_batch['ids'], _targets(self, data_batch), data_samples, strict=True):
+            classes = _same_size(name, sample['classes'], target)
+            known = target != UNKNOWN_CLASS
+            predicted, labelled = classes[known], target[known]
+            groups = [predicted[predicted == labelled], predicted, labelled]
+            self.results.append(np.stack([np.bincount(group, minlength=UNKNOWN_CLASS) for group in groups]))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """-> {'mIoU', 'mAcc', 'aAcc'}.
+
+        Raises:
+            ValueError: no pixel has a class.
+        """
+        right, predicted, labelled = np.sum(results, 0)
+        if not labelled.any():
+            raise ValueError('SegmentationScore: no pixel of the tested samples has a class. Check the maps of target.')
+        seen, exists = predicted + labelled > 0, labelled > 0
+        return {
+            'mIoU': 100 * float((right[seen] / (predicted + labelled - right)[seen]).mean()),
+            'mAcc': 100 * float((right[exists] / labelled[exists]).mean()),
+            'aAcc': 100 * float(right.sum() / labelled.sum()),
+        }
+
+
+@METRICS.register_module()
+class DepthScore(BaseMetric):
+    """How far predicted depth is from the true one, over all pixels of all samples whose depth is known.
+
+    delta1, delta2 and delta3 are the shares, in percent, of pixels where the larger of prediction / truth and truth /
+    prediction is below 1.25, 1.25^2 and 1.25^3; rmse is in the unit of the files, rel the mean of |error| / truth. (The
+    release of MultiMAE takes them of each batch, and the mean over batches.)
+    """
+
+    default_prefix = 'depth'
+    floor = 1e-6  # of depth in a ratio, as in the release
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the sums of each sample: pixels, those within each ratio, squared and relative errors."""
+        for name, target, sample in zip(data_batch['ids'], _targets(self, data_batch), data_samples, strict=True):
+            depth = _same_size(name, sample['depth'], target)
+            known = target >= 0
+            depth, truth = depth[known].astype(np.float64), target[known].astype(np.float64)
+            error, safe = np.abs(depth - truth), np.maximum(truth, self.floor)
+            ratio = np.maximum(depth / safe, truth / np.maximum(depth, self.floor))
+            within = [(ratio < 1.25**power).sum() for power in (1, 2, 3)]
+            self.results.append(np.array([len(truth), *within, np.square(error).sum(), (error / safe).sum()]))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """-> {'delta1', 'delta2', 'delta3', 'rmse', 'rel'}.
+
+        Raises:
+            ValueError: the depth of no pixel is known.
+        """
+        number, *within, squared, relative = np.sum(results, 0)
+        if not number:
+            raise ValueError(
+                'DepthScore: the tested samples have no pixel of known depth. Check the target, and valid.'
+            )
+        deltas = {f'delta{power}': 100 * float(count / number) for power, count in enumerate(within, start=1)}
+        return {**deltas, 'rmse': float(np.sqrt(squared / number)), 'rel': float(relative / number)}
+
+
+def _targets(metric: BaseMetric, data_batch: dict) -> np.ndarray:
+    """The batch's (B, 1, T=1, H, W) -> (B, H, W).
+
+    Raises:
+        ValueError: there is none.
+    """
+    if 'target' not in data_batch:
+        raise ValueError(
+            f'{type(metric).__name__} needs the true maps, and {data_batch["ids"][0]} has none. Set target of the '
+            'dataset.'
+        )
+    return data_batch['target'][:, 0, 0].cpu().numpy()
+
+
+def _same_size(name: str, result: Tensor, target: np.ndarray) -> np.ndarray:
+    if result.shape != target.shape:
+        raise ValueError(
+            f'The prediction for {name} has {tuple(result.shape)} pixels, the truth {target.shape}. Leave stride out '
+            'for the target.'
+        )
+    return result.cpu().numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,9 +11,11 @@ import torch
 from omnimae.evaluation import (
     Actions,
     ClipAccuracy,
+    DepthScore,
     Features,
     ReconstructionLoss,
     Scores,
+    SegmentationScore,
     accuracy,
     count,
     knn,
@@ -93,6 +95,101 @@ def test_logits_or_probabilities_are_averaged_over_views():
     sample = Scores(*(np.array([x]) for x in ('a', 1, views.mean(0).numpy(), views.softmax(1).mean(0).numpy())))
     assert count(sample, topk=(1,))['top1'] == 0
     assert count(sample, topk=(1,), softmax=True)['top1'] == 100
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Maps
+
+
+def run_on_maps(metric, key: str, results: list, targets: list, size: int | None = None) -> dict[str, float]:
+    """One sample a batch."""
+    for number, (result, target) in enumerate(zip(results, targets, strict=True)):
+        batch = dict(ids=[f'{number}.png'], target=torch.as_tensor(target)[None, None, None])
+        metric.process(batch, [{key: torch.as_tensor(result)}])
+    return metric.evaluate(len(results) if size is None else size)
+
+
+def maps(*rows: list[list[int]]) -> list[np.ndarray]:
+    return [np.array(row, np.uint8) for row in rows]
+
+
+def test_iou_of_two_samples_by_hand():
+    """Class 0: 2 right of 3 predicted and 3 labelled, IoU 2/4; 1: 1 right, 3 and 2, 1/4; 2: 0 of 0 and 1; 3: never."""
+    predicted = maps([[0, 0, 1], [1, 1, 1]], [[0, 0, 0]])
+    labelled = maps([[0, 0, 1], [0, 2, 255]], [[1, 255, 255]])
+    result = run_on_maps(SegmentationScore(), 'classes', predicted, labelled)
+    assert result == pytest.approx(
+        {
+            'segmentation/mIoU': 100 * (2 / 4 + 1 / 4 + 0) / 3,
+            'segmentation/mAcc': 100 * (2 / 3 + 1 / 2 + 0) / 3,
+            'segmentation/aAcc': 100 * 3 / 6,
+        }
+    )
+
+
+def test_iou_is_that_of_the_confusion_matrix():
+    rng = np.random.default_rng(0)
+    labelled = rng.integers(0, 7, (5, 20, 30)).astype(np.uint8)
+    predicted = np.where(rng.random(labelled.shape) < 0.6, labelled, rng.integers(0, 7, labelled.shape)).astype(
+        np.uint8
+    )
+    labelled[rng.random(labelled.shape) < 0.1] = 255
+    matrix = np.zeros((7, 7))
+    for p, t in zip(predicted.ravel(), labelled.ravel(), strict=True):
+        if t != 255:
+            matrix[t, p] += 1
+    result = run_on_maps(SegmentationScore(), 'classes', list(predicted), list(labelled))
+    diagonal = matrix.diagonal()
+    assert result['segmentation/mIoU'] == pytest.approx(
+        100 * (diagonal / (matrix.sum(0) + matrix.sum(1) - diagonal)).mean()
+    )
+    assert result['segmentation/mAcc'] == pytest.approx(100 * (diagonal / matrix.sum(1)).mean())
+    assert result['segmentation/aAcc'] == pytest.approx(100 * diagonal.sum() / matrix.sum())
+
+
+def test_depth_of_two_samples_by_hand():
+    """Ratios 1, 1.25 (not below), 1.5, 2, and 1.2 in the second; what is below 0 is not known."""
+    predicted = [[[1000.0, 1250.0], [1500.0, 1000.0]], [[5.0, 1200.0]]]
+    true = [np.array([[1000, 1000], [1000, 2000]], np.int32), np.array([[-1, 1000]], np.int32)]
+    result = run_on_maps(DepthScore(), 'depth', predicted, true)
+    errors = np.array([0, 250, 500, 1000, 200])
+    assert result == pytest.approx(
+        {
+            'depth/delta1': 100 * 2 / 5,
+            'depth/delta2': 100 * 4 / 5,
+            'depth/delta3': 100 * 4 / 5,
+            'depth/rmse': math.sqrt((errors**2).mean()),
+            'depth/rel': (errors / [1000, 1000, 1000, 2000, 1000]).mean(),
+        }
+    )
+
+
+def test_depth_behind_the_camera_is_wrong_everywhere():
+    result = run_on_maps(DepthScore(), 'depth', [[[-5.0, 0.0]]], [np.array([[10, 10]], np.int32)])
+    assert result['depth/delta3'] == 0
+    assert math.isfinite(result['depth/rel'])
+
+
+@pytest.mark.parametrize(('metric', 'key'), [(SegmentationScore, 'classes'), (DepthScore, 'depth')])
+def test_samples_that_fill_up_ranks_do_not_count(metric, key):
+    """MMEngine repeats samples until all ranks have equally many; ``size`` says how many there are."""
+    first, again = np.array([[1, 1], [1, 2]], np.uint8), np.array([[2, 2], [2, 2]], np.uint8)
+    results = [first, first, again]
+    targets = [first.astype(np.uint8 if key == 'classes' else np.int32)] * 3
+    twice, filled = (run_on_maps(metric(), key, results[:n], targets[:n], 2) for n in (2, 3))
+    assert filled == twice
+
+
+def test_maps_that_cannot_be_scored():
+    empty = np.full((2, 2), 255, np.uint8)
+    with pytest.raises(ValueError, match='no pixel of the tested samples has a class'):
+        run_on_maps(SegmentationScore(), 'classes', [empty], [empty])
+    with pytest.raises(ValueError, match='no pixel of known depth'):
+        run_on_maps(DepthScore(), 'depth', [empty], [np.full((2, 2), -1)])
+    with pytest.raises(ValueError, match=r'prediction for 0.png has \(2, 2\) pixels, the truth \(1, 4\)'):
+        run_on_maps(SegmentationScore(), 'classes', [empty], [empty.reshape(1, 4)])
+    with pytest.raises(ValueError, match='needs the true maps, and a.png has none'):
+        DepthScore().process(dict(ids=['a.png']), [dict(depth=torch.zeros(2, 2))])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
