@@ -277,3 +277,41 @@ def test_a_class_that_the_model_does_not_have_is_named():
         model.data_preprocessor(batch)
     target[target == 6] = 5
     assert set(model.data_preprocessor(batch)) == {'clips', 'target'}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classes of whole images
+
+
+def test_a_classifier_pools_all_tokens_of_all_modalities():
+    backbone = multimodal('rgb', 'depth')
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='Classifier',
+            backbone=backbone,
+            num_classes=3,
+            head_init_std=0.5,
+            data_preprocessor=dict(type='MultiModalPreprocessor'),
+        )
+    ).eval()
+    batch = dict(clips=clips('depth', 'rgb'), labels=torch.tensor([0, 2]), ids=['a', 'b'], modality='image')
+    inputs = model.data_preprocessor(batch)
+    scores = torch.stack([row['scores'] for row in model(**inputs, mode='predict')])
+    tokens = model.backbone(model.data_preprocessor.normalize(batch['clips'])).x  # the global token, too
+    assert tokens.shape[1] == 2 * 24 + 1
+    torch.testing.assert_close(scores, model.head(model.norm(tokens.mean(1))))
+    loss = model(**inputs)['loss']
+    assert loss.item() == pytest.approx(F.cross_entropy(scores, batch['labels']).item(), rel=1e-6)
+    batch['labels'][1] = 3
+    with pytest.raises(ValueError, match="label 3 of 'b' is none of the model's 3 classes"):
+        model.data_preprocessor(batch)
+
+
+def test_a_lone_clip_is_rgb():
+    torch.manual_seed(0)
+    model = MODELS.build(dict(type='Classifier', backbone=multimodal('rgb'), num_classes=3, head_init_std=0.5)).eval()
+    clip = clips('rgb')['rgb']
+    tokens = model.backbone({'rgb': model.data_preprocessor.normalize(clip)}).x
+    torch.testing.assert_close(model.predict(clip), model.head(model.norm(tokens.mean(1))))
+    torch.testing.assert_close(model.predict(torch.stack([clip, clip], 1)), model.predict(clip))

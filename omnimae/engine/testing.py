@@ -190,8 +190,8 @@ def _pooled(model: BaseModel, batch: Batch) -> Tensor:
     """A batch of clips, or of several views each -> (B, D)."""
     clip = model.data_preprocessor(batch)['clip']
     views = clip if clip.dim() == 6 else clip.unsqueeze(1)
-    tokens = model.backbone(model.data_preprocessor.normalize(views.flatten(0, 1)))
-    return tokens.mean(1).unflatten(0, views.shape[:2]).mean(1)
+    pooled = model.backbone.pooled(model.data_preprocessor.normalize(views.flatten(0, 1)))
+    return pooled.unflatten(0, views.shape[:2]).mean(1)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
+
+Clip = Tensor | Mapping[str, Tensor]
 
 
 @MODELS.register_module()
@@ -14,7 +18,7 @@ class Classifier(BaseModel):
     """Classify images or videos with a pretrained backbone (arXiv:2206.08356, section 4 and appendix A.2).
 
     As in the release, tokens are averaged *before* the final norm, so that norm starts fresh: the pretraining one
-    belongs to single tokens.
+    belongs to single tokens. Over a MultiModalViT several modalities are classified together, or RGB alone.
 
     Args:
         backbone: config of the encoder; its own final norm is switched off.
@@ -23,8 +27,8 @@ class Classifier(BaseModel):
             which is the same before and after mixing.
         head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2).
         dropout: share of the features that training drops in front of the head.
-        data_preprocessor: config of the ClipPreprocessor, where erasing and mixing of training batches stand; it is
-            told ``num_classes``.
+        data_preprocessor: config of the ClipPreprocessor, where erasing and mixing of training batches stand, or of a
+            MultiModalPreprocessor; it is told ``num_classes``.
     """
 
     def __init__(
@@ -49,27 +53,35 @@ class Classifier(BaseModel):
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'loss'
+        self,
+        clip: Tensor | None = None,
+        modality: str = 'video',
+        labels: Tensor | None = None,
+        mode: str = 'loss',
+        clips: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor] | list[dict]:
         """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used: a clip is a clip.
+
+        A batch has a clip, or ``clips`` of several modalities by name; every method takes either.
 
         Raises:
             ValueError: another mode, or a loss without labels.
         """
+        given: Clip = clips if clip is None else clip  # type: ignore[assignment]  # a batch has one of the two
         if mode == 'loss':
             if labels is None:
                 raise ValueError(
                     'Classifier.loss needs labels, and this batch has none. Give the dataset an ann_file with labels, '
                     'or a folder per class.'
                 )
-            return self.loss(clip, labels)
+            return self.loss(given, labels)
         if mode == 'predict':
-            logits = self.view_logits(clip)
+            logits = self.view_logits(given)
             rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
             return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
-    def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(self, clip: Clip, labels: Tensor) -> dict[str, Tensor]:
         """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': share right}.
 
         Of mixed targets the answer is the class with the largest share.
@@ -79,17 +91,19 @@ class Classifier(BaseModel):
         answer = labels if labels.dim() == 1 else labels.argmax(1)
         return {'loss': loss, 'top1': (logits.argmax(1) == answer).float().mean()}
 
-    def predict(self, clip: Tensor) -> Tensor:
+    def predict(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
         return self.view_logits(clip).mean(1)
 
-    def view_logits(self, clip: Tensor) -> Tensor:
+    def view_logits(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, V, classes)."""
+        if not isinstance(clip, Tensor):
+            return self.logits(clip).unsqueeze(1).float()
         if clip.dim() == 5:
             clip = clip.unsqueeze(1)
         return self.logits(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).float()
 
-    def logits(self, clip: Tensor) -> Tensor:
+    def logits(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W), uint8 or normalised -> (B, classes)."""
-        tokens = self.backbone(self.data_preprocessor.normalize(clip))
-        return self.head(self.dropout(self.norm(tokens.mean(1))))
+        pooled = self.backbone.pooled(self.data_preprocessor.normalize(clip))
+        return self.head(self.dropout(self.norm(pooled)))

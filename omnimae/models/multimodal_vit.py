@@ -259,6 +259,10 @@ class MultiModalViT(BaseModule):
         tokens = self.forward_layers(clips, [len(self.blocks) - 1])[0]
         return tokens._replace(x=self.norm(tokens.x))
 
+    def pooled(self, clips: Mapping[str, Tensor] | Tensor) -> Tensor:
+        """Modality -> (B, C, T, H, W), or a lone clip of RGB -> (B, D): mean over all tokens, the global ones too."""
+        return self({'rgb': clips} if isinstance(clips, Tensor) else clips).x.mean(1)
+
     def forward_layers(self, clips: Mapping[str, Tensor], layers: Sequence[int]) -> list[ModalTokens]:
         """Tokens after each of the blocks of these numbers, from 0, in ascending order, without norm; see ``forward``.
 

@@ -54,7 +54,7 @@ class ClipPreprocessor(BaseDataPreprocessor):
             ValueError: a label that is none of the model's classes, or no labels to mix.
         """
         if 'labels' in data and self.num_classes is not None:
-            self._check_labels(data)
+            _check_labels(data, self.num_classes)
         inputs = self.cast_data({key: value for key, value in data.items() if key in MODEL_INPUTS})
         if training and (self.erasing or self.mixing):
             self._augment(inputs)
@@ -76,16 +76,6 @@ class ClipPreprocessor(BaseDataPreprocessor):
             clip, inputs['labels'] = self.mixing(clip, targets)
         inputs['clip'] = clip
 
-    def _check_labels(self, data: Batch) -> None:
-        # Before they go to the GPU, where a wrong one ends the process with an assertion that names nothing.
-        labels = data['labels'].tolist()
-        for index, label in enumerate(labels):
-            if not 0 <= label < self.num_classes:
-                raise ValueError(
-                    f"The label {label} of {data['ids'][index]!r} is none of the model's {self.num_classes} classes, "
-                    'counted from 0. Set model.num_classes to the number of classes, or correct the labels.'
-                )
-
     def normalize(self, clip: Tensor) -> Tensor:
         """(..., C, T, H, W) -> the same, floating and normalised."""
         return self._normalize(clip, self.mean.view(-1, 1, 1, 1), self.std.view(-1, 1, 1, 1))
@@ -105,13 +95,23 @@ class ClipPreprocessor(BaseDataPreprocessor):
         return (pixels / 255 - mean) / std if pixels.dtype == torch.uint8 else pixels
 
 
+def _check_labels(data: Batch, num_classes: int) -> None:
+    # Before they go to the GPU, where a wrong one ends the process with an assertion that names nothing.
+    for name, label in zip(data['ids'], data['labels'].tolist(), strict=True):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"The label {label} of {name!r} is none of the model's {num_classes} classes, counted from 0. Set "
+                'model.num_classes to the number of classes, or correct the labels.'
+            )
+
+
 @MODELS.register_module()
 class MultiModalPreprocessor(BaseDataPreprocessor):
     """Move a batch of several modalities to the device, normalise each when asked.
 
     Args:
         modalities: name -> config of what normalises it; one without, such as a map of classes, stays as it is.
-        num_classes: that pixels of the target may have; the DensePredictor says it.
+        num_classes: that labels, or pixels of the target, may have; a Classifier or a DensePredictor says it.
     """
 
     def __init__(self, *, modalities: Mapping[str, dict] | None = None, num_classes: int | None = None):
@@ -124,12 +124,18 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
     def forward(self, data: Batch, training: bool = False) -> dict:
         """A batch of the loader -> the arguments of the model's ``forward``, on its device.
 
+        Labels go to a model that tells classes apart; others need not know of them.
+
         Raises:
-            ValueError: a class in the target that is none of the model's.
+            ValueError: a label, or a class in the target, that is none of the model's.
         """
-        if 'target' in data and self.num_classes is not None:
+        keys = ['clips', 'target', 'masks']
+        if self.num_classes is not None and 'target' in data:
             self._check_classes(data)
-        return self.cast_data({key: value for key, value in data.items() if key in ('clips', 'target', 'masks')})
+        elif self.num_classes is not None and 'labels' in data:
+            _check_labels(data, self.num_classes)
+            keys.append('labels')
+        return self.cast_data({key: value for key, value in data.items() if key in keys})
 
     def _check_classes(self, data: Batch) -> None:
         # Before they go to the GPU, where a wrong one ends the process with an assertion that names nothing.

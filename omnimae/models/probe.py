@@ -82,7 +82,7 @@ class FrozenBackbone(BaseModel):
         if self.pool == 'cls':
             pooled = self.backbone.encode(*self.backbone.patchify(clips))[:, 0]
         else:
-            pooled = self.backbone(clips).mean(1)
+            pooled = self.backbone.pooled(clips)
         return self.norm(pooled).unflatten(0, clip.shape[:2])
 
 

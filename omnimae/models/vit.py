@@ -416,6 +416,10 @@ class SpatioTemporalViT(PositionedModule):
         """(B, C, T, H, W) floating, normalised -> (B, N, D): all tokens of the clip."""
         return self.encode(*self.patchify(clip))[:, self.num_extra_tokens :]
 
+    def pooled(self, clip: Tensor) -> Tensor:
+        """(B, C, T, H, W) floating, normalised -> (B, D): mean over the tokens of the clip."""
+        return self(clip).mean(1)
+
     def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
         """(B, C, T, H, W) -> (B, N, P) and the grid, in the clip's own dtype."""
         return patchify(clip, self.patch_size)
