@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from test_datasets import write_video
 
 from omnimae.checkpoint import convert
+from omnimae.data.aligned import AlignedVideoDataset
+from omnimae.data.video import BrokenFileError
 from omnimae.layouts import export_multimae
 from omnimae.registry import MODELS
-from omnimae.structures import Masks
+from omnimae.structures import Address, Masks
 
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
@@ -101,3 +104,83 @@ def test_parameters_are_the_published_ones():
     assert count(model) == 12 * block(dim) + dim + sum(tokenizers.values()) + sum(heads.values()) == 97_917_072
     rounded = [round(n / 1e6, 2) for n in (*tokenizers.values(), *heads.values())]
     assert rounded == [0.59, 0.20, 0.80, 2.77, 2.63, 3.11, 2.77]
+
+
+# --- videos beside maps ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def clips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video whose frame i is the grey 4 i, beside depth of 100 i with a row number, and classes of i."""
+    root = tmp_path_factory.mktemp('clips')
+    write_video(root / 'rgb' / 'walk' / 'a.mp4', num_frames=30)
+    frames = np.arange(30)[:, None, None] * np.ones((1, 48, 64), int)
+    for name, maps in dict(depth=(100 * frames).astype(np.uint16), semseg=frames.astype(np.uint8)).items():
+        (root / name / 'walk').mkdir(parents=True)
+        np.save(root / name / 'walk' / 'a.npy', maps)
+    return root
+
+
+def clips_of(root: Path, **more) -> AlignedVideoDataset:
+    modalities = dict(rgb={}, depth={}, semseg=dict(kind='classes', num_classes=30, stride=4))
+    crop = [dict(type='RandomResizedCrop', size=16)] if more.pop('train', False) else []
+    settings = dict(modalities=modalities, clip_seconds=2.0, num_frames=8, transforms=crop)
+    return AlignedVideoDataset(root=str(root), **{**settings, **more})
+
+
+@pytest.mark.parametrize('sampling', ['dense', 'sparse'])
+def test_frames_of_all_modalities_are_of_the_same_time(clips_root, sampling):
+    for seed in range(20):
+        clips = clips_of(clips_root, sampling=sampling, replicas=2, train=True)[Address(0, 0, seed)]['clips']
+        assert {name: tuple(x.shape) for name, x in clips.items()} == {
+            'rgb': (2, 3, 8, 16, 16), 'depth': (2, 1, 8, 16, 16), 'semseg': (2, 1, 8, 4, 4),
+        }  # fmt: skip
+        numbers = clips['semseg'][0, 0, :, 0, 0].int()
+        assert (clips['depth'][0, 0, :, 0, 0] == 100 * numbers).all()
+        assert ((clips['rgb'].float().mean((0, 1, 3, 4)) / 4).round() == numbers).all()
+        assert numbers.diff().min() >= 0
+    assert (clips['depth'].dtype, clips['semseg'].dtype) == (torch.int32, torch.uint8)
+
+
+def test_testing_takes_the_same_clip_every_time(clips_root):
+    source = clips_of(clips_root)
+    assert torch.equal(source[0]['clips']['depth'], source[0]['clips']['depth'])
+    assert source[0]['clips']['semseg'][0, 0, :, 0, 0].tolist() == [0, 2, 5, 8, 10, 13, 16, 19]
+    assert (source[0]['modality'], source[0]['label'], len(source)) == ('video', 0, 1)
+
+
+def test_only_the_frames_of_the_clip_are_read(clips_root, monkeypatch):
+    opened = []
+    load = np.load
+    monkeypatch.setattr(np, 'load', lambda *args, **kwargs: opened.append(load(*args, **kwargs)) or opened[-1])
+    clips_of(clips_root)[0]
+    assert [type(array) for array in opened] == [np.memmap, np.memmap]
+
+
+@pytest.mark.parametrize(
+    ('array', 'message'),
+    [
+        (np.zeros((30, 48, 64), np.float32), r'float32 \(30, 48, 64\), and maps are whole numbers'),
+        (np.zeros((48, 64), np.uint8), r'uint8 \(48, 64\), and maps are whole numbers'),
+        (np.full((30, 48, 64), 30, np.uint8), 'has the class 30, and num_classes=30'),
+        (np.zeros((30, 48, 60), np.uint8), r'different sizes, \[\(48, 60\), \(48, 64\)\]'),
+        (np.array([[['pickled']]], object), 'Python objects in dtype'),
+        (None, 'No data left'),
+    ],
+)
+def test_arrays_that_are_no_maps(clips_root, tmp_path, array, message):
+    for name in ('rgb', 'depth'):
+        (tmp_path / name).symlink_to(clips_root / name)
+    (tmp_path / 'semseg' / 'walk').mkdir(parents=True)
+    if array is None:
+        (tmp_path / 'semseg' / 'walk' / 'a.npy').touch()
+    else:
+        np.save(tmp_path / 'semseg' / 'walk' / 'a.npy', array)
+    with pytest.raises(BrokenFileError, match=message):
+        clips_of(tmp_path)[0]
+
+
+def test_modalities_of_video_that_cannot_be_used(clips_root):
+    for modalities in (dict(depth={}), dict(rgb={}, depth=dict(valid='semseg'))):
+        with pytest.raises(ValueError, match="name one of kind='rgb' first, whose videos tell the time, and none with"):
+            clips_of(clips_root, modalities=modalities)

@@ -3,11 +3,16 @@
 The layout is MultiMAE's (arXiv:2204.01678), and that of ADE20K, Hypersim and NYUv2 as it is used with them:
 
     root/rgb/some/where/name.jpg    root/depth/some/where/name.png    root/semseg/some/where/name.png
+
+Videos have videos of colours there and maps as arrays (no video format in use keeps 16 bits, nor classes as they are):
+
+    root/rgb/some/where/name.mp4    root/depth/some/where/name.npy
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +23,10 @@ from mmengine import fileio
 from PIL import Image
 from torch import Tensor
 
-from omnimae.data.annotations import IMAGE_EXTENSIONS, StringTable, scan_folder
+from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, StringTable, scan_folder
 from omnimae.data.datasets import BrokenImageError, ImageDataset, read_image
 from omnimae.data.transforms import resize
+from omnimae.data.video import BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen
 from omnimae.registry import DATASETS
 from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample
 
@@ -39,6 +45,7 @@ class Modality(NamedTuple):
         stride: side of the square of pixels that becomes one, behind all transforms (MultiMAE's input of classes: 4).
         valid: folder of masks that are 255 where the depth is known; elsewhere it becomes -1.
         reduce_zero_label: class 0 becomes none, and all others move down by one (ADE20K, NYUv2).
+        num_classes: a file of classes with others than these, or with none, counts as broken; None takes any.
     """
 
     kind: str
@@ -46,6 +53,7 @@ class Modality(NamedTuple):
     stride: int = 1
     valid: str | None = None
     reduce_zero_label: bool = False
+    num_classes: int | None = None
 
 
 @DATASETS.register_module()
@@ -66,6 +74,8 @@ class AlignedDataset(ImageDataset):
         ValueError: an argument that cannot be used, a folder without files, or a file without a partner.
     """
 
+    map_extensions: tuple[str, ...] = MAP_EXTENSIONS
+
     def __init__(
         self, *, root: str, modalities: Mapping[str, Mapping[str, Any]], target: str | None = None, **kwargs: Any
     ):
@@ -78,7 +88,7 @@ class AlignedDataset(ImageDataset):
         self.target = target
         first = next(iter(self.modalities.values()))
         if first.kind != 'rgb':
-            kwargs.setdefault('extensions', MAP_EXTENSIONS)
+            kwargs.setdefault('extensions', self.map_extensions)
         super().__init__(root=os.path.join(root, first.folder), **kwargs)
         if target is not None:  # a folder all/ or data/ is no class
             self.labels = self.classes = None
@@ -91,7 +101,8 @@ class AlignedDataset(ImageDataset):
         self.aligned_root = root
 
     def _partners(self, root: str, folder: str, stems: Sequence[str]) -> StringTable:
-        rows = scan_folder(os.path.join(root, folder), MAP_EXTENSIONS, backend_args=self.backend_args)
+        extensions = (*self.default_extensions, *self.map_extensions)
+        rows = scan_folder(os.path.join(root, folder), extensions, backend_args=self.backend_args)
         found = {os.path.splitext(path)[0]: path for path in rows.paths}
         missing = [stem for stem in stems if stem not in found]
         if missing:
@@ -115,17 +126,8 @@ class AlignedDataset(ImageDataset):
         path = self._file(modality.folder, row)
         if modality.kind == 'rgb':
             return read_image(path, self.backend_args)
-        pixels = read_map(path, self.backend_args)
-        if modality.kind == 'classes':
-            if pixels.dtype != np.uint8:
-                raise BrokenImageError(path, f'classes of {pixels.dtype}, which has to be 8 bits')
-            if modality.reduce_zero_label:
-                pixels = np.where(pixels == UNKNOWN_CLASS, pixels, pixels - np.uint8(1))  # 0 - 1 is 255
-            return pixels
-        if pixels.dtype.kind == 'f':
-            raise BrokenImageError(path, 'floating-point depth has no known unit; store 8 or 16 bits')
-        pixels = pixels.astype(np.int16 if pixels.dtype == np.uint8 else np.int32)
-        if modality.valid is not None:
+        pixels = _checked(read_map(path, self.backend_args), modality, path)
+        if modality.kind == 'depth' and modality.valid is not None:
             valid = read_map(self._file(modality.valid, row), self.backend_args)
             if valid.shape != pixels.shape:
                 raise BrokenImageError(path, f'its mask has the size {valid.shape[1:3]}, not {pixels.shape[1:3]}')
@@ -153,6 +155,103 @@ class AlignedDataset(ImageDataset):
         if self.labels is not None:
             sample['label'] = int(self.labels[row])
         return sample
+
+
+@DATASETS.register_module()
+class AlignedVideoDataset(AlignedDataset):
+    """Clips of several modalities, aligned frame by frame and pixel by pixel; see `AlignedDataset`.
+
+    Maps are a .npy file of whole numbers, (frames, height, width), one for each frame of a video of that size. Fewer
+    count as evenly spread over the video, and are only near its frames in time. Depth may be negative where it is not
+    known.
+
+    Args:
+        clip_seconds, num_frames, sampling: as of `VideoDataset`; testing takes one clip of a video.
+
+    Raises:
+        ValueError: a first modality other than 'rgb', whose videos tell the time, or a folder of masks.
+    """
+
+    modality = 'video'
+    default_extensions = VIDEO_EXTENSIONS
+    map_extensions = ('.npy',)
+
+    def __init__(self, *, clip_seconds: float = 2.7, num_frames: int = 16, sampling: str = 'dense', **kwargs: Any):
+        self.sampling = ClipSampling(sampling, clip_seconds, num_frames)
+        self.sampling.check()
+        super().__init__(**kwargs)
+        first, *others = self.modalities.values()
+        if first.kind != 'rgb' or any(other.valid is not None for other in others):
+            raise ValueError(
+                f"modalities={list(self.modalities)}: name one of kind='rgb' first, whose videos tell the time, and "
+                'none with valid=...: store negative depth where it is not known.'
+            )
+
+    def _read(self, row: int, rng: np.random.Generator | None) -> list[Any]:
+        seed = None if rng is None else int(rng.integers(2**63))
+        clips: dict[str, np.ndarray] = {}
+        duration = math.inf
+        for name, modality in self.modalities.items():
+            path = self._file(modality.folder, row)
+            generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
+            if modality.kind == 'rgb':
+                with open_video(path, backend_args=self.backend_args) as video:
+                    duration = min(duration, video.duration)
+                    clips[name] = self.sampling.read(video, 0.0, duration, generator)[0]
+            else:
+                maps: Any = MapVideo(path, duration, self.backend_args)  # of a VideoReader what sampling needs
+                clips[name] = _checked(self.sampling.read(maps, 0.0, duration, generator)[0], modality, path)
+        if len(sizes := {clip.shape[1:3] for clip in clips.values()}) > 1:
+            raise BrokenFileError(self._path(row), f'its modalities have different sizes, {sorted(sizes)}')
+        return [clips]
+
+
+class MapVideo:
+    """Maps of the frames of a video, read as a video is: of the whole array only the frames that are asked for.
+
+    Raises:
+        BrokenFileError: no array of whole numbers, (frames, height, width).
+    """
+
+    def __init__(self, path: str, duration: float, backend_args: dict | None = None):
+        try:
+            with fileio.get_local_path(path, backend_args=backend_args) as local:
+                self.array = np.load(local, mmap_mode='r', allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise BrokenFileError(path, f'{type(error).__name__}: {error}') from error
+        if not isinstance(self.array, np.ndarray):
+            raise BrokenFileError(path, 'an archive of arrays, and maps are one array')
+        if self.array.ndim != 3 or not self.array.size or self.array.dtype.kind not in 'iu':
+            raise BrokenFileError(
+                path, f'{self.array.dtype} {self.array.shape}, and maps are whole numbers (frames, height, width)'
+            )
+        self.times = np.arange(len(self.array)) * duration / len(self.array)
+
+    def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[np.ndarray]:
+        """Maps (num_frames, H, W, 1) of each clip, see `pick_frames`."""
+        return [self._maps(pick_frames(self.times, start, seconds, num_frames)) for start in starts]
+
+    def read_at(self, moments: np.ndarray) -> np.ndarray:
+        """Maps (n, H, W, 1) of these moments in seconds, see `pick_on_screen`."""
+        return self._maps(pick_on_screen(self.times, moments))
+
+    def _maps(self, indices: np.ndarray) -> np.ndarray:
+        return self.array[indices][..., None]
+
+
+def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:
+    """(T, H, W, 1) as stored -> depth as int16 or int32, classes as uint8."""
+    if modality.kind == 'depth':
+        if pixels.dtype.kind == 'f':
+            raise BrokenImageError(path, 'floating-point depth has no known unit; store 8 or 16 bits')
+        return pixels.astype(np.int16 if pixels.dtype == np.uint8 else np.int32)
+    if pixels.dtype != np.uint8:
+        raise BrokenImageError(path, f'classes of {pixels.dtype}, which has to be 8 bits')
+    if modality.reduce_zero_label:
+        pixels = np.where(pixels == UNKNOWN_CLASS, pixels, pixels - np.uint8(1))  # 0 - 1 is 255
+    if modality.num_classes is not None and (largest := int(pixels.max())) >= modality.num_classes:
+        raise BrokenImageError(path, f'has the class {largest}, and num_classes={modality.num_classes}')
+    return pixels
 
 
 def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:

@@ -341,7 +341,7 @@ class ImageDataset(FileDataset):
     """Images as clips of one frame; see `FileDataset` for the arguments."""
 
     modality = 'image'
-    default_extensions = IMAGE_EXTENSIONS
+    default_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
         """The image as one clip (1, H, W, 3).

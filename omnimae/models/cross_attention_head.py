@@ -160,13 +160,16 @@ class CrossAttentionHead(BaseModule):
     def errors(self, prediction: Tensor, patches: Tensor) -> Tensor:
         """(B, N, P), (B, N, P) normalised patches or classes -> (B, N): mean error of each token, in float32.
 
-        The patches of an image are one frame, which every frame of a predicted tubelet has to match.
+        The patches of an image are one frame, which every frame of a predicted tubelet has to match. Pixels without a
+        class have no error.
         """
         prediction = prediction.float()
         if self.error == 'cross_entropy':
             logits = prediction.unflatten(-1, (-1, patches.shape[-1], self.channels))
-            classes = patches.long().unsqueeze(-2).expand(logits.shape[:-1])
-            errors = F.cross_entropy(logits.flatten(0, -2), classes.flatten(), reduction='none')
+            classes = patches.long().unsqueeze(-2).expand(logits.shape[:-1]).clamp(max=self.channels)
+            errors = F.cross_entropy(
+                logits.flatten(0, -2), classes.flatten(), ignore_index=self.channels, reduction='none'
+            )
             return errors.view(classes.shape).mean((-2, -1))
         prediction = prediction.unflatten(-1, (-1, patches.shape[-1]))
         target = patches.float() if self.target is None else self.target(patches.float(), prediction.shape[-2])

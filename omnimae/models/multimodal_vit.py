@@ -132,7 +132,7 @@ class ClassMapTokenizer(Tokenizer):
         embed_dim: the backbone fills it in.
         num_classes: that a map tells apart, 133 in COCO's panoptic maps.
         class_dim: width of the vector of a class.
-        padding_class: one class more, ``num_classes``, for pixels without one; its vector begins as zero and stays.
+        padding_class: one class more, for pixels with none (255) or with one of a higher number; its vector is zero.
         patch_size: (pt, ph, pw) pixels of the map; MultiMAE's maps have a quarter of the image's height and width.
         clip_size: (T, H, W) of the map that the position table is made for.
 
@@ -164,7 +164,8 @@ class ClassMapTokenizer(Tokenizer):
 
     def embed(self, patches: Tensor) -> Tensor:
         """(B, N, P) classes, integers -> (B, N, D)."""
-        return self.patch_embed(self.class_embed(patches.long()).flatten(2))
+        classes = patches.long().clamp(max=self.class_embed.padding_idx)
+        return self.patch_embed(self.class_embed(classes).flatten(2))
 
 
 class ModalTokens(NamedTuple):
