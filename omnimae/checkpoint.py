@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from omnimae.layouts import (
+    CLS_POSITION,
     CLS_TOKEN,
     GLOBAL_TOKENS,
     KERNEL,
@@ -246,7 +247,8 @@ def load_weights(
 
     A pretraining model needs every tensor of it. A classifier takes the backbone of a pretraining checkpoint or of an
     encoder and leaves the decoder, and the final norm where its backbone has none (as the release does; the norm
-    belongs to single tokens); of a classifier's checkpoint it takes everything, but leaves a head for other classes.
+    belongs to single tokens) unless it wants it as its own (``pretrained_norm``); of a classifier's checkpoint it takes
+    everything, but leaves a head for other classes.
     Between a model of several modalities and a plain ViT the blocks and the tokenizer of 'rgb' are what both have.
 
     Args:
@@ -270,16 +272,19 @@ def load_weights(
     if KERNEL not in target and not is_multimodal(target):
         raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
     state_dict = _of_kind(state_dict, target)
-    has_positions = any(key.endswith('pos_embed') for key in state_dict)
-    fixed = () if has_positions else tuple(key for key in target if key.endswith('pos_embed'))
+    has_positions = any('.pos_embed' in key for key in state_dict)
+    fixed = () if has_positions else tuple(key for key, _ in model.named_buffers() if key.endswith('pos_embed'))
     target = {key: x for key, x in target.items() if key not in fixed}
     for key in fixed:
         part: Any = model.get_submodule(key.removesuffix('.pos_embed'))
         part.pos_embed.copy_(part.fixed_positions())
+    takes_norm = getattr(model, 'pretrained_norm', False)
+    if takes_norm:
+        state_dict = {re.sub(r'^backbone\.norm\.', 'norm.', key): x for key, x in state_dict.items()}
     if label_map is not None:
         state_dict = _with_picked_head(state_dict, target, label_map, path)
     state_dict, inflated = _inflate_all(state_dict, target, model)
-    wanted = _wanted(state_dict, target, path)
+    wanted = _wanted(state_dict, target, path, takes_norm)
     _check_fit(wanted, target, state_dict, path)
     if complete:
         _check_complete(wanted, target, state_dict, path)
@@ -328,7 +333,7 @@ def _inflate_all(state_dict: StateDict, target: StateDict, model: nn.Module) -> 
 
 
 def inflate(
-    state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor, prefix: str = 'backbone.'
+    state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor | None, prefix: str = 'backbone.'
 ) -> tuple[StateDict, tuple[str, ...]]:
     """Let a model of one-frame patches start one of ``tubelet`` frames: -> weights, and the keys that changed.
 
@@ -344,7 +349,7 @@ def inflate(
         state_dict: of our layout.
         tubelet: frames of the model's patches.
         grid: of the clips that the model's position table is made for.
-        positions: (1, N, D), the fixed sinusoids, with which a new model begins.
+        positions: (1, N, D), the fixed sinusoids, with which a new model begins; None where it learns them.
         prefix: of the names of kernel and positions.
     """
     inflated = {}
@@ -353,6 +358,7 @@ def inflate(
         inflated[f'{prefix}patch_embed.weight'] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
         if (
             table is not None
+            and positions is not None
             and grid.t > 1
             and table.shape[1] == grid.h * grid.w
             and table.shape[2] == positions.shape[2]
@@ -466,7 +472,9 @@ class CheckpointInit:
             update_init_info(module, init_info=f'Checkpoint: {self.checkpoint}')
 
 
-def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -> Callable[[str], bool]:
+def _wanted(
+    state_dict: StateDict, target: StateDict, path: str | os.PathLike, takes_norm: bool
+) -> Callable[[str], bool]:
     """Which keys, of file and model alike, have to meet."""
     apart = tuple(f'{TOKENIZERS}{name}.' for name in modalities_of(state_dict) ^ modalities_of(target))
     if is_multimodal(target) and is_encoder(state_dict):  # perhaps of a plain ViT, which has no global token
@@ -484,8 +492,10 @@ def _wanted(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -
     is_probe = token_norm in state_dict and token_norm not in target
     loses_token = CLS_TOKEN in state_dict and CLS_TOKEN not in target  # and with it what was trained on top
     if is_pretraining(state_dict) or is_encoder(state_dict) or is_probe or loses_token:
-        unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *({CLS_TOKEN} - target.keys()), *apart)
-        return lambda key: key.startswith('backbone.') and not key.startswith(unwanted)
+        cls_keys = {CLS_TOKEN, CLS_POSITION} - target.keys()
+        unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *cls_keys, *apart)
+        wanted = ('backbone.', 'norm.') if takes_norm else 'backbone.'
+        return lambda key: key.startswith(wanted) and not key.startswith(unwanted)
     head = _head_keys(chain(state_dict, target))
     if all(key in state_dict and key in target and state_dict[key].shape == target[key].shape for key in head):
         return lambda key: True
@@ -548,7 +558,13 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
         )
     if 'backbone.norm.weight' in target and 'norm.weight' in state_dict:
         return "It is a classifier's, whose norm stands behind the pooling. Set model.norm='pooled'."
-    if keys == [CLS_TOKEN]:
+    if all('.pos_embed' in key for key in keys) and any('.pos_embed_' in key for key in keys):
+        if all(key in state_dict and key in target for key in keys):
+            return 'Set clip_size to the one the checkpoint was made for: clips of any other size run then, too.'
+        return 'Their positions are of another kind. Set backbone.positions and head.positions to that of the file.'
+    if 'head.cls_token' in keys:
+        return f'Set head.cls_token={"head.cls_token" in state_dict} in the model, and head.positions as in the file.'
+    if CLS_TOKEN in keys and all(key == CLS_TOKEN or key.endswith('.pos_embed_cls') for key in keys):
         return f'Set backbone.cls_token={CLS_TOKEN in state_dict} in the model.'
     if all(key.endswith(('decoder_embed.bias', 'mask_token', 'pos_embed')) for key in keys):
         return "The mask token is at another width. See head.tokens: 'encoder' (OmniMAE) or 'decoder' (VideoMAE)."

@@ -9,6 +9,10 @@ Converting renames: no value changes, position tables included. What another enc
   ``qkv_bias='qv', tokens='decoder', embed_bias=False``.
 - MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Where the decoder is
   in the file it becomes an MAEHead with ``qkv_bias=True, tokens='decoder', positions='sincos2d'``.
+- MAE-ST (arXiv:2205.09113) has learned positions, of the class token too, and queries, keys and values apart. Its
+  repository ('mae_st') has a class token of the decoder's own; the released weights are SlowFast's ('slowfast'), whose
+  decoder goes on with the encoder's and has a position for every token. The decoder becomes an MAEHead with
+  ``qkv_bias=True, tokens='decoder'`` and ``positions='separable', cls_token=True`` or ``positions='learned'``.
 - MultiMAE (arXiv:2204.01678) has adapters for inputs and outputs, our tokenizers and heads; its predictions of a patch
   have the channels first. `take_modality` and `as_modality` go from it to a plain ViT and back.
 """
@@ -28,11 +32,12 @@ from omnimae.structures import Grid
 StateDict = dict[str, Tensor]
 
 NATIVE = 'native'
-WRAPPERS = ('state_dict', 'model', 'module')  # keys under which checkpoints keep the weights
+WRAPPERS = ('state_dict', 'model', 'module', 'model_state')  # keys under which checkpoints keep the weights
 
 POSITIONS = 'backbone.pos_embed'
 KERNEL = 'backbone.patch_embed.weight'
 CLS_TOKEN = 'backbone.cls_token'
+CLS_POSITION = 'backbone.pos_embed_cls'
 GLOBAL_TOKENS = 'backbone.global_tokens'
 TOKENIZERS = 'backbone.tokenizers.'
 BLOCK_KEYS = tuple(
@@ -52,6 +57,7 @@ class Layout(NamedTuple):
         spellings: other prefixes for the same thing, (theirs, the spelling used above).
         simplify: their state dict -> one of the names above, and the keys that have no place in ours.
         fixed_positions: the files hold no position table, since it is the fixed one.
+        cls_positions: the class token has positions of its own.
         embed_bias: whether the projection from the encoder to the decoder has a bias.
         needs_norm: whether the encoder of a pretraining model always ends in a norm.
     """
@@ -62,6 +68,7 @@ class Layout(NamedTuple):
     spellings: tuple[tuple[str, str], ...] = ()
     simplify: Callable[[StateDict], tuple[StateDict, tuple[str, ...]]] = lambda state_dict: (state_dict, ())
     fixed_positions: bool = False
+    cls_positions: bool = False
     embed_bias: bool = True
     needs_norm: bool = True
 
@@ -99,6 +106,41 @@ def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...
         if value is not None:
             plain[f'{prefix}qkv.bias'] = torch.cat([query, torch.zeros_like(query), value])
     return plain, ()
+
+
+def _simplify_mae_st(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """MAE-ST: queries, keys and values apart; the class token's position is the first row of a joint table.
+
+    A classifier has its norm, of the name of that of pretraining, behind the pooling.
+    """
+    plain: StateDict = {}
+    for key, x in state_dict.items():
+        block, dot, projection = key.rpartition('attn.')
+        name, _, parameter = projection.partition('.')
+        parts = [f'{block}attn.{part}.{parameter}' for part in 'qkv']
+        if dot and name in 'qkv' and all(part in state_dict for part in parts):
+            plain[f'{block}attn.qkv.{parameter}'] = torch.cat([state_dict[part] for part in parts])
+        elif key in ('pos_embed', 'decoder_pos_embed') and 'cls_token' in state_dict:
+            plain[f'{key}_class'], plain[key] = x[:, :1], x[:, 1:]
+        elif key.startswith('norm.') and 'head.weight' in state_dict:
+            plain[f'fc_{key}'] = x
+        else:
+            plain[key] = x
+    _flatten_mask_token(plain)
+    return plain, ()
+
+
+def _simplify_slowfast(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """MAE-ST as SlowFast names it: blocks and norm of the decoder are numbered through."""
+    last = num_blocks('pred_head.transforms.0.', state_dict) - 1
+    names = (
+        (f'pred_head.transforms.0.{last}.', 'decoder_norm.'),
+        ('pred_head.transforms.0.', 'decoder_blocks.'),
+        ('pred_head.projections.0.', 'decoder_pred.'),
+        ('head.projection.', 'head.'),
+        *((f'dec_{name}', f'decoder_{name}') for name, _ in _LEARNED_POSITIONS),
+    )
+    return _simplify_mae_st({_renamed(key, names) or key: x for key, x in state_dict.items()})
 
 
 # MultiMAE's parts of an adapter, (theirs, ours), in this order
@@ -244,6 +286,18 @@ _MAE = (
     *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
 )
 
+_LEARNED_POSITIONS = (
+    ('pos_embed_spatial', 'backbone.pos_embed_space'),
+    ('pos_embed_temporal', 'backbone.pos_embed_time'),
+    ('pos_embed_class', CLS_POSITION),
+)
+_MAE_ST = (
+    *_LEARNED_POSITIONS,
+    *((f'decoder_{theirs}', ours.replace('backbone.', 'head.')) for theirs, ours in _LEARNED_POSITIONS),
+    ('decoder_cls_token', 'head.cls_token'),
+    *_MAE,
+)
+
 LAYOUTS = {
     # github.com/facebookresearch/omnivore: the published files, and the checkpoints that its trainer writes
     'omnimae': Layout(
@@ -291,6 +345,22 @@ LAYOUTS = {
         classifier=_MULTIMAE[:-1],
         simplify=_simplify_multimae,
         needs_norm=False,
+    ),
+    # MAE-ST in github.com/facebookresearch/SlowFast: the published files
+    'slowfast': Layout(
+        marks=('pred_head.projections.0.weight', 'head.projection.weight'),
+        pretraining=_MAE_ST,
+        classifier=(*_LEARNED_POSITIONS, *_TIMM),
+        simplify=_simplify_slowfast,
+        cls_positions=True,
+    ),
+    # github.com/facebookresearch/mae_st
+    'mae_st': Layout(
+        marks=('pos_embed_spatial', 'blocks.0.attn.q.weight'),
+        pretraining=_MAE_ST,
+        classifier=(*_LEARNED_POSITIONS, *_TIMM),
+        simplify=_simplify_mae_st,
+        cls_positions=True,
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
     'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_MAE, classifier=_TIMM, simplify=_simplify_timm),
@@ -536,6 +606,69 @@ def export_mae(state_dict: StateDict) -> StateDict:
     return weights
 
 
+def export_mae_st(state_dict: StateDict) -> StateDict:
+    """Our pretraining model, classifier or encoder -> the names of MAE-ST's repository.
+
+    Raises:
+        ValueError: positions that are not learned, or a decoder of another kind.
+    """
+    if 'head.decoder_embed.weight' in state_dict and CLS_TOKEN in state_dict and 'head.cls_token' not in state_dict:
+        raise ValueError(
+            "The layout 'mae_st' has a class token of the decoder's own, and this decoder goes on with the encoder's. "
+            "Export to 'slowfast'."
+        )
+    return _mae_st_names(state_dict, 'mae_st')
+
+
+def export_slowfast(state_dict: StateDict) -> StateDict:
+    """Our pretraining model, classifier or encoder -> the names of MAE-ST's released files, which are SlowFast's.
+
+    Raises:
+        ValueError: positions that are not learned, or a decoder of another kind.
+    """
+    if 'head.cls_token' in state_dict:
+        raise ValueError("The layout 'slowfast' has no class token of the decoder's own. Export to 'mae_st'.")
+    depth = num_blocks('head.blocks.', state_dict)
+    names = (
+        ('decoder_norm.', f'pred_head.transforms.0.{depth}.'),
+        ('decoder_blocks.', 'pred_head.transforms.0.'),
+        ('decoder_pred.', 'pred_head.projections.0.'),
+        ('head.', 'head.projection.'),
+        *((f'decoder_{theirs}', f'dec_{theirs}') for theirs, _ in _LEARNED_POSITIONS),
+    )
+    return {_renamed(key, names) or key: x for key, x in _mae_st_names(state_dict, 'slowfast').items()}
+
+
+def _mae_st_names(state_dict: StateDict, target: str) -> StateDict:
+    layout = LAYOUTS[target]
+    pairs = layout.pretraining if is_pretraining(state_dict) else layout.classifier
+    names = {key: _renamed(key, tuple((ours, theirs) for theirs, ours in pairs)) for key in state_dict}
+    unplaced = [key for key, name in names.items() if name is None]
+    is_learned = (CLS_POSITION if CLS_TOKEN in state_dict else 'backbone.pos_embed_space') in state_dict
+    if unplaced or not is_learned or len(state_dict.get('head.decoder_embed.weight', ())) != _width(state_dict):
+        raise ValueError(
+            f'The layout {target!r} is that of learned positions (backbone.positions) and of one MAEHead with '
+            f"tokens='decoder'. It has no names for {listed(unplaced)}."
+        )
+    weights: StateDict = {}
+    for key, x in state_dict.items():
+        name = str(names[key])
+        block, dot, parameter = name.partition('attn.qkv.')
+        if dot:
+            weights |= {f'{block}attn.{part}.{parameter}': rows for part, rows in zip('qkv', x.chunk(3), strict=True)}
+        else:
+            weights[name.removeprefix('fc_')] = x.unsqueeze(0) if name == 'mask_token' else x
+    for name in ('pos_embed', 'decoder_pos_embed'):
+        if name in weights and f'{name}_class' in weights:
+            weights[name] = torch.cat([weights.pop(f'{name}_class'), weights[name]], 1)
+    return weights
+
+
+def _width(state_dict: StateDict) -> int:
+    """Of the mask token, 0 without one."""
+    return state_dict['head.mask_token'].shape[-1] if 'head.mask_token' in state_dict else 0
+
+
 def _with_first_row(positions: Tensor) -> Tensor:
     """(1, N, D) -> (1, 1 + N, D): the class token's position is zero."""
     return torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
@@ -692,7 +825,8 @@ def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
     """List the keys that a model of ours has, with as many blocks as occur in these keys."""
     parts = [f'{TOKENIZERS}{name}.' for name in sorted(modalities_of(state_dict))] or ['backbone.']
     names = [*_affine(*(f'{part}patch_embed.' for part in parts)), *_block_keys('backbone.blocks.', state_dict)]
-    names += [] if layout.fixed_positions else [f'{part}pos_embed' for part in parts]
+    for part in parts:
+        names += _position_keys(part, state_dict, layout)
     if is_multimodal(state_dict):
         names += [GLOBAL_TOKENS, *(key for key in state_dict if key.endswith('.class_embed.weight'))]
     if CLS_TOKEN in state_dict:
@@ -707,12 +841,22 @@ def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
         names += [f'{prefix}mask_token', f'{prefix}decoder_embed.weight']
         names += _affine(f'{prefix}norm.', f'{prefix}pred.')
         names += [f'{prefix}decoder_embed.bias'] if layout.embed_bias else []
-        names += [] if layout.fixed_positions else [f'{prefix}pos_embed']
+        names += _position_keys(prefix, state_dict, layout)
+        names += [f'{prefix}cls_token'] if f'{prefix}cls_token' in state_dict else []
         names += _block_keys(f'{prefix}blocks.', state_dict)
         if is_multimodal(state_dict):
             names += _affine(*(prefix + name for name in _CROSS_ATTENTION))
             names += [f'{prefix}modality_embed.{name}' for name in modalities_of(state_dict)]
     return set(names)
+
+
+def _position_keys(prefix: str, state_dict: Collection[str], layout: Layout) -> list[str]:
+    if layout.fixed_positions:
+        return []
+    names = [f'{prefix}pos_embed']
+    if f'{prefix}pos_embed_space' in state_dict:
+        names = [f'{prefix}pos_embed_space', f'{prefix}pos_embed_time']
+    return [*names, f'{prefix}pos_embed_cls'] if layout.cls_positions and CLS_TOKEN in state_dict else names
 
 
 _CROSS_ATTENTION = ('query_norm.', 'context_norm.', 'attn.q.', 'attn.kv.', 'attn.proj.', 'mlp.fc1.', 'mlp.fc2.')

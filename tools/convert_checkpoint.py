@@ -1,7 +1,7 @@
 """Convert weights: published ones to ours, and ours (or published ones) to the layouts of others.
 
-python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|multimae|timm]
-python tools/convert_checkpoint.py SRC DST --to omnimae|mae|multimae
+python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|multimae|mae_st|slowfast|timm]
+python tools/convert_checkpoint.py SRC DST --to omnimae|mae|mae_st|slowfast|multimae
 python tools/convert_checkpoint.py SRC DST --to videomae --config CONFIG
 python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CONFIG
 
@@ -26,7 +26,9 @@ from omnimae.layouts import (
     export,
     export_huggingface,
     export_mae,
+    export_mae_st,
     export_multimae,
+    export_slowfast,
     export_timm,
     export_videomae,
     is_multimodal,
@@ -35,6 +37,14 @@ from omnimae.layouts import (
     translate,
 )
 from omnimae.registry import MODELS
+
+EXPORTS = {  # of those that need nothing but the weights
+    'omnimae': export,
+    'mae': export_mae,
+    'mae_st': export_mae_st,
+    'slowfast': export_slowfast,
+    'multimae': export_multimae,
+}
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,7 +55,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--source', choices=sorted(LAYOUTS), help='layout of SRC; recognised when not given')
     parser.add_argument(
         '--to',
-        choices=[NATIVE, 'omnimae', 'mae', 'multimae', 'videomae', 'timm', 'huggingface'],
+        choices=[NATIVE, 'omnimae', 'mae', 'mae_st', 'slowfast', 'multimae', 'videomae', 'timm', 'huggingface'],
         default=NATIVE,
         help='layout of DST; default: ours',
     )
@@ -75,12 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             weights = _write_folder(weights, args)
         else:
             kept = {key: str(meta[key]) for key in ('weights', 'epoch', 'iter') if key in meta}
-            if args.to == 'omnimae':
-                weights = export(weights)
-            elif args.to == 'mae':
-                weights = export_mae(weights)
-            elif args.to == 'multimae':
-                weights = export_multimae(weights)
+            if args.to in EXPORTS:
+                weights = EXPORTS[args.to](weights)
             elif args.to == 'videomae':
                 weights = export_videomae(weights, positions=_positions(args))
             save_file(weights, args.dst, {'converted_from': str(source), **kept})

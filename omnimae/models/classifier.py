@@ -18,7 +18,8 @@ class Classifier(BaseModel):
     """Classify images or videos with a pretrained backbone (arXiv:2206.08356, section 4 and appendix A.2).
 
     As in the release, tokens are averaged *before* the final norm, so that norm starts fresh: the pretraining one
-    belongs to single tokens. Over a MultiModalViT several modalities are classified together, or RGB alone.
+    belongs to single tokens; MAE-ST begins with that one all the same. Over a MultiModalViT several modalities are
+    classified together, or RGB alone.
 
     Args:
         backbone: config of the encoder; its own final norm is switched off.
@@ -26,6 +27,7 @@ class Classifier(BaseModel):
         label_smoothing: of the cross-entropy; with mixing too: s smooths a target t to (1 - s) t + s / num_classes,
             which is the same before and after mixing.
         head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2).
+        pretrained_norm: begin with the final norm of a pretraining checkpoint, as MAE-ST does.
         dropout: share of the features that training drops in front of the head.
         data_preprocessor: config of the ClipPreprocessor, where erasing and mixing of training batches stand, or of a
             MultiModalPreprocessor; it is told ``num_classes``.
@@ -38,6 +40,7 @@ class Classifier(BaseModel):
         num_classes: int,
         label_smoothing: float = 0.0,
         head_init_std: float = 2e-5,
+        pretrained_norm: bool = False,
         dropout: float = 0.0,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -46,6 +49,7 @@ class Classifier(BaseModel):
         super().__init__(MODELS.build(preprocessor), init_cfg)
         self.backbone = MODELS.build({**backbone, 'final_norm': False})
         self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
+        self.pretrained_norm = pretrained_norm
         self.head = nn.Linear(self.backbone.embed_dim, num_classes)
         self.dropout = nn.Dropout(dropout)
         self.label_smoothing = label_smoothing

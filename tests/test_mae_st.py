@@ -1,0 +1,327 @@
+"""MAE-ST from our parts: learned positions, one predicted frame per tubelet, its masks, its files both ways."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dense_reference as dense
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from omnimae.checkpoint import load_weights
+from omnimae.layouts import convert, export_mae_st, export_slowfast, recognise, translate
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Masks
+
+ROOT = Path(__file__).parents[1]
+GRAY = dict(mean=(0.45,) * 3, std=(0.225,) * 3)
+GRID = Grid(4, 3, 2)  # of the tiny models
+PATCH = (2, 8, 6)
+CLIP = (8, 24, 12)
+# layout: whether the decoder's positions are separable, whether it has a class token of its own
+LAYOUTS = {'mae_st': (True, True), 'slowfast': (False, False)}
+
+
+@pytest.fixture(autouse=True)
+def _scope(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('omnimae.models.linear.USE_ONEDNN', False)  # whose products torch's counter does not know
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        yield
+
+
+def tiny_backbone(**more) -> dict:
+    size = dict(embed_dim=24, depth=2, num_heads=2, patch_size=PATCH, clip_size=CLIP)
+    return dict(type='SpatioTemporalViT', **{'positions': 'separable', 'cls_token': True, **size, **more})
+
+
+def autoencoder(backbone: dict, layout: str = 'mae_st', frames: str = 'spread', masks: dict | None = None, **head):
+    positions, own = LAYOUTS[layout]
+    target = dict(type='PixelTarget', normalize='patch', frames=frames, **GRAY)
+    head = dict(type='MAEHead', qkv_bias=True, tokens='decoder', cls_token=own, target=target, **head)
+    return MODELS.build(
+        dict(
+            type='MaskedAutoencoder',
+            data_preprocessor=dict(type='ClipPreprocessor', **GRAY),
+            backbone=backbone,
+            head=dict(head, positions='separable' if positions else 'learned'),
+            mask_generator=dict(video=masks or dict(type='RandomMasking', ratio=0.75, round_down='visible')),
+        )
+    )
+
+
+def tiny(layout: str = 'mae_st', frames: str = 'spread', **backbone) -> torch.nn.Module:
+    return autoencoder(tiny_backbone(**backbone), layout, frames, embed_dim=16, depth=2, num_heads=4)
+
+
+def published_file(layout: str, seed: int = 0) -> dict[str, Tensor]:
+    """Make the weights of a pretraining model with the names of MAE-ST's repository, or of the released files."""
+
+    def block(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
+        sizes = {f'attn.{part}': (dim, dim) for part in ('q', 'k', 'v', 'proj')}
+        sizes |= {'mlp.fc1': (4 * dim, dim), 'mlp.fc2': (dim, 4 * dim), 'norm1': (dim,), 'norm2': (dim,)}
+        return {f'{prefix}{name}.weight': size for name, size in sizes.items()}
+
+    encoder, decoder = 24, 16
+    shapes = {'patch_embed.proj.weight': (encoder, 3, *PATCH), 'norm.weight': (encoder,)}
+    shapes |= {'decoder_embed.weight': (decoder, encoder)}
+    names = ('decoder_blocks.{}.', 'decoder_norm.', 'decoder_pred.')
+    if layout == 'slowfast':
+        names = ('pred_head.transforms.0.{}.', 'pred_head.transforms.0.2.', 'pred_head.projections.0.')
+    for i in range(2):
+        shapes |= block(f'blocks.{i}.', encoder) | block(names[0].format(i), decoder)
+    shapes |= {f'{names[1]}weight': (decoder,), f'{names[2]}weight': (PATCH[1] * PATCH[2] * 3, decoder)}
+    shapes |= {key.replace('weight', 'bias'): shape[:1] for key, shape in shapes.items()}
+    tables = {'spatial': GRID.h * GRID.w, 'temporal': GRID.t, 'class': 1}
+    shapes |= {'cls_token': (1, 1, encoder), 'mask_token': (1, 1, decoder)}
+    shapes |= {f'pos_embed_{name}': (1, number, encoder) for name, number in tables.items()}
+    if layout == 'mae_st':
+        shapes |= {f'decoder_pos_embed_{name}': (1, number, decoder) for name, number in tables.items()}
+        shapes |= {'decoder_cls_token': (1, 1, decoder)}
+    else:
+        shapes |= {'decoder_pos_embed': (1, 1 + GRID.num_tokens, decoder)}
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: 0.3 * torch.randn(shape, generator=generator) + (len(shape) == 1 and key.endswith('weight'))
+        for key, shape in shapes.items()
+    }
+
+
+def fused(p: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values of one linear layer, as the plain path reads them."""
+    joint = {
+        key.replace('attn.q.', 'attn.qkv.'): torch.cat([p[key.replace('attn.q.', f'attn.{x}.')] for x in 'qkv'])
+        for key in p
+        if '.attn.q.' in key
+    }
+    return {**p, **joint}
+
+
+def table(p: dict[str, Tensor], prefix: str = '') -> Tensor:
+    """-> (1, 1 + N, D): positions of the class token and of all tokens."""
+    if f'{prefix}pos_embed' in p:
+        return p[f'{prefix}pos_embed']
+    space, time = p[f'{prefix}pos_embed_spatial'], p[f'{prefix}pos_embed_temporal']
+    joint = space.repeat(1, GRID.t, 1) + time.repeat_interleave(GRID.h * GRID.w, dim=1)
+    return torch.cat([p[f'{prefix}pos_embed_class'], joint], 1)
+
+
+def features(clip: Tensor, p: dict[str, Tensor], visible: Tensor | None = None) -> Tensor:
+    """(B, 3, T, H, W) -> (B, 1 + K, D), the class token first, before the norm."""
+    x = (
+        F.conv3d(clip, p['patch_embed.proj.weight'], p['patch_embed.proj.bias'], stride=PATCH)
+        .flatten(2)
+        .transpose(1, 2)
+    )
+    x = torch.cat([p['cls_token'].expand(len(x), -1, -1), x], 1) + table(p)
+    if visible is not None:
+        x = torch.stack([row[[0, *(tokens + 1)]] for row, tokens in zip(x, visible.numpy(), strict=True)])
+    return dense.blocks(x, fused(p), 'blocks', 2)
+
+
+def plain_loss(clip: Tensor, hidden: Tensor, p: dict[str, Tensor], layout: str) -> Tensor:
+    """Compute MAE-ST's loss the plain way: mask tokens put between the others, everything predicted, then masked."""
+    names = ('decoder_blocks', 'decoder_norm', 'decoder_pred')
+    if layout == 'slowfast':
+        names = ('pred_head.transforms.0', 'pred_head.transforms.0.2', 'pred_head.projections.0')
+    visible = torch.stack([torch.nonzero(~row)[:, 0] for row in hidden])
+    y = F.linear(dense.norm(features(clip, p, visible), p, 'norm'), p['decoder_embed.weight'], p['decoder_embed.bias'])
+    full = p['mask_token'].expand(*hidden.shape, -1).clone()
+    full[~hidden] = y[:, 1:].flatten(0, 1)
+    first = p['decoder_cls_token'].expand(len(y), -1, -1) if layout == 'mae_st' else y[:, :1]
+    y = torch.cat([first, full], 1) + table(p, 'decoder_')
+    y = dense.norm(dense.blocks(y, fused(p), names[0], 4), p, names[1])
+    prediction = F.linear(y, p[f'{names[2]}.weight'], p[f'{names[2]}.bias'])[:, 1:]
+    chosen = torch.linspace(0, CLIP[0] - 1, GRID.t).long() if layout == 'mae_st' else torch.arange(0, CLIP[0], 2)
+    frames = clip[:, :, chosen].unflatten(4, (GRID.w, PATCH[2])).unflatten(3, (GRID.h, PATCH[1]))
+    target = frames.permute(0, 2, 3, 5, 4, 6, 1).flatten(1, 3).flatten(2)
+    target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
+    errors = (prediction - target).square().mean(2)
+    return (errors * hidden).sum() / hidden.sum()
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def test_outputs_and_loss_equal_the_release():
+    golden = np.load(ROOT / 'tests' / 'data' / 'mae_st_tiny.npz')
+    state = {key[11:]: torch.from_numpy(golden[key]) for key in golden.files if key.startswith('state_dict/')}
+    backbone = dict(type='SpatioTemporalViT', embed_dim=48, depth=2, num_heads=4, clip_size=(16, 64, 64))
+    backbone |= dict(positions='separable', cls_token=True)
+    model = autoencoder(backbone, embed_dim=32, depth=2, num_heads=4)
+    model.load_state_dict(convert(state))
+    clip, hidden, out = (torch.from_numpy(golden[key]) for key in ('x', 'mask', 'out'))
+    masks = Masks.from_hidden(hidden.bool())
+    assert torch.equal(masks.visible, torch.from_numpy(golden['ids_keep']).sort(1).values)
+    patches = torch.stack([row['patches'] for row in model.predict(clip, 'video', masks)])
+    expected = torch.stack([row[decode] for row, decode in zip(out, masks.decode, strict=True)])
+    torch.testing.assert_close(patches, expected, rtol=0, atol=1e-5)
+    assert model(clip, 'video', masks)['loss'].item() == pytest.approx(float(golden['loss']), rel=1e-6)
+
+
+@pytest.mark.parametrize(('layout', 'frames'), [('mae_st', 'spread'), ('slowfast', 'first')])
+def test_loss_and_gradients_of_a_converted_file_are_its_own(tmp_path: Path, layout: str, frames: str):
+    state = published_file(layout)
+    wrapped = {'model': state} if layout == 'mae_st' else {'epoch': 199, 'model_state': state, 'cfg': 'TASK: ssl\n'}
+    torch.save(wrapped, tmp_path / 'published.pyth')
+    model = tiny(layout, frames)
+    report = load_weights(model, tmp_path / 'published.pyth', complete=True)
+    assert (report.source, report.left, report.initialised, report.fixed) == (layout, (), (), ())
+    clip = torch.randn(3, 3, *CLIP)
+    hidden = torch.rand(3, GRID.num_tokens).argsort(1) < 17
+    parameters = {key: x.clone().requires_grad_() for key, x in state.items()}
+    expected = plain_loss(clip, hidden, parameters, layout)
+    loss = model(clip, 'video', Masks.from_hidden(hidden))['loss']
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-6)
+    loss.backward()
+    expected.backward()
+    gradients = {name: x.grad for name, x in model.named_parameters()}
+    assert all(grad.abs().max() > 0 for name, grad in gradients.items())
+    again = (export_mae_st if layout == 'mae_st' else export_slowfast)(gradients)
+    for key, parameter in parameters.items():
+        scale = parameter.grad.abs().max() + 1e-4
+        assert (again[key] - parameter.grad).abs().max() < 1e-4 * scale, key
+
+
+@pytest.mark.parametrize(('layout', 'export'), [('mae_st', export_mae_st), ('slowfast', export_slowfast)])
+def test_files_come_back(layout, export):
+    state = published_file(layout)
+    assert recognise(state) == layout
+    ours, left = translate({'model_state': state})
+    assert left == ()
+    assert set(ours) == set(tiny(layout, 'first').state_dict())
+    assert recognise(ours) == 'native'
+    again = export(ours)
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], state[key]) for key in state)
+    # SlowFast's own models have one layer for queries, keys and values
+    joint = {key: x for key, x in fused(state).items() if not any(f'.attn.{part}.' in key for part in 'qkv')}
+    assert all(torch.equal(x, ours[key]) for key, x in translate(joint, layout)[0].items())
+    with pytest.raises(ValueError, match=r'does not fit the layout.*without a place: blocks\.1\.attn\.q\.weight'):
+        translate({key: x for key, x in state.items() if key != 'blocks.1.attn.k.weight'})
+
+
+def test_files_with_other_positions_come_back():
+    """Both repositories know joint tables in the encoder, SlowFast separable ones in the decoder."""
+    state = published_file('slowfast')
+    joint = {key: x for key, x in state.items() if not key.startswith('pos_embed')} | {'pos_embed': table(state)}
+    ours = convert(joint)
+    tiny('slowfast', 'first', positions='learned').load_state_dict(ours)
+    assert all(torch.equal(x, joint[key]) for key, x in export_slowfast(ours).items())
+    apart = {key: x for key, x in state.items() if key != 'decoder_pos_embed'}
+    apart |= {f'dec_{key}': x[..., :16] for key, x in state.items() if key.startswith('pos_embed_')}
+    ours = convert(apart)
+    assert {'head.pos_embed_space', 'head.pos_embed_time', 'head.pos_embed_cls'} < set(ours)
+    assert all(torch.equal(x, apart[key]) for key, x in export_slowfast(ours).items())
+
+
+def test_layouts_refuse_what_they_have_no_names_for():
+    mae_st, slowfast = (convert(published_file(layout)) for layout in ('mae_st', 'slowfast'))
+    with pytest.raises(ValueError, match=r"goes on with the encoder's. Export to 'slowfast'"):
+        export_mae_st(slowfast)
+    with pytest.raises(ValueError, match=r"no class token of the decoder's own. Export to 'mae_st'"):
+        export_slowfast(mae_st)
+    fixed = MODELS.build(dict(type='MaskedAutoencoder', backbone=tiny_backbone(positions='sincos1d'),
+                              head=dict(type='MAEHead', embed_dim=16, depth=1, num_heads=4, cls_token=True,
+                                        tokens='decoder'),
+                              mask_generator=dict(video=dict(type='RandomMasking', ratio=0.5))))  # fmt: skip
+    with pytest.raises(ValueError, match="layout 'mae_st' is that of learned positions"):
+        export_mae_st(fixed.state_dict())
+
+
+@pytest.mark.parametrize(
+    ('options', 'remedy'),
+    [
+        (dict(layout='slowfast'), r'Set head\.cls_token=True in the model, and head\.positions'),
+        (dict(positions='sincos1d'), r'positions are of another kind\. Set backbone\.positions and head\.positions'),
+        (dict(clip_size=(16, 24, 12)), 'Set clip_size to the one the checkpoint was made for'),
+        (dict(cls_token=False), r'Set backbone\.cls_token=True'),
+    ],
+)
+def test_models_of_another_kind_are_told(tmp_path: Path, options: dict, remedy: str):
+    torch.save(published_file('mae_st'), tmp_path / 'mae_st.pth')
+    with pytest.raises(ValueError, match=remedy):
+        load_weights(tiny(**options), tmp_path / 'mae_st.pth')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_a_fine_tuned_file_gives_its_own_logits_and_comes_back(tmp_path: Path, layout: str):
+    state = {key: x for key, x in published_file(layout).items() if not key.startswith(('dec', 'mask', 'pred_head'))}
+    head = 'head.' if layout == 'mae_st' else 'head.projection.'
+    state |= {f'{head}weight': torch.randn(5, 24), f'{head}bias': torch.randn(5)}
+    torch.save({'model_state': state}, tmp_path / 'ft.pyth')
+    model = MODELS.build(
+        dict(
+            type='Classifier', backbone=tiny_backbone(), num_classes=5, data_preprocessor=dict(type='ClipPreprocessor')
+        )
+    )
+    assert load_weights(model, tmp_path / 'ft.pyth', complete=True).source == layout
+    clip = torch.randn(2, 3, *CLIP)
+    pooled = dense.norm(features(clip, state)[:, 1:].mean(1), state, 'norm')
+    expected = F.linear(pooled, state[f'{head}weight'], state[f'{head}bias'])
+    torch.testing.assert_close(model.logits(clip), expected, rtol=1e-4, atol=1e-5)
+    weights = (export_mae_st if layout == 'mae_st' else export_slowfast)(model.state_dict())
+    assert weights.keys() == state.keys()
+    assert all(torch.equal(weights[key], state[key]) for key in state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('pretrained_norm', [True, False])
+def test_a_classifier_may_begin_with_the_norm_of_pretraining(tmp_path: Path, pretrained_norm: bool):
+    state = published_file('slowfast')
+    torch.save({'model_state': state}, tmp_path / 'pt.pyth')
+    cfg = dict(type='Classifier', backbone=tiny_backbone(), num_classes=5, pretrained_norm=pretrained_norm)
+    model = MODELS.build(cfg)
+    report = load_weights(model, tmp_path / 'pt.pyth')
+    assert set(report.initialised) == {'head.weight', 'head.bias', *(() if pretrained_norm else NORM)}
+    assert torch.equal(model.norm.bias, state['norm.bias']) == pretrained_norm
+    clip = torch.randn(2, 3, *CLIP)
+    torch.testing.assert_close(model.backbone(clip), features(clip, state)[:, 1:], rtol=1e-4, atol=1e-5)
+    # an encoder alone, and a backbone that has no class token
+    encoder = {key: x for key, x in state.items() if not key.startswith(('dec', 'mask', 'pred_head'))}
+    torch.save(encoder, tmp_path / 'encoder.pyth')
+    assert set(load_weights(MODELS.build(cfg), tmp_path / 'encoder.pyth').initialised) == set(report.initialised)
+    plain = MODELS.build(cfg | dict(backbone=tiny_backbone(cls_token=False)))
+    left = load_weights(plain, tmp_path / 'pt.pyth').left
+    assert {'backbone.cls_token', 'backbone.pos_embed_cls'} < set(left)
+    again = MODELS.build(cfg)  # of a classifier, it is the norm behind the pooling
+    torch.save({f'{key}': x + 1 for key, x in model.state_dict().items()}, tmp_path / 'ours.pth')
+    load_weights(again, tmp_path / 'ours.pth', complete=True)
+    torch.testing.assert_close(again.norm.weight, model.norm.weight + 1)
+
+
+NORM = ('norm.weight', 'norm.bias')
+
+
+def test_converting_on_the_command_line(tmp_path: Path):
+    torch.save({'model_state': published_file('slowfast')}, tmp_path / 'published.pyth')
+    tool = [sys.executable, str(ROOT / 'tools' / 'convert_checkpoint.py')]
+    ours, again = tmp_path / 'ours.safetensors', tmp_path / 'again.pth'
+    for command in ([tmp_path / 'published.pyth', ours], [ours, again, '--to', 'slowfast']):
+        result = subprocess.run([*tool, *map(str, command)], capture_output=True, text=True, cwd=ROOT)
+        assert result.returncode == 0, result.stderr
+    written = torch.load(again, weights_only=True)['state_dict']
+    assert all(torch.equal(written[key], x) for key, x in published_file('slowfast').items())
+
+
+# Published: 99.9 M for ViT-B; counted by hand from the sizes, positions and class tokens included.
+@pytest.mark.parametrize(
+    ('arch', 'patch', 'mae_st', 'slowfast'),
+    [
+        ('base', 16, 99_898_880, 100_596_736), ('large', 16, 317_731_584, 318_429_440),
+        ('huge', 14, 645_232_460, 646_145_356), ('huge', 16, 645_678_080, 646_375_936),
+    ],
+)  # fmt: skip
+def test_parameter_counts(arch: str, patch: int, mae_st: int, slowfast: int):
+    for layout, expected in (('mae_st', mae_st), ('slowfast', slowfast)):
+        with torch.device('meta'):
+            backbone = tiny_backbone(patch_size=(2, patch, patch), clip_size=(16, 224, 224))
+            backbone = {key: x for key, x in backbone.items() if key not in ('embed_dim', 'depth', 'num_heads')}
+            model = autoencoder(backbone | dict(arch=arch), layout, embed_dim=512, depth=4, num_heads=8)
+        assert sum(x.numel() for x in model.parameters()) == expected
