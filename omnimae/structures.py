@@ -6,6 +6,8 @@ numbered with t slowest, then h, then w.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import NamedTuple, TypedDict
 
 import torch
@@ -44,6 +46,12 @@ class Grid(NamedTuple):
                 f'{pt}x{ph}x{pw}. Choose a size that the patch divides, or one frame for an image.'
             )
         return cls(max(frames // pt, 1), height // ph, width // pw)
+
+
+def token_spans(grids: Mapping[str, Grid]) -> dict[str, slice]:
+    """Where each modality's tokens stand when all follow one another."""
+    ends = accumulate(grid.num_tokens for grid in grids.values())
+    return {name: slice(end - grid.num_tokens, end) for (name, grid), end in zip(grids.items(), ends, strict=True)}
 
 
 class Masks(NamedTuple):

@@ -1,16 +1,17 @@
 """Reconstructions as pictures: what the model saw, what it made of it, and how that is to be read.
 
-A model is a MaskedAutoencoder, a target a PixelTarget, or what has the same methods; their types are Any, since this
-room does not import the models.
+A model is a MaskedAutoencoder or a MultiMAE, a target a PixelTarget, or what has the same methods; their types are Any,
+since this room does not import the models.
 
 Legend: T frames, H W pixels, N tokens, M decoded tokens, P pixels of a patch, in the order (pt, ph, pw, c).
 """
 
 from __future__ import annotations
 
+import colorsys
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from omnimae.structures import Grid, Masks, Size3
+from omnimae.structures import Grid, Masks, Size3, token_spans
 
 Frames = np.ndarray
 """(T, H, W, 3) uint8, RGB."""
@@ -111,9 +112,130 @@ def _caption(target: Any, modality: str, grid: Grid, num_visible: int, loss: flo
     num_tokens = grid.num_tokens
     hidden = 100 * (1 - num_visible / num_tokens)
     text = f'{modality}, {hidden:.1f} % hidden: {num_visible} of {num_tokens} patches visible, loss {loss:.3f}. '
+    return text + _how_restored(target)
+
+
+def _how_restored(target: Any) -> str:
     if target.normalize is None:
-        return text + 'Patches are predicted as they are.'
-    return text + 'Patches are predicted normalised: mean and contrast of each hidden one are those of the original.'
+        return 'Patches are predicted as they are.'
+    return 'Patches are predicted normalised: mean and contrast of each hidden one are those of the original.'
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several modalities
+
+
+@torch.no_grad()
+def reconstruct_tasks(
+    model: Any, clips: Mapping[str, Tensor], inputs: Sequence[str] | None = None, masks: Masks | None = None
+) -> dict[str, Reconstruction]:
+    """Modality -> (C, T, H, W) as stored -> what a MultiMAE sees and predicts, for each of its tasks.
+
+    Colours are shown as they are, depth in greys from the least to the most of the original, each class in a colour of
+    its own. Where the original of a task is not among the clips, grey stands for it; a task that predicts patches
+    normalised by their own statistics has to take those from the original, and is left out then.
+
+    Args:
+        model: a MultiMAE.
+        clips: of each modality that there is.
+        inputs: what the model sees whole, and nothing of the others: any-to-any prediction. None shows ``masks``.
+        masks: over the tokens of all clips; None draws one as in training.
+
+    Raises:
+        ValueError: inputs that are not among the clips, or clips that the model refuses.
+    """
+    device = next(model.parameters()).device
+    batch = {name: clip[None].to(device) for name, clip in clips.items()}
+    patches, grids = model.backbone.patchify(model.data_preprocessor.normalize(batch))
+    if inputs is not None:
+        masks = _show_whole(inputs, grids).to(device)
+    training = model.training
+    model.eval()
+    result = model.predict(batch, masks)[0]
+    model.train(training)
+
+    seen = torch.zeros(sum(grid.num_tokens for grid in grids.values()), dtype=torch.bool, device=device)
+    seen[result['visible']] = True
+    seen_of = {name: seen[span] for name, span in token_spans(grids).items()}
+    visible = ', '.join(f'{int(x.sum())} of {len(x)} patches of {name}' for name, x in seen_of.items())
+    drawn: dict[str, Reconstruction] = {}
+    for task, prediction in result['patches'].items():
+        head = model.head_of(task)
+        original = patches[head.modality][0] if head.modality in patches else None
+        if original is None and head.target is not None:
+            continue
+        predicted, true = _pictures(model, head, prediction.float(), original)
+        own = seen_of.get(head.modality, seen.new_zeros(len(predicted)))[:, None]
+        views = (true, torch.where(own, true, HIDDEN_GREY / 255), torch.where(own, true, predicted))
+        grid, patch_size = model.grid_of(head.modality, grids), model.backbone.tokenizers[head.modality].patch_size
+        error = result['losses'].get(task, torch.tensor(torch.nan))
+        caption = f'{visible} visible' + (f', {head.error} {float(error):.3f}' if error.isfinite() else '') + '. '
+        caption += '' if head.target is None else _how_restored(head.target)
+        original_frames, masked, reconstruction = (_frames(view, grid, patch_size) for view in views)
+        drawn[task] = Reconstruction(original_frames, masked, reconstruction, caption.strip())
+    height = max(result.original.shape[1] for result in drawn.values())
+    return {task: _enlarged(result, height // result.original.shape[1]) for task, result in drawn.items()}
+
+
+def reconstruct_sample(model: Any, sample: Mapping[str, Any]) -> dict[str, Reconstruction]:
+    """A sample of a dataset -> what the model sees and predicts, one or one for each of its tasks, by name."""
+    if 'clips' not in sample:
+        return {sample['id']: reconstruct(model, sample['clip'][0], sample['modality'])}
+    results = reconstruct_tasks(model, {name: clip[0] for name, clip in sample['clips'].items()})
+    return {f'{sample["id"]}, {task}': result for task, result in results.items()}
+
+
+def _show_whole(inputs: Sequence[str], grids: Mapping[str, Grid]) -> Masks:
+    if not inputs or set(inputs) - set(grids):
+        raise ValueError(
+            f'inputs={list(inputs)} are not all among the clips, {list(grids)}. Name one or more of these.'
+        )
+    hidden = [torch.full((1, grid.num_tokens), name not in inputs) for name, grid in grids.items()]
+    return Masks.from_hidden(torch.cat(hidden, 1))
+
+
+def _pictures(model: Any, head: Any, prediction: Tensor, original: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(N, P) prediction, (N, P) normalised original -> pictures of both, (N, 3 * pixels) in 0..1.
+
+    Of an image every frame of a tubelet is predicted; the picture is their mean.
+    """
+    is_map = head.error == 'cross_entropy'
+    size = prediction.shape[1] if original is None else original.shape[1] * (head.channels if is_map else 1)
+    copies = prediction.unflatten(1, (-1, size)).transpose(0, 1)
+    if is_map:
+        palette = _palette(head.channels).to(prediction.device)
+        classes = copies.mean(0).unflatten(1, (-1, head.channels)).argmax(2)
+        predicted = palette[classes].flatten(1)
+        true = None if original is None else palette[original.long().clamp(max=head.channels)].flatten(1)
+    else:
+        if head.target is not None:
+            copies = head.target.restore(copies, cast(Tensor, original).expand_as(copies), len(copies))
+        values = copies.mean(0)
+        predicted = _colours(model, head, values, values if original is None else original)
+        true = None if original is None else _colours(model, head, original, original)
+    return predicted, torch.full_like(predicted, HIDDEN_GREY / 255) if true is None else true
+
+
+def _colours(model: Any, head: Any, values: Tensor, like: Tensor) -> Tensor:
+    """(N, P) normalised -> (N, 3 * pixels) in 0..1, as pixels, or in greys between the extremes of ``like``."""
+    if head.channels == 3:
+        return model.data_preprocessor.modalities[head.modality].pixels_of_patches(values).clamp(0, 1)
+    low, high = like.min(), like.max()
+    grey = ((values - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    return grey.unflatten(1, (-1, head.channels)).mean(2).repeat_interleave(3, 1)
+
+
+def _palette(num_classes: int) -> Tensor:
+    """-> (num_classes + 1, 3) in 0..1: colours of classes, far apart for those of near numbers; black for no class."""
+    rows = [
+        colorsys.hsv_to_rgb(i * 0.618 % 1, (0.85, 0.5)[i // 2 % 2], (0.95, 0.65)[i % 2]) for i in range(num_classes)
+    ]
+    return torch.tensor([*rows, (0.0, 0.0, 0.0)])
+
+
+def _enlarged(result: Reconstruction, scale: int) -> Reconstruction:
+    original, masked, reconstruction = (frames.repeat(scale, 1).repeat(scale, 2) for frames in result[:3])
+    return Reconstruction(original, masked, reconstruction, result.caption)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

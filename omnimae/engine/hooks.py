@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from omnimae.registry import HOOKS
 from omnimae.structures import Batch
-from omnimae.visualization import Reconstruction, frame_strip, image_grid, reconstruct
+from omnimae.visualization import Reconstruction, frame_strip, image_grid, reconstruct_sample
 
 
 def _seed_everything(*address: int) -> None:
@@ -237,15 +237,16 @@ class ReconstructionHook(Hook):
         for name, source in zip(dataset.names, dataset.sources, strict=True):
             samples = [source[index] for index in range(min(self.num_samples, len(source)))]
             _seed_everything(runner.seed)
-            results = [reconstruct(model, sample['clip'][0], sample['modality']) for sample in samples]
-            _draw(results, samples, folder / f'epoch_{runner.epoch + 1}_{name}', f'{name}, epoch {runner.epoch + 1}')
+            results: dict[str, Reconstruction] = {}
+            for sample in samples:
+                results |= reconstruct_sample(model, sample)
+            _draw(results, folder / f'epoch_{runner.epoch + 1}_{name}', f'{name}, epoch {runner.epoch + 1}')
         runner.logger.info(f'Reconstructions are in {folder}.')
 
 
-def _draw(results: Sequence[Reconstruction], samples: Sequence[dict[str, Any]], stem: Path, title: str) -> None:
-    names = [sample['id'] for sample in samples]
-    if samples[0]['modality'] == 'image':
-        image_grid(results, names, title).save(f'{stem}.png')
+def _draw(results: Mapping[str, Reconstruction], stem: Path, title: str) -> None:
+    if all(len(result.original) == 1 for result in results.values()):
+        image_grid([*results.values()], [*results], title).save(f'{stem}.png')
         return
-    for number, (result, name) in enumerate(zip(results, names, strict=True), start=1):
+    for number, (name, result) in enumerate(results.items(), start=1):
         frame_strip(result, name, title).save(f'{stem}_{number}.png')

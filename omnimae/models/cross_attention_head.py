@@ -14,10 +14,10 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Size3
+from omnimae.structures import Grid, Size3, token_spans
 
 from .linear import Linear
-from .multimodal_vit import place_table, token_spans, xavier_attention
+from .multimodal_vit import place_table, xavier_attention
 from .vit import Block, LayerNorm, Mlp, attend, resize_positions, run_blocks, xavier_linear
 
 ERRORS = ('mse', 'l1', 'cross_entropy')

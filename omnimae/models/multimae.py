@@ -10,9 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks
-
-from .multimodal_vit import token_spans
+from omnimae.structures import Grid, Masks, token_spans
 
 
 class _Encoded(NamedTuple):

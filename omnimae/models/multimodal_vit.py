@@ -11,7 +11,6 @@ Legend: B batch, K visible tokens, N tokens of a modality, D width, G global tok
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Size3, gather_tokens
+from omnimae.structures import Grid, Size3, gather_tokens, token_spans
 
 from .vit import (
     Attention,
@@ -46,12 +45,6 @@ def place_table(grid: Grid, dim: int) -> Tensor:
     place = sinusoid_table_2d(grid._replace(t=1), dim).roll(dim // 2, 2)
     steps = sinusoid_table(grid.t, dim)
     return (place + (steps - steps[:, :1]).transpose(0, 1)).flatten(0, 1)[None]
-
-
-def token_spans(grids: Mapping[str, Grid]) -> dict[str, slice]:
-    """Where each modality's tokens stand when all follow one another."""
-    ends = accumulate(grid.num_tokens for grid in grids.values())
-    return {name: slice(end - grid.num_tokens, end) for (name, grid), end in zip(grids.items(), ends, strict=True)}
 
 
 def xavier_attention(module: nn.Module) -> None:
