@@ -34,8 +34,8 @@ CONFIGS = sorted(
 )
 DEMO = ROOT / 'configs' / 'demo'  # runs as it is, in the tests of the demo
 PAPER = ROOT / 'configs' / 'omnimae'
-FROZEN = [PAPER / 'linear', PAPER / 'knn']  # run in `test_frozen`
-FINETUNE = [PAPER / 'finetune', ROOT / 'configs' / 'baselines']  # run in `test_finetune`
+FROZEN = [path for name in ('linear', 'knn') for path in (ROOT / 'configs').glob(f'*/{name}')]  # run in `test_frozen`
+FINETUNE = [*(ROOT / 'configs').glob('*/finetune'), ROOT / 'configs' / 'baselines']  # run in `test_finetune`
 SMALL_ONES = ROOT / 'configs' / 'small'  # run in `test_small_configs`
 OWN = [*(ROOT / 'configs' / 'custom').glob('finetune*.py')]  # run in `test_custom_finetune`
 RECIPES = [path for path in CONFIGS if not {DEMO, SMALL_ONES, *FROZEN, *FINETUNE, *OWN} & {path, *path.parents}]
@@ -103,7 +103,7 @@ def data(tmp_path_factory) -> Path:
         'pictures': ['imagenet/train', 'imagenet/val', 'custom/images'],
         'movies': [
             *('sthv2/videos', 'kinetics400/videos_train/class', 'kinetics400/videos_val/class', 'custom/videos'),
-            *('kinetics710/videos_train/class', 'ava/clips', 'webvid2m/videos', 'ucf101/videos'),
+            *('kinetics710/videos_train/class', 'ava/clips', 'webvid2m/videos', 'ucf101/UCF-101'),
         ],
     }
     for source, targets in links.items():
@@ -111,8 +111,8 @@ def data(tmp_path_factory) -> Path:
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             (root / target).symlink_to(made / source)
     for split in ('train', 'val'):
-        for name in (f'sthv2/sthv2_{split}_list_videos.txt', f'ucf101/ucf101_{split}_split_1_videos.txt'):
-            (root / name).write_text('0.mp4 3\n1.mp4 7\n')
+        for name, folder in ((f'sthv2/sthv2_{split}', ''), (f'ucf101/ucf101_{split}', 'UCF-101/')):
+            (root / f'{name}_list_videos.txt').write_text(f'{folder}0.mp4 3\n{folder}1.mp4 7\n')
     return root
 
 

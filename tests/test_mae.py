@@ -13,6 +13,7 @@ from test_flops import counted_macs
 from torch import Tensor
 
 from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
 from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import pretraining_rows
 from omnimae.layouts import export_huggingface, export_mae, export_timm, recognise, translate
@@ -20,6 +21,7 @@ from omnimae.models.vit import sinusoid_table_2d
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'mae'
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TARGET = dict(type='PixelTarget', normalize='patch', mean=MEAN, std=STD)
 
@@ -249,3 +251,36 @@ def test_the_class_token_learns_like_the_patch_embedding():
     [group] = [group for group in groups if any(x is model.backbone.cls_token for x in group['params'])]
     assert any(x is model.backbone.patch_embed.weight for x in group['params'])
     assert group['lr'] == 0.125  # two blocks lie between it and the head
+
+
+# Of the same ViTs in timm, which have the fixed positions among their parameters.
+@pytest.mark.parametrize(
+    ('size', 'positions', 'published'), [('b', 197, 86_567_656), ('l', 197, 304_326_632), ('h', 257, 632_045_800)]
+)
+def test_parameters_of_the_classifiers(size, positions, published):
+    with torch.device('meta'):
+        model = MODELS.build(load_config(CONFIGS / 'finetune' / f'vit-{size}_in1k.py').model)
+    assert sum(x.numel() for x in model.parameters()) + positions * model.backbone.embed_dim == published
+
+
+# FINETUNE.md of the release: rate of 256 images, layer decay, DropPath, epochs.
+@pytest.mark.parametrize(
+    ('size', 'rate', 'layer_decay', 'drop_path', 'epochs'),
+    [('b', 5e-4, 0.65, 0.1, 100), ('l', 1e-3, 0.75, 0.2, 50), ('h', 1e-3, 0.75, 0.3, 50)],
+)
+def test_fine_tuning_recipes(size, rate, layer_decay, drop_path, epochs):
+    cfg = load_config(CONFIGS / 'finetune' / f'vit-{size}_in1k.py')
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == 1024
+    optimizer = dict(type='AdamW', lr=rate * 4, betas=(0.9, 0.999), weight_decay=0.05, fused=True)
+    assert cfg.optim_wrapper.optimizer == optimizer
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=layer_decay, rule='paper')
+    schedule = dict(type='WarmupCosineLR', warmup_epochs=5, start_lr=0.0, end_lr=1e-6, rescale=True)
+    assert cfg.param_scheduler == schedule
+    assert cfg.train_cfg.max_epochs == epochs
+    pretrained = load_config(CONFIGS / f'vit-{size}_in1k.py').model.backbone
+    assert cfg.model.backbone == dict(pretrained, drop_path_rate=drop_path)
+    assert (cfg.model.head_init_std, cfg.model.label_smoothing, cfg.custom_hooks) == (2e-5, 0.1, [])
+    assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
+    train, test = (loader.dataset.sources.images for loader in (cfg.train_dataloader, cfg.test_dataloader))
+    assert train.transforms[-1] == dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2)
+    assert [transform['size'] for transform in test.transforms] == [256, 224]

@@ -299,3 +299,125 @@ def test_recipes(name, arch, videos, rate, epochs, tokens):
     masks = model.mask_generator['video'](1, model.backbone.grid, 'cpu')
     assert (masks.visible.shape[1], masks.decode.shape[1]) == tokens
     assert arch is None or without_key_biases(model) == SIZES[arch][2]  # V1 has deeper decoders in its L and H
+
+
+# The released scripts: rate per 256 videos, layer decay, weight decay, DropPath, dropout, epochs, videos a step, crops each.
+FINETUNE = {
+    'vit-s_k400': (5e-4, 0.75, 0.05, 0.1, 0.0, 150, 12 * 32, 2),
+    'vit-b_k400': (5e-4, 0.75, 0.05, 0.1, 0.0, 75, 6 * 64, 2),
+    'vit-b-800e_k400': (1e-3, 0.75, 0.05, 0.1, 0.0, 100, 8 * 64, 1),
+    'vit-l_k400': (2e-3, 0.75, 0.05, 0.1, 0.0, 35, 2 * 64, 2),
+    'vit-h_k400': (1e-3, 0.75, 0.05, 0.2, 0.5, 50, 8 * 64, 2),
+    'vit-s_ssv2': (1e-3, 0.7, 0.05, 0.1, 0.0, 40, 12 * 32, 2),
+    'vit-b_ssv2': (5e-4, 0.75, 0.05, 0.1, 0.0, 30, 6 * 64, 2),
+    'vit-b-800e_ssv2': (5e-4, 0.75, 0.05, 0.1, 0.0, 50, 8 * 64, 1),
+    'vit-b_ucf101': (5e-4, 0.7, 0.05, 0.2, 0.5, 100, 16 * 8, 2),
+    'v2_vit-b_k400': (7e-4, 0.75, 0.05, 0.1, 0.0, 90, 16 * 32, 2),
+    'v2_vit-b_k710': (7e-4, 0.75, 0.05, 0.1, 0.0, 90, 16 * 32, 2),
+    'v2_vit-b_ssv2': (2e-3, 0.65, 0.05, 0.1, 0.0, 25, 16 * 16, 2),
+    'v2_vit-l_k400': (2e-3, 0.75, 0.05, 0.2, 0.0, 35, 6 * 32, 2),
+    'v2_vit-l_ssv2': (5e-4, 0.75, 0.05, 0.2, 0.0, 20, 6 * 32, 2),
+    'v2_vit-h_k400': (1e-3, 0.8, 0.05, 0.2, 0.5, 40, 4 * 32, 2),
+    'v2_vit-h_k600': (1e-3, 0.8, 0.05, 0.2, 0.5, 40, 4 * 32, 2),
+    'v2_vit-h_k710': (1e-3, 0.8, 0.05, 0.2, 0.5, 40, 4 * 32, 2),
+    'v2_vit-h_ssv2': (5e-4, 0.8, 0.05, 0.2, 0.0, 20, 4 * 32, 2),
+    'v2_vit-g_k400': (1e-3, 0.9, 0.1, 0.2, 0.0, 30, 3 * 64, 2),
+    'v2_vit-g_k710': (1e-3, 0.9, 0.1, 0.3, 0.0, 35, 3 * 32, 2),
+    'v2_vit-g-k710_k400': (1e-5, 0.9, 0.1, 0.25, 0.0, 3, 3 * 32, 2),
+    'v2_vit-g-k710_k600': (1e-5, 0.9, 0.1, 0.25, 0.0, 3, 3 * 32, 2),
+    'v2_vit-g_ssv2': (3e-4, 0.9, 0.05, 0.25, 0.0, 20, 3 * 32, 2),
+    'v2_vit-g-k710_ucf101': (1e-3, 0.9, 0.05, 0.35, 0.5, 50, 3 * 8, 2),
+    'v2_vit-g-k710_hmdb51': (5e-4, 0.9, 0.05, 0.35, 0.5, 15, 3 * 8, 2),
+}
+FLOORS = {'vit-h_k400': 1e-5, 'vit-b_ucf101': 1e-5}
+WARMUPS = {'v2_vit-g-k710_k400': 1, 'v2_vit-g-k710_k600': 1}
+CLASSES = dict(k400=400, k600=600, k710=710, ssv2=174, ucf101=101, hmdb51=51)
+
+
+def test_every_released_fine_tuning_is_there():
+    assert {path.stem for path in (CONFIGS / 'finetune').glob('*.py')} == FINETUNE.keys()
+
+
+@pytest.mark.parametrize('name', FINETUNE)
+def test_fine_tuning_recipes(name):
+    rate, layer_decay, weight_decay, drop_path, dropout, epochs, videos, replicas = FINETUNE[name]
+    cfg = load_config(CONFIGS / 'finetune' / f'{name}.py')
+    [train], [val], [test] = (cfg[f'{split}_dataloader'].dataset.sources.values() for split in ('train', 'val', 'test'))
+    assert train.replicas == replicas
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == videos * replicas
+    assert videos * replicas % (8 * cfg.train_dataloader.batch_size) == 0  # 8 GPUs, as the docstring says
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.lr == pytest.approx(rate * videos / 256)
+    assert (optimizer.type, optimizer.betas, optimizer.weight_decay) == ('AdamW', (0.9, 0.999), weight_decay)
+    assert cfg.optim_wrapper.get('clip_grad') == (dict(max_norm=5.0) if name == 'v2_vit-g_k710' else None)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=layer_decay, rule='paper')
+    scheduler = cfg.param_scheduler
+    assert (scheduler.start_lr, scheduler.warmup_epochs) == (0.0, WARMUPS.get(name, 5))
+    assert scheduler.end_lr == pytest.approx(FLOORS.get(name, 1e-6) * videos / 256)
+    assert cfg.train_cfg.max_epochs == epochs
+
+    benchmark = name.rpartition('_')[2]
+    sparse = benchmark == 'ssv2'
+    assert [x.get('sampling', 'dense') for x in (train, val, test)] == 3 * ['sparse' if sparse else 'dense']
+    assert {x.num_frames for x in (train, val, test)} == {16}
+    if not sparse:
+        stride = 2 if benchmark == 'hmdb51' else 4
+        assert {(x.clip_seconds, x.to_end) for x in (train, val, test)} == {(16 * stride / 30, True)}
+    assert (val.get('num_clips', 1), test.num_clips) == (1, 2 if sparse else 5)
+    assert [x.transforms[-1].type for x in (val, test)] == ['CenterCrop', 'ThreeCrop']
+    expected = ['RandAugment', 'RandomResizedCrop'] + ([] if sparse else ['Flip'])
+    assert [transform.type for transform in train.transforms] == expected
+    assert train.transforms[0] == dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4)
+
+    backbone = cfg.model.backbone
+    assert backbone.arch == dict(s='small', b='base', l='large', h='huge', g='giant')[name.removeprefix('v2_')[4]]
+    assert backbone.patch_size == ((2, 14, 14) if backbone.arch == 'giant' else (2, 16, 16))
+    assert (backbone.qkv_bias, backbone.drop_path_rate) == ('qv', drop_path)
+    assert (cfg.model.get('dropout', 0.0), cfg.model.head_init_std) == (dropout, 2e-5)
+    assert (cfg.model.num_classes, cfg.model.label_smoothing) == (CLASSES[benchmark], 0.1)
+    assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
+    assert cfg.model.data_preprocessor.mixing.mixup_alpha == 0.8
+    assert ('label_map' in cfg.model.init_cfg) == (name in WARMUPS)
+
+
+@pytest.mark.parametrize('name', FINETUNE)
+def test_fine_tuning_begins_where_another_recipe_ends(name):
+    """The file that is looked for is the one that the config of the step before writes last."""
+    start = Path(load_config(CONFIGS / 'finetune' / f'{name}.py').model.init_cfg.checkpoint)
+    assert start.parts[:2] == ('work_dirs', 'videomae')
+    before = load_config(CONFIGS / start.parent.relative_to('work_dirs/videomae').with_suffix('.py'))
+    epochs = 800 if '800e' in name else before.train_cfg.max_epochs
+    assert start.name == f'epoch_{epochs}_raw.safetensors'
+    fine_tuned = load_config(CONFIGS / 'finetune' / f'{name}.py').model.backbone
+    assert before.model.backbone.arch == fine_tuned.arch
+    assert before.model.backbone.patch_size == fine_tuned.patch_size
+
+
+# github.com/OpenGVLab/VideoMAEv2, built and counted: of 400 and of 710 classes.
+@pytest.mark.parametrize(
+    ('arch', 'patch', 'published'),
+    [
+        ('small', 16, (22_033_936, 22_153_286)),
+        ('base', 16, (86_534_800, 86_773_190)),
+        ('large', 16, (304_270_736, 304_588_486)),
+        ('huge', 16, (632_119_440, 632_516_550)),
+        ('giant', 14, (1_012_174_352, 1_012_611_142)),
+    ],
+)
+def test_parameters_of_the_classifiers(arch, patch, published):
+    backbone = dict(type='SpatioTemporalViT', arch=arch, patch_size=(2, patch, patch), qkv_bias='qv')
+    for num_classes, count in zip((400, 710), published, strict=True):
+        with torch.device('meta'):
+            model = MODELS.build(dict(type='Classifier', backbone=backbone, num_classes=num_classes))
+        assert without_key_biases(model) == count
+
+
+# github.com/MCG-NJU/VideoMAE, built and counted with the decoders of its scripts
+@pytest.mark.parametrize(
+    ('name', 'published'),
+    [('vit-s', 24_029_376), ('vit-b', 94_210_944), ('vit-l', 342_996_992), ('vit-h', 692_487_296)],
+)
+def test_parameters_of_the_first_version(name, published):
+    with torch.device('meta'):
+        model = MODELS.build(load_config(CONFIGS / f'{name}_k400.py').model)
+    assert without_key_biases(model) == published

@@ -323,10 +323,10 @@ def read_ucf101(root: Path, fold: int = 1) -> Annotation:
     for split, name in dict(train='trainlist', val='testlist').items():
         file = _find(root, *(f'{folder}{name}{fold:02}.txt' for folder in folders))
         items = _Items(file)
-        for number, line in enumerate(file.read_text(encoding='utf-8').splitlines(), start=1):
+        for row, line in enumerate(file.read_text(encoding='utf-8').splitlines(), start=1):
             if not line.strip():
                 continue
-            place, path = f'line {number}', line.split()[0]  # behind it training has the class's number
+            place, path = f'line {row}', line.split()[0]  # behind it training has the class's number
             stem = os.path.splitext(os.path.basename(path))[0]
             label = _label(os.path.dirname(path), index, file, place, indices=False)
             items.add(place, path, found.get(stem, f'UCF-101/{path}'), label)

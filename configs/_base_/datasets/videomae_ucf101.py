@@ -1,9 +1,6 @@
-"""UCF101 videos alone, split 1: as ``videomae_k400.py``.
+"""UCF101 videos alone, split 1, as ``python tools/prepare_dataset.py ucf101 --root data/ucf101`` leaves them.
 
-Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
-
-    ucf101/videos/CLASS/*.avi
-    ucf101/ucf101_{train,val}_split_1_videos.txt    (lines: CLASS/NAME.avi LABEL; labels are not used)
+Crops and clips as in ``videomae_k400.py``; labels are not used.
 """
 
 _base_ = './videomae_k400.py'
@@ -15,7 +12,7 @@ train_dataloader = dict(
     dataset=dict(
         sources=dict(
             _delete_=True,
-            ucf101=dict(train, root=f'{root}/videos', ann_file=f'{root}/ucf101_train_split_1_videos.txt'),
+            ucf101=dict(train, root=root, ann_file=f'{root}/ucf101_train_list_videos.txt'),
         )
     ),
     batch_sampler=dict(global_batch_size=192),
@@ -23,8 +20,6 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=24,
     dataset=dict(
-        sources=dict(
-            _delete_=True, ucf101=dict(val, root=f'{root}/videos', ann_file=f'{root}/ucf101_val_split_1_videos.txt')
-        )
+        sources=dict(_delete_=True, ucf101=dict(val, root=root, ann_file=f'{root}/ucf101_val_list_videos.txt'))
     ),
 )

@@ -14,7 +14,7 @@ Expect: the paper has no such number; MAE ViT-B, of images alone, gives 67.8. Ou
 _base_ = [
     '../../_base_/default_runtime.py',
     '../../_base_/models/omnimae_vit-base.py',
-    '../../_base_/datasets/in1k_frozen.py',
+    '../../_base_/datasets/linear_in1k.py',
     '../../_base_/schedules/linear_90e.py',
 ]
 
@@ -29,29 +29,4 @@ model = dict(
         checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitb_pretrain.torch}}',
     ),
 )
-train_dataloader = dict(
-    batch_size=512,
-    num_workers=10,
-    persistent_workers=True,
-    pin_memory=True,
-    dataset=dict(
-        type='MixedDataset',
-        sources=dict(
-            images=dict(
-                _base_.bank,
-                transforms=[
-                    dict(type='RandomResizedCrop', size=224, interpolation='bicubic'),
-                    dict(type='Flip', prob=0.5),
-                ],
-            ),
-        ),
-    ),
-    sampler=dict(type='MixedSampler'),
-    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=16384),
-    collate_fn=dict(type='collate_clips'),
-)
-val_dataloader = _base_.test_dataloader
-val_evaluator = _base_.test_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
 default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))

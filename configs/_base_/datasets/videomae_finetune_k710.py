@@ -1,0 +1,16 @@
+"""Kinetics-710 for fine-tuning VideoMAE, as ``python tools/prepare_dataset.py k710 --root data/kinetics710`` leaves it.
+
+Everything else as in ``videomae_finetune_k400.py``.
+"""
+
+_base_ = './videomae_finetune_k400.py'
+
+root = '{{$OMNIMAE_DATA:data}}/kinetics710'
+num_classes = 710
+
+rows = dict(root=root, classes=f'{root}/classes.txt')
+train = dict(rows, ann_file=f'{root}/kinetics710_train_list_videos.txt')
+val = dict(rows, ann_file=f'{root}/kinetics710_val_list_videos.txt')
+train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
+val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
+test_dataloader = dict(dataset=dict(sources=dict(videos=val)))

@@ -1,0 +1,34 @@
+"""SSv2 for fine-tuning VideoMAE, as ``python tools/prepare_dataset.py ssv2 --root data/sthv2`` leaves it.
+
+Sparse clips: one frame in each of 16 segments of the video, a random one in training, the middle one in validation;
+tested on 2 clips, whose frames interleave, x 3 crops. No flip, which would turn "from left to right" into another
+class. Everything else as in ``videomae_finetune_k400.py``: the released code (github.com/MCG-NJU/VideoMAE).
+"""
+
+_base_ = './finetune_videos.py'
+
+root = '{{$OMNIMAE_DATA:data}}/sthv2'
+num_classes = 174
+
+# for the model
+head_init_std = 2e-5
+
+rows = dict(
+    root=f'{root}/videos',
+    allow_outside=True,  # prepare_dataset.py --short-side writes ../videos_SIZE/NAME.mp4
+    sampling='sparse',
+    classes=f'{root}/classes.txt',
+)
+train = dict(
+    rows,
+    ann_file=f'{root}/sthv2_train_list_videos.txt',
+    replicas=2,
+    transforms=[
+        dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4),
+        dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0)),
+    ],
+)
+val = dict(rows, ann_file=f'{root}/sthv2_val_list_videos.txt')
+train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
+val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
+test_dataloader = dict(dataset=dict(sources=dict(videos=dict(val, num_clips=2))))

@@ -1,0 +1,28 @@
+"""A classifier over MAE's ViT-B, for images of 224x224.
+
+The class token takes part; pooled are the other tokens, then a fresh norm and a linear head. DropPath, label smoothing,
+mixup and CutMix: the released code (github.com/facebookresearch/mae). ``init_cfg`` takes the backbone of any
+checkpoint: the released one, else the one that OMNIMAE_CHECKPOINT names.
+"""
+
+model = dict(
+    type='Classifier',
+    data_preprocessor=dict(
+        type='ClipPreprocessor', mixing=dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5)
+    ),
+    backbone=dict(
+        type='SpatioTemporalViT',
+        arch='base',
+        patch_size=(1, 16, 16),  # frames, height, width
+        clip_size=(1, 224, 224),
+        positions='sincos2d',
+        cls_token=True,
+        drop_path_rate=0.1,
+    ),
+    num_classes=1000,
+    label_smoothing=0.1,
+    init_cfg=dict(
+        type='Checkpoint',
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth}}',
+    ),
+)

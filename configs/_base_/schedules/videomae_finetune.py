@@ -1,0 +1,10 @@
+"""Fine-tuning of VideoMAE: as ``finetune.py``, with a warm-up from 0 (its released code).
+
+Rates are the scripts' times videos per step / 256, floor included; replicas do not count there. A config has the peak,
+``end_lr`` and the epochs.
+"""
+
+_base_ = './finetune.py'
+
+param_scheduler = dict(start_lr=0.0)
+train_cfg = dict(val_interval=5)

@@ -1,0 +1,36 @@
+r"""Linear probe of MAE ViT-H on IN1K: what its frozen class token says to a linear layer (arXiv:2111.06377).
+
+Recipe: appendix A and the released code (github.com/facebookresearch/mae); tested on the middle of a short side of 256.
+     See ``_base_/schedules/linear_90e.py``. 50 epochs are enough for ViT-L and ViT-H, says the release.
+     The backbone is the released one, or the one in the file that OMNIMAE_CHECKPOINT names.
+Run: bash tools/dist_train.sh configs/mae/linear/vit-h_in1k.py 8
+     (global batch 16384 = 512 per GPU x 8 GPUs x 4 accumulated micro-batches)
+     bash tools/dist_test.sh configs/mae/linear/vit-h_in1k.py \
+         work_dirs/mae/linear/vit-h_in1k/epoch_50_raw.safetensors 8
+Expect: top-1 of 77.2 (released). Ours: not yet run.
+"""
+
+_base_ = [
+    '../../_base_/default_runtime.py',
+    '../../_base_/models/mae_vit-huge.py',
+    '../../_base_/datasets/linear_in1k.py',
+    '../../_base_/schedules/linear_90e.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='LinearProbe',
+    pool='cls',
+    data_preprocessor=_base_.model.data_preprocessor,
+    backbone=_base_.model.backbone,
+    num_classes=_base_.num_classes,
+    init_cfg=dict(
+        type='Checkpoint',
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_huge.pth}}',
+    ),
+)
+middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
+val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle))))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=50)
+default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))
