@@ -122,7 +122,7 @@ def pretraining_rows(model: Any) -> list[Row]:
             num_predicted = generator.num_decoded(grid)
             rows.append(masked_row(model, modality, 'masked for the encoder alone', num_visible))
         rows.append(masked_row(model, modality, 'masked, as it runs', num_visible, num_predicted))
-        if hasattr(generator, 'ratio'):  # a generator from outside need not have one
+        if getattr(generator, 'round_down', None) == 'hidden':  # a generator from outside need not round
             visible = _visible_in_paper(num_tokens, generator.ratio)
             rows.append(masked_row(model, modality, "masked, the paper's rounding", visible))
     return rows

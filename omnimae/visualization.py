@@ -38,17 +38,21 @@ INK, FAINT, WHITE = (20, 20, 20), (95, 95, 95), (255, 255, 255)
 class Reconstruction(NamedTuple):
     """Three views of one clip, (T, H, W, 3) uint8 each, and a caption.
 
+    Where the model predicts some frames of a clip only, these are the views' frames.
+
     Attributes:
         original: the clip.
         masked: hidden patches are grey.
         reconstruction: hidden patches are the model's, visible ones the clip's own.
         caption: modality, visible tokens, and how pixels were made of predictions.
+        numbers: which frames of the clip these are, counted from 0.
     """
 
     original: Frames
     masked: Frames
     reconstruction: Frames
     caption: str
+    numbers: Sequence[int]
 
 
 @torch.no_grad()
@@ -70,8 +74,11 @@ def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = N
     model.train(training)
 
     patches, grid = model.backbone.patchify(clip[None])
-    pixels = patches[0].float() / 255
     head = model.head_of(modality)
+    everywhere = torch.arange(grid.num_tokens, device=clip.device)[None]
+    pixels = head.predicted_pixels(patches, everywhere, grid)[0].float() / 255
+    tubelet = clip.shape[1] // grid.t
+    numbers = torch.arange(grid.t)[:, None] * tubelet + head.target.frames_of(grid.t, tubelet)
     decode = result['decode']
     predicted = _restore(head.target, result['patches'].float(), pixels[decode])
 
@@ -86,7 +93,9 @@ def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = N
         original=_frames(pixels, grid, patch_size),
         masked=_frames(masked, grid, patch_size),
         reconstruction=_frames(reconstruction, grid, patch_size),
-        caption=_caption(head.target, modality, grid, int(seen.sum()), float(result['loss'])),
+        caption=_caption(head.target, modality, grid, int(seen.sum()), float(result['loss']))
+        + (f' Of {clip.shape[1]} frames {numbers.numel()} are predicted.' if numbers.numel() < clip.shape[1] else ''),
+        numbers=numbers.flatten().tolist(),
     )
 
 
@@ -273,7 +282,7 @@ def frame_strip(result: Reconstruction, name: str, title: str) -> Image.Image:
     chosen = np.linspace(0, num_frames - 1, min(STRIP_FRAMES, num_frames)).round().astype(int)
     rows = [Row(frames[chosen], label) for label, frames in zip(PANELS, result[:3], strict=True)]
     rows[-1] = rows[-1]._replace(caption=f'{name}: {result.caption}')
-    return sheet(title, rows, [f'frame {i + 1}' for i in chosen])
+    return sheet(title, rows, [f'frame {result.numbers[i] + 1}' for i in chosen])
 
 
 def animation(result: Reconstruction, name: str, title: str) -> list[Image.Image]:

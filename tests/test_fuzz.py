@@ -112,21 +112,28 @@ def test_clips_lie_within_the_video(duration: float, seconds: float, u: float, n
 # Masks
 
 
-@pytest.mark.parametrize('generator', ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking'])
+@pytest.mark.parametrize('round_down', ['hidden', 'visible'])
+@pytest.mark.parametrize(
+    'generator', ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking', 'PerFrameMasking', 'BlockMasking']
+)
 @given(
     st.builds(Grid, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
     st.floats(0, 1, exclude_min=True, exclude_max=True),
     st.integers(1, 4),
 )
-def test_masks_split_any_grid_or_say_why_not(generator: str, grid: Grid, ratio: float, batch_size: int):
-    masking = MODELS.build(dict(type=generator, ratio=ratio))
+def test_masks_split_any_grid_or_say_why_not(
+    generator: str, round_down: str, grid: Grid, ratio: float, batch_size: int
+):
+    masking = MODELS.build(dict(type=generator, ratio=ratio, round_down=round_down))
     hidden, refusal = attempt(masking.num_hidden, grid)
     if hidden is None:
         assert f'ratio={ratio}' in refusal
         assert 'after rounding' in refusal
         return
-    assert 0 < hidden <= ratio * grid.num_tokens
-    assert hidden > ratio * grid.num_tokens - {'TubeMasking': grid.t, 'FrameMasking': grid.h * grid.w}.get(generator, 1)
+    step = {'TubeMasking': grid.t, 'PerFrameMasking': grid.t, 'FrameMasking': grid.h * grid.w}.get(generator, 1)
+    rest = hidden - ratio * grid.num_tokens
+    assert -step < rest <= 0 if round_down == 'hidden' else -1e-9 < rest <= step
+    assert hidden > 0
     masks = masking(batch_size, grid, 'cpu')
     assert masks.decode.shape == (batch_size, hidden)
     both = torch.cat([masks.visible, masks.decode], 1).sort(1).values

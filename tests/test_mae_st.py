@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import math
+import runpy
 from pathlib import Path
 
 import dense_reference as dense
@@ -12,12 +12,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
+from test_flops import counted_macs
 from torch import Tensor
 
 from omnimae.checkpoint import load_weights
+from omnimae.engine.optim import LayerDecayConstructor
+from omnimae.flops import pretraining_rows
 from omnimae.layouts import convert, export_mae_st, export_slowfast, recognise, translate
+from omnimae.models.vit import resize_positions
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
+from omnimae.visualization import frame_strip, reconstruct
 
 ROOT = Path(__file__).parents[1]
 GRAY = dict(mean=(0.45,) * 3, std=(0.225,) * 3)
@@ -299,15 +304,185 @@ def test_a_classifier_may_begin_with_the_norm_of_pretraining(tmp_path: Path, pre
 NORM = ('norm.weight', 'norm.bias')
 
 
-def test_converting_on_the_command_line(tmp_path: Path):
-    torch.save({'model_state': published_file('slowfast')}, tmp_path / 'published.pyth')
-    tool = [sys.executable, str(ROOT / 'tools' / 'convert_checkpoint.py')]
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_converting_on_the_command_line(tmp_path: Path, layout: str):
+    torch.save({'model_state': published_file(layout)}, tmp_path / 'published.pyth')
+    convert_checkpoint = runpy.run_path(str(ROOT / 'tools' / 'convert_checkpoint.py'))['main']
     ours, again = tmp_path / 'ours.safetensors', tmp_path / 'again.pth'
-    for command in ([tmp_path / 'published.pyth', ours], [ours, again, '--to', 'slowfast']):
-        result = subprocess.run([*tool, *map(str, command)], capture_output=True, text=True, cwd=ROOT)
-        assert result.returncode == 0, result.stderr
+    convert_checkpoint([str(tmp_path / 'published.pyth'), str(ours)])
+    convert_checkpoint([str(ours), str(again), '--to', layout])
     written = torch.load(again, weights_only=True)['state_dict']
-    assert all(torch.equal(written[key], x) for key, x in published_file('slowfast').items())
+    assert all(torch.equal(written[key], x) for key, x in published_file(layout).items())
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('frames', 'tubelet', 'slices'), [(16, 2, 8), (16, 4, 4), (8, 2, 4), (32, 2, 16), (2, 2, 1)])
+def test_predicted_frames_are_the_published_ones(frames: int, tubelet: int, slices: int):
+    """Frames within their tubelets, against frames counted through the clip."""
+    rules = {'spread': torch.linspace(0, frames - 1, slices).long(), 'first': torch.arange(0, frames, tubelet)}
+    rules['all'] = torch.arange(frames)
+    for rule, expected in rules.items():
+        within = MODELS.build(dict(type='PixelTarget', frames=rule)).frames_of(slices, tubelet)
+        assert (torch.arange(slices)[:, None] * tubelet + within).flatten().tolist() == expected.tolist()
+    if frames == 16 and tubelet == 2:
+        assert rules['spread'].tolist() == [0, 2, 4, 6, 8, 10, 12, 15]
+
+
+def test_a_token_predicts_one_frame():
+    model = tiny()
+    assert model.head.pred.out_features == 8 * 6 * 3
+    with torch.device('meta'):
+        base = dict(type='SpatioTemporalViT', arch='base', positions='separable', cls_token=True)
+        assert autoencoder(base, embed_dim=512).head.pred.out_features == 768
+    image = model.predict(torch.randn(2, 3, 1, 24, 12), 'video', Masks.from_hidden(torch.rand(2, 6).argsort(1) < 4))
+    assert image[0]['patches'].shape == (4, 144)
+    clip, masks = torch.randn(1, 3, *CLIP), Masks.from_hidden(torch.rand(1, 24).argsort(1) < 18)
+    before = model(clip, 'video', masks)['loss'].item()
+    unread = clip.clone()
+    hidden = torch.zeros(24).scatter(0, masks.decode[0], 1).view(4, 3, 2).bool()
+    unread[0, :, [1, 3, 5, 6]] += torch.randn(3, 4, 24, 12) * hidden.repeat_interleave(8, 1).repeat_interleave(6, 2)
+    assert model(unread, 'video', masks)['loss'].item() == before  # frames 0, 2, 4, 7 are predicted
+    with pytest.raises(ValueError, match="frames='odd' is unknown. Choose 'all', 'first' or 'spread'"):
+        MODELS.build(dict(type='PixelTarget', frames='odd'))
+
+
+def test_pictures_show_the_predicted_frames():
+    model, clip = tiny(), torch.randint(256, (3, *CLIP), dtype=torch.uint8)
+    result = reconstruct(model, clip, 'video')
+    assert result.numbers == [0, 2, 4, 7]
+    assert 'Of 8 frames 4 are predicted.' in result.caption
+    np.testing.assert_array_equal(result.original, clip[:, [0, 2, 4, 7]].permute(1, 2, 3, 0))
+    masks = Masks.from_hidden(torch.rand(1, 24).argsort(1) < 18)
+    pixels = model.data_preprocessor.pixels_of_patches(model.backbone.patchify(clip[None])[0][:, masks.decode[0]])
+    truth = model.head.target(model.head.predicted_pixels(pixels, masks.decode, GRID))[0]
+    row = dict(patches=truth, decode=masks.decode[0], visible=masks.visible[0], loss=torch.tensor(0.0))
+    model.predict = lambda *args: [row]
+    result = reconstruct(model, clip, 'video', masks)
+    assert np.abs(result.reconstruction.astype(int) - result.original).max() <= 1  # the target itself is the clip
+    assert frame_strip(result, 'clip', 'title').width > 4 * 160
+    whole = reconstruct(autoencoder(tiny_backbone(), frames='all', embed_dim=16, num_heads=4), clip, 'video')
+    assert whole.numbers == [*range(8)]
+    assert 'frames' not in whole.caption
+
+
+@torch.no_grad()
+def test_learned_positions_of_other_clips():
+    backbone = MODELS.build(tiny_backbone()).eval()
+    space, time = backbone.pos_embed_space[0], backbone.pos_embed_time[0]
+    table = (time[:, None] + space).flatten(0, 1)
+    assert torch.equal(backbone.positions_on(GRID), table)
+    assert torch.equal(backbone.positions_on(Grid(1, 3, 2)), table[:6])  # an image is the first step
+    for grid in (Grid(2, 3, 2), Grid(4, 6, 5), Grid(1, 5, 5)):
+        torch.testing.assert_close(backbone.positions_on(grid), resize_positions(table[None], GRID, grid))
+    # interpolated apart, they are the same: the weights of an interpolation add up to one
+    longer = F.interpolate(time.T[None], size=8, mode='linear')[0].T
+    torch.testing.assert_close(backbone.positions_on(Grid(8, 3, 2)), (longer[:, None] + space).flatten(0, 1))
+    for clip_size, tokens in (((1, 24, 12), 6), ((4, 24, 12), 12), ((8, 40, 24), 80)):
+        assert backbone(torch.randn(2, 3, *clip_size)).shape == (2, tokens, 24)
+        assert math.isfinite(tiny().predict(torch.randn(1, 3, *clip_size), 'video')[0]['loss'])
+    joint = MODELS.build(tiny_backbone(positions='learned'))
+    assert joint.pos_embed.shape == (1, 24, 24)
+    assert torch.equal(joint.positions_on(Grid(1, 3, 2)), joint.pos_embed[0, :6])
+
+
+def test_first_weights():
+    torch.manual_seed(0)
+    model = autoencoder(tiny_backbone(embed_dim=96), embed_dim=96, num_heads=4, mask_token_std=0.02, pred_std=None)
+    for part in (model.backbone, model.head):
+        for table in (part.pos_embed_space, part.pos_embed_time, part.pos_embed_cls):
+            assert table.std().item() == pytest.approx(0.02, rel=0.2)
+    assert not model.head.cls_token.any()
+    assert model.backbone.cls_token.std().item() == pytest.approx(0.02, rel=0.2)
+    with pytest.raises(ValueError, match="cls_token=True and tokens='encoder'. Choose tokens='decoder'"):
+        MODELS.build(dict(type='MAEHead', in_dim=24, patch_size=PATCH, grid=GRID, cls_token=True))
+
+
+def test_learned_positions_learn_like_the_patch_embedding():
+    model = tiny()
+    wrapper = dict(type='AutocastOptimWrapper', optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05))
+    groups = LayerDecayConstructor(wrapper, dict(layer_decay=0.5, rule='paper')).param_groups(model)
+    for name in ('pos_embed_space', 'pos_embed_time', 'pos_embed_cls', 'cls_token'):
+        [group] = [g for g in groups if any(x is getattr(model.backbone, name) for x in g['params'])]
+        assert (group['lr'], group['weight_decay']) == (0.125, 0.05)  # two blocks lie between it and the head
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_arithmetic_is_what_torch_counts(layout: str):
+    model = tiny(layout)
+    row = pretraining_rows(model)[1]
+    assert (row.num_visible, row.num_tokens) == (6, 24)
+    assert counted_macs(lambda: model.loss(torch.zeros(2, 3, *CLIP), 'video')) == 2 * row.total
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('kind', 'ratio', 'by_visible', 'by_hidden'),
+    [
+        ('RandomMasking', 0.9, 156, 157), ('RandomMasking', 0.95, 78, 79), ('RandomMasking', 0.75, 392, 392),
+        ('TubeMasking', 0.9, 152, 160), ('PerFrameMasking', 0.9, 152, 160), ('FrameMasking', 0.75, 392, 392),
+        ('FrameMasking', 0.7, 392, 588), ('BlockMasking', 0.75, 392, 392), ('BlockMasking', 0.9, 156, 157),
+    ],
+)  # fmt: skip
+def test_counts(kind: str, ratio: float, by_visible: int, by_hidden: int):
+    """Of 8x14x14 tokens; the visible ones of agnostic masks are the published 156, OmniMAE's 157."""
+    for round_down, visible in (('visible', by_visible), ('hidden', by_hidden)):
+        generator = MODELS.build(dict(type=kind, ratio=ratio, round_down=round_down))
+        masks = generator(3, Grid(8, 14, 14), 'cpu')
+        assert (masks.visible.shape[1], masks.decode.shape[1]) == (visible, 1568 - visible)
+        assert generator.num_hidden(Grid(8, 14, 14)) == 1568 - visible
+        assert (torch.cat([masks.visible, masks.decode], 1).sort(1).values == torch.arange(1568)).all()
+
+
+def test_the_count_of_visible_tokens_is_the_published_formula():
+    for ratio in (0.5, 0.75, 0.9, 0.95, 0.98):
+        for grid in (Grid(8, 14, 14), Grid(8, 16, 16), Grid(1, 14, 14), Grid(4, 10, 10)):
+            generator = MODELS.build(dict(type='RandomMasking', ratio=ratio, round_down='visible'))
+            assert grid.num_tokens - generator.num_hidden(grid) == int(grid.num_tokens * (1 - ratio))
+    with pytest.raises(ValueError, match="RandomMasking: round_down='both' is unknown. Choose 'hidden' or 'visible'"):
+        MODELS.build(dict(type='RandomMasking', ratio=0.9, round_down='both'))
+    with pytest.raises(ValueError, match=r'FrameMasking\(ratio=0.9\) hides 1568 of 1568 tokens'):
+        MODELS.build(dict(type='FrameMasking', ratio=0.9, round_down='visible')).num_hidden(Grid(8, 14, 14))
+
+
+def test_each_time_slice_hides_equally_many_of_its_own():
+    masks = MODELS.build(dict(type='PerFrameMasking', ratio=0.75))(64, Grid(4, 4, 5), 'cpu')
+    hidden = torch.zeros(64, 80).scatter(1, masks.decode, 1.0).view(64, 4, 20)
+    assert (hidden.sum(2) == 15).all()
+    assert all(not torch.equal(hidden[:, i], hidden[:, j]) for i in range(4) for j in range(i))
+    assert hidden.mean((0, 1)).sub(0.75).abs().max() < 0.12  # every place alike
+
+
+def test_blocks_are_contiguous_and_everywhere():
+    grid = Grid(8, 14, 14)
+    generator = MODELS.build(dict(type='BlockMasking', ratio=0.5, min_size=(2, 4, 4), max_size=(4, 8, 8)))
+    masks = generator(128, grid, 'cpu')
+    hidden = torch.zeros(128, 1568).scatter(1, masks.decode, 1.0).view(128, *grid)
+    assert (hidden.flatten(1).sum(1) == 784).all()
+
+    def alike(x: Tensor) -> float:
+        """Share of neighbours, in time, height and width, that are both hidden or both visible."""
+        pairs = [(x[:, 1:], x[:, :-1]), (x[:, :, 1:], x[:, :, :-1]), (x[..., 1:], x[..., :-1])]
+        return min((a == b).float().mean().item() for a, b in pairs)
+
+    scattered = MODELS.build(dict(type='RandomMasking', ratio=0.5))(128, grid, 'cpu')
+    assert alike(hidden) > 0.75
+    assert alike(torch.zeros(128, 1568).scatter(1, scattered.decode, 1.0).view(128, *grid)) < 0.55
+    assert len({tuple(row.tolist()) for row in masks.visible}) == 128
+    assert hidden.mean(0)[:, 3:-3, 3:-3].min() > 0.2  # not only where most blocks meet
+    one = MODELS.build(dict(type='BlockMasking', ratio=0.1, min_size=(4, 7, 7), max_size=(4, 7, 7)))(16, grid, 'cpu')
+    for row in one.decode:  # 156 of the 196 tokens of the first block, as far as it goes, slice by slice
+        t, y, x = row // 196, row % 196 // 14, row % 14
+        assert [int(part.max() - part.min()) for part in (t, y, x)] == [3, 6, 6]
+        assert torch.bincount(t - t.min()).tolist() == [49, 49, 49, 9]
+    with pytest.raises(ValueError, match=r'min_size=\(5, 4, 4\), max_size=\(4, 8, 8\). Give sides from 1 on'):
+        MODELS.build(dict(type='BlockMasking', ratio=0.5, min_size=(5, 4, 4)))
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
 
 
 # Published: 99.9 M for ViT-B; counted by hand from the sizes, positions and class tokens included.

@@ -18,7 +18,7 @@ from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
 GOLDEN = json.loads((Path(__file__).parent / 'data/omnimae_tiny.json').read_text())
-GENERATORS = ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking']
+GENERATORS = ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking', 'PerFrameMasking', 'BlockMasking']
 
 
 def autoencoder(

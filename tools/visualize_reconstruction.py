@@ -98,7 +98,7 @@ class Painter:
         strip, clip = Path(f'{stem}_strip.png'), Path(f'{stem}.mp4' if mp4 else f'{stem}.gif')
         frame_strip(result, path.name, self.title).save(strip)
         write = write_mp4 if mp4 else write_gif
-        write(clip, animation(result, path.name, self.title), self.num_frames / self.clip_seconds)
+        write(clip, animation(result, path.name, self.title), len(result.original) / self.clip_seconds)
         print(strip, clip, sep='\n')
 
     def reconstruct(self, path: Path) -> Reconstruction | None:
