@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from omnimae.data.benchmarks import BENCHMARKS
 from omnimae.data.demo import make_demo
+from omnimae.data.motion import make_small
 from omnimae.data.preparation import prepare
 
 
@@ -31,6 +32,27 @@ def prepare_demo(args: argparse.Namespace) -> None:
     made = make_demo(args.root, size=args.size, seed=args.seed, workers=args.workers)
     seconds = time.perf_counter() - start
     print(f'{args.root}: {made["images"]} images, {made["videos"]} videos ({seconds:.0f} s)')
+
+
+def add_small(datasets: argparse._SubParsersAction) -> None:
+    """The subcommand `small`: lists of images, and videos of pictures that move over others, made from these images."""
+    parser = datasets.add_parser('small', help=add_small.__doc__)
+    parser.add_argument(
+        '--images', type=str, default='data/cifar10', help='folder with train/CLASS and test/CLASS, as of CIFAR-10'
+    )
+    parser.add_argument(
+        '--size', type=int, default=500, help='training videos of each motion, and half of the images of each class'
+    )
+    parser.add_argument('--seed', type=int, default=0)
+    parser.set_defaults(run=prepare_small)
+
+
+def prepare_small(args: argparse.Namespace) -> None:
+    """Make the data of the small experiments and say what lies where."""
+    start = time.perf_counter()
+    made = make_small(args.root, args.images, size=args.size, seed=args.seed, workers=args.workers)
+    seconds = time.perf_counter() - start
+    print(f'{args.root}: lists of {made["images"]} images, {made["videos"]} videos ({seconds:.0f} s)')
 
 
 def add_benchmark(datasets: argparse._SubParsersAction, name: str) -> None:
@@ -73,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     datasets = parser.add_subparsers(dest='dataset', required=True, metavar='DATASET')
     add_demo(datasets)
+    add_small(datasets)
     for name in BENCHMARKS:
         add_benchmark(datasets, name)
     for dataset in datasets.choices.values():

@@ -151,12 +151,12 @@ def film(image: np.ndarray, views: np.ndarray, frame_size: tuple[int, int] = FRA
         yield cv2.warpAffine(image, to_image, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def write_video(path: Path, frames: Iterator[np.ndarray], rate: int) -> None:
+def write_video(path: Path, frames: Iterator[np.ndarray], rate: int, frame_size: tuple[int, int] = FRAME_SIZE) -> None:
     """Frames (h, w, 3) -> an H.264 mp4 or a VP9 webm, by the suffix of the path."""
     codec, options = CODECS[path.suffix]
     with av.open(str(path), 'w', options={'fflags': '+bitexact'}) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width = FRAME_SIZE
+        stream.height, stream.width = frame_size
         stream.pix_fmt = 'yuv420p'
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))

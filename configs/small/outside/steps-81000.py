@@ -1,0 +1,9 @@
+"""MAE in small on CIFAR-10: ``steps-1000.py`` for 81000 steps.
+
+Run: python tools/train.py configs/small/outside/steps-81000.py
+Expect: docs/evidence.md, outside.
+"""
+
+_base_ = ['steps-1000.py']
+
+train_cfg = dict(max_epochs=162, val_interval=162)

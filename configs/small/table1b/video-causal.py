@@ -1,0 +1,9 @@
+"""Table 1b in small: the beginning of a clip is shown, the rest is hidden.
+
+Run: python tools/train.py configs/small/table1b/video-causal.py
+Expect: docs/evidence.md, table1b.
+"""
+
+_base_ = ['../pretrain/joint.py']
+
+model = dict(mask_generator=dict(video=dict(type='CausalMasking')))

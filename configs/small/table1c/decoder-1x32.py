@@ -1,0 +1,9 @@
+"""Table 1c in small: a decoder 32 wide.
+
+Run: python tools/train.py configs/small/table1c/decoder-1x32.py
+Expect: docs/evidence.md, table1c.
+"""
+
+_base_ = ['../pretrain/joint.py']
+
+model = dict(head=dict(embed_dim=32))

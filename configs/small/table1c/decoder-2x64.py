@@ -1,0 +1,9 @@
+"""Table 1c in small: a decoder of 2 blocks.
+
+Run: python tools/train.py configs/small/table1c/decoder-2x64.py
+Expect: docs/evidence.md, table1c.
+"""
+
+_base_ = ['../pretrain/joint.py']
+
+model = dict(head=dict(depth=2))

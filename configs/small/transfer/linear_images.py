@@ -1,0 +1,14 @@
+"""Linear probe of a frozen backbone: ``finetune_images.py`` with that backbone left alone.
+
+Run: python tools/train.py configs/small/transfer/linear_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
+Expect: docs/evidence.md; chance is 10 %.
+"""
+
+_base_ = ['../_base_/frozen.py']
+
+model = dict(num_classes=10)
+train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=_base_.images.train)))
+val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=_base_.images.val)))
+test_dataloader = dict(
+    _base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(images=_base_.images.test))
+)

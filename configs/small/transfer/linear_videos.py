@@ -1,0 +1,14 @@
+"""Linear probe of a frozen backbone: ``finetune_videos.py`` with that backbone left alone.
+
+Run: python tools/train.py configs/small/transfer/linear_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
+Expect: docs/evidence.md; chance is 12.5 %.
+"""
+
+_base_ = ['../_base_/frozen.py']
+
+model = dict(num_classes=8)
+train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=_base_.videos.train)))
+val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=_base_.videos.val)))
+test_dataloader = dict(
+    _base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(videos=_base_.videos.test))
+)

@@ -1,0 +1,202 @@
+"""Videos for the small experiments, made from a folder of images: one picture moves over another that moves, too.
+
+What a video is labelled with is the motion of the picture in front: its direction and its speed. Pictures, places, the
+motion behind and the moment at which the film begins are drawn alike for all labels, and the picture in front leaves
+on one side to come back on the other: a single frame says nothing about the label.
+
+Legend: a place is (y, x) in pixels of the frame.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from omnimae.data.annotations import IMAGE_EXTENSIONS, list_files, scan_folder
+from omnimae.data.datasets import read_image
+from omnimae.data.demo import write_video
+
+DIRECTIONS = {'down': (1, 0), 'left': (0, -1), 'right': (0, 1), 'up': (-1, 0)}
+SPEEDS = {'fast': (26.0, 34.0), 'slow': (9.0, 13.0)}  # pixels a second
+MOTIONS = tuple(f'{direction}_{speed}' for direction in DIRECTIONS for speed in SPEEDS)  # in the order of the labels
+SPLITS = {'train': 1.0, 'val': 0.125, 'test': 0.25}  # share of the number of training videos
+BEHIND = (0.0, 12.0)  # speed of the background, in any direction
+FRAME_SIZE = (32, 32)
+FRONT_SIDE = 18  # of the picture in front, which is cut to a disc
+PERIOD = 36  # after so many pixels the picture in front comes back
+RATE = 10
+NUM_FRAMES = 20
+IMAGES_PER_VIDEO = 2  # of a class, for each video of a motion
+RECORD = 'small.json'
+VERSION = 1  # raise it when other files come of the same arguments
+
+
+class Film(NamedTuple):
+    """What a video shows."""
+
+    front: np.ndarray  # (h, w, 3) uint8
+    behind: np.ndarray  # (h, w, 3) uint8
+    start: np.ndarray  # place of the picture in front
+    velocity: np.ndarray  # of it, pixels a second
+    drift: np.ndarray  # velocity of the background
+    pan: np.ndarray  # where its window begins, 0..1 of what the drift leaves
+
+
+def draw_film(front: np.ndarray, behind: np.ndarray, motion: str, rng: np.random.Generator) -> Film:
+    """Two pictures (h, w, 3) and a motion of ``MOTIONS`` -> a film at random places and speeds."""
+    direction, speed = motion.split('_')
+    angle = rng.uniform(0, 2 * np.pi)
+    return Film(
+        front,
+        behind,
+        rng.uniform(0, PERIOD, 2),
+        np.array(DIRECTIONS[direction]) * rng.uniform(*SPEEDS[speed]),
+        np.array([np.sin(angle), np.cos(angle)]) * rng.uniform(*BEHIND),
+        rng.uniform(size=2),
+    )
+
+
+def frames_of(film: Film) -> Iterator[np.ndarray]:
+    """A film -> its frames (h, w, 3) uint8."""
+    size = np.array(FRAME_SIZE)
+    travel = np.abs(film.drift) * (NUM_FRAMES - 1) / RATE
+    side = int(np.ceil((size + BEHIND[1] * NUM_FRAMES / RATE).max()))
+    behind = cv2.resize(film.behind, (side, side), interpolation=cv2.INTER_CUBIC)
+    first = film.pan * (side - size - travel) + np.where(film.drift < 0, travel, 0)
+    front = cv2.resize(film.front, (FRONT_SIDE, FRONT_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    rows, columns = (np.indices((FRONT_SIDE, FRONT_SIDE)) - (FRONT_SIDE - 1) / 2) ** 2
+    disc = np.clip(FRONT_SIDE / 2 - np.sqrt(rows + columns), 0, 1).astype(np.float32)
+    height, width = FRAME_SIZE
+    for seconds in np.arange(NUM_FRAMES) / RATE:
+        y, x = first + film.drift * seconds
+        canvas = _moved(behind, -y, -x, width, height).astype(np.float32)
+        y, x = (film.start + film.velocity * seconds) % PERIOD - (PERIOD - size) / 2 - FRONT_SIDE / 2
+        # near the edge of the period one part of the disc is still there, the other back already
+        for top in (y - PERIOD, y, y + PERIOD):
+            for left in (x - PERIOD, x, x + PERIOD):
+                if max(abs(top), abs(left)) < PERIOD:
+                    share = _moved(disc, top, left, width, height)[..., None]
+                    canvas += share * (_moved(front, top, left, width, height) - canvas)
+        yield canvas.round().clip(0, 255).astype(np.uint8)
+
+
+def _moved(picture: np.ndarray, y: float, x: float, width: int, height: int) -> np.ndarray:
+    """(h, w[, 3]) -> (height, width[, 3]) with its corner at (y, x); its edge pixels go on outside."""
+    to_frame = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
+    border = cv2.BORDER_REPLICATE if picture.ndim == 3 else cv2.BORDER_CONSTANT
+    return cv2.warpAffine(picture, to_frame, (width, height), flags=cv2.INTER_LINEAR, borderMode=border)
+
+
+class Job(NamedTuple):
+    """One video to make; its random numbers follow from ``seed``: (seed, split, motion, number)."""
+
+    path: Path  # below the root
+    seed: tuple[int, ...]
+    motion: str
+    images: Sequence[str]  # whose pictures it may show
+
+
+def run_job(job: Job, root: Path) -> None:
+    """Make one video."""
+    rng = np.random.default_rng(job.seed)
+    front, behind = (read_image(job.images[number])[0] for number in rng.integers(len(job.images), size=2))
+    write_video(root / job.path, frames_of(draw_film(front, behind, job.motion, rng)), RATE, FRAME_SIZE)
+
+
+def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:
+    """A folder with train/CLASS and test/CLASS -> (path below it, label) of each image of train, val and test.
+
+    Of each class the first images of train/CLASS are for training, the last for validation.
+
+    Raises:
+        ValueError: no such folders, other classes in one than in the other, or too few images of a class.
+    """
+    splits: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    counts = {split: round(IMAGES_PER_VIDEO * size * share) for split, share in SPLITS.items()}
+    names = {folder: scan_folder(str(images / folder), IMAGE_EXTENSIONS).classes for folder in ('train', 'test')}
+    if not names['train'] or names['train'] != names['test']:
+        raise ValueError(
+            f'images {images} must have the same class folders in train and test; found {names["train"]} and '
+            f'{names["test"]}.'
+        )
+    for label, name in enumerate(names['train']):
+        paths = {
+            folder: sorted(f'{folder}/{name}/{path}' for path in list_files(str(images / folder / name)))
+            for folder in names
+        }
+        enough = dict(train=counts['train'] + counts['val'], test=counts['test'])
+        for folder, needed in enough.items():
+            if len(paths[folder]) < needed:
+                raise ValueError(
+                    f'images {images / folder / name} holds {len(paths[folder])} images, size={size} needs {needed}. '
+                    'Choose a smaller size.'
+                )
+        chosen = dict(
+            train=paths['train'][: counts['train']],
+            val=paths['train'][-counts['val'] :],
+            test=paths['test'][: counts['test']],
+        )
+        for split in SPLITS:
+            splits[split] += [(path, label) for path in chosen[split]]
+    return splits
+
+
+def make_small(
+    root: str | Path, images: str | Path, *, size: int = 500, seed: int = 0, workers: int = 1
+) -> dict[str, int]:
+    """Write videos/SPLIT/MOTION/*.mp4, videos/SPLIT.txt and, of ``images``, images_SPLIT.txt; return what was made.
+
+    Videos of a split show images of that split alone. Data of the same arguments are left as they are; a run that
+    breaks off leaves nothing at ``root``.
+
+    Args:
+        root: to be made.
+        images: a folder with train/CLASS and test/CLASS.
+        size: training videos of each motion; validation has an eighth of it, test a quarter.
+        seed: of everything that is drawn.
+        workers: processes.
+
+    Raises:
+        ValueError: ``size`` is too small, ``images`` is no such folder, or ``root`` holds something else.
+    """
+    root, images = Path(root), Path(images)
+    if size < 8:
+        raise ValueError(f'size must be at least 8, so that each split has a video of each motion, got {size}.')
+    splits = split_images(images, size)
+    videos = {split: int(size * share) for split, share in SPLITS.items()}  # of each motion
+    num_videos, num_images = len(MOTIONS) * sum(videos.values()), sum(map(len, splits.values()))
+    record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=num_images)
+    if root.exists():
+        if (root / RECORD).is_file() and json.loads((root / RECORD).read_text()) == record:
+            return record
+        raise ValueError(
+            f'root {root} exists and does not hold the data of size {size} and seed {seed}. '
+            'Remove it or choose another root.'
+        )
+    unfinished = root.with_name(root.name + '.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    jobs = []
+    for s, (split, count) in enumerate(videos.items()):
+        pool = [str(images / path) for path, _ in splits[split]]
+        lines = []
+        for label, motion in enumerate(MOTIONS):
+            (unfinished / 'videos' / split / motion).mkdir(parents=True)
+            for i in range(count):
+                jobs.append(Job(Path('videos', split, motion, f'{i:05d}.mp4'), (seed, s, label, i), motion, pool))
+                lines.append(f'{motion}/{i:05d}.mp4 {label}')
+        (unfinished / 'videos' / f'{split}.txt').write_text('\n'.join(lines) + '\n')
+        rows = '\n'.join(f'{path} {label}' for path, label in splits[split])
+        (unfinished / f'images_{split}.txt').write_text(rows + '\n')
+    with ProcessPoolExecutor(workers) as executor:
+        list(executor.map(partial(run_job, root=unfinished), jobs, chunksize=64))
+    (unfinished / RECORD).write_text(json.dumps(record))
+    unfinished.rename(root)
+    return record

@@ -1,0 +1,190 @@
+"""Experiments from a declaration: what is run, what is not run again, what the table says, what is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from omnimae.config import load_config
+from omnimae.registry import MODELS
+
+ROOT = Path(__file__).parents[1]
+SMALL = ROOT / 'configs' / 'small'
+DEMO = ROOT / 'configs' / 'demo'
+
+spec = importlib.util.spec_from_file_location('reproduce', ROOT / 'tools' / 'reproduce.py')
+reproduce = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reproduce)
+
+SHORT = {
+    'train_cfg.max_epochs': 1,
+    'param_scheduler.warmup_epochs': 0,
+    'train_dataloader.num_workers': 0,
+    'train_dataloader.persistent_workers': False,
+}
+DECLARATION = {
+    'title': 'A trial',
+    'rows': {
+        'joint': {'pretrain': str(DEMO / 'pretrain.py')},
+        'scratch': {'pretrain': None},
+    },
+    'tasks': {
+        'images': {'config': str(DEMO / 'finetune_images.py'), 'rates': [1e-3, 2e-3]},
+        'k-NN': {'config': str(DEMO / 'knn_images.py')},
+    },
+    'forms': {'tiny': {'seeds': 2, 'options': {'pretrain': SHORT, 'images': SHORT}}},
+}
+
+
+def declare(folder: Path, **changes) -> str:
+    path = folder / 'trial.yaml'
+    path.write_text(yaml.safe_dump({**DECLARATION, **changes}, sort_keys=False))
+    return str(path)
+
+
+@pytest.fixture
+def demo(demo_root, monkeypatch) -> None:
+    monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
+    reproduce._load.cache_clear()  # configs read the variable
+
+
+@pytest.mark.usefixtures('demo')
+def test_an_experiment_end_to_end_and_once_more(tmp_path, capsys):
+    words = [declare(tmp_path), '--form', 'tiny', '--work-dir', str(tmp_path / 'work')]
+    reproduce.main(words)
+    first = capsys.readouterr().out
+    assert len(re.findall(r'^pretrain_\w+: \d+ s$', first, re.M)) == 2  # one a seed
+    assert len(re.findall(r'^finetune_images_\w+: \d+ s, val [\d.]+ %, test [\d.]+ %$', first, re.M)) == 2 * (2 + 1)
+    folder = tmp_path / 'work' / 'trial_tiny'
+    said = json.loads((folder / 'results.json').read_text())
+    table = (folder / 'table.md').read_text()
+    for row in ('joint', 'scratch'):
+        cell = [one for one in said['measurements'] if (one['row'], one['task']) == (row, 'images')]
+        rates = {one['rate']: one for one in cell if one['seed'] == 0}
+        best = max(rates, key=lambda rate: rates[rate]['val'])
+        tests = [one['test'] for one in cell if one['rate'] == best]
+        assert len(tests) == 2
+        assert f'| {np.mean(tests):.1f} ± {np.std(tests, ddof=1):.1f} |' in table
+        assert f'{row} {best:g}' in table
+    assert 'lr of 0.001, 0.002' in table
+    assert '3 steps of 32' in table
+    assert Image.open(folder / 'plot.png').width > 100
+    assert not list((tmp_path / 'work').rglob('*.pth'))
+    reproduce.main(words)
+    again = capsys.readouterr().out
+    assert 'pretrain_' not in again
+    assert again.strip().endswith(first.split('# A trial')[1].strip()[-60:])
+
+
+@pytest.mark.usefixtures('demo')
+def test_a_piece_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    text = declare(
+        tmp_path,
+        rows={'scratch': {'pretrain': None}},
+        tasks={'images': {**DECLARATION['tasks']['images'], 'rates': [1e-3]}},
+        forms={'tiny': {'seeds': 1, 'options': {'images': {**SHORT, 'train_cfg.max_epochs': 2}}}},
+    )
+    call_hook, steps = reproduce.Runner.call_hook, []
+
+    def stop(runner, name, **kwargs):
+        call_hook(runner, name, **kwargs)
+        if name == 'before_train_iter':
+            steps.append(runner.iter)
+            if runner.iter == 4 and len(steps) == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+    def scores(name):
+        reproduce.main([text, '--form', 'tiny', '--work-dir', str(tmp_path / name)])
+        said = json.loads((tmp_path / name / 'trial_tiny' / 'results.json').read_text())
+        return [(one['val'], one['test'], one['steps']) for one in said['measurements']]
+
+    whole = scores('whole')
+    monkeypatch.setattr(reproduce.Runner, 'call_hook', stop)
+    with pytest.raises(SystemExit) as stopped:
+        scores('stopped')
+    assert stopped.value.code == 75
+    assert scores('stopped') == whole
+    assert steps == list(range(6))
+
+
+def test_the_spread_and_the_choice_of_the_rate():
+    experiment = reproduce.Experiment(
+        'e', 'f', 'title', None, (reproduce.Row('r', None, None),), (reproduce.Task('t', SMALL, (1.0, 2.0)),), 2, {}
+    )
+    results = reproduce.Results(experiment, 2)
+    results.measurements = [
+        dict(row='r', task='t', seed=0, rate=1.0, val=30.0, test=99.0),
+        dict(row='r', task='t', seed=0, rate=2.0, val=40.0, test=10.0),
+        dict(row='r', task='t', seed=1, rate=2.0, val=20.0, test=14.0),
+    ]
+    assert results.best_rate('r', 't') == 2.0
+    assert results.values('r', 't') == [10.0, 14.0]
+    assert '| r | 12.0 ± 2.8 | - | - / - | - / - |' in results.table()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'rows': {'joint': {'pretrain': 'nowhere.py'}}}, r"rows\.joint\.pretrain is 'nowhere\.py', and there is no"),
+        ({'rows': {'joint': {'pretran': None}}}, r'rows\.joint lacks pretrain'),
+        ({'rows': {'joint': {'pretrain': None, 'x': 3}}}, r'give every row an x and the file an axis'),
+        ({'axis': 'steps'}, r'rows\.joint: give every row an x'),
+        ({'extra': 1}, r'the file has extra, which nothing reads'),
+        ({'forms': {'tiny': {'seeds': 1, 'options': {'vidoes': {}}}}}, r'options has vidoes, which nothing reads'),
+        ({'forms': {'full': {'seeds': 1, 'options': {}}}}, r"no form 'tiny'\. Choose from full"),
+        (
+            {'forms': {'tiny': {'seeds': 1, 'rows': ['joined'], 'options': {}}}},
+            r'names joined; there are joint, scratch',
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        reproduce.load_experiment(declare(tmp_path, **changes), 'tiny')
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['figure3'], r'reproduce\.py: EXPERIMENT figure3: there is no .*Known: .*figure2'),
+        (['figure2', '--form', 'huge'], r"there is no form 'huge'\. Choose from reduced, full"),
+        (['figure2', '--seeds', '0'], r'--seeds is 0, at least 1 is needed'),
+    ],
+)
+def test_a_wrong_command_is_one_line(words, message):
+    with pytest.raises(SystemExit, match=message):
+        reproduce.main(words)
+
+
+DECLARATIONS = sorted(SMALL.glob('*.yaml'))
+
+
+@pytest.mark.parametrize('path', DECLARATIONS, ids=lambda path: path.stem)
+def test_every_declaration_of_ours_holds(path):
+    """All forms are read, and their configs build with the forms' options."""
+    for form in yaml.safe_load(path.read_text())['forms']:
+        experiment = reproduce.load_experiment(path.stem, form)
+        used = {'pretrain': [row.pretrain for row in experiment.rows if row.pretrain]}
+        used |= {task.name: [task.config] for task in experiment.tasks}
+        for key, configs in used.items():
+            for config in configs:
+                cfg = load_config(config, experiment.options.get(key, {}))
+                MODELS.build(cfg.model)
+
+
+def test_every_config_of_small_belongs_to_an_experiment():
+    used = set()
+    for path in DECLARATIONS:
+        said = yaml.safe_load(path.read_text())
+        used |= {row['pretrain'] for row in said['rows'].values()} | {task['config'] for task in said['tasks'].values()}
+    there = {str(path.relative_to(SMALL)) for path in SMALL.rglob('*.py') if '_base_' not in path.parts}
+    assert {name for name in there - used if not name.startswith('cifar10_')} == set()

@@ -1,0 +1,417 @@
+"""Try a claim of the paper in small: pretrain, fine-tune and test all rows of an experiment, over seeds.
+
+python tools/reproduce.py EXPERIMENT [--form reduced] [--seeds 3] [--work-dir work_dirs/reproduce] [--amp]
+
+EXPERIMENT is a declaration of configs/small, such as figure2, or the path of one's own; configs/small/figure2.yaml says
+how they are written. A row begins with a pretraining, or with nothing; every task is trained from there with each of
+its learning rates, the best of them on the validation split for the first seed is that of the row's other seeds, and
+the table shows the test split. All rows of a task have the same steps and the same augmentation.
+
+What is done is not repeated, also by another experiment that needs the same: stop it at any time (Ctrl-C, or SIGTERM to
+lose no step) and give the same command to go on. WORK_DIR/EXPERIMENT_FORM gets table.md, results.json and plot.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import gc
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
+from omnimae.engine import setup_environment
+from omnimae.flops import pretraining_rows
+
+SMALL = Path(__file__).parents[1] / 'configs' / 'small'
+METRIC = 'accuracy/top1'
+UNITS = dict(image='images', video='clips')
+
+
+class Row(NamedTuple):
+    """A line of the table: the config of its pretraining, None from scratch; where it stands on the plot's axis."""
+
+    name: str
+    pretrain: Path | None
+    x: float | None
+
+
+class Task(NamedTuple):
+    """A column of the table: the config that measures a start; without rates nothing is trained."""
+
+    name: str
+    config: Path
+    rates: tuple[float, ...]
+
+
+class Experiment(NamedTuple):
+    """What a declaration says about one of its forms.
+
+    Attributes:
+        options: changes of the configs, as of ``--cfg-options``, under ``pretrain`` and the names of the tasks.
+    """
+
+    name: str
+    form: str
+    title: str
+    axis: str | None
+    rows: tuple[Row, ...]
+    tasks: tuple[Task, ...]
+    seeds: int
+    options: dict[str, dict[str, Any]]
+
+
+def load_experiment(name: str, form: str) -> Experiment:
+    """Read a declaration.
+
+    Raises:
+        ValueError: there is none of that name, or it is not written as configs/small/figure2.yaml.
+    """
+    path = Path(name) if name.endswith('.yaml') else SMALL / f'{name}.yaml'
+    if not path.is_file():
+        known = ', '.join(sorted(file.stem for file in SMALL.glob('*.yaml')))
+        raise ValueError(f'EXPERIMENT {name}: there is no {path}. Known: {known}; or the path of a .yaml of your own.')
+    try:
+        said = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path}: not YAML: {" ".join(str(error).split())}.') from error
+    _check_keys(path, 'the file', said, {'title', 'rows', 'tasks', 'forms'}, {'axis'})
+    if form not in said['forms']:
+        raise ValueError(f'{path}: there is no form {form!r}. Choose from {", ".join(said["forms"])}.')
+    rows, tasks = [], []
+    for key, row in said['rows'].items():
+        _check_keys(path, f'rows.{key}', row, {'pretrain'}, {'x'})
+        rows.append(Row(key, row['pretrain'] and _config(path, f'rows.{key}.pretrain', row['pretrain']), row.get('x')))
+        if (rows[-1].x is None) != (said.get('axis') is None):
+            raise ValueError(f'{path}: rows.{key}: give every row an x and the file an axis, or none of them.')
+    for key, task in said['tasks'].items():
+        _check_keys(path, f'tasks.{key}', task, {'config'}, {'rates'})
+        config = _config(path, f'tasks.{key}.config', task['config'])
+        tasks.append(Task(key, config, tuple(map(float, task.get('rates', ())))))
+    chosen = said['forms'][form]
+    _check_keys(path, f'forms.{form}', chosen, {'seeds', 'options'}, {'rows'})
+    _check_keys(path, f'forms.{form}.options', chosen['options'], set(), {'pretrain', *said['tasks']})
+    if unknown := sorted(set(chosen.get('rows', ())) - said['rows'].keys()):
+        raise ValueError(f'{path}: forms.{form}.rows names {", ".join(unknown)}; there are {", ".join(said["rows"])}.')
+    rows = [row for row in rows if row.name in chosen.get('rows', said['rows'])]
+    return Experiment(
+        path.stem, form, said['title'], said.get('axis'), tuple(rows), tuple(tasks), chosen['seeds'], chosen['options']
+    )
+
+
+def _check_keys(path: Path, place: str, value: Any, needed: set[str], allowed: set[str]) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f'{path}: {place} is {value!r}, it must have the keys {", ".join(sorted(needed | allowed))}.')
+    if missing := sorted(needed - value.keys()):
+        raise ValueError(f'{path}: {place} lacks {", ".join(missing)}.')
+    if unknown := sorted(value.keys() - needed - allowed):
+        known = ', '.join(sorted(needed | allowed))
+        raise ValueError(f'{path}: {place} has {", ".join(unknown)}, which nothing reads. Known: {known}.')
+
+
+def _config(path: Path, place: str, name: str) -> Path:
+    config = path.parent / name
+    if not config.is_file():
+        raise ValueError(f'{path}: {place} is {name!r}, and there is no {config}. Give a path relative to this file.')
+    return config
+
+
+class Workshop:
+    """Makes pieces, each once: a pretraining, or a task from one start with one rate and one seed.
+
+    A piece has a folder, named after the digest of its config, so another config never meets its results.
+
+    Args:
+        folder: of the pieces.
+        amp: bfloat16 autocast in training.
+    """
+
+    def __init__(self, folder: Path, amp: bool) -> None:
+        self.folder, self.amp = folder, amp
+
+    def pretrain(self, row: Row, seed: int, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """-> the name of the piece, and what it gave."""
+        cfg = self._cfg(row.pretrain, options, seed)
+        name = self._name(row.pretrain, cfg, '')
+        return name, self._once(_train, name, cfg)
+
+    def measure(
+        self, task: Task, start: str | None, rate: float | None, seed: int, options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run one task from the piece ``start`` -> 'val' and 'test', top-1 in percent."""
+        cfg = self._cfg(task.config, options, seed)
+        if rate is not None:
+            cfg.optim_wrapper.optimizer.lr = rate
+        name = self._name(task.config, cfg, start or 'scratch')
+        return self._once(_test if rate is None else _train, name, cfg, start)
+
+    def weights(self, piece: str) -> str:
+        """Path of the weights that a piece left."""
+        [path] = (self.folder / piece).glob('*_raw.safetensors')
+        return str(path)
+
+    def _cfg(self, path: Path, options: Mapping[str, Any], seed: int) -> Config:
+        cfg = copy.deepcopy(_load(path))
+        cfg.merge_from_dict(dict(options))
+        cfg.merge_from_dict({'randomness.seed': seed})
+        if self.amp and 'optim_wrapper' in cfg:
+            cfg.optim_wrapper.dtype = 'bfloat16'
+        return cfg
+
+    def _name(self, path: Path, cfg: Config, start: str) -> str:
+        text = json.dumps([cfg.to_dict(), start], sort_keys=True, default=str)
+        return f'{path.stem}_{hashlib.sha256(text.encode()).hexdigest()[:12]}'
+
+    def _once(self, make: Callable, name: str, cfg: Config, start: str | None = None) -> dict[str, Any]:
+        folder = self.folder / name
+        done = folder / 'done.json'
+        if not done.exists():
+            began = time.perf_counter()
+            cfg.work_dir, cfg.experiment_name, cfg.log_level = str(folder), name, 'WARNING'
+            result = make(cfg, None if start is None else self.weights(start))
+            gc.collect()  # workers of the loaders end with them
+            for checkpoint in folder.glob('*.pth'):  # the exported weights stay
+                checkpoint.unlink()
+            done.write_text(json.dumps(result, indent=2) + '\n')
+            scores = ''.join(f', {key} {result[key]:.1f} %' for key in ('val', 'test') if key in result)
+            print(f'{name}: {time.perf_counter() - began:.0f} s{scores}', flush=True)
+        return json.loads(done.read_text())
+
+
+@functools.cache
+def _load(path: Path) -> Config:
+    return load_config(path)
+
+
+def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint if there is one -> plain numbers of the piece."""
+    cfg.resume = True
+    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs + 1  # once, below
+    is_pretraining = cfg.model.type == 'MaskedAutoencoder'
+    if not is_pretraining:
+        cfg.model.init_cfg = None if weights is None else dict(type='Checkpoint', checkpoint=weights)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    seconds = runner.message_hub.get_scalar('train/time').data[0]
+    batch = runner.train_dataloader.batch_sampler.global_batch_size
+    result = dict(steps=runner.max_iters, batch=batch, seconds=float(np.sum(seconds)))
+    if is_pretraining:
+        return {**result, **_costs(runner)}
+    return {**result, 'val': runner.val()[METRIC], 'test': runner.test()[METRIC]}
+
+
+def _costs(runner: Runner) -> dict[str, Any]:
+    """What a pretraining takes per sample of each modality: MACs of a forward pass, samples a second (median)."""
+    costs = {}
+    for row in pretraining_rows(runner.model):
+        if row.what == 'masked, as it runs':
+            costs[f'{row.modality}_macs'] = row.total
+    for modality, unit in UNITS.items():
+        if (key := f'train/{unit}_per_second') in runner.message_hub.log_scalars:
+            costs[f'{modality}_rate'] = float(np.median(runner.message_hub.get_scalar(key).data[0]))
+    return costs
+
+
+def _test(cfg: Config, weights: str | None) -> dict[str, Any]:
+    """Test a backbone as it is."""
+    runner = Runner.from_cfg(cfg)
+    if weights is not None:
+        load_weights(runner.model, weights, complete=True)
+    return dict(test=runner.test()[METRIC])
+
+
+class Results:
+    """The numbers of an experiment so far, and what is made of them."""
+
+    def __init__(self, experiment: Experiment, seeds: int) -> None:
+        self.experiment, self.seeds = experiment, seeds
+        self.pretrainings: list[dict[str, Any]] = []
+        self.measurements: list[dict[str, Any]] = []
+
+    def values(self, row: str, task: str) -> list[float]:
+        """Test accuracies of a cell, one a seed: with each the rate that is best on the first seed's validation."""
+        cell = [one for one in self.measurements if (one['row'], one['task']) == (row, task)]
+        rate = self.best_rate(row, task)
+        return [one['test'] for one in cell if one['rate'] == rate]
+
+    def best_rate(self, row: str, task: str) -> float | None:
+        """The learning rate with the highest validation accuracy for the first seed; None where nothing is trained."""
+        cell = [one for one in self.measurements if (one['row'], one['task'], one['seed']) == (row, task, 0)]
+        trained = [one for one in cell if one['rate'] is not None]
+        return max(trained, key=lambda one: one['val'])['rate'] if trained else None
+
+    def table(self) -> str:
+        """Markdown: a line per row of the experiment, mean and standard deviation over the seeds."""
+        tasks = [task.name for task in self.experiment.tasks]
+        heads = ['pretraining', *tasks, 'seconds', 'MMACs image / video', 'samples a second image / video']
+        lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
+        for row in self.experiment.rows:
+            cells = [_spread(self.values(row.name, task)) for task in tasks]
+            made = [one for one in self.pretrainings if one['row'] == row.name]
+            seconds = f'{np.mean([one["seconds"] for one in made]):.0f}' if made else '-'
+            macs = _pair(made, 'macs', 1e-6)
+            lines.append(f'| {" | ".join([row.name, *cells, seconds, macs, _pair(made, "rate", 1.0)])} |')
+        return '\n'.join(lines)
+
+    def report(self, command: str) -> str:
+        """Title, table and how it was made, as markdown."""
+        one = self.experiment
+        budgets = [f'pretraining {_budget(self.pretrainings)}'] * bool(self.pretrainings)
+        for task in one.tasks:
+            measured = [row for row in self.measurements if row['task'] == task.name]
+            if task.rates and measured:
+                rates = ', '.join(f'{row.name} {self.best_rate(row.name, task.name):g}' for row in self._measured(task))
+                budgets.append(f'{task.name} {_budget(measured)}; lr of {", ".join(map(_g, task.rates))}: {rates}')
+        total = sum(row['seconds'] for row in [*self.pretrainings, *self.measurements] if 'seconds' in row)
+        lines = [
+            f'# {one.title}', '', self.table(), '',
+            f'Top-1 on the test split in percent, mean ± standard deviation over {self.seeds} seeds.', '',
+            f'* Command: `{command}`', f'* Machine: {machine()}', f'* Training: {total / 60:.1f} minutes in all',
+            *(f'* Budget: {line}' for line in budgets),
+        ]  # fmt: skip
+        return '\n'.join(lines) + '\n'
+
+    def _measured(self, task: Task) -> list[Row]:
+        return [row for row in self.experiment.rows if self.best_rate(row.name, task.name) is not None]
+
+    def plot(self, path: Path) -> None:
+        """Draw mean and standard deviation of every cell, and its seeds as dots."""
+        tasks, rows = self.experiment.tasks, self.experiment.rows
+        curve = self.experiment.axis is not None
+        size = (3.2 * len(tasks), 2.6 if curve else 0.9 + 0.32 * len(rows))
+        figure, axes = plt.subplots(1, len(tasks), figsize=size, squeeze=False, sharey=not curve)
+        for axis, task in zip(axes.flat, tasks, strict=True):
+            cells = [self.values(row.name, task.name) for row in rows]
+            places = [row.x if curve else number for number, row in enumerate(rows)]
+            known = [(place, cell) for place, cell in zip(places, cells, strict=True) if cell]
+            means, spreads = ([f(cell) for _, cell in known] for f in (np.mean, _deviation))
+            at = [place for place, _ in known]
+            dots = [(place, value) for place, cell in known for value in cell]
+            if curve:
+                axis.errorbar(at, means, yerr=spreads, marker='o', capsize=3)
+                axis.plot(*zip(*dots, strict=True), '.', color='grey', markersize=3)
+                axis.set_xlabel(self.experiment.axis, fontsize=8)
+            else:
+                axis.barh(at, means, xerr=spreads, capsize=3, color='lightsteelblue')
+                axis.plot([value for _, value in dots], [place for place, _ in dots], '.', color='black', markersize=3)
+                axis.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
+                axis.set_ylim(len(rows) - 0.5, -0.5)
+                axis.set_xlim(left=max(0, 0.9 * min((value for _, value in dots), default=0)))
+            axis.set_title(f'{task.name}: top-1, %', fontsize=9)
+            axis.tick_params(labelsize=7)
+        figure.tight_layout()
+        figure.savefig(path, dpi=80)
+        plt.close(figure)
+
+    def write(self, folder: Path, command: str) -> None:
+        """Write table.md, results.json and plot.png."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / 'table.md').write_text(self.report(command), encoding='utf-8')
+        said = dict(
+            title=self.experiment.title, form=self.experiment.form, command=command, machine=machine(),
+            options=self.experiment.options, pretrainings=self.pretrainings, measurements=self.measurements,
+        )  # fmt: skip
+        (folder / 'results.json').write_text(json.dumps(said, indent=2) + '\n', encoding='utf-8')
+        self.plot(folder / 'plot.png')
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=len(values) > 1))
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f'{values[0]:.1f}' if values else 'not yet run'
+    return f'{np.mean(values):.1f} ± {_deviation(values):.1f}'
+
+
+def _g(value: float) -> str:
+    return f'{value:g}'
+
+
+def _pair(made: Sequence[Mapping[str, Any]], what: str, scale: float) -> str:
+    numbers = [[one[f'{modality}_{what}'] for one in made if f'{modality}_{what}' in one] for modality in UNITS]
+    return ' / '.join(f'{scale * np.mean(row):.1f}' if row else '-' for row in numbers)
+
+
+def _budget(made: Sequence[Mapping[str, Any]]) -> str:
+    budgets = sorted({(one['steps'], one['batch']) for one in made})
+    return ' and '.join(f'{steps} steps of {batch}' for steps, batch in budgets)
+
+
+@functools.cache
+def machine() -> str:
+    """What the numbers were made on."""
+    info = Path('/proc/cpuinfo')
+    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
+    return f'{device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__.split("+")[0]}'
+
+
+def run(experiment: Experiment, seeds: int, workshop: Workshop) -> Iterator[Results]:
+    """Make all pieces, seed by seed and row by row; the results so far after each row."""
+    results = Results(experiment, seeds)
+    for seed in range(seeds):
+        for row in experiment.rows:
+            start = None
+            if row.pretrain:
+                start, made = workshop.pretrain(row, seed, experiment.options.get('pretrain', {}))
+                results.pretrainings.append(dict(row=row.name, seed=seed, piece=start, **made))
+            for task in experiment.tasks:
+                rates = task.rates if seed == 0 else (results.best_rate(row.name, task.name),)
+                for rate in rates or (None,):
+                    made = workshop.measure(task, start, rate, seed, experiment.options.get(task.name, {}))
+                    results.measurements.append(dict(row=row.name, task=task.name, seed=seed, rate=rate, **made))
+            yield results
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('experiment', metavar='EXPERIMENT', help='name or path of a declaration')
+    parser.add_argument('--form', default='reduced', help='one of the forms that the declaration has')
+    parser.add_argument('--seeds', type=int, help='how many; default: as the form says')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/reproduce'), help='where the pieces go')
+    parser.add_argument('--amp', action='store_true', help='train in bfloat16 autocast')
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run what is missing and write table, numbers and plot."""
+    args = parse_args(words)
+    setup_environment()
+    command = ' '.join(['python tools/reproduce.py', *(sys.argv[1:] if words is None else words)])
+    try:
+        experiment = load_experiment(args.experiment, args.form)
+        seeds = experiment.seeds if args.seeds is None else args.seeds
+        if seeds < 1:
+            raise ValueError(f'--seeds is {seeds}, at least 1 is needed.')
+        for results in run(experiment, seeds, Workshop(args.work_dir / 'pieces', args.amp)):
+            results.write(args.work_dir / f'{experiment.name}_{experiment.form}', command)
+    except (ValueError, OSError) as error:
+        sys.exit(f'reproduce.py: {error}')
+    except KeyboardInterrupt:
+        sys.exit('reproduce.py: stopped; the same command goes on.')
+    print(results.report(command))
+
+
+if __name__ == '__main__':
+    main()
