@@ -36,9 +36,11 @@ DEMO = ROOT / 'configs' / 'demo'  # runs as it is, in the tests of the demo
 PAPER = ROOT / 'configs' / 'omnimae'
 FROZEN = [path for name in ('linear', 'knn') for path in (ROOT / 'configs').glob(f'*/{name}')]  # run in `test_frozen`
 FINETUNE = [*(ROOT / 'configs').glob('*/finetune'), ROOT / 'configs' / 'baselines']  # run in `test_finetune`
+DENSE = [PAPER / 'dense']  # run in `test_dense_recipes`, as are those of multimae/finetune
 SMALL_ONES = ROOT / 'configs' / 'small'  # run in `test_small_configs`
 OWN = [*(ROOT / 'configs' / 'custom').glob('finetune*.py')]  # run in `test_custom_finetune`
-RECIPES = [path for path in CONFIGS if not {DEMO, SMALL_ONES, *FROZEN, *FINETUNE, *OWN} & {path, *path.parents}]
+ELSEWHERE = {DEMO, SMALL_ONES, *FROZEN, *FINETUNE, *DENSE, *OWN}
+RECIPES = [path for path in CONFIGS if not ELSEWHERE & {path, *path.parents}]
 ABLATIONS = PAPER / 'ablations'
 CUSTOM = ROOT / 'configs' / 'custom'
 

@@ -1,0 +1,34 @@
+"""NYUv2, depth of every pixel from its colours, at 256x256; the folders of ``segmentation_nyuv2.py``.
+
+Short side to 256, flip, colour jitter, grey in 30 %, a crop; tested on the middle: the released code of MultiMAE
+(arXiv:2204.01678). Its mean and deviation of the depth (2070.7764 and 777.5723) are of millimetres by their size, while
+its ``prepare_nyuv2.py`` stores 6553.6 units a metre: of such files multiply both by 6.5536. The ratios that the metric
+looks at do not depend on the unit.
+"""
+
+_base_ = './segmentation.py'
+
+root = '{{$OMNIMAE_DATA:data}}/nyuv2'
+mean, std = 2070.7764, 777.5723
+modalities = dict(rgb=dict(kind='rgb'), depth=dict(valid='mask_valid'))
+augmentation = [
+    dict(type='ResizeShort', size=256),
+    dict(type='Flip', prob=0.5),
+    dict(type='ColorJitter', brightness=0.1255, contrast=0.4, saturation=0.5, hue=0.2, prob=0.5, grey_prob=0.3),
+    dict(type='RandomCrop', size=256),
+]
+middle = [dict(type='ResizeShort', size=256), dict(type='CenterCrop', size=256)]
+
+source = dict(target='depth', modalities=modalities)
+train_dataloader = dict(
+    batch_size=64,
+    dataset=dict(sources=dict(images=dict(source, root=f'{root}/train', transforms=augmentation))),
+    batch_sampler=dict(global_batch_size=128),
+)
+val_dataloader = dict(
+    batch_size=64,
+    dataset=dict(sources=dict(images=dict(source, root=f'{root}/test', transforms=middle))),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='DepthScore')
+test_evaluator = val_evaluator

@@ -1,0 +1,49 @@
+"""How images are read for semantic segmentation; a data set's file adds where they are and what belongs to them.
+
+Flip, colour jitter, large-scale jitter from 0.1 to 2, a crop of 512x512 with padding; tested on the image fitted into
+512x512, scored at that size: the released code of MultiMAE (arXiv:2204.01678). It resizes twice, which is once here.
+"""
+
+flip_and_colours = [
+    dict(type='Flip', prob=0.5),
+    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, prob=0.5),
+]
+augmentation = [
+    *flip_and_colours,
+    dict(type='LargeScaleJitter', size=512, scale=(0.1, 2.0)),
+    dict(type='RandomCrop', size=512),
+]
+
+train_dataloader = dict(
+    batch_size=4,  # images per GPU and micro-batch, as in the release
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(images=dict(type='AlignedDataset', target='semseg', transforms=augmentation)),
+    ),
+    sampler=dict(type='MixedSampler'),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=16),
+    collate_fn=dict(type='collate_clips'),
+)
+val_dataloader = dict(
+    batch_size=4,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            images=dict(type='AlignedDataset', target='semseg', transforms=[dict(type='ResizeLong', size=512)])
+        ),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_evaluator = dict(type='SegmentationScore')
+val_cfg = dict(type='ValLoop')
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+test_cfg = dict(type='TestLoop')

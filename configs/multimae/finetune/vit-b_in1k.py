@@ -1,0 +1,41 @@
+"""MultiMAE ViT-B, fine-tuned on ImageNet-1K from RGB (arXiv:2204.01678).
+
+Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE): 5e-4 per 256 images, mean over all tokens, the
+     global one too; no erasing, no average of weights. Its head is scaled by 0.001 and then drawn anew by Xavier's
+     rule; here it begins small, as the config says.
+Data: python tools/prepare_dataset.py in1k --root FOLDER
+Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_in1k.py 8
+      (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches, of 128 x 8 in the release;
+      from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
+Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_in1k.py CHECKPOINT 8
+Expect: top-1 83.3 (README of the release). Ours: not yet run.
+"""
+
+_base_ = [
+    '../../_base_/default_runtime.py',
+    '../../_base_/models/dense_multimae_vit-base.py',
+    '../../_base_/datasets/finetune_in1k.py',
+    '../../_base_/schedules/finetune.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='Classifier',
+    data_preprocessor=dict(
+        type='ClipPreprocessor',
+        erasing=dict(_base_.erasing, prob=0.0),
+        mixing=dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5),
+    ),
+    backbone=dict(_base_.model.backbone, tokenizers=dict(rgb=_base_.tokenizers.rgb)),
+    num_classes=_base_.num_classes,
+    label_smoothing=0.1,
+    head_init_std=_base_.head_init_std,
+    init_cfg=_base_.model.init_cfg,
+)
+middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
+val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle))))
+test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay=0.65))
+param_scheduler = dict(warmup_epochs=5, start_lr=0.0)
+train_cfg = dict(max_epochs=100)
+custom_hooks = []  # no average of weights
