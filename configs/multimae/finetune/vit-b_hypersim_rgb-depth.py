@@ -6,7 +6,7 @@ Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_hypersim_rgb-dept
       (global batch 16 = 4 per GPU x 4 GPUs;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_hypersim_rgb-depth.py CHECKPOINT 4
-The release tests the epoch with the least validation loss; here it is the last.
+The release tests the epoch with the best mIoU of the validation; here it is the last.
 Expect: mIoU 47.6 (README of the release). Ours: not yet run.
 """
 

@@ -6,7 +6,7 @@ Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_nyuv2_rgb-depth.p
       (global batch 8 = 2 per GPU x 4 GPUs;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_nyuv2_rgb-depth.py CHECKPOINT 4
-The release tests the epoch with the least validation loss; here it is the last.
+The release tests the epoch with the best mIoU of the validation; here it is the last.
 Expect: mIoU 56.0 (README of the release). Ours: not yet run.
 """
 

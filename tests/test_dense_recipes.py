@@ -1,0 +1,337 @@
+"""The recipes of dense transfer: their numbers are the release's, and each runs on its own layout of files."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from PIL import Image
+
+from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
+from omnimae.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+MULTIMAE = CONFIGS / 'multimae' / 'finetune'
+
+# lr, epochs, batch, GPUs, weight decay, DropPath, size, precision: the released configs
+RELEASE = {
+    'ade20k': (1e-4, 64, 16, 4, 0.05, 0.1, 512, 'bfloat16'),
+    **dict.fromkeys(('hypersim_rgb', 'hypersim_depth', 'hypersim_rgb-depth'), (1e-4, 25, 16, 4, 0.05, 0.1, 512, None)),
+    **dict.fromkeys(('nyuv2_rgb', 'nyuv2_depth', 'nyuv2_rgb-depth'), (1e-4, 200, 8, 4, 0.05, 0.1, 640, 'bfloat16')),
+    'nyuv2-depth': (1e-4, 2000, 128, 2, 1e-4, 0.0, 256, None),
+}
+INPUTS = {name: tuple(name.split('_')[1].split('-')) if '_' in name else ('rgb',) for name in RELEASE}
+
+# What a test changes to run a recipe: width, depth, batch, length and pixels. Nothing else.
+SMALL = {
+    'model.init_cfg': None,
+    'model.backbone.embed_dim': 16,
+    'model.backbone.depth': 4,
+    'model.backbone.num_heads': 2,
+    'train_dataloader.batch_size': 2,
+    'train_dataloader.batch_sampler.global_batch_size': 4,
+    **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
+    **{f'{split}_dataloader.persistent_workers': False for split in ('train', 'val', 'test')},
+    'param_scheduler.warmup_epochs': 0.5,
+    'train_cfg.max_epochs': 2,
+    'train_cfg.val_interval': 1,
+    'optim_wrapper.dtype': None,
+    'default_hooks.checkpoint.interval': 1,
+    'default_hooks.checkpoint.max_keep_ckpts': 2,
+}
+
+_number = itertools.count()
+
+
+@HOOKS.register_module()
+class DenseLossHook(Hook):
+    """Keeps the loss of every step."""
+
+    def before_train(self, runner) -> None:
+        self.losses: dict[int, float] = {}
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.losses[runner.iter] = outputs['loss'].item()
+
+
+def sources_of(cfg, split: str) -> Any:
+    return cfg[f'{split}_dataloader'].dataset.sources.images
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def test_every_recipe_is_in_the_table():
+    assert {path.stem.removeprefix('vit-b_') for path in MULTIMAE.glob('*.py')} == {'in1k', *RELEASE}
+
+
+@pytest.mark.parametrize('name', RELEASE)
+def test_numbers_of_the_release(name):
+    cfg = load_config(MULTIMAE / f'vit-b_{name}.py')
+    lr, epochs, batch, gpus, weight_decay, drop_path, size, dtype = RELEASE[name]
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True
+    )
+    assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.paramwise_cfg) == (dtype, dict(layer_decay=0.75, rule='paper'))
+    assert cfg.train_cfg.max_epochs == epochs
+    loader = cfg.train_dataloader
+    assert loader.batch_sampler.global_batch_size == loader.batch_size * gpus == batch
+    assert cfg.param_scheduler == dict(
+        type='WarmupCosineLR', warmup_epochs=100 if epochs == 2000 else 1, start_lr=0.0, end_lr=0.0, rescale=True
+    )
+    assert cfg.model.backbone.drop_path_rate == drop_path
+    assert tuple(cfg.model.backbone.tokenizers) == INPUTS[name]
+    assert tuple(cfg.model.get('read', ('rgb',))) == INPUTS[name][:1]
+    for split in ('train', 'val', 'test'):
+        source = sources_of(cfg, split)
+        assert (*(m for m in source.modalities if m != source.target),) == INPUTS[name]
+        assert source.transforms[-1].size == size
+    if name == 'nyuv2-depth':
+        assert cfg.model.head == dict(type='DPTHead', layers=(2, 5, 8, 11), layer_dims=(96, 192, 384, 768), dim=256)
+        assert cfg.model.task == dict(type='DepthTask', mean=2070.7764, std=777.5723, error='berhu')
+    else:
+        assert cfg.model.head == dict(type='ConvNeXtHead', embed_dim=6144, upscale=4, depth=4)
+        assert cfg.model.task == dict(type='SegmentationTask', num_classes=150 if name == 'ade20k' else 40)
+        assert sources_of(cfg, 'train').transforms[2] == dict(type='LargeScaleJitter', size=size, scale=(0.1, 2.0))
+        assert sources_of(cfg, 'train').modalities.semseg.reduce_zero_label
+
+
+def test_numbers_of_the_release_on_in1k():
+    cfg = load_config(MULTIMAE / 'vit-b_in1k.py')
+    assert cfg.optim_wrapper.optimizer.lr == 5e-4 * 1024 / 256
+    assert (cfg.optim_wrapper.optimizer.weight_decay, cfg.optim_wrapper.paramwise_cfg.layer_decay) == (0.05, 0.65)
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_sampler.global_batch_size) == (100, 1024)
+    assert cfg.param_scheduler == dict(type='WarmupCosineLR', warmup_epochs=5, start_lr=0.0, end_lr=1e-6, rescale=True)
+    assert cfg.model.data_preprocessor.erasing.prob == 0
+    assert not cfg.custom_hooks
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    # the encoder of MultiMAE with the tokenizer of RGB, a norm and 1,000 classes
+    encoder = 12 * 7_087_872 + 768 + 16 * 16 * 3 * 768 + 768
+    assert sum(parameter.numel() for parameter in model.parameters()) == encoder + 2 * 768 + 768 * 1000 + 1000
+
+
+@pytest.mark.parametrize('name', ['ade20k', 'nyuv2-depth'])
+def test_recipes_of_omnimae_differ_in_their_backbone_alone(name):
+    ours, multimae = (
+        load_config(path / f'vit-b_{name}.py').to_dict() for path in (CONFIGS / 'omnimae' / 'dense', MULTIMAE)
+    )
+    backbone, theirs = (cfg['model'].pop('backbone') for cfg in (ours, multimae))
+    start, their_start = (cfg['model'].pop('init_cfg')['checkpoint'] for cfg in (ours, multimae))
+    assert ours == multimae
+    assert (backbone['type'], theirs['type']) == ('SpatioTemporalViT', 'MultiModalViT')
+    assert backbone.get('drop_path_rate', 0) == theirs['drop_path_rate']
+    assert start.endswith('/vitb_pretrain.torch')
+    assert 'multimae-b_98_rgb%2B-depth-semseg_1600e_multivit' in their_start
+
+
+def test_rates_by_layer():
+    """BEiT's rule: tokenizers and global token are the first layer, the head and its blocks are behind the last."""
+    cfg = load_config(MULTIMAE / 'vit-b_hypersim_rgb-depth.py')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    rule = OPTIM_WRAPPER_CONSTRUCTORS.get('LayerDecayConstructor')(cfg.optim_wrapper, cfg.optim_wrapper.paramwise_cfg)
+    groups = {id(p): (g['lr'], g['weight_decay']) for g in rule.param_groups(model) for p in g['params']}
+    rates = {name: groups[id(parameter)] for name, parameter in model.named_parameters()}
+    assert rates['head.proj.weight'] == rates['head.blocks.0.mlp.fc1.weight'] == (1e-4, 0.05)
+    assert rates['head.blocks.3.norm.weight'] == (1e-4, 0.0)
+    assert rates['backbone.blocks.11.mlp.fc1.weight'] == (1e-4 * 0.75, 0.05)
+    first = [name for name in rates if name.startswith(('backbone.tokenizers.', 'backbone.global_tokens'))]
+    assert len(first) == 5
+    assert {rates[name][0] for name in first} == {1e-4 * 0.75**13}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs
+
+
+def write_maps(folders: dict[str, Path], names: list[str]) -> None:
+    """Pictures of 40x56 in which the class of a pixel is its brightness, and depth grows with it; 0 is no class."""
+    rng = np.random.default_rng(len(names))
+    for name in names:
+        kinds = rng.integers(0, 4, (5, 7)).repeat(8, 0).repeat(8, 1)
+        maps = dict(
+            rgb=(kinds * 60 + rng.integers(0, 20, kinds.shape))[..., None].repeat(3, 2).astype(np.uint8),
+            depth=(1000 + 500 * kinds).astype(np.uint16),
+            mask_valid=np.where(rng.random(kinds.shape) < 0.9, 255, 0).astype(np.uint8),
+            semseg=kinds.astype(np.uint8),
+        )
+        for kind, folder in folders.items():
+            path = folder / f'{name}.{"jpg" if kind == "rgb" and "ade" in str(folder) else "png"}'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(maps[kind]).save(path)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of each split of each data set, laid out as the configs say."""
+    root = tmp_path_factory.mktemp('dense')
+    ade = root / 'ade' / 'ADEChallengeData2016'
+    for split, short in (('training', 'train'), ('validation', 'val')):
+        folders = dict(rgb=ade / 'images' / split, semseg=ade / 'annotations' / split)
+        write_maps(folders, [f'ADE_{short}_{number:08}' for number in range(1, 5)])
+    kinds = ('rgb', 'depth', 'mask_valid', 'semseg')
+    for split in ('train', 'val', 'test'):
+        scenes = [f'ai_001_00{number % 2}/frame.{number:04}' for number in range(4)]
+        write_maps({kind: root / 'hypersim' / split / kind for kind in kinds}, scenes)
+    for split in ('train', 'test'):
+        write_maps({kind: root / 'nyuv2' / split / kind / 'data' for kind in kinds}, [f'{n:04}' for n in range(4)])
+    return root
+
+
+def options_of(path: Path) -> dict[str, Any]:
+    """Shrink a recipe to images of 64x64, or 128 for the coarsest scale of DPT."""
+    cfg = load_config(path)
+    options = dict(SMALL)
+    for split in ('train', 'val', 'test'):
+        for i, transform in enumerate(sources_of(cfg, split).transforms):
+            if 'size' in transform:
+                options[f'{split}_dataloader.dataset.sources.images.transforms.{i}.size'] = 64
+    if cfg.model.head.type == 'DPTHead':
+        options |= {'model.head.layers': (0, 1, 2, 3), 'model.head.layer_dims': (8, 8, 8, 8), 'model.head.dim': 8}
+    else:
+        options |= {'model.head.embed_dim': 128, 'model.head.depth': 1}
+    return options
+
+
+def run(path: Path, work_dir: Path, **more: Any) -> Runner:
+    cfg = load_config(path, {**options_of(path), **more})
+    cfg.work_dir, cfg.experiment_name = str(work_dir), f'dense_{next(_number)}'
+    return Runner.from_cfg(cfg)
+
+
+PATHS = [
+    *(MULTIMAE / f'vit-b_{name}.py' for name in RELEASE),
+    *(CONFIGS / 'omnimae' / 'dense' / f'vit-b_{name}.py' for name in ('ade20k', 'nyuv2-depth')),
+]
+
+
+@pytest.mark.parametrize('path', PATHS, ids=lambda path: f'{path.parts[-3]}-{path.stem}')
+def test_trains_validates_and_tests(path, data, tmp_path, monkeypatch):
+    """Two epochs of the recipe on four images, then the test of what was exported."""
+    monkeypatch.setenv('OMNIMAE_DATA', str(data))
+    runner = run(path, tmp_path / 'work')
+    runner.train()
+    assert runner.iter == 2
+    prefix = 'depth/delta1' if 'nyuv2-depth' in path.stem else 'segmentation/mIoU'
+    scalars = {key: buffer.current() for key, buffer in runner.message_hub.log_scalars.items()}
+    assert math.isfinite(scalars['train/loss'])
+    assert 0 <= scalars[f'val/{prefix}'] <= 100
+    state = runner.optim_wrapper.optimizer.state
+    untouched = [name for name, value in runner.model.named_parameters() if not state[value]['exp_avg'].any()]
+    assert not untouched
+
+    again = run(path, tmp_path / 'test')
+    load_weights(again.model, tmp_path / 'work' / 'epoch_2_raw.safetensors', complete=True)
+    assert again.test() == runner.test()
+
+
+def test_resumes_exactly_and_learns(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('OMNIMAE_DATA', str(data))
+    path = MULTIMAE / 'vit-b_hypersim_rgb-depth.py'
+    options = {
+        'train_cfg.max_epochs': 12,
+        'train_cfg.val_interval': 12,
+        'param_scheduler.warmup_epochs': 1,
+        'optim_wrapper.optimizer.lr': 3e-2,
+        'default_hooks.checkpoint.interval': 6,
+        'custom_hooks': [dict(type='DenseLossHook')],
+    }
+
+    def train(name: str, **more: Any) -> tuple[Runner, dict[int, float]]:
+        runner = run(path, tmp_path / name, **options, **more)
+        runner.train()
+        return runner, next(hook.losses for hook in runner.hooks if isinstance(hook, DenseLossHook))
+
+    runner, whole = train('whole')
+    _, again = train('again', resume=True, load_from=str(tmp_path / 'whole' / 'epoch_6.pth'))
+    assert again == {step: loss for step, loss in whole.items() if step >= 6}
+    ends = [
+        torch.load(tmp_path / name / 'epoch_12.pth', weights_only=True)['state_dict'] for name in ('whole', 'again')
+    ]
+    assert all(torch.equal(x, ends[1][key]) for key, x in ends[0].items())
+    losses = [*whole.values()]
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it starts from
+
+
+def pretrained(path: Path) -> tuple[dict[str, torch.Tensor], Path]:
+    """A small MultiMAE of all modalities, as its pretraining leaves it."""
+    patch, size = (1, 16, 16), (1, 64, 64)
+    tokenizers = dict(
+        rgb=dict(type='PatchTokenizer', channels=3, patch_size=patch, clip_size=size),
+        depth=dict(type='PatchTokenizer', channels=1, patch_size=patch, clip_size=size),
+    )
+    torch.manual_seed(3)
+    model = MODELS.build(
+        dict(
+            type='MultiMAE',
+            backbone=dict(type='MultiModalViT', embed_dim=16, depth=4, num_heads=2, tokenizers=tokenizers),
+            head={
+                name: dict(type='CrossAttentionHead', embed_dim=16, depth=1, num_heads=2, error=error)
+                for name, error in dict(rgb='mse', depth='l1').items()
+            },
+            mask_generator=dict(type='DirichletMasking', num_visible=8),
+        )
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return model.state_dict(), path
+
+
+@pytest.mark.parametrize('name', ['hypersim_rgb', 'hypersim_depth', 'hypersim_rgb-depth', 'nyuv2-depth'])
+def test_starts_from_pretraining(name, tmp_path):
+    """Blocks, global token and the tokenizers that there are come from the file, the head does not."""
+    weights, file = pretrained(tmp_path / 'pretrained.pth')
+    path = MULTIMAE / f'vit-b_{name}.py'
+    options = options_of(path)
+    del options['model.init_cfg']
+    cfg = load_config(path, {**options, 'model.init_cfg.checkpoint': str(file)})
+    for modality in cfg.model.backbone.tokenizers:
+        cfg.model.backbone.tokenizers[modality].clip_size = (1, 64, 64)
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        model = MODELS.build(cfg.model)
+        before = {key: x.clone() for key, x in model.state_dict().items()}
+        model.init_weights()
+    after = model.state_dict()
+    for key, x in after.items():
+        assert torch.equal(x, weights[key] if key.startswith('backbone.') else before[key]), key
+
+
+@pytest.mark.parametrize('folder', ['omnimae/dense', 'multimae/finetune'])
+def test_starts_from_a_plain_vit(folder, tmp_path):
+    """OmniMAE's own weights in its recipe; those of an image model, without its norm and class token, in MultiMAE's."""
+    path = CONFIGS / folder / 'vit-b_ade20k.py'
+    options = options_of(path)
+    del options['model.init_cfg']
+    omnimae = load_config(CONFIGS / 'omnimae' / 'dense' / 'vit-b_ade20k.py', options_of(path)).model.backbone
+    images = dict(omnimae, patch_size=(1, 16, 16), clip_size=(1, 224, 224), positions='sincos2d')
+    torch.manual_seed(3)
+    vit = MODELS.build(dict(omnimae if folder == 'omnimae/dense' else images, final_norm=True))
+    weights = {f'backbone.{key}': torch.randn_like(x) for key, x in vit.state_dict().items()}
+    torch.save(dict(state_dict=weights), tmp_path / 'vit.pth')
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        model = MODELS.build(
+            load_config(path, {**options, 'model.init_cfg.checkpoint': str(tmp_path / 'vit.pth')}).model
+        )
+        model.init_weights()
+    loaded = {key.replace('tokenizers.rgb.', ''): x for key, x in model.backbone.state_dict().items()}
+    loaded.pop('global_tokens', None)
+    assert len(loaded) == len(weights) - 2  # those of the norm
+    for key, x in loaded.items():
+        assert torch.equal(x, weights[f'backbone.{key}']), key
