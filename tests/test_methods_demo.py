@@ -26,19 +26,31 @@ class DemoLossHook(Hook):
         self.losses[runner.iter] = outputs['loss'].item()
 
 
-@pytest.mark.parametrize(('method', 'modality', 'steps'), [('videomae_v2', 'video', 12), ('mae', 'image', 3)])
-def test_trains_and_resumes_exactly(
-    method: str, modality: str, steps: int, demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def options(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Two epochs with a checkpoint of each, on the demo's data."""
     monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
-    short = {'max_epochs': 2, 'val_interval': 2}
-    options = {f'train_cfg.{key}': value for key, value in short.items()} | {
+    return {
+        'train_cfg.max_epochs': 2,
+        'train_cfg.val_interval': 2,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
         'default_hooks.checkpoint.interval': 1,
         'default_hooks.checkpoint.max_keep_ckpts': 2,
-        'custom_hooks': [dict(type='DemoLossHook'), dict(type='ReconstructionHook', interval=2)],
     }
+
+
+def assert_same_end(folder: Path) -> None:
+    """The weights of ``again``, which was resumed, are those of ``whole``."""
+    ends = [torch.load(folder / name / 'epoch_2.pth', weights_only=True) for name in ('whole', 'again')]
+    assert all(torch.equal(x, ends[1]['state_dict'][key]) for key, x in ends[0]['state_dict'].items())
+
+
+@pytest.mark.parametrize(
+    ('method', 'modality', 'steps'), [('videomae', 'video', 3), ('videomae_v2', 'video', 12), ('mae', 'image', 3)]
+)
+def test_trains_and_resumes_exactly(method: str, modality: str, steps: int, options: dict, tmp_path: Path):
+    options['custom_hooks'] = [dict(type='DemoLossHook'), dict(type='ReconstructionHook', interval=2)]
 
     def train(name: str, **more) -> dict[int, float]:
         runner = build_runner(DEMO / f'{method}.py', tmp_path / name, {**options, **more})
@@ -50,7 +62,28 @@ def test_trains_and_resumes_exactly(
     again = train('again', resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'))
     assert len(whole) == 2 * steps  # of 32 samples, of 96 videos in four crops or 96 images
     assert again == {step: loss for step, loss in whole.items() if step >= steps}
-    ends = [torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True) for name in ('whole', 'again')]
-    assert all(torch.equal(x, ends[1]['state_dict'][key]) for key, x in ends[0]['state_dict'].items())
+    assert_same_end(tmp_path)
     assert np.mean([*whole.values()][-3:]) < np.mean([*whole.values()][:3])
     assert list((tmp_path / 'whole' / 'reconstructions').glob('*.png'))
+
+
+@pytest.mark.parametrize(('method', 'steps'), [('videomae', 6), ('mae', 3)])
+def test_fine_tunes_what_it_pretrained_and_resumes_exactly(method: str, steps: int, options: dict, tmp_path: Path):
+    def runner(config: str, name: str, **more):
+        hooks = {'custom_hooks': [dict(type='DemoLossHook')]}
+        return build_runner(DEMO / f'{config}.py', tmp_path / name, {**options, **hooks, **more})
+
+    pretraining = runner(method, 'pretraining', **{'train_cfg.max_epochs': 1, 'param_scheduler.warmup_epochs': 0})
+    pretraining.train()
+    weights = {'model.init_cfg.checkpoint': str(tmp_path / 'pretraining' / 'epoch_1_raw.safetensors')}
+    losses = {}
+    for name, more in (('whole', {}), ('again', dict(resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth')))):
+        tuning = runner(f'{method}_finetune', name, **weights, **more)
+        tuning.train()
+        losses[name] = next(hook.losses for hook in tuning.hooks if isinstance(hook, DemoLossHook))
+        assert 0 <= tuning.message_hub.log_scalars['val/accuracy/top1'].current() <= 100
+    assert len(losses['whole']) == 2 * steps
+    assert losses['again'] == {step: loss for step, loss in losses['whole'].items() if step >= steps}
+    assert_same_end(tmp_path)
+    log = next((tmp_path / 'whole').rglob('*.log')).read_text()
+    assert 'freshly initialised 4 tensors (norm 2, head 2)' in log

@@ -301,7 +301,7 @@ def test_recipes(name, arch, videos, rate, epochs, tokens):
     assert arch is None or without_key_biases(model) == SIZES[arch][2]  # V1 has deeper decoders in its L and H
 
 
-# The released scripts: rate per 256 videos, layer decay, weight decay, DropPath, dropout, epochs, videos a step, crops each.
+# The released scripts: rate of 256 videos, layer decay, weight decay, DropPath, dropout, epochs, videos a step, crops
 FINETUNE = {
     'vit-s_k400': (5e-4, 0.75, 0.05, 0.1, 0.0, 150, 12 * 32, 2),
     'vit-b_k400': (5e-4, 0.75, 0.05, 0.1, 0.0, 75, 6 * 64, 2),

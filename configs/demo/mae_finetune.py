@@ -1,0 +1,13 @@
+"""MAE in small, fine-tuned: ``finetune_images.py`` from ``mae.py``; shows that it runs.
+
+Data: python tools/prepare_dataset.py demo --root data/demo
+Run:  python tools/train.py configs/demo/mae_finetune.py
+Expect: not yet run to its end; the tests train two epochs of it.
+"""
+
+_base_ = ['finetune_images.py']
+
+model = dict(
+    backbone=dict(patch_size=(1, 8, 8), clip_size=(1, 32, 32), positions='sincos2d', cls_token=True),
+    init_cfg=dict(checkpoint='work_dirs/demo/mae/epoch_20_raw.safetensors'),
+)

@@ -1,0 +1,13 @@
+"""VideoMAE in small, on the demo's videos (arXiv:2203.12602); shows that it runs, learns little.
+
+As ``videomae_v2.py``, in one crop a clip; predicted is every token that the encoder does not see, 16 of 32 in tubes.
+
+Data: python tools/prepare_dataset.py demo --root data/demo
+Run:  python tools/train.py configs/demo/videomae.py
+Expect: not yet run to its end; the tests train two epochs of it.
+"""
+
+_base_ = ['videomae_v2.py']
+
+model = dict(mask_generator=dict(video=dict(_delete_=True, type='TubeMasking', ratio=0.5)))
+train_dataloader = dict(dataset=dict(sources=dict(videos=dict(replicas=1))))
