@@ -415,7 +415,13 @@ def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict
     if source == NATIVE:
         return state_dict, ()
     layout = _layout(source)
-    state_dict, left = layout.simplify(state_dict)
+    try:
+        state_dict, left = layout.simplify(state_dict)
+    except (KeyError, IndexError, RuntimeError) as error:  # what it takes apart or puts together is not there
+        raise ValueError(
+            f'This state dict does not fit the layout {source!r}: {type(error).__name__}: {error}. Give the checkpoint '
+            'as it was published, or name another source.'
+        ) from error
     pairs = layout.pretraining if is_pretraining(state_dict) else layout.classifier
     origin: dict[str, str] = {}
     unplaced = []

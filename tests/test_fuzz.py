@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from test_checkpoint import tiny_autoencoder, tiny_classifier, videomae_file
+from test_mae import image_backbone, mae_file
 
 from omnimae.checkpoint import load_weights, save_file
 from omnimae.data.annotations import read_list
 from omnimae.data.video import pick_frames, test_starts, train_start
+from omnimae.layouts import KERNEL, export, translate
 from omnimae.registry import MODELS
 from omnimae.structures import Grid
 
@@ -112,11 +116,12 @@ def test_clips_lie_within_the_video(duration: float, seconds: float, u: float, n
 # Masks
 
 
-@pytest.mark.parametrize('round_down', ['hidden', 'visible'])
-@pytest.mark.parametrize(
-    'generator', ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking', 'PerFrameMasking', 'BlockMasking']
-)
+@settings(max_examples=400, deadline=None)
 @given(
+    st.sampled_from(
+        ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking', 'PerFrameMasking', 'BlockMasking']
+    ),
+    st.sampled_from(['hidden', 'visible']),
     st.builds(Grid, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
     st.floats(0, 1, exclude_min=True, exclude_max=True),
     st.integers(1, 4),
@@ -177,3 +182,43 @@ def test_a_checkpoint_with_one_wrong_key_is_refused_by_its_name(folder: Path, ke
     assert key in refusal or key.rpartition('.')[0] in refusal or 'layout' in refusal
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)  # nothing is half loaded
+
+
+# a file of each published kind; what anybody may have done to one
+FOREIGN = {'timm': mae_file(), 'omnimae': export(tiny_autoencoder().state_dict()), 'videomae': videomae_file()}
+CRIMES: dict[str, Callable[[dict[str, torch.Tensor], str], object]] = {
+    'missing': lambda state, key: state.pop(key),
+    'renamed': lambda state, key: state.update({f'{key}.weight': state.pop(key)}),
+    'prefixed': lambda state, key: state.update({f'module.{key}': state.pop(key)}),
+    'flattened': lambda state, key: state.update({key: state[key].flatten()}),
+    'reshaped': lambda state, key: state.update({key: state[key][None]}),
+    'emptied': lambda state, key: state.update({key: state[key].flatten()[:0]}),
+}
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(FOREIGN)),
+    st.lists(st.tuples(st.sampled_from(sorted(CRIMES)), st.integers(0, 999)), max_size=4),
+    st.booleans(),
+)
+def test_a_foreign_file_is_loaded_or_refused(layout: str, crimes: list[tuple[str, int]], told: bool):
+    state = dict(FOREIGN[layout])
+    for crime, number in crimes:
+        CRIMES[crime](state, sorted(state)[number % len(state)])
+    converted, refusal = attempt(translate, state, layout if told else None)
+    if converted is None:
+        assert crimes
+        assert 'layout' in refusal or any(key in refusal for key in state)
+    else:
+        ours, left = converted
+        assert KERNEL in ours
+        assert not left
+    images = dict(type='Classifier', backbone=image_backbone(), num_classes=5)
+    model = MODELS.build(images) if layout == 'timm' else tiny_classifier()
+    with TemporaryDirectory() as folder:
+        file = Path(folder, 'file.safetensors')
+        save_file(state, file, {})
+        report, refusal = attempt(load_weights, model, file)
+    assert report is not None or file.name in refusal
+    assert report is not None or crimes

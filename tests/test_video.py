@@ -155,6 +155,7 @@ def encode(
     """Write a video with one numbered frame per time stamp (in 1 / rate s) and a keyframe at least every 20 frames."""
     with av.open(str(path), 'w') as container:
         stream = container.add_stream(codec, rate=min(rate, 25), options=options)
+        stream.thread_count = 1  # the same file on any machine
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.time_base = Fraction(1, rate)
         stream.codec_context.gop_size = 20
@@ -511,6 +512,14 @@ def test_files_without_their_front_or_middle(make, tmp_path, kind):
         path.write_bytes(data[:begin] + data[begin + length :])
         with pytest.raises(BrokenVideoError, match=r'v\.\w+: .'), open_video(path) as opened:
             opened.read(0.0, 3.0, 60)
+
+
+def test_a_stream_without_a_container(make, tmp_path):
+    path = tmp_path / 'v.m4v'
+    with av.open(make('avi mpeg4')) as container:
+        path.write_bytes(b''.join(bytes(packet) for packet in container.demux(video=0)))
+    with pytest.raises(BrokenVideoError, match=r'bare stream without a container \(m4v\)'):
+        open_video(str(path))
 
 
 def damage(source, target, skip, data):

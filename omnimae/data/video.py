@@ -48,7 +48,7 @@ TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'metadata_errors': 'replace'}
 
 ONE_PASS = 60.0  # seconds of video up to which it is cheaper to step over packets between clips than to seek again
-
+NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS of FFmpeg's libavformat
 SAME_TIME = 1e-6  # seconds by which a moment and the start of a frame, computed in two ways, may differ
 
 Picker: TypeAlias = Callable[[ArrayLike], NDArray[np.int64]]  # ascending frame times -> indices of the wanted ones
@@ -91,7 +91,7 @@ def test_starts(duration: float, seconds: float, num_clips: int, *, to_end: bool
     room = max(duration - seconds, 0.0)
     if not to_end:
         return [i * room / num_clips for i in range(num_clips)]
-    return [room / 2] if num_clips == 1 else [i * room / (num_clips - 1) for i in range(num_clips)]
+    return [room / 2] if num_clips == 1 else [room * (i / (num_clips - 1)) for i in range(num_clips)]
 
 
 test_starts.__test__ = False  # type: ignore[attr-defined]  # whatever pytest makes of the name
@@ -379,6 +379,10 @@ class VideoReader:
         context = None if stream is None else stream.codec_context
         if context is None or stream.disposition & Disposition.attached_pic or context.name == 'ansi':
             raise BrokenVideoError(self.path, 'no video stream')
+        if container.format.flags & NO_TIME_STAMPS:  # also what FFmpeg makes of an AVI without its front
+            raise BrokenVideoError(
+                self.path, f'a bare stream without a container ({container.format.name}) has no times'
+            )
         context.thread_type = 'NONE'
         context.thread_count = 1
         self._container = container
