@@ -267,9 +267,10 @@ def load_weights(
         state_dict, left = translate(content)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    for key, dims in ((KERNEL, '(D, C, pt, ph, pw)'), (POSITIONS, '(1, N, D)')):
-        if key in state_dict and state_dict[key].dim() != dims.count(',') + 1:
-            raise ValueError(f'{path}: {key} has the shape {tuple(state_dict[key].shape)} instead of {dims}.')
+    for key, x in state_dict.items():  # what is taken apart below
+        for ending, dims in (('.patch_embed.weight', '(D, C, pt, ph, pw)'), ('.pos_embed', '(1, N, D)')):
+            if key.endswith(ending) and x.dim() != dims.count(',') + 1:
+                raise ValueError(f'{path}: {key} has the shape {tuple(x.shape)} instead of {dims}.')
     model = getattr(model, 'module', model)  # within DDP
     target = model.state_dict()
     if KERNEL not in target and not is_multimodal(target):
