@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(
@@ -95,3 +96,21 @@ def test_growth_is_measured(bench_scaling, tmp_path, monkeypatch):
 def test_off_is_relative_to_the_law(bench_scaling):
     one = bench_scaling.Series('x', [1, 2], [[1.0, 1.0, 5.0], [8.0, 8.0, 8.0]], {'linear': [1.0, 2.0]})
     np.testing.assert_allclose(one.off('linear'), [-0.5, 1.0])  # 1 and 4 per unit, 2 in the geometric mean
+
+
+def test_dual_masking_is_measured(bench_step, tmp_path, monkeypatch):
+    import bench_dual_masking
+
+    tiny = Config.fromfile(ROOT / 'configs' / '_base_' / 'models' / 'videomae_v2_vit-base.py').model.to_dict()
+    tiny['backbone'] |= dict(arch=None, embed_dim=24, depth=1, num_heads=2, clip_size=(4, 64, 64))
+    tiny['head'] |= dict(embed_dim=16, depth=1, num_heads=2)
+    monkeypatch.setattr(bench_dual_masking, 'model_config', lambda arch: tiny)
+    monkeypatch.setattr(bench_dual_masking, 'cpu_memory', lambda cfg, _, clips, *more: 7.0 + 3.0 * clips)
+    bench_dual_masking.main(['--out', str(tmp_path), '--rounds', '1', '--batch', '2', '--threads', '1'])
+    alone, both = json.loads((tmp_path / 'results.json').read_text())['steps']
+    assert (alone['masks'], alone['decoder_tokens']) == ('encoder', 32)
+    assert (both['masks'], both['decoder_tokens']) == ('dual', 4 + 16)  # tubes hide 14 of 16 places, in two slices
+    assert alone['encoder_gflops'] == both['encoder_gflops']
+    assert alone['decoder_gflops'] > both['decoder_gflops']
+    assert alone['memory_of_a_clip_mb'] == 3.0
+    assert '| 2 clips, ViT-base | fp32 | encoder and decoder | 20 |' in (tmp_path / 'table.md').read_text()

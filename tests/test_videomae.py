@@ -44,6 +44,15 @@ SIZES = {
     ),
 }  # fmt: skip
 
+# encoder and decoder together: masked for the encoder alone, and for both
+TOTALS = {
+    'small': (11.54, 7.84),
+    'base': (35.44, 25.84),
+    'large': (83.03, 68.27),
+    'huge': (136.86, 122.09),
+    'giant': (263.96, 241.61),
+}
+
 
 @pytest.fixture(autouse=True)
 def _scope():
@@ -266,6 +275,7 @@ def test_parameters_and_arithmetic_are_the_published_ones(arch):
     for row, length in ((one, num_tokens), (dual, visible + num_tokens // 2)):
         counted.append(row.decoder + visible * _unread_macs(model.head.blocks[-1], length))
     assert [x / 1e9 for x in counted] == pytest.approx(gmacs, abs=0.006)
+    assert [(counted[0] + decoder) / 1e9 for decoder in counted[1:]] == pytest.approx(TOTALS[arch], abs=0.006)
     assert dual.encoder == one.encoder
 
 
