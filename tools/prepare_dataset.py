@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from omnimae.data.benchmarks import BENCHMARKS
-from omnimae.data.demo import make_demo
+from omnimae.data.demo import make_demo, make_maps
 from omnimae.data.motion import make_small
 from omnimae.data.preparation import prepare
 
@@ -30,6 +30,7 @@ def prepare_demo(args: argparse.Namespace) -> None:
     """Make the demo data and say what lies where."""
     start = time.perf_counter()
     made = make_demo(args.root, size=args.size, seed=args.seed, workers=args.workers)
+    make_maps(args.root)
     seconds = time.perf_counter() - start
     print(f'{args.root}: {made["images"]} images, {made["videos"]} videos ({seconds:.0f} s)')
 

@@ -251,6 +251,51 @@ def make_demo(root: str | Path, *, size: int = 8, seed: int = 0, workers: int = 
     return record
 
 
+def make_maps(root: str | Path) -> int:
+    """Write maps beside the images of demo data, and beside a video of each photograph; return how many files.
+
+    They stand in for what networks make of real data: depth is the brightness of the blurred picture, 16 bits beside
+    images and 8 beside videos, a class is a corner of the colour cube, one of 8. Files that are there stay.
+
+        depth/images/SPLIT/PHOTOGRAPH/*.png    semseg/images/SPLIT/PHOTOGRAPH/*.png
+        depth/videos/SPLIT/MOTION/*.npy        depth/videos/SPLIT.txt (the videos that have one)
+    """
+    root, count = Path(root), 0
+    for image in sorted(root.glob('images/*/*/*')):
+        name = image.relative_to(root).with_suffix('.png')
+        if not (root / 'semseg' / name).exists():
+            pixels = np.asarray(Image.open(image).convert('RGB'))
+            _write_png(root / 'depth' / name, (blurred_brightness(pixels) * 256).astype(np.uint16))
+            _write_png(root / 'semseg' / name, (cv2.blur(pixels, (5, 5)) // 128 @ np.array([4, 2, 1])).astype(np.uint8))
+        count += 1
+    for split in SPLITS:
+        listed = []
+        for folder in sorted(root.glob(f'videos/{split}/*')):
+            videos = sorted(folder.iterdir())
+            listed += videos[:: math.ceil(len(videos) / len(PHOTOGRAPHS))]
+        for video in listed:
+            array = (root / 'depth' / video.relative_to(root)).with_suffix('.npy')
+            if not array.exists():
+                array.parent.mkdir(parents=True, exist_ok=True)
+                with av.open(str(video)) as container:
+                    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+                np.save(array, np.stack([blurred_brightness(frame) for frame in frames]).astype(np.uint8))
+        lines = [f'{path.relative_to(root / "videos" / split)}\n' for path in listed]
+        (root / 'depth' / 'videos' / f'{split}.txt').write_text(''.join(lines))
+        count += len(listed)
+    return count
+
+
+def blurred_brightness(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (H, W) in 0..255."""
+    return cv2.GaussianBlur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 3)
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
 def write_list(videos: Path, split: str) -> None:
     """Write videos/SPLIT.txt: one `MOTION/FILE label` a line."""
     lines = [
