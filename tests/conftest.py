@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from omnimae.data.demo import make_demo
+from omnimae.data.demo import make_demo, make_maps
 
 # Tests compare CPU numbers, and the models are too small for threads; programs that tests start inherit both.
 os.environ['CUDA_VISIBLE_DEVICES'] = ''
@@ -23,7 +23,8 @@ settings.load_profile('repeatable')
 
 @pytest.fixture(scope='session')
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest demo data: a training and a validation video for each pair of photograph and motion."""
+    """The smallest demo data: a training and a validation video for each pair of photograph and motion, and maps."""
     root = tmp_path_factory.mktemp('data') / 'demo'
     make_demo(root, size=1, workers=2)
+    make_maps(root)
     return root

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from tiny_run import build_runner, write_config
 
-from omnimae.data.demo import CLASSES, MOTIONS, SPLITS, write_list
+from omnimae.data.demo import CLASSES, MOTIONS, SPLITS, make_maps, write_list
 from omnimae.evaluation import accuracy
 from omnimae.registry import HOOKS
 
@@ -146,6 +146,7 @@ def write_lossless_demo(root: Path) -> None:
             folder.mkdir(parents=True)
             write_lossless_video(folder / '0.mkv', stripes(rng), number - 4, 24)
         write_list(root / 'videos', split)
+    make_maps(root)
 
 
 def command(data: Path, *words: str | Path) -> str:

@@ -47,7 +47,11 @@ def assert_same_end(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('method', 'modality', 'steps'), [('videomae', 'video', 3), ('videomae_v2', 'video', 12), ('mae', 'image', 3)]
+    ('method', 'modality', 'steps'),
+    [
+        *(('videomae', 'video', 3), ('videomae_v2', 'video', 12), ('mae', 'image', 3)),
+        *(('multimae', 'image', 3), ('multimae_video', 'video', 3)),
+    ],
 )
 def test_trains_and_resumes_exactly(method: str, modality: str, steps: int, options: dict, tmp_path: Path):
     options['custom_hooks'] = [dict(type='DemoLossHook'), dict(type='ReconstructionHook', interval=2)]

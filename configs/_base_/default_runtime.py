@@ -20,10 +20,12 @@ default_hooks = dict(
     preemption=dict(type='PreemptionHook'),
 )
 
-# Curves of one modality and speeds change from step to step: smooth them like the loss. Of top1 only that of training
-# batches: `accuracy/top1` of a validation is not to be averaged with those of earlier ones.
+# Curves of one modality or task and speeds change from step to step: smooth them like the loss. Of top1 only that of
+# training batches: `accuracy/top1` of a validation is not to be averaged with those of earlier ones.
 log_processor = dict(
-    type='LogProcessor', window_size=10, mean_pattern=r'loss|mse_|(^|train/)top1|time|grad_norm|per_second'
+    type='LogProcessor',
+    window_size=10,
+    mean_pattern=r'loss|mse_|l1_|cross_entropy_|(^|train/)top1|time|grad_norm|per_second',
 )
 
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -157,7 +157,9 @@ class ClassMapTokenizer(Tokenizer):
 
     def embed(self, patches: Tensor) -> Tensor:
         """(B, N, P) classes, integers -> (B, N, D)."""
-        classes = patches.long().clamp(max=self.class_embed.padding_idx)
+        classes = patches.long()
+        if self.class_embed.padding_idx is not None:
+            classes = classes.clamp(max=self.class_embed.padding_idx)
         return self.patch_embed(self.class_embed(classes).flatten(2))
 
 

@@ -1,0 +1,66 @@
+"""IN1K with pseudo labels: the data of MultiMAE pretraining (arXiv:2204.01678, section 4).
+
+Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA; names are the same in
+every modality, but for their endings::
+
+    imagenet_multimae/{train,val}/rgb/CLASS/*.JPEG     the images (rgb may be a link to imagenet/train)
+    imagenet_multimae/{train,val}/depth/CLASS/*.png    16 bits; published: of Omnidata's DPT-Hybrid
+    imagenet_multimae/{train,val}/semseg/CLASS/*.png   8 bits, classes 0 to 132 of COCO's panoptic maps; published: of
+                                                       Mask2Former with a Swin-S
+
+No network that makes them is part of this package; the published code has a script for each. The check is
+``python tools/prepare_dataset.py multimae --root data/imagenet_multimae/train``.
+Crops and flips, the same for all modalities: the paper's appendix A and the released config.
+"""
+
+data_root = '{{$OMNIMAE_DATA:data}}/imagenet_multimae'
+modalities = dict(rgb=dict(), depth=dict(), semseg=dict(kind='classes', stride=4, num_classes=133))
+
+train_dataloader = dict(
+    batch_size=256,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            in1k=dict(
+                type='AlignedDataset',
+                root=f'{data_root}/train',
+                modalities=modalities,
+                transforms=[
+                    dict(type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic'),
+                    dict(type='Flip', prob=0.5),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='MixedSampler'),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=2048),
+    collate_fn=dict(type='collate_clips'),
+)
+val_dataloader = dict(
+    batch_size=256,
+    num_workers=10,
+    persistent_workers=True,
+    pin_memory=True,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            in1k=dict(
+                type='AlignedDataset',
+                root=f'{data_root}/val',
+                modalities=modalities,
+                transforms=[
+                    dict(type='ResizeShort', size=256, interpolation='bicubic'),
+                    dict(type='CenterCrop', size=224),
+                ],
+            ),
+        ),
+    ),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_cfg = dict(type='ValLoop')
+val_evaluator = dict(type='ReconstructionLoss')
