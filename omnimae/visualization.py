@@ -181,7 +181,8 @@ def reconstruct_tasks(
         caption = f'{visible} visible' + (f', {head.error} {float(error):.3f}' if error.isfinite() else '') + '. '
         caption += '' if head.target is None else _how_restored(head.target)
         original_frames, masked, reconstruction = (_frames(view, grid, patch_size) for view in views)
-        drawn[task] = Reconstruction(original_frames, masked, reconstruction, caption.strip())
+        numbers = range(len(original_frames))
+        drawn[task] = Reconstruction(original_frames, masked, reconstruction, caption.strip(), numbers)
     height = max(result.original.shape[1] for result in drawn.values())
     return {task: _enlarged(result, height // result.original.shape[1]) for task, result in drawn.items()}
 
@@ -244,7 +245,7 @@ def _palette(num_classes: int) -> Tensor:
 
 def _enlarged(result: Reconstruction, scale: int) -> Reconstruction:
     original, masked, reconstruction = (frames.repeat(scale, 1).repeat(scale, 2) for frames in result[:3])
-    return Reconstruction(original, masked, reconstruction, result.caption)
+    return result._replace(original=original, masked=masked, reconstruction=reconstruction)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from PIL import Image
 from tiny_run import write_data
 
 from omnimae.config import TOP_LEVEL, load_config
@@ -53,6 +55,9 @@ CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'ResizeShort', 'CenterCrop')
 SMALL = {
     'SpatioTemporalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2, clip_size=(4, 112, 112)),
     'MAEHead': dict(embed_dim=32, depth=1, num_heads=2),
+    'MultiModalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2),
+    'CrossAttentionHead': dict(embed_dim=32, depth=1, num_heads=2),
+    'DirichletMasking': dict(num_visible=24),
     **dict.fromkeys(CROPS, dict(size=112)),
     'VideoDataset': dict(num_frames=4, clip_seconds=0.5),
     'MixedSampler': dict(repeats={}),  # all of the few files
@@ -84,11 +89,19 @@ def components(value: Any):
             yield from components(item)
 
 
+def stem_of(cfg: Config) -> Any:
+    """What cuts the colours into patches: the backbone, or one of its tokenizers."""
+    return cfg.model.backbone.tokenizers.rgb if 'tokenizers' in cfg.model.backbone else cfg.model.backbone
+
+
 def shrink(cfg: Config) -> Config:
     cfg = copy.deepcopy(cfg)
-    frames, side = min(cfg.model.backbone.clip_size[0], 4), 8 * cfg.model.backbone.patch_size[1]  # cells need it even
+    stem = stem_of(cfg)
+    frames, side = min(stem.clip_size[0], 4), 8 * stem.patch_size[1]  # cells need it even
     backbone = dict(SMALL['SpatioTemporalViT'], clip_size=(frames, side, side))
     small = {**SMALL, 'SpatioTemporalViT': backbone, **dict.fromkeys(CROPS, dict(size=side))}
+    small['PatchTokenizer'] = dict(clip_size=(frames, side, side))
+    small['ClassMapTokenizer'] = dict(clip_size=(frames, side // 4, side // 4))
     changes = [(part, small.get(part['type'], {})) for part in components([cfg[key] for key in cfg])]
     for part, change in [*changes, (cfg.train_dataloader, SMALL_LOADER), (cfg.val_dataloader, SMALL_LOADER)]:
         for key, value in change.items():
@@ -115,7 +128,18 @@ def data(tmp_path_factory) -> Path:
     for split in ('train', 'val'):
         for name, folder in ((f'sthv2/sthv2_{split}', ''), (f'ucf101/ucf101_{split}', 'UCF-101/')):
             (root / f'{name}_list_videos.txt').write_text(f'{folder}0.mp4 3\n{folder}1.mp4 7\n')
+        write_maps(root / 'imagenet_multimae' / split, made / 'pictures')
     return root
+
+
+def write_maps(root: Path, pictures: Path) -> None:
+    """Pictures with maps of depth and classes, in MultiMAE's layout."""
+    for path in pictures.rglob('*.*'):
+        grey = np.asarray(Image.open(path).convert('L'))
+        for name, pixels in dict(rgb=grey, depth=grey.astype(np.uint16) << 8, semseg=grey // 2).items():
+            target = (root / name / path.relative_to(pictures)).with_suffix('.png')
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(target)
 
 
 @pytest.fixture
@@ -197,7 +221,7 @@ def test_docstring_is_its_record(path):
 @pytest.mark.parametrize('path', RECIPES, ids=name_of)
 def test_one_clip_size_everywhere(path):
     cfg = loaded(path)
-    frames, *size = cfg.model.backbone.clip_size
+    frames, *size = stem_of(cfg).clip_size
     for part in components([cfg.train_dataloader.dataset.to_dict(), cfg.val_dataloader.dataset.to_dict()]):
         if part['type'] == 'VideoDataset':
             assert part['num_frames'] == frames
@@ -435,9 +459,12 @@ def test_trains_a_step_of_each_source(path, tmp_path):
 
     assert runner.iter == len(cfg.train_dataloader.dataset.sources)
     scalars = {key: buffer.current() for key, buffer in runner.message_hub.log_scalars.items()}
-    for modality in cfg.model.mask_generator:
-        for key in (f'train/mse_{modality}', f'val/reconstruction/{modality}'):
-            assert math.isfinite(scalars[key]), key
+    if cfg.model.type == 'MultiMAE':
+        curves = {'val/reconstruction/image', *(f'train/{head.error}_{task}' for task, head in cfg.model.head.items())}
+    else:
+        kinds = ('train/mse_', 'val/reconstruction/')
+        curves = {kind + modality for modality in cfg.model.mask_generator for kind in kinds}
+    assert all(math.isfinite(scalars[curve]) for curve in curves)
     state = runner.optim_wrapper.optimizer.state
     untouched = [name for name, value in runner.model.named_parameters() if not state[value]['exp_avg'].any()]
     assert not untouched, 'every parameter gets a gradient from images or videos'

@@ -52,7 +52,7 @@ val_dataloader = dict(
                 root=f'{data_root}/val',
                 modalities=modalities,
                 transforms=[
-                    dict(type='ResizeShort', size=256, interpolation='bicubic'),
+                    dict(type='ResizeShort', size=224, interpolation='bicubic'),
                     dict(type='CenterCrop', size=224),
                 ],
             ),
