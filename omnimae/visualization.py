@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from omnimae.structures import Grid, Masks, Size3, token_spans
+from omnimae.structures import UNKNOWN_CLASS, Grid, Masks, Size3, token_spans
 
 Frames = np.ndarray
 """(T, H, W, 3) uint8, RGB."""
@@ -246,6 +246,47 @@ def _palette(num_classes: int) -> Tensor:
 def _enlarged(result: Reconstruction, scale: int) -> Reconstruction:
     original, masked, reconstruction = (frames.repeat(scale, 1).repeat(scale, 2) for frames in result[:3])
     return result._replace(original=original, masked=masked, reconstruction=reconstruction)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Maps
+
+
+@torch.no_grad()
+def predictions_sheet(model: Any, samples: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
+    """Draw samples with a target: what a DensePredictor is given, what is true, what it predicts, one row each.
+
+    Each class has a colour of its own; depth is shown in greys from the least to the most of the truth, that of the
+    prediction too. Black: not known.
+    """
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    rows = []
+    for sample in samples:
+        [prediction] = model.predict({name: clip[:1].to(device) for name, clip in sample['clips'].items()})[0].values()
+        truth = sample['target'][0, 0, 0]
+        panels = [_map_picture(clip[0, :, 0]) for clip in sample['clips'].values()]
+        panels += [_map_picture(x.cpu()[None], like=truth) for x in (truth, prediction)]
+        size = max(panel.shape[0] for panel in panels)
+        panels = [panel.repeat(size // len(panel), 0).repeat(size // len(panel), 1) for panel in panels]
+        rows.append(Row(panels, caption=sample['id']))
+    model.train(training)
+    return sheet(title, rows, [*samples[0]['clips'], 'truth', 'prediction'])
+
+
+def _map_picture(pixels: Tensor, like: Tensor | None = None) -> np.ndarray:
+    """(C, H, W): RGB, classes (uint8) or depth -> (H, W, 3) uint8; depth between the extremes of ``like``."""
+    if len(pixels) == 3:
+        return pixels.permute(1, 2, 0).numpy()
+    if pixels.dtype == torch.uint8:
+        colours = _palette(UNKNOWN_CLASS)[pixels[0].long()]
+    else:
+        known = pixels if like is None else like
+        known = known[known >= 0].float()
+        low, high = (known.min(), known.max()) if len(known) else (torch.tensor(0.0), torch.tensor(1.0))
+        grey = ((pixels[0] - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        colours = torch.where(pixels[0] < 0, 0, 0.1 + 0.9 * grey)[..., None].expand(-1, -1, 3)
+    return (colours * 255).round().to(torch.uint8).numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

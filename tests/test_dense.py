@@ -146,7 +146,7 @@ def test_cross_entropy_over_the_pixels_that_have_a_class():
     target = torch.tensor([0, 1, 0, 255], dtype=torch.uint8).view(1, 1, 1, 1, 4)
     result = task.loss(output, target)
     assert result['loss'].item() == pytest.approx((math.log(2) + math.log(4 / 3) + math.log(4)) / 3, rel=1e-6)
-    assert result['pixel_accuracy'].item() == pytest.approx(2 / 3)
+    assert result['top1'].item() == pytest.approx(2 / 3)
     assert task.results(output)[0]['classes'].tolist() == [[0, 1, 1, 1]]
 
 

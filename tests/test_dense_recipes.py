@@ -230,6 +230,7 @@ def test_trains_validates_and_tests(path, data, tmp_path, monkeypatch):
     state = runner.optim_wrapper.optimizer.state
     untouched = [name for name, value in runner.model.named_parameters() if not state[value]['exp_avg'].any()]
     assert not untouched
+    assert [picture.name for picture in (tmp_path / 'work' / 'predictions').iterdir()] == ['epoch_2_images.png']
 
     again = run(path, tmp_path / 'test')
     load_weights(again.model, tmp_path / 'work' / 'epoch_2_raw.safetensors', complete=True)

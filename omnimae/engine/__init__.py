@@ -1,7 +1,7 @@
 """What MMEngine's Runner needs from us: optimizer and schedule, train loop, hooks, checkpoints, workarounds."""
 
 from .compat import leave_distributed, setup_distributed, setup_environment
-from .hooks import BrokenFileHook, HeadSizeHook, ReconstructionHook, StepSeedHook, ThroughputHook
+from .hooks import BrokenFileHook, HeadSizeHook, PredictionHook, ReconstructionHook, StepSeedHook, ThroughputHook
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
@@ -19,6 +19,7 @@ __all__ = [
     'LARS',
     'LayerDecayConstructor',
     'PlainCheckpointHook',
+    'PredictionHook',
     'PreemptionHook',
     'ReconstructionHook',
     'StepSeedHook',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from omnimae.registry import HOOKS
 from omnimae.structures import Batch
-from omnimae.visualization import Reconstruction, frame_strip, image_grid, reconstruct_sample
+from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
 
 
 def _seed_everything(*address: int) -> None:
@@ -203,12 +203,10 @@ def _check_head(size: int, dataset: Any, loader: str) -> None:
         )
 
 
-@HOOKS.register_module()
-class ReconstructionHook(Hook):
-    """Draws reconstructions of the same few held-out samples, with the same masks, every ``interval`` epochs.
+class PictureHook(Hook):
+    """Draws the same few held-out samples every ``interval`` epochs. A subclass says how: `draw`.
 
-    The samples are the first of each source of ``val_dataloader``; pictures go to ``reconstructions/`` in the work
-    directory, one sheet per image source and one frame strip per clip.
+    The samples are the first of each source of ``val_dataloader``; pictures go to ``folder`` in the work directory.
 
     Args:
         interval: epochs between pictures; the last epoch always has them.
@@ -218,30 +216,60 @@ class ReconstructionHook(Hook):
         ValueError: the config has no ``val_dataloader``.
     """
 
+    folder: str
+
     def __init__(self, interval: int = 10, num_samples: int = 4) -> None:
         self.interval, self.num_samples = interval, num_samples
 
     def before_train(self, runner: Runner) -> None:
         """Refuse a run without held-out data."""
         if runner.val_loop is None:
-            raise ValueError('ReconstructionHook needs held-out samples: set val_dataloader, val_cfg, val_evaluator.')
+            raise ValueError(
+                f'{type(self).__name__} needs held-out samples: set val_dataloader, val_cfg, val_evaluator.'
+            )
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
         """Draw when due."""
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
-        folder = Path(runner.work_dir, 'reconstructions')
+        folder = Path(runner.work_dir, self.folder)
         folder.mkdir(exist_ok=True)
         model, dataset = unwrapped(runner.model), runner.val_dataloader.dataset
         for name, source in zip(dataset.names, dataset.sources, strict=True):
             samples = [source[index] for index in range(min(self.num_samples, len(source)))]
             _seed_everything(runner.seed)
-            results: dict[str, Reconstruction] = {}
-            for sample in samples:
-                results |= reconstruct_sample(model, sample)
-            _draw(results, folder / f'epoch_{runner.epoch + 1}_{name}', f'{name}, epoch {runner.epoch + 1}')
-        runner.logger.info(f'Reconstructions are in {folder}.')
+            self.draw(model, samples, folder / f'epoch_{runner.epoch + 1}_{name}', f'{name}, epoch {runner.epoch + 1}')
+        runner.logger.info(f'{self.folder.capitalize()} are in {folder}.')
+
+    def draw(self, model: Any, samples: Sequence[Mapping[str, Any]], stem: Path, title: str) -> None:
+        """Write pictures whose paths begin with ``stem``."""
+        raise NotImplementedError
+
+
+@HOOKS.register_module()
+class ReconstructionHook(PictureHook):
+    """Draws reconstructions, always with the same masks: a sheet per image source, a frame strip per clip."""
+
+    folder = 'reconstructions'
+
+    def draw(self, model: Any, samples: Sequence[Mapping[str, Any]], stem: Path, title: str) -> None:
+        """Write ``STEM.png``, or ``STEM_1.png`` and so on."""
+        results: dict[str, Reconstruction] = {}
+        for sample in samples:
+            results |= reconstruct_sample(model, sample)
+        _draw(results, stem, title)
+
+
+@HOOKS.register_module()
+class PredictionHook(PictureHook):
+    """Draws what a DensePredictor is given, what is true and what it predicts: a sheet per source."""
+
+    folder = 'predictions'
+
+    def draw(self, model: Any, samples: Sequence[Mapping[str, Any]], stem: Path, title: str) -> None:
+        """Write ``STEM.png``."""
+        predictions_sheet(model, samples, title).save(f'{stem}.png')
 
 
 def _draw(results: Mapping[str, Reconstruction], stem: Path, title: str) -> None:

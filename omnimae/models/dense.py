@@ -36,12 +36,12 @@ class SegmentationTask:
         self.num_classes = self.out_channels = num_classes
 
     def loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'pixel_accuracy': share right}."""
+        """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'top1': share of pixels right}."""
         target = target[:, 0, 0].long()
         known = target != UNKNOWN_CLASS
         count = known.sum().clamp(min=1)  # a crop of padding alone
         loss = F.cross_entropy(output.float(), target, ignore_index=UNKNOWN_CLASS, reduction='sum') / count
-        return {'loss': loss, 'pixel_accuracy': ((output.argmax(1) == target) & known).sum() / count}
+        return {'loss': loss, 'top1': ((output.argmax(1) == target) & known).sum() / count}
 
     def results(self, output: Tensor) -> list[dict]:
         """(B, classes, H, W) -> B times dict(classes=(H, W) uint8)."""

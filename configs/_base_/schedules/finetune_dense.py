@@ -13,3 +13,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0, end_lr=0.0, rescale=True)
 train_cfg = dict(type='EpochTrainLoop', max_epochs=64)
+custom_hooks = [dict(type='PredictionHook', interval=20)]

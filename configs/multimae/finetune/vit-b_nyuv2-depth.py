@@ -33,3 +33,4 @@ optim_wrapper = dict(dtype=None, optimizer=dict(weight_decay=1e-4))
 param_scheduler = dict(warmup_epochs=100)
 train_cfg = dict(max_epochs=2000, val_interval=250)
 default_hooks = dict(checkpoint=dict(interval=50))
+custom_hooks = [dict(type='PredictionHook', interval=250)]
