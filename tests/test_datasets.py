@@ -34,6 +34,7 @@ from omnimae.data.datasets import (
     collate_clips,
     decode_image,
 )
+from omnimae.data.frames import FrameDataset
 from omnimae.data.video import BrokenFileError, BrokenVideoError, PyAVReader
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, Sample
@@ -669,6 +670,82 @@ def test_an_unknown_reader_is_an_error_when_built(data):
 def test_a_video_shorter_than_the_clip_repeats_frames(data):
     clip = videos(data, 'short', transforms=TEST, num_frames=8, clip_seconds=2.7)[0]['clip']
     assert times_of(clip)[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 4]  # floor(linspace(0, 4, 8))
+
+
+# Folders of pictures, and lists of many sources -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def hybrid(tmp_path, data) -> Path:
+    """Lists as of VideoMAE V2: hybrid.txt of videos and of folders of pictures, train.csv of labelled folders."""
+    for folder, name, numbers in (
+        ('SomethingV2/7', 'img_{:05}.jpg', (1, 17)),
+        ('AVA/x', 'image_{:06}.jpg', (901, 931)),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(*numbers):
+            grey = np.full((40, 48, 3), 4 * (number % 30), np.uint8)
+            Image.fromarray(grey).save(tmp_path / folder / name.format(number), quality=100)
+    (tmp_path / 'k400').symlink_to(data / 'videos')
+    lines = ['k400/0.mp4 0 -1', 'k400/1.mp4 0 -1', 'SomethingV2/7 1 16', 'AVA/x 901 15', 'AVA/x 916 15']
+    (tmp_path / 'hybrid.txt').write_text('\n'.join(lines))
+    (tmp_path / 'train.csv').write_text('SomethingV2/7 16 3\n')
+    return tmp_path
+
+
+def test_sources_of_one_list(hybrid):
+    same = dict(root=str(hybrid), ann_file=str(hybrid / 'hybrid.txt'), num_frames=4, transforms=[CROP])
+    kinetics = VideoDataset(select='k400/', clip_seconds=1.0, **same)
+    assert [kinetics.ids[row] for row in range(2)] == ['k400/0.mp4', 'k400/1.mp4']
+    assert kinetics.spans is None
+    assert kinetics[Address(0, 1, 0)]['failures'] == []
+    pictures = dict(same, columns=('start', 'total'))
+    ssv2 = FrameDataset(select='SomethingV2', clip_seconds=8 / 12, frame_rate=12, **pictures)
+    starts = set()
+    for seed in range(30):
+        times = times_of(ssv2[Address(0, 0, seed)]['clip'])[0]
+        assert (times - times[0]).tolist() == [0, 2, 4, 7]  # floor(linspace(0, 7, 4)): eight pictures at 12 a second
+        starts.add(int(times[0]))
+    assert starts == {*range(2, 10)}
+    ava = FrameDataset(select='AVA', clip_seconds=1.0, frame_rate=30, template='image_{:06}.jpg', **pictures)
+    assert [ava.ids[row] for row in range(2)] == ['AVA/x 901-916', 'AVA/x 916-931']
+    assert {int(time) for row in (0, 1) for time in times_of(ava[Address(0, row, 0)]['clip'])[0]} == {
+        1, 5, 10, 15, 16, 20, 25, 0  # 930 has the grey of 0
+    }  # fmt: skip
+
+
+def test_labelled_folders_of_pictures(hybrid):
+    options = dict(root=str(hybrid), ann_file=str(hybrid / 'train.csv'), frame_rate=12, num_frames=4, transforms=TEST)
+    sample = FrameDataset(sampling='sparse', num_clips=2, **options)[0]
+    assert (sample['label'], sample['id']) == (3, 'SomethingV2/7')
+    assert times_of(sample['clip'])[0].tolist() == [[1, 5, 9, 13], [3, 7, 11, 15]]
+    assert times_of(FrameDataset(clip_seconds=0.5, to_end=True, **options)[0]['clip'])[0].tolist() == [6, 7, 9, 11]
+    (hybrid / 'SomethingV2' / '7' / 'img_00007.jpg').unlink()
+    with pytest.raises(BrokenImageError, match='img_00007.jpg: FileNotFoundError'):
+        FrameDataset(clip_seconds=2.0, num_classes=4, **dict(options, num_frames=16))[0]
+    Image.new('RGB', (20, 20)).save(hybrid / 'SomethingV2' / '7' / 'img_00007.jpg')
+    with pytest.raises(BrokenVideoError, match='SomethingV2/7: its size changes at img_00007.jpg'):
+        FrameDataset(clip_seconds=2.0, **dict(options, num_frames=16))[0]
+
+
+@pytest.mark.parametrize(
+    ('text', 'options', 'message'),
+    [
+        ('a 1', {}, r"train.csv, line 1, 'a 1': it is not \"FOLDER total label\" with whole numbers"),
+        ('a x 2', {}, r"line 1, 'a x 2': it is not \"FOLDER total label\""),
+        ('a 0 2', {}, r"line 1, 'a 0 2': 0 pictures from number 1 on are none"),
+        ('a 5 2\n\na 5 3', {}, r"line 3, 'a 5 3': it stands in line 1 too. Drop one"),
+        ('../a 5 2', {}, r"'../a 5 2': The path leaves root"),
+        ('a 5 2', dict(columns=('start', 'label')), r"columns=\['start', 'label'\] are not 'total' and some"),
+        ('a 5 2', dict(template='img.jpg'), r"template='img.jpg' has no place for the number"),
+        ('a 5 2', dict(frame_rate=0), r'frame_rate=0 is not positive'),
+        ('a 5 2', dict(select='AVA'), r"train.csv' has no lines with select='AVA'"),
+    ],
+)
+def test_wrong_lists_of_folders_are_refused(tmp_path, text, options, message):
+    (tmp_path / 'train.csv').write_text(text)
+    with pytest.raises(ValueError, match=message):
+        FrameDataset(root=str(tmp_path), ann_file=str(tmp_path / 'train.csv'), **{'frame_rate': 12, **options})
 
 
 # Spans ----------------------------------------------------------------------------------------------------------------

@@ -146,13 +146,15 @@ def read_list(
     extensions: Sequence[str],
     *,
     classes: Sequence[str] | None = None,
+    select: str | None = None,
     allow_outside: bool = False,
     backend_args: dict | None = None,
 ) -> Rows:
     """The rows of a text file with one ``path`` or ``path label`` a line.
 
-    ``path start stop label`` is a span inside a long video, in seconds. ``id=NAME`` at the end of a line names the
-    sample in results; by default that is its path, and for a span ``path start-stop``.
+    ``path start stop label`` is a span inside a long video, in seconds; ``path 0 -1``, as VideoMAE V2 writes it, is a
+    whole one. ``id=NAME`` at the end of a line names the sample in results; by default that is its path, and for a span
+    ``path start-stop``. With ``select`` only lines count that contain it.
 
     The path ends at the last known extension, so that paths and class names may hold spaces. A label is a class name
     when it is one of ``classes``, else a class index. A list may come from anywhere, so paths may leave the folder that
@@ -161,10 +163,6 @@ def read_list(
     Raises:
         ValueError: no such file, no line in it, or a wrong line.
     """
-    try:
-        lines = fileio.get_text(ann_file, 'utf-8-sig', backend_args).splitlines()
-    except FileNotFoundError:
-        raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
     pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:\s+(.+))?', re.IGNORECASE)
     index = {name: label for label, name in enumerate(classes or ())}
     paths: list[str] = []
@@ -172,10 +170,7 @@ def read_list(
     spans: list[tuple[float, float] | None] = []
     has_ids = False
     numbers: dict[str, int] = {}  # id -> line
-    for number, line in enumerate(lines, start=1):
-        line = line.strip()
-        if not line:
-            continue
+    for number, line in _lines(ann_file, select, backend_args):
         try:
             row = _parse_line(line, pattern, extensions, index)
             if not allow_outside and _is_outside(row.path):
@@ -192,8 +187,6 @@ def read_list(
         spans.append(row.span)
         numbers[name] = number
         has_ids |= name != row.path
-    if not paths:
-        raise ValueError(f'ann_file={ann_file!r} has no lines. Write one "path" or "path label" a line.')
     return Rows(
         paths=paths,
         labels=[label for label in labels if label is not None] or None,
@@ -201,6 +194,78 @@ def read_list(
         spans=[span or WHOLE_FILE for span in spans] if any(spans) else None,
         ids=list(numbers) if has_ids else None,
     )
+
+
+def read_frame_list(
+    ann_file: str,
+    columns: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    select: str | None = None,
+    allow_outside: bool = False,
+    backend_args: dict | None = None,
+) -> Rows:
+    """The rows of a text file with a folder of numbered pictures and some whole numbers a line, as VideoMAE V2's.
+
+    The spans are (number of the first picture, how many); the first is 1 where the list does not say.
+
+    Args:
+        ann_file: the file.
+        columns: what the numbers are, 'total' and, where there, 'start' and 'label', in their order.
+        classes: names of the classes, where known.
+        select: only lines count that contain it.
+        allow_outside: whether folders may lie outside the one that they are relative to.
+        backend_args: of ``mmengine.fileio``.
+
+    Raises:
+        ValueError: no such file, no line in it, a wrong line, or wrong ``columns``.
+    """
+    if len({*columns}) != len(columns) or not {'total'} <= {*columns} <= {'start', 'total', 'label'}:
+        raise ValueError(f"columns={list(columns)} are not 'total' and some of 'start' and 'label', once each.")
+    paths, spans, labels = [], [], []
+    places: dict[str, int] = {}  # id -> line
+    for place, line in _lines(ann_file, select, backend_args):
+        path, *words = line.rsplit(maxsplit=len(columns))
+        try:
+            numbers = dict(zip(columns, map(int, words), strict=True))
+        except ValueError:
+            raise ValueError(
+                f'{ann_file}, line {place}, {line!r}: it is not "FOLDER {" ".join(columns)}" with whole numbers. '
+                'Correct the line, or columns.'
+            ) from None
+        start, total = numbers.get('start', 1), numbers['total']
+        if start < 0 or total < 1:
+            raise ValueError(f'{ann_file}, line {place}, {line!r}: {total} pictures from number {start} on are none.')
+        if not allow_outside and _is_outside(path):
+            raise ValueError(
+                f'{ann_file}, line {place}, {line!r}: The path leaves root. Correct it, or set allow_outside=True if '
+                'you trust the list.'
+            )
+        name = f'{path} {start}-{start + total}' if 'start' in columns else path
+        if name in places:
+            raise ValueError(f'{ann_file}, line {place}, {line!r}: it stands in line {places[name]} too. Drop one.')
+        places[name] = place
+        paths.append(path)
+        spans.append((float(start), float(total)))
+        labels.append(numbers.get('label', 0))
+    known = None if classes is None else tuple(classes)
+    return Rows(paths, labels if 'label' in columns else None, known, spans, list(places))
+
+
+def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iterator[tuple[int, str]]:
+    """Number and text of each line that is not empty and contains ``select``."""
+    try:
+        lines = fileio.get_text(ann_file, 'utf-8-sig', backend_args).splitlines()
+    except FileNotFoundError:
+        raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
+    found = False
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and (select is None or select in line):
+            found = True
+            yield number, line.strip()
+    if not found:
+        with_it = '' if select is None else f' with select={select!r}'
+        raise ValueError(f'ann_file={ann_file!r} has no lines{with_it}. Write one "path" or "path label" a line.')
 
 
 def _is_outside(path: str) -> bool:
@@ -234,6 +299,8 @@ def _parse_span(text: str) -> tuple[tuple[float, float] | None, str | None]:
         start, stop = float(first), float(second)
     except ValueError:
         return None, text
+    if (start, stop) == (0, -1) and not label:
+        return None, None
     if not 0 <= start < stop < math.inf:
         raise ValueError(
             f'The span from {first} to {second} s is none. Write "path start stop label" with 0 <= start < stop.'

@@ -27,6 +27,7 @@ from torch.utils.data import Dataset, get_worker_info
 from omnimae.data.annotations import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
+    Rows,
     StringTable,
     read_classes,
     read_list,
@@ -164,6 +165,7 @@ class FileDataset(Dataset):
             the sorted names of the sub-folders.
         num_classes: how many classes the model knows; labels are checked against it.
         extensions: endings of the files, lower case; by default the usual ones of the modality.
+        select: only lines of ``ann_file`` count that contain it, as one folder of a list of many.
         skip: a file of paths, one a line up to a tab, as ``broken_files.txt`` of a run: training takes others instead.
         allow_outside: whether lines of ``ann_file`` may name files outside ``root``.
         backend_args: of ``mmengine.fileio``, for files that are not on a local disk.
@@ -186,6 +188,7 @@ class FileDataset(Dataset):
         classes: Sequence[str] | str | None = None,
         num_classes: int | None = None,
         extensions: Sequence[str] | None = None,
+        select: str | None = None,
         skip: str | None = None,
         allow_outside: bool = False,
         backend_args: dict | None = None,
@@ -199,12 +202,11 @@ class FileDataset(Dataset):
         extensions = self.default_extensions if extensions is None else extensions
         if isinstance(classes, str):
             classes = read_classes(classes, backend_args=backend_args)
+        about: dict[str, Any] = dict(classes=classes, backend_args=backend_args)
         if ann_file is None:
-            rows = scan_folder(root, extensions, classes=classes, backend_args=backend_args)
+            rows = scan_folder(root, extensions, **about)
         else:
-            rows = read_list(
-                ann_file, extensions, classes=classes, allow_outside=allow_outside, backend_args=backend_args
-            )
+            rows = self._read_list(ann_file, extensions, select=select, allow_outside=allow_outside, **about)
         self.skip = skip
         self.skipped = set() if skip is None else _read_paths(skip)
         self.classes = rows.classes
@@ -243,6 +245,9 @@ class FileDataset(Dataset):
             BrokenFileError: the file cannot be read.
         """
         raise NotImplementedError
+
+    def _read_list(self, ann_file: str, extensions: Sequence[str], **options: Any) -> Rows:
+        return read_list(ann_file, extensions, **options)
 
     def _path(self, row: int) -> str:
         path = os.path.join(self.root, self.paths[row])

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property, partial
-from typing import Any, BinaryIO, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
 
 import av
 import numpy as np
@@ -131,6 +131,14 @@ def pick_on_screen(times: ArrayLike, moments: ArrayLike) -> NDArray[np.int64]:
     return np.maximum(np.searchsorted(times, np.asarray(moments) + SAME_TIME, side='right') - 1, 0)
 
 
+class ClipReader(Protocol):
+    """What clips are read from."""
+
+    def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[NDArray[np.uint8]]: ...
+
+    def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]: ...
+
+
 class ClipSampling(NamedTuple):
     """Which clips are taken of a video.
 
@@ -158,7 +166,7 @@ class ClipSampling(NamedTuple):
                 raise ValueError(f'{name}={getattr(self, name)} is not positive.')
 
     def read(
-        self, video: VideoReader, first: float, length: float, rng: np.random.Generator | None, num_random: int = 1
+        self, video: ClipReader, first: float, length: float, rng: np.random.Generator | None, num_random: int = 1
     ) -> list[NDArray[np.uint8]]:
         """Clips (num_frames, H, W, 3) of [first, first + length) seconds: random ones, or the test clips without rng.
 

@@ -10,7 +10,9 @@ Expected files, under ``data`` or the folder named by the environment variable O
 
 Strides: 4, and 2 of SSv2 at its 12 frames per second: released code. About 1.35 M clips, of which these four make 49,
 12.5, 1.5 and 18.5 %; the rest were collected from Instagram and are not public. The release mixes the sources within a
-step; here a step has one of them, in random order.
+step; here a step has one of them, in random order. One list of all sources, as the release has it ("PATH 0 -1" and
+"FOLDER START TOTAL" lines), serves as the ``ann_file`` of each of them, with ``select`` for its lines, and
+``FrameDataset`` reads folders of pictures.
 """
 
 _base_ = './videomae_ssv2.py'
