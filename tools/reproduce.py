@@ -212,10 +212,13 @@ def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
     runner.train()
     seconds = runner.message_hub.get_scalar('train/time').data[0]
     batch = runner.train_dataloader.batch_sampler.global_batch_size
-    result = dict(steps=runner.max_iters, batch=batch, seconds=float(np.sum(seconds)))
+    samples = dict(train=len(runner.train_dataloader.dataset))
+    result = dict(steps=runner.max_iters, batch=batch, seconds=float(np.sum(seconds)), samples=samples)
     if is_pretraining:
         return {**result, **_costs(runner)}
-    return {**result, 'val': runner.val()[METRIC], 'test': runner.test()[METRIC]}
+    result.update(val=runner.val()[METRIC], test=runner.test()[METRIC])
+    samples.update(val=len(runner.val_dataloader.dataset), test=len(runner.test_dataloader.dataset))
+    return result
 
 
 def _costs(runner: Runner) -> dict[str, Any]:
@@ -283,11 +286,14 @@ class Results:
         total = sum(row['seconds'] for row in [*self.pretrainings, *self.measurements] if 'seconds' in row)
         lines = [
             f'# {one.title}', '', self.table(), '',
-            f'Top-1 on the test split in percent, mean ± standard deviation over {self.seeds} seeds.', '',
+            f'Top-1 on the test split in percent, {self._seeds()}.', '',
             f'* Command: `{command}`', f'* Machine: {machine()}', f'* Training: {total / 60:.1f} minutes in all',
             *(f'* Budget: {line}' for line in budgets),
         ]  # fmt: skip
         return '\n'.join(lines) + '\n'
+
+    def _seeds(self) -> str:
+        return 'one seed' if self.seeds == 1 else f'mean ± standard deviation over {self.seeds} seeds'
 
     def _measured(self, task: Task) -> list[Row]:
         return [row for row in self.experiment.rows if self.best_rate(row.name, task.name) is not None]
@@ -307,14 +313,14 @@ class Results:
             dots = [(place, value) for place, cell in known for value in cell]
             if curve:
                 axis.errorbar(at, means, yerr=spreads, marker='o', capsize=3)
-                axis.plot(*zip(*dots, strict=True), '.', color='grey', markersize=3)
+                axis.plot([place for place, _ in dots], [value for _, value in dots], '.', color='grey', markersize=3)
                 axis.set_xlabel(self.experiment.axis, fontsize=8)
             else:
-                axis.barh(at, means, xerr=spreads, capsize=3, color='lightsteelblue')
-                axis.plot([value for _, value in dots], [place for place, _ in dots], '.', color='black', markersize=3)
+                axis.errorbar(means, at, xerr=spreads, fmt='o', capsize=3)
+                axis.plot([value for _, value in dots], [place for place, _ in dots], '.', color='grey', markersize=3)
                 axis.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
                 axis.set_ylim(len(rows) - 0.5, -0.5)
-                axis.set_xlim(left=max(0, 0.9 * min((value for _, value in dots), default=0)))
+                axis.grid(axis='y', linewidth=0.3)
             axis.set_title(f'{task.name}: top-1, %', fontsize=9)
             axis.tick_params(labelsize=7)
         figure.tight_layout()
@@ -353,8 +359,12 @@ def _pair(made: Sequence[Mapping[str, Any]], what: str, scale: float) -> str:
 
 
 def _budget(made: Sequence[Mapping[str, Any]]) -> str:
-    budgets = sorted({(one['steps'], one['batch']) for one in made})
-    return ' and '.join(f'{steps} steps of {batch}' for steps, batch in budgets)
+    budgets = sorted({(one['steps'], one['batch'], _splits(one['samples'])) for one in made})
+    return ' and '.join(f'{steps} steps of {batch} ({splits})' for steps, batch, splits in budgets)
+
+
+def _splits(samples: Mapping[str, int]) -> str:
+    return ', '.join(f'{split} {count}' for split, count in samples.items())
 
 
 @functools.cache

@@ -44,5 +44,5 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=2)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=40, val_interval=40)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=22, val_interval=22)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1))
