@@ -265,6 +265,25 @@ def test_resumes_exactly_and_learns(data, tmp_path, monkeypatch):
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
 
 
+def test_the_demo_fine_tunes_what_it_pretrained(demo_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
+    short = {'train_cfg.max_epochs': 1, 'param_scheduler.warmup_epochs': 0, 'train_dataloader.num_workers': 0}
+    short |= {'train_dataloader.persistent_workers': False, 'default_hooks.checkpoint.interval': 1}
+
+    def train(name: str, **more: Any) -> Runner:
+        cfg = load_config(CONFIGS / 'demo' / f'{name}.py', {**short, **more})
+        cfg.work_dir, cfg.experiment_name = str(tmp_path / name), f'dense_{next(_number)}'
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        return runner
+
+    train('multimae')
+    start = {'model.init_cfg.checkpoint': str(tmp_path / 'multimae' / 'epoch_1_raw.safetensors')}
+    runner = train('multimae_finetune', **start, **{'train_cfg.max_epochs': 3, 'train_cfg.val_interval': 3})
+    assert runner.message_hub.get_scalar('val/segmentation/aAcc').current() > 30  # of 8 classes
+    assert list((tmp_path / 'multimae_finetune' / 'predictions').glob('epoch_3_images.png'))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What it starts from
 
