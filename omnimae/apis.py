@@ -14,7 +14,6 @@ is read at the model's own clip size: a short side of that size, the middle cut 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from omnimae.checkpoint import load_file, load_weights
+from omnimae.checkpoint import load_file, load_weights, stored_classes
 from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, read_image, scan_folder
 from omnimae.data.video import BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen, sparse_moments
@@ -471,11 +470,7 @@ class ClassificationInferencer(Inferencer[Classification]):
         return Classification(item.name, item.modality, guesses, output, None)
 
     def _known_classes(self, num_classes: int) -> tuple[str, ...] | None:
-        _, meta = load_file(str(self.checkpoint))
-        stored = meta.get('dataset_meta')  # of a Runner's checkpoint: the names of each source
-        candidates = list(stored.values()) if isinstance(stored, dict) else []
-        if 'classes' in meta:  # of exported weights
-            candidates.append(json.loads(meta['classes']))
+        candidates: list[Sequence[str] | None] = [*stored_classes(str(self.checkpoint))]
         for modality in ('image', 'video'):
             classes = (find_source(self.cfg, modality) or {}).get('classes')
             if isinstance(classes, str):  # a list of names among the data, which need not be here

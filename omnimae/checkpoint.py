@@ -88,6 +88,19 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
     return dict(state_dict), meta
 
 
+def stored_classes(path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
+    """Names of the classes that a checkpoint of ours was trained on: of each source of a Runner's that knows them.
+
+    Raises:
+        ValueError: as of `load_file`.
+    """
+    _, meta = load_file(path)
+    if 'classes' in meta:  # of exported weights
+        return (tuple(json.loads(meta['classes'])),)
+    stored = meta.get('dataset_meta')
+    return tuple(tuple(names) for names in stored.values() if names) if isinstance(stored, dict) else ()
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; afterwards the file, whole and on the disk, takes the place of ``path``.

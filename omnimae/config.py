@@ -9,7 +9,7 @@ import ast
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,17 +146,31 @@ def default_work_dir(path: str | Path) -> str:
     return str(Path('work_dirs', *below))
 
 
-def infer_num_classes(cfg: Config) -> None:
+def infer_num_classes(cfg: Config, classes: Sequence[str] | None = None) -> None:
     """Fill in ``model.num_classes=None``: as many classes as the training data have.
 
     Where these are folders, those of validation and test stand for the same classes in the same order, even where some
     are absent; folders of other names are refused when the datasets are built.
+
+    Args:
+        cfg: the config.
+        classes: the names, where a checkpoint tells them; then the training data need not be there.
 
     Raises:
         ValueError: training data without labels.
     """
     if cfg.model.get('num_classes', 0) is not None:
         return
+    cfg.model.num_classes, names = _classes_of_training(cfg) if classes is None else (len(classes), classes)
+    for loader in filter(None, (cfg.get('val_dataloader'), cfg.get('test_dataloader'))):
+        for source in loader.dataset.get('sources', {}).values():
+            takes_classes = 'classes' in _parameters(DATASETS.get(source.type))[0]
+            if names and takes_classes and source.get('ann_file') is None:
+                source.setdefault('classes', list(names))
+
+
+def _classes_of_training(cfg: Config) -> tuple[int, Sequence[str] | None]:
+    """How many classes the training data have, and their names where they know them."""
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     counts, names = [], None
     for name, source in zip(dataset.names, dataset.sources, strict=True):
@@ -168,12 +182,7 @@ def infer_num_classes(cfg: Config) -> None:
         classes = getattr(source, 'classes', None)
         counts.append(len(classes) if classes else int(source.labels.max()) + 1)
         names = names or classes
-    cfg.model.num_classes = max(counts)
-    for loader in filter(None, (cfg.get('val_dataloader'), cfg.get('test_dataloader'))):
-        for source in loader.dataset.get('sources', {}).values():
-            takes_classes = 'classes' in _parameters(DATASETS.get(source.type))[0]
-            if names and takes_classes and source.get('ann_file') is None:
-                source.setdefault('classes', list(names))
+    return max(counts), names
 
 
 def _inherited(path: Path) -> Iterable[Path]:

@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from omnimae.checkpoint import load_weights
+from omnimae.checkpoint import load_weights, stored_classes
 from omnimae.config import default_work_dir, infer_num_classes, load_config
 from omnimae.engine import leave_distributed, setup_distributed, setup_environment
 
@@ -57,7 +57,8 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
-    infer_num_classes(cfg)
+    if cfg.model.get('num_classes', 0) is None:
+        infer_num_classes(cfg, next(iter(stored_classes(args.checkpoint)), None))
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
