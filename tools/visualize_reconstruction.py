@@ -1,30 +1,45 @@
 """Draw what a pretrained model makes of images and videos of which it sees a few patches only.
 
 python tools/visualize_reconstruction.py CONFIG CHECKPOINT INPUT... --out-dir D [--mp4]
+python tools/visualize_reconstruction.py CONFIG_OF_A_MULTIMAE CHECKPOINT INPUT... --out-dir D [--inputs MODALITY...]
 
 INPUT is an image, a video, or a folder of them. Images give a page of original | masked | reconstruction, each video
 a strip of frames and a GIF. Masks are drawn as in pretraining, the same ones in every run.
+
+For a MultiMAE INPUT is an image, or the root of a data set as that of the config's ``val_dataloader``, of which the
+first 8 samples are drawn, with a row for each task. With --inputs the model sees these modalities whole, and nothing of
+the others.
 """
 
 import argparse
 import math
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from torch import nn
+from torch import Tensor, nn
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_image
 from omnimae.data.transforms import CenterCrop, resize
 from omnimae.data.video import BrokenFileError, open_video
-from omnimae.registry import MODELS
-from omnimae.visualization import Reconstruction, animation, frame_strip, image_grid, reconstruct, write_gif, write_mp4
+from omnimae.registry import DATASETS, MODELS
+from omnimae.visualization import (
+    Reconstruction,
+    animation,
+    frame_strip,
+    image_grid,
+    reconstruct,
+    reconstruct_tasks,
+    write_gif,
+    write_mp4,
+)
 
 IMAGES_PER_PAGE = 8
 DEFAULT_CLIP_SECONDS = 2.7
@@ -35,8 +50,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Draw reconstructions of images and videos.')
     parser.add_argument('config', help='path of a pretraining config')
     parser.add_argument('checkpoint', help='path or URL of its weights, ours or published ones')
-    parser.add_argument('inputs', nargs='+', type=Path, metavar='INPUT', help='images, videos, or folders of them')
+    parser.add_argument('paths', nargs='+', type=Path, metavar='INPUT', help='images, videos, or folders of them')
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
+    parser.add_argument('--inputs', nargs='+', metavar='MODALITY', help='what a MultiMAE sees, of the modalities')
     parser.add_argument('--mp4', action='store_true', help='write videos as mp4 instead of GIF')
     return parser.parse_args(argv)
 
@@ -120,11 +136,59 @@ class Painter:
             return video.read(start, self.clip_seconds, self.num_frames)
 
     def _fit(self, frames: np.ndarray) -> np.ndarray:
-        """Resize (T, H, W, 3) to cover the model's size and cut its middle out."""
-        height, width = frames.shape[1:3]
-        scale = max(self.height / height, self.width / width)
-        frames = resize(frames, math.ceil(scale * height - 1e-6), math.ceil(scale * width - 1e-6), 'bicubic')
-        return CenterCrop(size=(self.height, self.width))(frames)
+        return fit(frames, self.height, self.width)
+
+
+def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (T, H, W, 3) to cover (height, width) and cut that out of its middle."""
+    scale = max(height / frames.shape[1], width / frames.shape[2])
+    size = (math.ceil(scale * length - 1e-6) for length in frames.shape[1:3])
+    return CenterCrop(size=(height, width))(resize(frames, *size, 'bicubic'))
+
+
+def draw_tasks(model: nn.Module, cfg: Config, args: argparse.Namespace, title: str) -> None:
+    """Draw a page for each sample, or a strip of frames for each task of it, with a MultiMAE."""
+    for name, clips in find_samples(model, cfg, args.paths):
+        torch.manual_seed(zlib.crc32(name.encode()))  # of the mask: another one for each sample
+        results = reconstruct_tasks(model, clips, args.inputs)
+        stem = args.out_dir / name.replace('/', '_')
+        names = [f'{name}, {task}' for task in results]
+        if all(len(result.original) == 1 for result in results.values()):
+            pages = {Path(f'{stem}.png'): image_grid([*results.values()], names, title)}
+        else:
+            pages = {
+                Path(f'{stem}_{task}.png'): frame_strip(result, f'{name}, {task}', title)
+                for task, result in results.items()
+            }
+        for path, page in pages.items():
+            page.save(path)
+            print(path)
+
+
+def find_samples(model: Any, cfg: Config, paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Name and clips of images, and of the first samples of the data sets among the paths.
+
+    Raises:
+        ValueError: a path that is neither, or a config without held-out data.
+    """
+    stem = model.backbone.tokenizers['rgb']
+    for path in paths:
+        if path.is_dir():
+            sources = (cfg.get('val_dataloader') or {}).get('dataset', {}).get('sources', {})
+            if not sources:
+                raise ValueError(
+                    f'{path}: a folder is read as val_dataloader says, which the config lacks. Give images.'
+                )
+            dataset = DATASETS.build({**next(iter(sources.values())), 'root': str(path)})
+            for row in range(min(IMAGES_PER_PAGE, len(dataset))):
+                sample = dataset[row]
+                yield sample['id'], {key: clip[0] for key, clip in sample['clips'].items()}
+        elif _modality(path) == 'image':
+            size = (n * p for n, p in zip(stem.grid[1:], stem.patch_size[1:], strict=True))
+            frames = np.ascontiguousarray(fit(read_image(str(path)), *size))
+            yield path.name, {'rgb': torch.from_numpy(frames).movedim(-1, 0)}
+        else:
+            raise ValueError(f'{path} is no image, nor the root of a data set. A MultiMAE takes these.')
 
 
 def build_model(cfg: Config, checkpoint: str) -> nn.Module:
@@ -133,7 +197,7 @@ def build_model(cfg: Config, checkpoint: str) -> nn.Module:
     Raises:
         ValueError: not a pretraining config, or a checkpoint that does not fit.
     """
-    if cfg.model.type != 'MaskedAutoencoder':
+    if cfg.model.type not in ('MaskedAutoencoder', 'MultiMAE'):
         raise ValueError(f'model.type={cfg.model.type!r} reconstructs nothing. Give the config of a pretraining.')
     model = MODELS.build({**cfg.model, 'init_cfg': None})
     load_weights(model, checkpoint)
@@ -153,8 +217,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError: inputs, config or checkpoint cannot be used.
     """
     args = parse_args(argv)
-    images, videos = find_files(args.inputs)
     cfg = load_config(args.config)
+    if cfg.model.type == 'MultiMAE':
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+        model = build_model(cfg, args.checkpoint)
+        draw_tasks(model, cfg, args, f'{Path(args.config).stem}, {Path(args.checkpoint).name}')
+        return
+    images, videos = find_files(args.paths)
     title = f'{Path(args.config).stem}, {Path(args.checkpoint).name}'
     painter = Painter(build_model(cfg, args.checkpoint), title, clip_seconds_of(cfg), args.out_dir)
     args.out_dir.mkdir(parents=True, exist_ok=True)
