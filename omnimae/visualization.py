@@ -265,16 +265,20 @@ def predictions_sheet(model: Any, samples: Sequence[Mapping[str, Any]], title: s
     for sample in samples:
         [prediction] = model.predict({name: clip[:1].to(device) for name, clip in sample['clips'].items()})[0].values()
         truth = sample['target'][0, 0, 0]
-        panels = [_map_picture(clip[0, :, 0]) for clip in sample['clips'].values()]
-        panels += [_map_picture(x.cpu()[None], like=truth) for x in (truth, prediction)]
-        size = max(panel.shape[0] for panel in panels)
-        panels = [panel.repeat(size // len(panel), 0).repeat(size // len(panel), 1) for panel in panels]
-        rows.append(Row(panels, caption=sample['id']))
+        panels = [map_picture(clip[0, :, 0]) for clip in sample['clips'].values()]
+        panels += [map_picture(x.cpu()[None], like=truth) for x in (truth, prediction)]
+        rows.append(Row(of_one_size(panels), caption=sample['id']))
     model.train(training)
     return sheet(title, rows, [*samples[0]['clips'], 'truth', 'prediction'])
 
 
-def _map_picture(pixels: Tensor, like: Tensor | None = None) -> np.ndarray:
+def of_one_size(panels: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(H, W, 3) each -> the same, the smaller ones enlarged by whole factors: maps of classes may have been shrunk."""
+    height = max(len(panel) for panel in panels)
+    return [panel.repeat(height // len(panel), 0).repeat(height // len(panel), 1) for panel in panels]
+
+
+def map_picture(pixels: Tensor, like: Tensor | None = None) -> np.ndarray:
     """(C, H, W): RGB, classes (uint8) or depth -> (H, W, 3) uint8; depth between the extremes of ``like``."""
     if len(pixels) == 3:
         return pixels.permute(1, 2, 0).numpy()

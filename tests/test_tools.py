@@ -221,6 +221,46 @@ def test_browse_dataset_shows_a_source_that_knows_no_classes(config, tmp_path, m
     assert len(list((tmp_path / 'pages').iterdir())) == 2
 
 
+ALIGNED = """
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(
+        type='MixedDataset',
+        sources=dict(
+            rooms=dict(
+                type='AlignedDataset',
+                root='{root}',
+                target='semseg',
+                modalities=dict(rgb={{}}, depth={{}}, semseg=dict(kind='classes')),
+                transforms=[dict(type='RandomCrop', size=64)],
+            )
+        ),
+    ),
+    sampler=dict(type='MixedSampler'),
+    batch_sampler=dict(type='MixedBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+"""
+
+
+def test_browse_dataset_shows_modalities_side_by_side(tmp_path):
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    depth = np.where(np.arange(64) < 32, 100, 900).astype(np.uint16)[None].repeat(64, 0)
+    for folder, pixels in dict(rgb=rgb, depth=depth, semseg=np.full((64, 64), 255, np.uint8)).items():
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            Image.fromarray(pixels).save(tmp_path / folder / f'{i}.png')
+    config = tmp_path / 'aligned.py'
+    config.write_text("default_scope = 'omnimae'\n" + ALIGNED.format(root=tmp_path))
+    tool('browse_dataset').main([str(config), '--out-dir', str(tmp_path / 'pages')])
+    page = np.asarray(Image.open(tmp_path / 'pages' / 'rooms.png'))
+    greys = np.where(np.arange(64) < 32, 26, 255).astype(np.uint8)  # the least is not black, which says not known
+    assert contains(page, enlarged(rgb, 3))
+    assert contains(page, enlarged(greys[None, :, None].repeat(64, 0).repeat(3, 2), 3))
+    assert contains(page, enlarged(np.zeros((64, 64, 3), np.uint8), 3))
+
+
 def test_browse_dataset_needs_a_training_loader(tmp_path):
     (tmp_path / 'model_only.py').write_text("default_scope = 'omnimae'\n" + MODEL)
     with pytest.raises(ValueError, match=r'model_only\.py has no train_dataloader'):

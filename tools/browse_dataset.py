@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from omnimae.config import load_config
 from omnimae.structures import Batch
-from omnimae.visualization import STRIP_FRAMES, Row, sheet
+from omnimae.visualization import STRIP_FRAMES, Row, map_picture, of_one_size, sheet
 
 NUM_SAMPLES = {'image': 16, 'video': 4}
 IMAGES_PER_ROW = 4
@@ -45,8 +45,10 @@ def first_batches(loader: DataLoader) -> dict[str, Batch]:
 
 def page(batch: Batch, name: str, replicas: int, classes: Sequence[str] | None) -> Image.Image:
     """Draw the samples of a source."""
+    notes = [_note(batch, i, classes) for i in range(0, len(batch['ids']), replicas)]
+    if 'clips' in batch:
+        return _aligned_page(batch, name, replicas, notes)
     clips = batch['clip'].movedim(-4, -1).numpy()  # (B, T, H, W, 3)
-    notes = [_note(batch, i, classes) for i in range(0, len(clips), replicas)]
     samples = clips.reshape(-1, replicas, *clips.shape[1:])
     _, frames, height, width, _ = clips.shape
     title = f'{name}: {len(samples)} {batch["modality"]}s of {frames}x{height}x{width} (frames x height x width)'
@@ -63,6 +65,24 @@ def _note(batch: Batch, row: int, classes: Sequence[str] | None) -> str:
         label = int(batch['labels'][row])
         note += f', label {label}' + (f' ({classes[label]})' if classes else '')
     return note
+
+
+def _aligned_page(batch: Batch, name: str, replicas: int, notes: Sequence[str]) -> Image.Image:
+    """Draw the modalities of a sample side by side, of a video one below the other; the target comes last."""
+    clips = {**batch['clips'], **({'target': batch['target']} if 'target' in batch else {})}
+    num_frames = next(iter(clips.values())).shape[2]
+    chosen = np.linspace(0, num_frames - 1, min(STRIP_FRAMES, num_frames)).round().astype(int).tolist()
+    rows = []
+    for i in range(len(batch['ids'])):
+        pictures = {key: [map_picture(clip[i, :, t], like=clip[i]) for t in chosen] for key, clip in clips.items()}
+        if num_frames == 1:
+            rows.append(Row(of_one_size([frames[0] for frames in pictures.values()])))
+        else:
+            columns = [of_one_size(frames) for frames in zip(*pictures.values(), strict=True)]
+            rows += [Row(frames, key) for key, frames in zip(pictures, zip(*columns, strict=True), strict=True)]
+        rows[-1] = rows[-1]._replace(caption=notes[i // replicas])
+    title = f'{name}: {len(notes)} {batch["modality"]}s of {len(clips)} modalities'
+    return sheet(title, rows, [*clips] if num_frames == 1 else ())
 
 
 def _image_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
