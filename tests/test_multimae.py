@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from pathlib import Path
 
+import dense_reference as dense
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.registry import DefaultScope
 from test_datasets import write_video
 
@@ -16,7 +20,7 @@ from omnimae.data.aligned import AlignedVideoDataset
 from omnimae.data.video import BrokenFileError
 from omnimae.layouts import export_multimae
 from omnimae.registry import MODELS
-from omnimae.structures import Address, Masks
+from omnimae.structures import Address, Grid, Masks, token_spans
 
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
@@ -104,6 +108,373 @@ def test_parameters_are_the_published_ones():
     assert count(model) == 12 * block(dim) + dim + sum(tokenizers.values()) + sum(heads.values()) == 97_917_072
     rounded = [round(n / 1e6, 2) for n in (*tokenizers.values(), *heads.values())]
     assert rounded == [0.59, 0.20, 0.80, 2.77, 2.63, 3.11, 2.77]
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+THREE = dict(rgb=Grid(1, 14, 14), depth=Grid(1, 14, 14), semseg=Grid(1, 14, 14))
+
+
+def shares(generator: dict, grids: dict[str, Grid] = THREE, batch_size: int = 2000) -> torch.Tensor:
+    """(batch_size, modalities): how many tokens of each are seen."""
+    masks = MODELS.build(dict(type='DirichletMasking', **generator))(batch_size, grids, 'cpu')
+    tokens = torch.cat([masks.visible, masks.decode], 1).sort(1).values
+    assert (tokens == torch.arange(tokens.shape[1])).all()
+    return torch.stack(
+        [((masks.visible >= span.start) & (masks.visible < span.stop)).sum(1) for span in token_spans(grids).values()],
+        1,
+    )
+
+
+def test_every_sample_sees_98_of_588_tokens():
+    masks = MODELS.build(dict(type='DirichletMasking', num_visible=98))(256, THREE, 'cpu')
+    assert (masks.visible.shape, masks.decode.shape, masks.scored) == ((256, 98), (256, 490), None)
+    assert (masks.visible.diff(dim=1) > 0).all()  # raster order, none twice
+    assert len({tuple(row.tolist()) for row in masks.visible}) == 256
+
+
+def test_shares_are_uniform_on_the_simplex():
+    torch.manual_seed(0)
+    counts = shares(dict(num_visible=98))
+    assert (counts.sum(1) == 98).all()
+    for share in counts.float().T / 98:  # of one modality: P(share < x) = 1 - (1 - x)^2, a mean of 1/3
+        assert share.mean().item() == pytest.approx(1 / 3, abs=0.02)
+        for x in (0.1, 0.3, 0.6):
+            assert (share < x).float().mean().item() == pytest.approx(1 - (1 - x) ** 2, abs=0.04)
+    # the published rule has three of the fractions rounded: the counts miss 98 by one at most before the repair
+    assert counts.max() <= 98
+
+
+def test_alpha_and_subsets_move_the_shares():
+    torch.manual_seed(0)
+    even, uneven = (shares(dict(num_visible=98, alpha=alpha)).float().std(0).mean() for alpha in (100.0, 0.1))
+    assert even < 6 < 35 < uneven
+    first = shares(dict(num_visible=98, alpha=dict(rgb=8.0, depth=1.0, semseg=1.0)))[:, 0].float().mean() / 98
+    assert first.item() == pytest.approx(0.8, abs=0.02)
+    taking_part = (shares(dict(num_visible=98, uniform_subsets=True)) > 1).sum(1).bincount(minlength=4) / 2000
+    assert taking_part.tolist() == pytest.approx([0, 3 / 7, 3 / 7, 1 / 7], abs=0.04)
+
+
+def test_a_small_modality_is_shown_whole_and_the_rest_made_up():
+    grids = dict(rgb=Grid(1, 14, 14), semseg=Grid(1, 2, 2))
+    counts = shares(dict(num_visible=98, alpha=dict(rgb=1e-3, semseg=10.0)), grids)
+    assert (counts == torch.tensor([94, 4])).all()
+    assert shares(dict(num_visible=8), dict(rgb=Grid(1, 4, 4))).unique().tolist() == [8]
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(num_visible=0), r'num_visible=0 and alpha=1.0 must be positive'),
+        (dict(num_visible=8, alpha=dict(rgb=0.0)), 'must be positive'),
+        (dict(num_visible=48), r'hides nothing of the 48 tokens of \[.rgb., .depth., .semseg.\]. Choose fewer'),
+        (dict(num_visible=8, alpha=dict(rgb=1.0)), r"has no value for \['depth', 'semseg'\]. Give one each"),
+    ],
+)
+def test_masks_that_cannot_be_drawn(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(mask_generator=dict(type='DirichletMasking', **arguments))
+
+
+# --- against a plain path --------------------------------------------------------------------------------------------
+
+
+def tiny(**kwargs) -> torch.nn.Module:
+    """Make a small model with random parameters everywhere."""
+    model = multimae(dict(embed_dim=24, depth=2, num_heads=2), dict(embed_dim=16, num_heads=2), **kwargs)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_norm = re.search(r'norm\d?\.weight$', name) is not None
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator) + is_norm)
+    return model
+
+
+def random_clips(batch_size: int = 3, frames: int = 1, side: int = 32) -> dict[str, torch.Tensor]:
+    return dict(
+        rgb=torch.randn(batch_size, 3, frames, side, side),
+        depth=torch.randn(batch_size, 1, frames, side, side),
+        semseg=torch.randint(133, (batch_size, 1, frames, side // 4, side // 4), dtype=torch.uint8),
+    )
+
+
+def random_masks(batch_size: int, num_tokens: int, num_visible: int) -> Masks:
+    return Masks(*torch.rand(batch_size, num_tokens).argsort(1).tensor_split([num_visible], 1))
+
+
+def plain_table(t: int, h: int, w: int, dim: int) -> torch.Tensor:
+    """(t*h*w, dim): row then column, sines then cosines; and the difference of 1-D sinusoids from step 0."""
+    rates = 10000 ** -(np.arange(dim // 4) / (dim // 4))
+    time = dense.sinusoid(t, dim)[0].numpy()
+    rows = []
+    for step in range(t):
+        for y in range(h):
+            for x in range(w):
+                place = np.concatenate([np.sin(y * rates), np.cos(y * rates), np.sin(x * rates), np.cos(x * rates)])
+                rows.append(place + time[step] - time[0])
+    return torch.tensor(np.array(rows), dtype=torch.float32)
+
+
+def plain_losses(
+    clips: dict[str, torch.Tensor], masks: Masks, p: dict[str, torch.Tensor], patch: tuple
+) -> dict[str, torch.Tensor]:
+    """All four errors, one sample after the other: convolutions, full-size slots, images put together again."""
+    tasks = dict(rgb='rgb', depth='depth', semseg='semseg', norm_rgb='rgb')
+    sizes = dict(rgb=patch, depth=patch, semseg=(patch[0], patch[1] // 4, patch[2] // 4))
+    start: dict[str, int] = {}
+    sums: dict[str, list] = {task: [] for task in tasks}
+    for row in range(len(masks.visible)):
+        tokens, positions, names = [], [], []
+        for name, clip in clips.items():
+            x, stem = clip[row : row + 1], f'backbone.tokenizers.{name}'
+            if name == 'semseg':
+                x = p[f'{stem}.class_embed.weight'][x[:, 0].long()].movedim(-1, 1)
+            feature = F.conv3d(x, p[f'{stem}.patch_embed.weight'], p[f'{stem}.patch_embed.bias'], stride=sizes[name])
+            grid = feature.shape[2:]
+            start[name] = sum(map(len, tokens))
+            tokens.append(feature[0].flatten(1).T + plain_table(*grid, 24))
+            positions.append(plain_table(*grid, 16))
+            names += [name] * len(tokens[-1])
+        visible = masks.visible[row]
+        x = torch.cat([torch.cat(tokens)[visible], p['backbone.global_tokens'][0]])[None]
+        x = dense.blocks(x, p, 'backbone.blocks', 2)[0]
+        table = torch.cat(positions)
+        for task, modality in tasks.items():
+            head = f'head.{task}'
+            table_here = table + torch.cat([p[f'{head}.modality_embed.{name}'] for name in names])
+            y = F.linear(x, p[f'{head}.decoder_embed.weight'], p[f'{head}.decoder_embed.bias'])
+            slots = [p[f'{head}.mask_token'][0]] * len(names)
+            for place, token in zip(visible.tolist(), y, strict=False):
+                slots[place] = token
+            slots = torch.stack(slots) + table_here
+            own = slice(start[modality], start[modality] + names.count(modality))
+            context = dense.norm(torch.cat([slots[visible], y[-1:]]), p, f'{head}.context_norm')
+            queries = dense.norm(slots[own], p, f'{head}.query_norm')
+            q = F.linear(queries, p[f'{head}.attn.q.weight'], p[f'{head}.attn.q.bias']).view(-1, 2, 8)
+            k, v = F.linear(context, p[f'{head}.attn.kv.weight'], p[f'{head}.attn.kv.bias']).view(-1, 2, 2, 8).unbind(1)
+            weights = (torch.einsum('qhd,khd->hqk', q, k) * 8**-0.5).softmax(-1)
+            z = torch.einsum('hqk,khd->qhd', weights, v).flatten(1)
+            z = F.linear(z, p[f'{head}.attn.proj.weight'], p[f'{head}.attn.proj.bias'])
+            inner = F.linear(dense.norm(z, p, f'{head}.norm'), p[f'{head}.mlp.fc1.weight'], p[f'{head}.mlp.fc1.bias'])
+            z = z + F.linear(F.gelu(inner), p[f'{head}.mlp.fc2.weight'], p[f'{head}.mlp.fc2.bias'])
+            z = dense.blocks(z[None], p, f'{head}.blocks', 2)[0]
+            z = F.linear(z, p[f'{head}.pred.weight'], p[f'{head}.pred.bias'])
+            truth = clips[modality][row]
+            (pt, ph, pw), (t, h, w) = sizes[modality], clips[modality].shape[2:]
+            whole = z.view(t // pt, h // ph, w // pw, pt, ph, pw, -1).permute(6, 0, 3, 1, 4, 2, 5).reshape(-1, t, h, w)
+            if task == 'norm_rgb':
+                cut = truth.unfold(1, pt, pt).unfold(2, ph, ph).unfold(3, pw, pw)
+                mean, var = cut.mean((0, 4, 5, 6)), cut.permute(1, 2, 3, 0, 4, 5, 6).flatten(3).var(3)
+                grown = [
+                    m.repeat_interleave(pt, 0).repeat_interleave(ph, 1).repeat_interleave(pw, 2) for m in (mean, var)
+                ]
+                truth = (truth - grown[0]) / (grown[1] + 1e-6).sqrt()
+            if task == 'semseg':
+                error = F.cross_entropy(whole[None], truth.long(), reduction='none')[0]
+            else:
+                error = ((whole - truth).abs() if task == 'depth' else (whole - truth).square()).mean(0)
+            hidden = torch.ones(len(names)).scatter(0, visible, 0.0)[own].view(t // pt, h // ph, w // pw)
+            hidden = hidden.repeat_interleave(pt, 0).repeat_interleave(ph, 1).repeat_interleave(pw, 2)
+            sums[task].append((error * hidden).sum() / hidden.sum())
+    return {task: torch.stack(values).nanmean() for task, values in sums.items()}
+
+
+@pytest.mark.parametrize(('frames', 'patch'), [(1, (1, 8, 8)), (4, (2, 8, 8))])
+def test_losses_and_gradients_equal_the_plain_path(frames, patch):
+    torch.manual_seed(1)
+    clips, num_tokens = random_clips(3, frames), 3 * 16 * (frames // patch[0])
+    model, masks = tiny(clip_size=(frames, 32, 32), patch=patch), random_masks(3, num_tokens, 11)
+    parameters = {name: x.detach().clone().requires_grad_() for name, x in model.named_parameters()}
+    expected = plain_losses(clips, masks, parameters, patch)
+    losses = model(clips, masks)
+    for task, error in dict(rgb='mse', depth='l1', semseg='cross_entropy', norm_rgb='mse').items():
+        assert losses[f'{error}_{task}'].item() == pytest.approx(expected[task].item(), rel=3e-6), task
+    total = sum(expected.values())
+    assert losses['loss'].item() == pytest.approx(total.item(), rel=3e-6)
+    losses['loss'].backward()
+    total.backward()
+    for name, parameter in model.named_parameters():
+        scale = parameters[name].grad.abs().max() + 1e-3
+        assert (parameter.grad - parameters[name].grad).abs().max() < 1e-4 * scale, name
+
+
+def test_first_weights_are_the_published_ones():
+    torch.manual_seed(0)
+    model = multimae(dict(embed_dim=96, depth=1, num_heads=2), dict(embed_dim=64, num_heads=2))
+    attention = model.backbone.blocks[0].attn.qkv.weight
+    for weight, bound in (
+        (attention, (6 / (96 + 96)) ** 0.5),
+        (model.head.rgb.attn.kv.weight, (6 / (64 + 64)) ** 0.5),
+        (model.head.rgb.blocks[0].attn.qkv.weight, (6 / (64 + 64)) ** 0.5),
+        (model.backbone.blocks[0].mlp.fc1.weight, (6 / (96 + 384)) ** 0.5),
+        (model.backbone.tokenizers.semseg.patch_embed.weight, (6 / (96 + 4 * 64)) ** 0.5),
+    ):
+        assert 0.98 * bound < weight.abs().max() <= bound
+    assert (model.head.rgb.mask_token == 0).all()
+    for weight in (model.backbone.global_tokens, model.head.rgb.modality_embed['depth']):
+        assert 0.01 < weight.std() < 0.03
+
+
+# --- what may be given -----------------------------------------------------------------------------------------------
+
+
+def test_masks_of_the_user_count_per_sample():
+    """The published code takes the number of all samples together for each, and is right for one sample only."""
+    model, clips = tiny(), random_clips()
+    hidden = torch.ones(3, 48, dtype=torch.bool)
+    for row, tokens in enumerate(([0, 1, 2, 3], [16, 17, 40, 41], [0, 20, 30, 47])):
+        hidden[row, tokens] = False
+    together = model.predict(clips, Masks.from_hidden(hidden))
+    assert together[1]['visible'].tolist() == [16, 17, 40, 41]
+    for row in range(3):
+        [alone] = model.predict(
+            {name: x[row : row + 1] for name, x in clips.items()}, Masks.from_hidden(hidden[row : row + 1])
+        )
+        for task, patches in alone['patches'].items():
+            torch.testing.assert_close(together[row]['patches'][task], patches)
+            torch.testing.assert_close(together[row]['losses'][task], alone['losses'][task])
+
+
+def test_masks_of_other_tokens_are_refused():
+    with pytest.raises(ValueError, match=r"are for 32 tokens, and \['rgb', 'depth', 'semseg'\] have 48"):
+        tiny()(random_clips(), random_masks(3, 32, 8))
+
+
+def test_samples_that_hide_nothing_of_a_modality_do_not_count_there():
+    model, clips = tiny(), random_clips(2)
+    hidden = torch.ones(2, 48, dtype=torch.bool)
+    hidden[0, :16] = False  # sees all of the colours
+    hidden[1, 16:32] = False  # and of the depth
+    rows, losses = model.predict(clips, Masks.from_hidden(hidden)), model(clips, Masks.from_hidden(hidden))
+    assert [row['losses']['rgb'].isnan().item() for row in rows] == [True, False]
+    assert [row['losses']['depth'].isnan().item() for row in rows] == [False, True]
+    torch.testing.assert_close(losses['mse_rgb'], rows[1]['losses']['rgb'])
+    torch.testing.assert_close(losses['l1_depth'], rows[0]['losses']['depth'])
+    torch.testing.assert_close(
+        losses['cross_entropy_semseg'], (rows[0]['losses']['semseg'] + rows[1]['losses']['semseg']) / 2
+    )
+    torch.testing.assert_close(rows[0]['loss'], rows[0]['losses']['depth'] + rows[0]['losses']['semseg'])
+
+
+def test_a_task_that_no_sample_has_to_do_is_zero_and_has_no_gradient():
+    model, clips = tiny(), random_clips(2)
+    hidden = torch.ones(2, 48, dtype=torch.bool)
+    hidden[:, :16] = False
+    losses = model(clips, Masks.from_hidden(hidden))
+    assert (losses['mse_rgb'], losses['mse_norm_rgb']) == (0, 0)
+    losses['loss'].backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in model.parameters())
+    assert all((x.grad == 0).all() for x in model.head.rgb.parameters())
+
+
+def test_leaving_a_modality_out_is_hiding_all_of_it():
+    model, clips = tiny(), random_clips()
+    visible = torch.arange(16).expand(3, -1)
+    hidden = torch.arange(16, 48).expand(3, -1)
+    all_given = model.predict(clips, Masks(visible, hidden))
+    some_given = model.predict({'rgb': clips['rgb']}, Masks(visible, hidden[:, :0]))
+    for given, left_out in zip(all_given, some_given, strict=True):
+        for task, patches in given['patches'].items():
+            torch.testing.assert_close(left_out['patches'][task], patches, rtol=1e-4, atol=1e-5)
+        assert set(left_out['losses']) == {'rgb', 'norm_rgb'}
+
+
+@pytest.mark.parametrize('names', [['depth'], ['semseg', 'rgb'], ['semseg', 'depth', 'rgb']])
+def test_any_subset_trains_in_any_order(names):
+    model, clips = tiny(), random_clips()
+    losses = model({name: clips[name] for name in names})
+    assert {key.split('_', 1)[0] for key in losses} >= {'loss'}
+    assert losses['loss'].isfinite()
+    rows = model.predict({name: clips[name] for name in names})
+    assert {task: tuple(x.shape) for task, x in rows[0]['patches'].items()} == {
+        'rgb': (16, 192), 'depth': (16, 64), 'semseg': (16, 4 * 133), 'norm_rgb': (16, 192),
+    }  # fmt: skip
+
+
+def test_images_of_another_size_and_in_a_model_of_videos():
+    model = tiny(clip_size=(4, 32, 32), patch=(2, 8, 8))
+    for frames, side, num_tokens in ((1, 32, 16), (4, 64, 128), (8, 32, 64)):
+        rows = model.predict({'depth': random_clips(2, frames, side)['depth']})
+        assert rows[0]['patches']['semseg'].shape == (num_tokens, 2 * 4 * 133)
+        assert rows[0]['modality'] == ('image' if frames == 1 else 'video')
+        assert rows[0]['loss'].isfinite()
+
+
+def test_what_cannot_be_given():
+    model, clips = tiny(), random_clips()
+    for given, message in (({}, 'was given no clip'), ({'heat': clips['depth']}, r"was given \['heat'\]")):
+        with pytest.raises(ValueError, match=rf"has tokenizers for \['rgb', 'depth', 'semseg'\], and {message}"):
+            model(given)
+    with pytest.raises(ValueError, match=r"mode='tensor' is unknown. Choose 'loss' or 'predict'"):
+        model(clips, mode='tensor')
+    with pytest.raises(
+        ValueError, match=r'layers=\[1, 0\] are not ascending numbers of blocks. The backbone has 0 to 1'
+    ):
+        model.backbone.forward_layers(model.data_preprocessor.normalize(clips), [1, 0])
+
+
+@pytest.mark.parametrize(
+    ('head', 'message'),
+    [
+        (dict(normals=dict(error='l1')), "no tokenizer for modality='normals'. Choose from .*; a task of another name"),
+        (dict(rgb=dict(error='mae')), "error='mae' is unknown. Choose one of mse, l1, cross_entropy"),
+        (dict(semseg=dict(error='cross_entropy', target=dict(type='PixelTarget'))), 'is for values, not for classes'),
+        (dict(rgb=dict(error='mse', num_heads=3)), 'num_heads=3 does not divide embed_dim=256'),
+        ({}, 'head is empty. Name at least one task'),
+    ],
+)
+def test_heads_that_cannot_be_built(head, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(head={task: dict(type='CrossAttentionHead', **cfg) for task, cfg in head.items()})
+
+
+def test_layers_of_the_encoder_in_one_pass():
+    backbone, clips = tiny().backbone, random_clips()
+    first, last = backbone.forward_layers({'semseg': clips['semseg'], 'rgb': clips['rgb']}, [0, 1])
+    assert list(first.grids) == ['rgb', 'semseg']  # the tokenizers' order
+    torch.testing.assert_close(backbone.blocks[1](first.x), last.x)
+    torch.testing.assert_close(backbone({'rgb': clips['rgb'], 'semseg': clips['semseg']}).x, last.x)
+    assert torch.equal(last.of('semseg'), last.x[:, 16:32])
+    assert torch.equal(last.extra, last.x[:, 32:])
+    assert last.extra.shape == (3, 1, 24)
+    assert torch.equal(last.maps('semseg')[:, :, 0, 1, 2], last.x[:, 16 + 6])
+
+
+def test_pixels_without_a_class():
+    clips = {'semseg': random_clips()['semseg']}
+    clips['semseg'][:, :, :, :4] = 255
+    settings = dict(type='ClassMapTokenizer', num_classes=133, clip_size=(1, 8, 8), patch_size=(1, 2, 2))
+    padded = MODELS.build(dict(settings, embed_dim=24, padding_class=True))
+    patches, _ = padded.patchify(clips['semseg'])
+    assert torch.equal(padded.embed(patches)[:, :8], padded.patch_embed.bias.expand(3, 8, -1))
+    errors = tiny().head.semseg.errors(torch.randn(3, 16, 4 * 133), patches)
+    assert (errors[:, :8] == 0).all()
+    assert (errors[:, 8:] > 0).all()
+
+
+def test_learned_weights_of_the_tasks():
+    model, clips = tiny(uncertainty=True), random_clips()
+    masks = random_masks(3, 48, 8)
+    with torch.no_grad():
+        for parameter, value in zip(model.log_variances.values(), (0.5, -0.3, 0.0, 1.0), strict=True):
+            parameter.fill_(value)
+    losses = model(clips, masks)
+    errors = [losses[key].item() for key in ('mse_rgb', 'l1_depth', 'cross_entropy_semseg', 'mse_norm_rgb')]
+    variances = [model.log_variances[task].item() for task in ('rgb', 'depth', 'semseg', 'norm_rgb')]
+    expected = sum(math.exp(-s) * error + s for s, error in zip(variances, errors, strict=True))
+    assert losses['loss'].item() == pytest.approx(expected, rel=1e-5)
+    only_colours = model({'rgb': clips['rgb']}, Masks(torch.arange(16).expand(3, -1), torch.zeros(3, 0).long()))
+    assert only_colours['loss'] == 0  # a task that has nothing to do has no weight either
+
+
+def test_decoders_in_float32_within_autocast():
+    head = tiny().head.semseg
+    latent, visible = torch.randn(2, 9, 24).bfloat16(), torch.arange(8).expand(2, -1)
+    grids = {name: Grid(1, 4, 4) for name in ('rgb', 'depth', 'semseg')}
+    with torch.autocast('cpu', torch.bfloat16):
+        assert head(latent, visible, grids, grids['semseg']).dtype == torch.bfloat16
+        head.float32 = True
+        assert head(latent, visible, grids, grids['semseg']).dtype == torch.float32
 
 
 # --- videos beside maps ----------------------------------------------------------------------------------------------
