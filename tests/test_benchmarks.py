@@ -833,6 +833,14 @@ def test_the_command_says_what_it_wrote(root, command, capsys):
     assert f'{root}/classes.txt: 3 classes of 174\n' in said
 
 
+@of('ucf101')
+def test_the_command_takes_another_fold(root, command):
+    command(['ucf101', '--root', str(root), '--workers', '1', '--fold', '2'])
+    assert lines(root, 'ucf101')[0].startswith('UCF-101/BoxingSpeedBag/v_BoxingSpeedBag_g08')
+    command(['ucf101', '--root', str(root), '--workers', '1'])
+    assert lines(root, 'ucf101')[0].startswith('UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g00')
+
+
 def test_the_command_fails_in_one_line(tmp_path, command, capsys):
     with pytest.raises(SystemExit, match='1'):
         command(['k400', '--root', str(tmp_path)])

@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from omnimae.config import load_config
-from omnimae.flops import _unread_macs, pretraining_rows
+from omnimae.flops import _unread_macs, classifier_rows, pretraining_rows
 from omnimae.layouts import convert
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
@@ -403,23 +403,24 @@ def test_fine_tuning_begins_where_another_recipe_ends(name):
     assert before.model.backbone.patch_size == fine_tuned.patch_size
 
 
-# github.com/OpenGVLab/VideoMAEv2, built and counted: of 400 and of 710 classes.
+# github.com/OpenGVLab/VideoMAEv2, built and counted: of 400 and of 710 classes; GMACs of a view.
 @pytest.mark.parametrize(
-    ('arch', 'patch', 'published'),
+    ('arch', 'patch', 'published', 'gmacs'),
     [
-        ('small', 16, (22_033_936, 22_153_286)),
-        ('base', 16, (86_534_800, 86_773_190)),
-        ('large', 16, (304_270_736, 304_588_486)),
-        ('huge', 16, (632_119_440, 632_516_550)),
-        ('giant', 14, (1_012_174_352, 1_012_611_142)),
+        ('small', 16, (22_033_936, 22_153_286), 56.9),
+        ('base', 16, (86_534_800, 86_773_190), 180.3),
+        ('large', 16, (304_270_736, 304_588_486), 596.8),
+        ('huge', 16, (632_119_440, 632_516_550), 1191.0),
+        ('giant', 14, (1_012_174_352, 1_012_611_142), 2542.8),
     ],
 )
-def test_parameters_of_the_classifiers(arch, patch, published):
+def test_parameters_and_arithmetic_of_the_classifiers(arch, patch, published, gmacs):
     backbone = dict(type='SpatioTemporalViT', arch=arch, patch_size=(2, patch, patch), qkv_bias='qv')
     for num_classes, count in zip((400, 710), published, strict=True):
         with torch.device('meta'):
             model = MODELS.build(dict(type='Classifier', backbone=backbone, num_classes=num_classes))
         assert without_key_biases(model) == count
+        assert classifier_rows(model)[1].total / 1e9 == pytest.approx(gmacs, abs=0.06)
 
 
 # github.com/MCG-NJU/VideoMAE, built and counted with the decoders of its scripts
