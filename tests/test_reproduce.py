@@ -139,6 +139,12 @@ def test_the_spread_and_the_choice_of_the_rate():
         ({'rows': {'joint': {'pretrain': None, 'x': 3}}}, r'give every row an x and the file an axis'),
         ({'axis': 'steps'}, r'rows\.joint: give every row an x'),
         ({'extra': 1}, r'the file has extra, which nothing reads'),
+        ({'rows': None}, r'rows is None, it must name at least one'),
+        (
+            {'tasks': {'images': {'config': str(DEMO / 'finetune_images.py'), 'rates': ['quick']}}},
+            r"tasks\.images\.rates is \['quick'\], it must be a list of numbers",
+        ),
+        ({'forms': {'tiny': {'seeds': 'two', 'options': {}}}}, r"forms\.tiny\.seeds is 'two', it must be 1 or more"),
         ({'forms': {'tiny': {'seeds': 1, 'options': {'vidoes': {}}}}}, r'options has vidoes, which nothing reads'),
         ({'forms': {'full': {'seeds': 1, 'options': {}}}}, r"no form 'tiny'\. Choose from full"),
         (
@@ -151,6 +157,15 @@ def test_a_wrong_declaration_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message) as error:
         reproduce.load_experiment(declare(tmp_path, **changes), 'tiny')
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.usefixtures('demo')
+def test_a_mistyped_option_is_refused_before_anything_runs(tmp_path):
+    forms = {'tiny': {'seeds': 1, 'options': {'images': {'train_cfg.max_epoch': 1}}}}
+    words = [declare(tmp_path, forms=forms), '--form', 'tiny', '--work-dir', str(tmp_path / 'work')]
+    with pytest.raises(SystemExit, match=r"max_epoch=1: .* Did you mean 'max_epochs'"):
+        reproduce.main(words)
+    assert not (tmp_path / 'work').exists()
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,9 @@ def load_experiment(name: str, form: str) -> Experiment:
     except yaml.YAMLError as error:
         raise ValueError(f'{path}: not YAML: {" ".join(str(error).split())}.') from error
     _check_keys(path, 'the file', said, {'title', 'rows', 'tasks', 'forms'}, {'axis'})
-    if form not in said['forms']:
-        raise ValueError(f'{path}: there is no form {form!r}. Choose from {", ".join(said["forms"])}.')
+    for key in ('rows', 'tasks', 'forms'):
+        if not isinstance(said[key], dict) or not said[key]:
+            raise ValueError(f'{path}: {key} is {said[key]!r}, it must name at least one.')
     rows, tasks = [], []
     for key, row in said['rows'].items():
         _check_keys(path, f'rows.{key}', row, {'pretrain'}, {'x'})
@@ -105,9 +106,18 @@ def load_experiment(name: str, form: str) -> Experiment:
     for key, task in said['tasks'].items():
         _check_keys(path, f'tasks.{key}', task, {'config'}, {'rates'})
         config = _config(path, f'tasks.{key}.config', task['config'])
-        tasks.append(Task(key, config, tuple(map(float, task.get('rates', ())))))
+        try:
+            tasks.append(Task(key, config, tuple(map(float, task.get('rates', ())))))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f'{path}: tasks.{key}.rates is {task["rates"]!r}, it must be a list of numbers.'
+            ) from error
+    if form not in said['forms']:
+        raise ValueError(f'{path}: there is no form {form!r}. Choose from {", ".join(said["forms"])}.')
     chosen = said['forms'][form]
     _check_keys(path, f'forms.{form}', chosen, {'seeds', 'options'}, {'rows'})
+    if not isinstance(chosen['seeds'], int) or chosen['seeds'] < 1:
+        raise ValueError(f'{path}: forms.{form}.seeds is {chosen["seeds"]!r}, it must be 1 or more.')
     _check_keys(path, f'forms.{form}.options', chosen['options'], set(), {'pretrain', *said['tasks']})
     if unknown := sorted(set(chosen.get('rows', ())) - said['rows'].keys()):
         raise ValueError(f'{path}: forms.{form}.rows names {", ".join(unknown)}; there are {", ".join(said["rows"])}.')
@@ -149,7 +159,7 @@ class Workshop:
 
     def pretrain(self, row: Row, seed: int, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """-> the name of the piece, and what it gave."""
-        cfg = self._cfg(row.pretrain, options, seed)
+        cfg = self.config(row.pretrain, options, seed)
         name = self._name(row.pretrain, cfg, '')
         return name, self._once(_train, name, cfg)
 
@@ -157,7 +167,7 @@ class Workshop:
         self, task: Task, start: str | None, rate: float | None, seed: int, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Run one task from the piece ``start`` -> 'val' and 'test', top-1 in percent."""
-        cfg = self._cfg(task.config, options, seed)
+        cfg = self.config(task.config, options, seed)
         if rate is not None:
             cfg.optim_wrapper.optimizer.lr = rate
         name = self._name(task.config, cfg, start or 'scratch')
@@ -168,9 +178,13 @@ class Workshop:
         [path] = (self.folder / piece).glob('*_raw.safetensors')
         return str(path)
 
-    def _cfg(self, path: Path, options: Mapping[str, Any], seed: int) -> Config:
-        cfg = copy.deepcopy(_load(path))
-        cfg.merge_from_dict(dict(options))
+    def config(self, path: Path, options: Mapping[str, Any], seed: int) -> Config:
+        """Read a config and change it.
+
+        Raises:
+            ValueError: an option that the config does not take.
+        """
+        cfg = copy.deepcopy(_load(path, json.dumps(options)))
         cfg.merge_from_dict({'randomness.seed': seed})
         if self.amp and 'optim_wrapper' in cfg:
             cfg.optim_wrapper.dtype = 'bfloat16'
@@ -197,8 +211,8 @@ class Workshop:
 
 
 @functools.cache
-def _load(path: Path) -> Config:
-    return load_config(path)
+def _load(path: Path, options: str) -> Config:
+    return load_config(path, json.loads(options))
 
 
 def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
@@ -210,6 +224,7 @@ def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
         cfg.model.init_cfg = None if weights is None else dict(type='Checkpoint', checkpoint=weights)
     runner = Runner.from_cfg(cfg)
     runner.train()
+    runner._resume = False  # else validation and test look for a checkpoint once more
     seconds = runner.message_hub.get_scalar('train/time').data[0]
     batch = runner.train_dataloader.batch_sampler.global_batch_size
     samples = dict(train=len(runner.train_dataloader.dataset))
@@ -377,18 +392,28 @@ def machine() -> str:
 
 
 def run(experiment: Experiment, seeds: int, workshop: Workshop) -> Iterator[Results]:
-    """Make all pieces, seed by seed and row by row; the results so far after each row."""
+    """Make all pieces, seed by seed and row by row; the results so far after each row.
+
+    Raises:
+        ValueError: an option that a config does not take, before anything is run.
+    """
+    options = {key: experiment.options.get(key, {}) for key in ('pretrain', *(task.name for task in experiment.tasks))}
+    for row in experiment.rows:
+        if row.pretrain:
+            workshop.config(row.pretrain, options['pretrain'], 0)
+    for task in experiment.tasks:
+        workshop.config(task.config, options[task.name], 0)
     results = Results(experiment, seeds)
     for seed in range(seeds):
         for row in experiment.rows:
             start = None
             if row.pretrain:
-                start, made = workshop.pretrain(row, seed, experiment.options.get('pretrain', {}))
+                start, made = workshop.pretrain(row, seed, options['pretrain'])
                 results.pretrainings.append(dict(row=row.name, seed=seed, piece=start, **made))
             for task in experiment.tasks:
                 rates = task.rates if seed == 0 else (results.best_rate(row.name, task.name),)
                 for rate in rates or (None,):
-                    made = workshop.measure(task, start, rate, seed, experiment.options.get(task.name, {}))
+                    made = workshop.measure(task, start, rate, seed, options[task.name])
                     results.measurements.append(dict(row=row.name, task=task.name, seed=seed, rate=rate, **made))
             yield results
 

@@ -44,5 +44,5 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=2)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=22, val_interval=22)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=26, val_interval=26)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1))

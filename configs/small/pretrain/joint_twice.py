@@ -1,0 +1,11 @@
+"""OmniMAE in small with as many steps of each modality as the models of one have: ``joint.py``, 1000 steps an epoch.
+
+The paper trains so: its joint model sees as much of either as the models of one do, and takes as many steps as both.
+
+Run: python tools/train.py configs/small/pretrain/joint_twice.py
+Expect: docs/evidence.md, figure2.
+"""
+
+_base_ = ['joint.py']
+
+train_dataloader = dict(sampler=dict(repeats=dict(images=0.8, videos=0.5)))
