@@ -232,9 +232,8 @@ def test_loss_gradients_and_predictions_equal_the_dense_path():
         assert (parameter.grad - parameters[name].grad).abs().max() < 1e-4 * scale, name
 
 
-@pytest.mark.skipif(not SHARED_DATA, reason='set OMNIMAE_SHARED_DATA to a folder beside golden/')
 def test_outputs_and_loss_equal_the_release():
-    golden = np.load(Path(SHARED_DATA).parent / 'golden' / 'videomaev2_tiny.npz')
+    golden = np.load(Path(__file__).parent / 'data' / 'videomaev2_tiny.npz')
     state = {key[11:]: torch.from_numpy(golden[key]) for key in golden.files if key.startswith('state_dict/')}
     backbone = dict(embed_dim=48, depth=2, num_heads=4, clip_size=(16, 64, 64))
     masking = dict(DUAL, encoder=dict(type='TubeMasking', ratio=0.75))
