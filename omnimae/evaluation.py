@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
+from PIL import Image
 from torch import Tensor
 
 from omnimae.registry import METRICS
@@ -251,14 +252,23 @@ class SegmentationScore(BaseMetric):
     As in MMSegmentation: areas are summed over the samples first. The IoU of a class is that of its pixels predicted
     and labelled; the accuracy of a class is the share of its pixels that is right. A class that is neither predicted
     nor labelled has no part in mIoU, one that is not labelled none in the mean accuracy.
+
+    Args:
+        out_dir: also write each prediction there, as 8-bit PNG of the model's classes, named after its sample.
     """
 
     default_prefix = 'segmentation'
+
+    def __init__(self, *, out_dir: str | None = None, collect_device: str = 'cpu'):
+        super().__init__(collect_device)
+        self.out_dir = out_dir
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the areas of each sample, (3, classes): right, predicted and labelled pixels."""
         for name, target, sample in zip(data_batch['ids'], _targets(self, data_batch), data_samples, strict=True):
             classes = _same_size(name, sample['classes'], target)
+            if self.out_dir is not None:
+                _write_map(self.out_dir, name, classes)
             known = target != UNKNOWN_CLASS
             predicted, labelled = classes[known], target[known]
             groups = [predicted[predicted == labelled], predicted, labelled]
@@ -288,15 +298,24 @@ class DepthScore(BaseMetric):
     delta1, delta2 and delta3 are the shares, in percent, of pixels where the larger of prediction / truth and truth /
     prediction is below 1.25, 1.25^2 and 1.25^3; rmse is in the unit of the files, rel the mean of |error| / truth. (The
     release of MultiMAE takes them of each batch, and the mean over batches.)
+
+    Args:
+        out_dir: also write each prediction there, as 16-bit PNG in the unit of the files, named after its sample.
     """
 
     default_prefix = 'depth'
     floor = 1e-6  # of depth in a ratio, as in the release
 
+    def __init__(self, *, out_dir: str | None = None, collect_device: str = 'cpu'):
+        super().__init__(collect_device)
+        self.out_dir = out_dir
+
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the sums of each sample: pixels, those within each ratio, squared and relative errors."""
         for name, target, sample in zip(data_batch['ids'], _targets(self, data_batch), data_samples, strict=True):
             depth = _same_size(name, sample['depth'], target)
+            if self.out_dir is not None:
+                _write_map(self.out_dir, name, depth.round().clip(0, 2**16 - 1).astype(np.uint16))
             known = target >= 0
             depth, truth = depth[known].astype(np.float64), target[known].astype(np.float64)
             error, safe = np.abs(depth - truth), np.maximum(truth, self.floor)
@@ -340,6 +359,13 @@ def _same_size(name: str, result: Tensor, target: np.ndarray) -> np.ndarray:
             'for the target.'
         )
     return result.cpu().numpy()
+
+
+def _write_map(folder: str, name: str, pixels: np.ndarray) -> None:
+    parts = [part for part in Path(name).parts if part not in ('..', '/')]  # a list may name files outside its root
+    path = Path(folder, *parts).with_suffix('.png')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

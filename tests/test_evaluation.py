@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from omnimae.evaluation import (
     Actions,
@@ -178,6 +179,15 @@ def test_samples_that_fill_up_ranks_do_not_count(metric, key):
     targets = [first.astype(np.uint8 if key == 'classes' else np.int32)] * 3
     twice, filled = (run_on_maps(metric(), key, results[:n], targets[:n], 2) for n in (2, 3))
     assert filled == twice
+
+
+def test_predicted_maps_are_written(tmp_path):
+    classes, depth = np.array([[0, 200]], np.uint8), np.array([[-3.0, 1234.4], [7e4, 9.6]], np.float32)
+    run_on_maps(SegmentationScore(out_dir=str(tmp_path / 'a')), 'classes', [classes], [classes])
+    run_on_maps(DepthScore(out_dir=str(tmp_path / 'b')), 'depth', [depth], [np.ones((2, 2), np.int32)])
+    written = [np.array(Image.open(tmp_path / folder / '0.png')) for folder in 'ab']
+    assert [x.tolist() for x in written] == [[[0, 200]], [[0, 1234], [65535, 10]]]
+    assert [x.dtype for x in written] == [np.uint8, np.uint16]
 
 
 def test_maps_that_cannot_be_scored():

@@ -30,7 +30,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/PATH BELOW configs')
     parser.add_argument(
         '--out', type=Path, metavar='FILE.json',
-        help='write the metrics there, and ids, labels and scores of a classifier to FILE.npz',
+        help='write the metrics there, ids, labels and scores of a classifier to FILE.npz, predicted maps below FILE/',
     )  # fmt: skip
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
@@ -49,6 +49,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     for evaluator in evaluators:
         if args.out and evaluator['type'] == 'ClipAccuracy':
             evaluator['out_file'] = str(args.out.with_suffix('.npz'))
+        elif args.out and evaluator['type'] in ('SegmentationScore', 'DepthScore'):
+            evaluator['out_dir'] = str(args.out.with_suffix(''))
 
 
 def main() -> None:
