@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from omnimae.data.video import BrokenFileError
 from omnimae.layouts import export_multimae
 from omnimae.registry import MODELS
 from omnimae.structures import Address, Grid, Masks, token_spans
-
-SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
 
 @pytest.fixture(autouse=True)

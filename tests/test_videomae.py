@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import dense_reference as dense
@@ -20,7 +19,6 @@ from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'videomae'
-SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
 DUAL = dict(
     type='DualMasking', encoder=dict(type='TubeMasking', ratio=0.9), decoder=dict(type='RunningCellMasking', ratio=0.5)
