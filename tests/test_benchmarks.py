@@ -308,6 +308,15 @@ def test_hmdb51_of_other_places_and_wrong_lists(root):
 
 
 @of('k710')
+def test_k710_finds_its_videos_anywhere_but_among_the_copies(root):
+    (root / 'k400').rename(root / 'videos_train')
+    prepare('k710', root, short_side=32)
+    assert lines(root, 'k710')[7] == 'videos_32/videos_train/-_train7.mp4 1 id=videos_train/-_train7.mp4'
+    prepare('k710', root)
+    assert lines(root, 'k710')[7] == 'videos_train/-_train7.mp4 1'
+
+
+@of('k710')
 def test_k710_needs_its_names(root):
     (root / 'train.csv').write_text('k400/-_train1.mp4 710\n')
     with pytest.raises(

@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -282,15 +283,14 @@ def read_k710(root: Path) -> Annotation:
 
         {train,val}.csv          (VideoMAE V2's lists, "PATH LABEL" a line, labels from 0 on; also in annotations/)
         label_map_k710.txt       (the names, one a line in the order of the labels; also in annotations/)
-        k400/ k600/ k700/ ...    (the videos, in folders of any name)
+        videos_train/ k400/ ...  (the videos, in folders of any name)
 
     A video is found by the name of its file, whatever folders the list puts before it.
     """
     classes = read_classes(str(_find_annotation(root, 'label_map_k710.txt')))
     index = {name: label for label, name in enumerate(classes)}
-    folders = sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith('videos_')
-    )
+    # not the smaller copies that ``--short-side`` makes of them
+    folders = sorted(x.name for x in os.scandir(root) if x.is_dir() and not re.fullmatch(r'videos_\d+', x.name))
     found = _index_files(root, folders, VIDEO_EXTENSIONS)
     splits = {}
     for split in SPLITS:
