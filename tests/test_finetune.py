@@ -195,6 +195,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ('videomae', 'v2_vit-h_k600', 'k600'),
         ('videomae', 'v2_vit-g_k710', 'k710'),
         ('videomae', 'v2_vit-g-k710_hmdb51', 'hmdb51'),
+        ('mae_st', 'vit-b_k400', 'k400'),
     ],
 )
 def test_trains_validates_and_tests(method, name, benchmark, data, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from test_flops import counted_macs
 from torch import Tensor
 
 from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
 from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import pretraining_rows
 from omnimae.layouts import convert, export_mae_st, export_slowfast, recognise, translate
@@ -25,6 +26,7 @@ from omnimae.structures import Grid, Masks
 from omnimae.visualization import frame_strip, reconstruct
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / 'configs' / 'mae_st'
 GRAY = dict(mean=(0.45,) * 3, std=(0.225,) * 3)
 GRID = Grid(4, 3, 2)  # of the tiny models
 PATCH = (2, 8, 6)
@@ -500,3 +502,75 @@ def test_parameter_counts(arch: str, patch: int, mae_st: int, slowfast: int):
             backbone = {key: x for key, x in backbone.items() if key not in ('embed_dim', 'depth', 'num_heads')}
             model = autoencoder(backbone | dict(arch=arch), layout, embed_dim=512, depth=4, num_heads=8)
         assert sum(x.numel() for x in model.parameters()) == expected
+
+
+# Videos a step, rate, both ends of the schedule, epochs and those of the warm-up; tokens seen, parameters: SlowFast's
+# configs/masked_ssl for as many machines as take these videos, and PRETRAIN.md of MAE-ST's repository.
+@pytest.mark.parametrize(
+    ('name', 'videos', 'rate', 'start', 'end', 'epochs', 'warmup', 'visible', 'parameters'),
+    [
+        ('vit-b_k400', 64 * 8, 1e-4 * 8, 1e-6 * 8, 1e-6 * 8, 200, 60, 156, 100_596_736),
+        ('vit-l_k400', 32 * 16, 1e-4 * 16, 1e-6 * 16, 1e-6 * 16, 200, 30, 156, 318_429_440),
+        ('vit-h_k400', 32 * 16, 1e-4 * 16, 1e-6 * 16, 1e-6 * 16, 400, 60, 156, 646_375_936),
+        ('vit-l_k400_repository', 256, 1.6e-3, 0.0, 0.0, 100, 5, 156, 317_731_584),
+        ('ablations/mask_agnostic-90', 512, 1.6e-3, 1.6e-5, 1.6e-5, 200, 30, 156, 318_429_440),
+        ('ablations/mask_space-90', 512, 1.6e-3, 1.6e-5, 1.6e-5, 200, 30, 152, 318_429_440),
+        ('ablations/mask_time-75', 512, 1.6e-3, 1.6e-5, 1.6e-5, 200, 30, 392, 318_429_440),
+        ('ablations/mask_block-75', 512, 1.6e-3, 1.6e-5, 1.6e-5, 200, 30, 392, 318_429_440),
+    ],
+)
+def test_pretraining_recipes(name, videos, rate, start, end, epochs, warmup, visible, parameters):
+    cfg = load_config(CONFIGS / f'{name}.py')
+    [source] = cfg.train_dataloader.dataset.sources.values()
+    assert (source.replicas, source.new_clips, source.num_frames, source.clip_seconds) == (4, True, 16, 64 / 30)
+    assert source.transforms[0] == dict(type='RandomResizedCrop', size=224, scale=(0.5, 1.0))
+    assert source.transforms[1:] == [dict(type='Flip', prob=0.5)]
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == 4 * videos
+    optimizer, scheduler = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert (optimizer.betas, optimizer.weight_decay, cfg.optim_wrapper.clip_grad.max_norm) == ((0.9, 0.95), 0.05, 0.02)
+    rates = (optimizer.lr, scheduler.start_lr, scheduler.end_lr)
+    assert rates == pytest.approx((rate, start, end))
+    assert (cfg.train_cfg.max_epochs, scheduler.warmup_epochs) == (epochs, warmup)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    masks = model.mask_generator['video'](1, model.backbone.grid, 'cpu')
+    assert (masks.visible.shape[1], masks.decode.shape[1]) == (visible, 1568 - visible)
+    assert sum(x.numel() for x in model.parameters()) == parameters
+    assert model.head.blocks[0].attn.num_heads == (16 if name.endswith('repository') else 8)
+    assert model.head.target.frames == ('spread' if name.endswith('repository') else 'first')
+    assert model.data_preprocessor.mean.tolist() == pytest.approx([0.45] * 3)
+
+
+# Rate per machine of 16 videos, machines, crops of a video, layer decay, DropPath, dropout, epochs, floor, millions of
+# parameters: SlowFast.
+@pytest.mark.parametrize(
+    ('name', 'rate', 'machines', 'replicas', 'decay', 'drop_path', 'dropout', 'epochs', 'floor', 'millions'),
+    [
+        ('vit-b_k400', 6e-4, 8, 2, 0.65, 0.1, 0.3, 75, 1e-5, 87),
+        ('vit-l_k400', 3e-4, 8, 2, 0.75, 0.2, 0.3, 50, 1e-5, 304),
+        ('vit-h_k400', 3e-4, 16, 1, 0.8, 0.2, 0.5, 75, 1e-6, 632),
+    ],
+)
+def test_fine_tuning_recipes(name, rate, machines, replicas, decay, drop_path, dropout, epochs, floor, millions):
+    cfg = load_config(CONFIGS / 'finetune' / f'{name}.py')
+    [train], [val], [test] = (cfg[f'{split}_dataloader'].dataset.sources.values() for split in ('train', 'val', 'test'))
+    assert {(x.num_frames, x.clip_seconds, x.to_end) for x in (train, val, test)} == {(16, 64 / 30, True)}
+    assert (train.replicas, test.num_clips, test.transforms[-1].type) == (replicas, 7, 'ThreeCrop')
+    assert train.transforms[0] == dict(type='RandAugment', policy='timm', magnitude=7, num_layers=2)
+    assert [transform.type for transform in train.transforms[1:]] == ['RandomResizedCrop', 'Flip']
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == 16 * machines * replicas
+    optimizer, scheduler = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert (optimizer.betas, optimizer.weight_decay, cfg.optim_wrapper.clip_grad.max_norm) == ((0.9, 0.999), 0.05, 5.0)
+    expected = (rate * machines, 1e-8 * machines, floor * machines)
+    assert (optimizer.lr, scheduler.start_lr, scheduler.end_lr) == pytest.approx(expected)
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=decay, rule='paper')
+    assert (cfg.train_cfg.max_epochs, scheduler.warmup_epochs) == (epochs, 5)
+    assert (cfg.model.backbone.drop_path_rate, cfg.model.dropout) == (drop_path, dropout)
+    assert (cfg.model.head_init_std, cfg.model.label_smoothing, cfg.model.pretrained_norm) == (2e-5, 0.1, True)
+    assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
+    assert cfg.test_evaluator.softmax
+    start = f'VIT_{name[4].upper()}_16x4_MAE_PT'
+    assert cfg.model.init_cfg.checkpoint.startswith(f'https://dl.fbaipublicfiles.com/pyslowfast/masked_models/{start}')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert round(sum(x.numel() for x in model.parameters()) / 1e6) == millions

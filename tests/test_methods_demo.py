@@ -50,7 +50,7 @@ def assert_same_end(folder: Path) -> None:
     ('method', 'modality', 'steps'),
     [
         *(('videomae', 'video', 3), ('videomae_v2', 'video', 12), ('mae', 'image', 3)),
-        *(('multimae', 'image', 3), ('multimae_video', 'video', 3)),
+        *(('mae_st', 'video', 6), ('multimae', 'image', 3), ('multimae_video', 'video', 3)),
     ],
 )
 def test_trains_and_resumes_exactly(method: str, modality: str, steps: int, options: dict, tmp_path: Path):

@@ -1,0 +1,33 @@
+"""A classifier over MAE-ST's ViT-B, for clips of 16x224x224.
+
+Mean of all tokens but the class token, then the norm of pretraining, dropout, a linear head that begins near zero;
+label smoothing, mixup and CutMix: SlowFast's configs/masked_ssl. ``init_cfg`` takes the backbone of any checkpoint,
+theirs or ours: the one that OMNIMAE_CHECKPOINT names, else the released one.
+"""
+
+model = dict(
+    type='Classifier',
+    data_preprocessor=dict(
+        type='ClipPreprocessor',
+        mean=(0.45, 0.45, 0.45),
+        std=(0.225, 0.225, 0.225),
+        mixing=dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5),
+    ),
+    backbone=dict(
+        type='SpatioTemporalViT',
+        arch='base',
+        patch_size=(2, 16, 16),  # frames, height, width
+        clip_size=(16, 224, 224),  # of the position table; clips of other sizes are accepted
+        positions='separable',
+        cls_token=True,
+        drop_path_rate=0.1,
+    ),
+    pretrained_norm=True,
+    dropout=0.3,
+    num_classes=400,
+    label_smoothing=0.1,
+    init_cfg=dict(
+        type='Checkpoint',
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/pyslowfast/masked_models/VIT_B_16x4_MAE_PT.pyth}}',
+    ),
+)

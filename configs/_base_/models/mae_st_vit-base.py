@@ -1,0 +1,36 @@
+"""MAE-ST (arXiv:2205.09113), ViT-B, for clips of 16x224x224: 90 % of the tokens are hidden, anywhere in space and time.
+
+As the released weights were trained (github.com/facebookresearch/SlowFast, configs/masked_ssl): learned positions of
+places and of time slices, a class token that the decoder goes on with, a decoder with a learned position for every
+token and 8 heads, of each tubelet the first frame predicted, normalised over all channels. 156 of 1568 tokens are seen.
+First weights: Xavier's, as in github.com/facebookresearch/mae_st; SlowFast drew those of linear layers from a normal
+distribution of deviation 0.02.
+"""
+
+mean, std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+
+model = dict(
+    type='MaskedAutoencoder',
+    data_preprocessor=dict(type='ClipPreprocessor', mean=mean, std=std),
+    backbone=dict(
+        type='SpatioTemporalViT',
+        arch='base',
+        patch_size=(2, 16, 16),  # frames, height, width
+        clip_size=(16, 224, 224),
+        positions='separable',
+        cls_token=True,
+    ),
+    mask_generator=dict(video=dict(type='RandomMasking', ratio=0.9, round_down='visible')),
+    head=dict(
+        type='MAEHead',
+        embed_dim=512,
+        depth=4,
+        num_heads=8,
+        qkv_bias=True,
+        positions='learned',
+        tokens='decoder',
+        mask_token_std=0.02,
+        pred_std=None,
+        target=dict(type='PixelTarget', normalize='patch', frames='first', mean=mean, std=std),
+    ),
+)

@@ -1,0 +1,11 @@
+"""Fine-tuning of MAE-ST: as ``finetune.py``, with gradients clipped to a norm of 5 (SlowFast's configs/masked_ssl).
+
+SlowFast says rates per machine of 8 GPUs, with 16 videos a step, and multiplies them with the number of machines, those
+of beginning and end too: here for as many as take 256 samples a step, replicas counted. A config has the peak, both
+ends and the epochs.
+"""
+
+_base_ = './finetune.py'
+
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
+train_cfg = dict(val_interval=5)

@@ -1,0 +1,28 @@
+"""MAE-ST ViT-B, fine-tuned on Kinetics-400 (arXiv:2205.09113).
+
+Numbers: SlowFast's k400_VIT_B_16x4_FT; a rate of 6e-4 per 16 videos, 128 a step, each in two crops (256 samples).
+         That config has 1 video a step, which cannot be meant: 16 are assumed, as for ViT-L and ViT-H.
+Data: python tools/prepare_dataset.py k400 --root FOLDER
+Run:  bash tools/dist_train.sh configs/mae_st/finetune/vit-b_k400.py 8
+      (global batch 256 = 8 per GPU x 8 GPUs x 4 accumulated micro-batches;
+      from other weights, theirs or ours: with OMNIMAE_CHECKPOINT=FILE in front)
+Test: bash tools/dist_test.sh configs/mae_st/finetune/vit-b_k400.py CHECKPOINT 8
+Expect: top-1 of 81.3 over 7 clips x 3 crops (released). Ours: not yet run.
+"""
+
+_base_ = [
+    '../../_base_/default_runtime.py',
+    '../../_base_/models/mae_st_classifier_vit-base.py',
+    '../../_base_/datasets/mae_st_finetune_k400.py',
+    '../../_base_/schedules/mae_st_finetune.py',
+]
+
+model = dict(
+    num_classes=_base_.num_classes,
+    head_init_std=_base_.head_init_std,
+    data_preprocessor=dict(erasing=_base_.erasing),
+)
+train_dataloader = dict(batch_sampler=dict(global_batch_size=256))
+optim_wrapper = dict(optimizer=dict(lr=4.8e-3), paramwise_cfg=dict(layer_decay=0.65))
+param_scheduler = dict(start_lr=8e-8, end_lr=8e-5)
+train_cfg = dict(max_epochs=75)
