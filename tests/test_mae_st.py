@@ -179,6 +179,7 @@ def test_loss_and_gradients_of_a_converted_file_are_its_own(tmp_path: Path, layo
     model = tiny(layout, frames)
     report = load_weights(model, tmp_path / 'published.pyth', complete=True)
     assert (report.source, report.left, report.initialised, report.fixed) == (layout, (), (), ())
+    torch.manual_seed(0)
     clip = torch.randn(3, 3, *CLIP)
     hidden = torch.rand(3, GRID.num_tokens).argsort(1) < 17
     parameters = {key: x.clone().requires_grad_() for key, x in state.items()}
@@ -191,7 +192,7 @@ def test_loss_and_gradients_of_a_converted_file_are_its_own(tmp_path: Path, layo
     assert all(grad.abs().max() > 0 for name, grad in gradients.items())
     again = (export_mae_st if layout == 'mae_st' else export_slowfast)(gradients)
     for key, parameter in parameters.items():
-        scale = parameter.grad.abs().max() + 1e-4
+        scale = parameter.grad.abs().max() + 1e-2  # that of the keys' bias is noise around zero
         assert (again[key] - parameter.grad).abs().max() < 1e-4 * scale, key
 
 
@@ -538,7 +539,8 @@ def test_pretraining_recipes(name, videos, rate, start, end, epochs, warmup, vis
     assert sum(x.numel() for x in model.parameters()) == parameters
     assert model.head.blocks[0].attn.num_heads == (16 if name.endswith('repository') else 8)
     assert model.head.target.frames == ('spread' if name.endswith('repository') else 'first')
-    assert model.data_preprocessor.mean.tolist() == pytest.approx([0.45] * 3)
+    for part in (cfg.model.data_preprocessor, cfg.model.head.target):
+        assert (part.mean, part.std) == ((0.45,) * 3, (0.225,) * 3)
 
 
 # Rate per machine of 16 videos, machines, crops of a video, layer decay, DropPath, dropout, epochs, floor, millions of
@@ -573,4 +575,4 @@ def test_fine_tuning_recipes(name, rate, machines, replicas, decay, drop_path, d
     assert cfg.model.init_cfg.checkpoint.startswith(f'https://dl.fbaipublicfiles.com/pyslowfast/masked_models/{start}')
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    assert round(sum(x.numel() for x in model.parameters()) / 1e6) == millions
+    assert sum(x.numel() for x in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.6)
