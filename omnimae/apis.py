@@ -1,4 +1,4 @@
-"""From Python: models by name, classes of images and videos, and their features.
+"""From Python: models by name, classes of images and videos, their features, and maps of images.
 
     from omnimae.apis import ClassificationInferencer
 
@@ -22,6 +22,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from rich.progress import track
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from omnimae.checkpoint import load_file, load_weights, stored_classes
 from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, read_image, scan_folder
+from omnimae.data.transforms import resize
 from omnimae.data.video import BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen, sparse_moments
 from omnimae.engine import frozen_model
 from omnimae.layouts import convert
@@ -512,3 +514,76 @@ class FeatureExtractor(Inferencer[FeatureVector]):
     def result(self, item: Item, output: np.ndarray | None, error: str | None) -> FeatureVector:
         """Give the vector, or the reason why there is none."""
         return FeatureVector(item.name, item.modality, output, error)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Maps
+
+
+class PredictedMap(NamedTuple):
+    """What a DensePredictor tells of an image, at the image's own size.
+
+    Attributes:
+        input: its path, or ``inputs[3]`` for an array.
+        image: (H, W, 3) uint8; None after an error.
+        pixels: (H, W), classes as uint8, or depth as float32 in the unit that the model was trained in; None after an
+            error.
+        error: why there is no prediction, or None.
+    """
+
+    input: str
+    image: np.ndarray | None
+    pixels: np.ndarray | None
+    error: str | None
+
+
+def predict_maps(
+    config: Config | str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    inputs: Input | Sequence[Input],
+    *,
+    device: torch.device | str | None = None,
+) -> Iterator[PredictedMap]:
+    """Segment images, or tell their depth, from their colours.
+
+    An image is resized to the side that the config tests at, whole and without padding, each side to the nearest
+    multiple of the patch; the prediction is resized to the image before classes are chosen.
+
+    Args:
+        config: see `get_model`; of a DensePredictor that sees nothing but colours.
+        checkpoint: see `get_model`; one that leaves weights at their initial values is refused.
+        inputs: see `list_inputs`.
+        device: see `get_model`.
+
+    Raises:
+        ValueError: another model, a checkpoint that does not fit, or wrong inputs; before anything is read.
+    """
+    cfg, checkpoint = _resolve(config, checkpoint)  # type: ignore[assignment]
+    if cfg.model.type != 'DensePredictor' or [*cfg.model.backbone.get('tokenizers', ['rgb'])] != ['rgb']:
+        raise ValueError(
+            f'{cfg.filename}: the model predicts no maps from colours alone. Give the config of a DensePredictor whose '
+            "only modality is 'rgb'."
+        )
+    fit = (find_source(cfg, 'image') or {}).get('transforms', [dict(type='ResizeLong', size=512)])[0]
+    return _predict_maps(_build(cfg.model, checkpoint, device, complete=True), fit, list_inputs(inputs))
+
+
+def _predict_maps(model: Any, fit: Mapping[str, Any], items: Sequence[Item]) -> Iterator[PredictedMap]:
+    for item in items:
+        try:
+            if item.modality != 'image':
+                raise BrokenFileError(item.name, 'is a video, and maps are predicted of images')
+            image = read_image(item.content) if isinstance(item.content, str) else item.content
+        except BrokenFileError as error:
+            yield PredictedMap(item.name, None, None, error.reason)
+            continue
+        sides = image.shape[1:3]
+        scale = fit['size'] / (max(sides) if fit['type'] == 'ResizeLong' else min(sides))
+        patches = zip(sides, model.backbone.patch_size[1:], strict=True)
+        height, width = (max(round(side * scale / patch), 1) * patch for side, patch in patches)
+        clip = torch.from_numpy(resize(image, height, width, 'bilinear')).movedim(-1, 0)[None]
+        with torch.inference_mode():
+            output = model.outputs({'rgb': clip.to(model.data_preprocessor.device)}).float()
+            [result] = model.task.results(F.interpolate(output, size=sides, mode='bilinear'))
+        [pixels] = result.values()
+        yield PredictedMap(item.name, image[0], pixels.cpu().numpy(), None)

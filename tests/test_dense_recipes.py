@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
+from omnimae.apis import predict_maps
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
 from omnimae.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
@@ -355,3 +357,62 @@ def test_starts_from_a_plain_vit(folder, tmp_path):
     assert len(loaded) == len(weights) - 2  # those of the norm
     for key, x in loaded.items():
         assert torch.equal(x, weights[f'backbone.{key}']), key
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Own images
+
+
+@pytest.fixture
+def small_runs(tmp_path: Path) -> dict[str, tuple[Path, Path]]:
+    """Shrunk recipes as files of their own, and weights of them."""
+    made = {}
+    for name in ('ade20k', 'nyuv2-depth', 'hypersim_rgb-depth'):
+        path = MULTIMAE / f'vit-b_{name}.py'
+        config, weights = tmp_path / f'{name}.py', tmp_path / f'{name}.pth'
+        cfg = load_config(path, options_of(path))
+        cfg.dump(config)
+        torch.manual_seed(0)
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), weights)
+        made[name] = config, weights
+    return made
+
+
+def test_maps_of_own_images(small_runs, tmp_path):
+    """At the size that the config tests at nothing is resized; maps of others have the size of the image again."""
+    config, weights = small_runs['ade20k']
+    rng = np.random.default_rng(0)
+    square, wide = (rng.integers(0, 256, size, np.uint8) for size in ((64, 64, 3), (40, 130, 3)))
+    [same, other] = predict_maps(config, weights, [square, wide], device='cpu')
+    model = MODELS.build({**load_config(config).model, 'init_cfg': None}).eval()
+    load_weights(model, weights)
+    clips = {'rgb': torch.from_numpy(square).permute(2, 0, 1)[None, :, None]}
+    assert np.array_equal(same.pixels, model.predict(clips)[0]['classes'].numpy())
+    assert (other.pixels.shape, other.pixels.dtype, other.error) == ((40, 130), np.uint8, None)
+    config, weights = small_runs['nyuv2-depth']
+    [depth] = predict_maps(config, weights, wide, device='cpu')
+    assert (depth.pixels.shape, depth.pixels.dtype) == ((40, 130), np.float32)
+
+
+def test_predict_maps_writes_maps_and_pictures(small_runs, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location('predict_maps', CONFIGS.parent / 'tools' / 'predict_maps.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    (tmp_path / 'in').mkdir()
+    Image.fromarray(np.full((30, 50, 3), 99, np.uint8)).save(tmp_path / 'in' / 'a.png')
+    (tmp_path / 'in' / 'b.png').write_bytes(b'nothing')
+    for name, dtype in (('ade20k', np.uint8), ('nyuv2-depth', np.uint16)):
+        config, weights = small_runs[name]
+        out = tmp_path / name
+        tool.main([str(config), str(weights), str(tmp_path / 'in'), '--out-dir', str(out), '--device', 'cpu'])
+        assert sorted(path.name for path in out.iterdir()) == ['0_a.png', '0_a_picture.png']
+        pixels = np.array(Image.open(out / '0_a.png'))
+        assert (pixels.shape, pixels.dtype) == ((30, 50), dtype)
+    assert 'b.png: not an image' in capsys.readouterr().out
+
+
+def test_maps_need_a_model_of_colours(small_runs):
+    with pytest.raises(ValueError, match='predicts no maps from colours alone'):
+        predict_maps(*small_runs['hypersim_rgb-depth'], np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match='predicts no maps from colours alone'):
+        predict_maps(MULTIMAE / 'vit-b_in1k.py', 'any.pth', np.zeros((8, 8, 3), np.uint8))

@@ -246,6 +246,20 @@ class MultiModalViT(BaseModule):
         """Names, in the order of the tokens."""
         return tuple(self.tokenizers)
 
+    @property
+    def patch_size(self) -> Size3:
+        """Of a lone clip, which is RGB."""
+        return self._rgb.patch_size
+
+    @property
+    def grid(self) -> Grid:
+        """Of a lone clip, which is RGB, of the size that its positions are made for."""
+        return self._rgb.grid
+
+    @property
+    def _rgb(self) -> Any:
+        return self.tokenizers['rgb']
+
     def forward(self, clips: Mapping[str, Tensor]) -> ModalTokens:
         """Modality -> (B, C, T, H, W) normalised, or integers of a class map -> all tokens of these modalities.
 

@@ -1,0 +1,58 @@
+"""Segment images, or tell their depth, with a fine-tuned DensePredictor.
+
+python tools/predict_maps.py CONFIG CHECKPOINT INPUT... --out-dir D
+
+Of every image D has its map at the image's size, NUMBER_NAME.png: classes in 8 bits, or depth in 16, in the unit that
+the model was trained in. NUMBER_NAME_picture.png shows image and map side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+from omnimae.apis import predict_maps
+from omnimae.visualization import Row, map_picture, sheet
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='Write predicted maps of images.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('checkpoint', help='path or URL of the weights')
+    parser.add_argument('inputs', nargs='+', metavar='input', help='image files, or folders of them')
+    parser.add_argument('--out-dir', required=True, type=Path, help='folder for maps and pictures')
+    parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Predict."""
+    args = parse_args(words)
+    init_default_scope('omnimae')
+    maps = predict_maps(args.config, args.checkpoint, args.inputs, device=args.device)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    for number, result in enumerate(maps):
+        if result.image is None or result.pixels is None:
+            print(f'{result.input}: {result.error}')
+            continue
+        path = args.out_dir / f'{number}_{Path(result.input).stem}.png'
+        pixels = result.pixels
+        if pixels.dtype != np.uint8:
+            pixels = pixels.round().clip(0, 2**16 - 1).astype(np.uint16)
+        Image.fromarray(pixels).save(path)
+        picture = map_picture(torch.from_numpy(result.pixels)[None])
+        sheet(path.stem, [Row([result.image, picture])], ['image', 'prediction']).save(
+            path.with_name(f'{path.stem}_picture.png')
+        )
+        print(path)
+
+
+if __name__ == '__main__':
+    main()
