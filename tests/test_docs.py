@@ -1,0 +1,116 @@
+"""The recipe tables of docs/recipes.md say what the configs say.
+
+UPDATE_GOLDEN=1 python -m pytest tests/test_docs.py writes them anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from omnimae.config import load_config
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / 'docs' / 'recipes.md'
+PRETRAINING = ('config', 'clips of', 'hidden', 'decoder', 'epochs (warm-up)', 'samples a step', 'replicas', 'rate')
+FINE_TUNING = ('config', 'epochs (warm-up)', 'samples a step', 'replicas', 'rate', 'layer decay', 'weight decay')
+FINE_TUNING += ('DropPath', 'dropout', 'test views')
+
+
+def tables() -> Iterator[tuple[str, str, str]]:
+    """Kind, folder and text of each table."""
+    for match in re.finditer(r'<!-- (\S+): configs/(\S+) -->\n(.*?)<!-- end -->', RECIPES.read_text(), re.DOTALL):
+        yield match[1], match[2], match[3]
+
+
+def shared(cfg: Config) -> dict[str, str]:
+    """What every training has."""
+    sources = cfg.train_dataloader.dataset.sources.values()
+    schedule, optimizer = cfg.param_scheduler, cfg.optim_wrapper.optimizer
+    return {
+        'epochs (warm-up)': f'{cfg.train_cfg.max_epochs} ({schedule.warmup_epochs:g})',
+        'samples a step': str(cfg.train_dataloader.batch_sampler.global_batch_size),
+        'replicas': ' / '.join(str(source.get('replicas', 1)) for source in sources),
+        'rate': f'{optimizer.lr:.3g}',
+        'weight decay': f'{optimizer.weight_decay:g}',
+    }
+
+
+def pretraining(cfg: Config) -> dict[str, str]:
+    """Of a pretraining."""
+    model = cfg.model
+    heads = [model.head] if 'type' in model.head else [*model.head.values()]
+    decoder = {f'{head.get("depth", 4)} x {head.get("embed_dim", 384)}, {head.num_heads} heads' for head in heads}
+    sizes = {source.get('num_frames', 1) for source in cfg.train_dataloader.dataset.sources.values()}
+    return {
+        **shared(cfg),
+        'clips of': ' / '.join(f'{size} frames' if size > 1 else 'images' for size in sorted(sizes)),
+        'hidden': ' / '.join(masking(one) for one in generators(model.mask_generator)),
+        'decoder': ' / '.join(sorted(decoder)),
+    }
+
+
+def generators(cfg: Config) -> list[Config]:
+    """One for all modalities, or one each."""
+    return [cfg] if 'type' in cfg else [*cfg.values()]
+
+
+def masking(cfg: Config) -> str:
+    """Type and share of a mask, in words."""
+    if cfg.type == 'DualMasking':
+        return f'{masking(cfg.encoder)}; {masking(cfg.decoder)} from the decoder'
+    name = re.sub(r'(?<!^)(?=[A-Z])', ' ', cfg.type.removesuffix('Masking')).lower()
+    return f'{name}, all but {cfg.num_visible}' if 'num_visible' in cfg else f'{name} {100 * cfg.ratio:g} %'
+
+
+def fine_tuning(cfg: Config) -> dict[str, str]:
+    """Of a training with labels."""
+    crops = {'ThreeCrop': 3}
+    views = []
+    for source in cfg.test_dataloader.dataset.sources.values():
+        last = source.get('transforms', [dict(type='')])[-1]['type']
+        views.append(f'{source.get("num_clips", 1)} x {crops.get(last, 1)}')
+    rates = cfg.optim_wrapper.get('paramwise_cfg', {})
+    return {
+        **shared(cfg),
+        'layer decay': f'{rates.get("layer_decay", 1):g}',
+        'DropPath': f'{cfg.model.backbone.get("drop_path_rate", 0):g}',
+        'dropout': f'{cfg.model.get("dropout", 0):g}',
+        'test views': ' / '.join(views),
+    }
+
+
+def size_first(path: Path) -> str:
+    """Sorts S, B, L, H, g as they grow."""
+    return re.sub(r'(?<=vit-)[sblhg]', lambda match: str('sblhg'.index(match[0])), path.stem)
+
+
+def written(kind: str, folder: str) -> str:
+    """The table of a folder of configs."""
+    heads, row_of = (PRETRAINING, pretraining) if kind == 'pretraining' else (FINE_TUNING, fine_tuning)
+    lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
+    for path in sorted((ROOT / 'configs' / folder).glob('*.py'), key=size_first):
+        row = {'config': f'`{path.stem}`', **row_of(load_config(path))}
+        lines.append(f'| {" | ".join(row[head] for head in heads)} |')
+    return '\n'.join(lines) + '\n'
+
+
+@pytest.mark.parametrize(('kind', 'folder', 'text'), tables())
+def test_recipe_tables(kind: str, folder: str, text: str):
+    expected = written(kind, folder)
+    if os.environ.get('UPDATE_GOLDEN'):
+        marks = f'<!-- {kind}: configs/{folder} -->\n'
+        RECIPES.write_text(RECIPES.read_text().replace(marks + text, marks + expected))
+        text = expected
+    assert text == expected
+
+
+def test_every_folder_of_recipes_has_a_table():
+    shown = {folder for _, folder, _ in tables()}
+    folders = {path.parent.relative_to(ROOT / 'configs') for path in (ROOT / 'configs').rglob('vit-*.py')}
+    assert {str(folder) for folder in folders if folder.parts[0] in ('mae', 'videomae', 'mae_st', 'multimae')} == shown
