@@ -470,22 +470,35 @@ def export(state_dict: Mapping[str, Tensor]) -> StateDict:
 _TIMM_MODELS = {384: 'vit_small_patch16_224', 1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224'}
 
 
-def export_timm(state_dict: StateDict, *, grid: Grid, num_heads: int) -> tuple[StateDict, dict]:
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # a ClipPreprocessor's, where a config says no other
+
+
+def export_timm(
+    state_dict: StateDict,
+    *,
+    grid: Grid,
+    num_heads: int,
+    mean: tuple[float, ...] = _MEAN,
+    std: tuple[float, ...] = _STD,
+) -> tuple[StateDict, dict]:
     """Our encoder or classifier -> the image ViT of timm that computes the same of an image, and its config.json.
 
     timm has no tubelets: the kernel is summed over time, which is what an image repeated over the tubelet meets, and of
-    the positions the first temporal slice is taken, as our backbone does. A pretraining model gives its encoder with
-    the norm of single tokens; a classifier gives ``fc_norm`` and ``head``. A folder with the two files is read by
-    ``timm.create_model('local-dir:FOLDER', pretrained=True)``.
+    the positions the first temporal slice is taken, as our backbone does; learned ones are added up. A pretraining
+    model gives its encoder with the norm of single tokens; a classifier gives ``fc_norm`` and ``head``. A folder with
+    the two files is read by ``timm.create_model('local-dir:FOLDER', pretrained=True)``.
 
     Args:
         state_dict: of our layout.
         grid: of the clips that the position table is made for, ``model.backbone.grid``.
         num_heads: of each block of the encoder.
+        mean: per RGB channel, of the pixels that the weights expect.
+        std: likewise.
 
     Raises:
         ValueError: not of our layout, or positions of another grid.
     """
+    state_dict = _with_joint_positions(state_dict)
     _check_native(state_dict, grid)
     weights = {new: x for key, x in state_dict.items() if (new := _encoder_name(key, state_dict))}
     kernel = weights['patch_embed.proj.weight'] = state_dict[KERNEL].sum(2)
@@ -509,7 +522,7 @@ def export_timm(state_dict: StateDict, *, grid: Grid, num_heads: int) -> tuple[S
     )
     if not {'norm.weight', 'fc_norm.weight'} & weights.keys():
         model_args['final_norm'] = False
-    about_data = dict(input_size=(3, *image_size), mean=_MEAN, std=_STD, interpolation='bicubic', crop_pct=1.0)
+    about_data = dict(input_size=(3, *image_size), mean=mean, std=std, interpolation='bicubic', crop_pct=1.0)
     about = dict(about_data, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head', license='other')
     name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
     return weights, dict(
@@ -786,7 +799,6 @@ def as_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
     return weights
 
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the exported weights expect of their pixels
 _HUGGINGFACE_BACKWARD = tuple((timm, theirs) for theirs, timm in HUGGINGFACE_NAMES)
 
 
@@ -799,6 +811,17 @@ def _encoder_name(key: str, state_dict: Collection[str]) -> str | None:
 
 def _one_or_two(height: int, width: int) -> int | list[int]:
     return height if height == width else [height, width]
+
+
+def _with_joint_positions(state_dict: StateDict) -> StateDict:
+    """One table for positions of places and of time slices; the class token's goes into the token."""
+    joint = dict(state_dict)
+    if f'{POSITIONS}_space' in joint:
+        space, time = joint.pop(f'{POSITIONS}_space'), joint.pop(f'{POSITIONS}_time')
+        joint[POSITIONS] = (time[:, :, None] + space[:, None]).flatten(1, 2)
+    if CLS_POSITION in joint:
+        joint[CLS_TOKEN] = joint[CLS_TOKEN] + joint.pop(CLS_POSITION)
+    return joint
 
 
 def _check_native(state_dict: StateDict, grid: Grid) -> None:

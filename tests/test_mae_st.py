@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from test_flops import counted_macs
 from torch import Tensor
@@ -277,6 +278,26 @@ def test_a_fine_tuned_file_gives_its_own_logits_and_comes_back(tmp_path: Path, l
     weights = (export_mae_st if layout == 'mae_st' else export_slowfast)(model.state_dict())
     assert weights.keys() == state.keys()
     assert all(torch.equal(weights[key], state[key]) for key in state)
+
+
+@torch.no_grad()
+def test_timm_computes_the_same_of_an_image(tmp_path: Path):
+    timm = pytest.importorskip('timm')
+    model = MODELS.build(dict(type='Classifier', backbone=tiny_backbone(), num_classes=5)).eval()
+    for parameter in model.parameters():
+        parameter.normal_(std=0.2)
+    torch.save(model.state_dict(), tmp_path / 'ours.pth')
+    cfg = dict(type='Classifier', backbone=tiny_backbone(), data_preprocessor=dict(GRAY))
+    Config(dict(default_scope='omnimae', model=cfg)).dump(tmp_path / 'config.py')
+    convert_checkpoint = runpy.run_path(str(ROOT / 'tools' / 'convert_checkpoint.py'))['main']
+    command = [str(tmp_path / 'ours.pth'), str(tmp_path / 'folder'), '--config', str(tmp_path / 'config.py'), '--to']
+    convert_checkpoint([*command, 'timm'])
+    theirs = timm.create_model(f'local-dir:{tmp_path}/folder', pretrained=True).eval()
+    image = torch.randn(2, 3, 1, 24, 12)
+    torch.testing.assert_close(theirs(image[:, :, 0]), model.logits(image), rtol=1e-3, atol=1e-4)
+    assert (theirs.pretrained_cfg['mean'], theirs.pretrained_cfg['std']) == ([0.45] * 3, [0.225] * 3)
+    with pytest.raises(ValueError, match='VideoMAE of transformers has fixed positions'):
+        convert_checkpoint([*command, 'huggingface'])
 
 
 @torch.no_grad()

@@ -113,15 +113,22 @@ def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
     if args.config is None:
         raise ValueError(f'--to {args.to} needs --config: weights alone tell neither clip size nor number of heads.')
     # of the model: grid, heads and the fixed positions, for which one block is enough
-    backbone = MODELS.build({**load_config(args.config).model.backbone, 'depth': 1, 'init_cfg': None})
+    cfg = load_config(args.config).model
+    backbone = MODELS.build({**cfg.backbone, 'depth': 1, 'init_cfg': None})
     tokenizers = getattr(backbone, 'tokenizers', {})
     stem = tokenizers['rgb'] if 'rgb' in tokenizers else backbone  # of several modalities the colours are exported
-    weights.setdefault('backbone.pos_embed', stem.pos_embed)  # VideoMAE's files do without
+    positions = stem.fixed_positions()
+    if positions is not None:
+        weights.setdefault('backbone.pos_embed', positions)  # VideoMAE's files do without
     facts = dict(grid=stem.grid, num_heads=backbone.blocks[0].attn.num_heads)
     if args.to == 'timm':
+        pixels = cfg.get('data_preprocessor') or {}
+        facts |= {key: pixels[key] for key in ('mean', 'std') if key in pixels}
         exported, config = export_timm(weights, **facts)
+    elif positions is None:
+        raise ValueError('VideoMAE of transformers has fixed positions, and this model learns them. Export to timm.')
     else:
-        exported, config = export_huggingface(weights, **facts, positions=stem.pos_embed)
+        exported, config = export_huggingface(weights, **facts, positions=positions)
     folder = Path(args.dst)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(exported, folder / 'model.safetensors', {'format': 'pt'})
