@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import timm.models.convnext
 import torch
 import torch.nn.functional as F
+from test_tools import contains, enlarged
 from transformers import DPTConfig
 from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead, DPTNeck
 
 from omnimae.models.dense_heads import ConvNeXtBlock, ConvNeXtHead, DPTHead
 from omnimae.registry import MODELS
+from omnimae.visualization import map_picture, predictions_sheet
 
 VIT = dict(type='SpatioTemporalViT', embed_dim=16, depth=4, num_heads=2, patch_size=(1, 8, 8), clip_size=(1, 32, 32))
 OMNI = dict(VIT, patch_size=(2, 8, 8), clip_size=(4, 32, 32), cls_token=True)
@@ -315,3 +318,34 @@ def test_a_lone_clip_is_rgb():
     tokens = model.backbone({'rgb': model.data_preprocessor.normalize(clip)}).x
     torch.testing.assert_close(model.predict(clip), model.head(model.norm(tokens.mean(1))))
     torch.testing.assert_close(model.predict(torch.stack([clip, clip], 1)), model.predict(clip))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+@pytest.mark.parametrize('task', [SEGMENTATION, dict(type='DepthTask', mean=30000.0, std=9000.0)])
+def test_a_sheet_shows_inputs_truth_and_prediction(task):
+    model = build(multimodal('rgb', 'depth'), task=task).train()
+    given = clips('rgb', 'depth', width=32)
+    classes = torch.randint(0, 6, (1, 1, 1, 32, 32), dtype=torch.uint8)
+    target = classes if task == SEGMENTATION else given['depth'][1:]
+    sample = dict(id='room.png', clips={name: clip[:1] for name, clip in given.items()}, target=target)
+    page = np.asarray(predictions_sheet(model, [sample], 'a title'))
+    assert model.training
+    [prediction] = model.eval().predict(sample['clips'])[0].values()
+    truth = target[0, 0, 0]
+    assert contains(page, enlarged(given['rgb'][0, :, 0].permute(1, 2, 0).numpy(), 5))
+    for pixels, like in ((given['depth'][0, 0, 0], given['depth'][0]), (truth, truth), (prediction, truth)):
+        assert contains(page, enlarged(map_picture(pixels[None], like=like), 5))
+
+
+def test_colours_of_maps():
+    """Every class has its own colour, depth a grey between the extremes; black says that nothing is known."""
+    classes = map_picture(torch.arange(256, dtype=torch.uint8).view(1, 16, 16)).reshape(-1, 3)
+    assert classes[255].tolist() == [0, 0, 0]
+    assert len({tuple(colour) for colour in classes[:150].tolist()}) == 150
+    depth = torch.tensor([[[-1, 100, 150, 200]]], dtype=torch.int32)
+    assert map_picture(depth)[0, :, 0].tolist() == [0, 26, 140, 255]
+    assert map_picture(torch.tensor([[[-5.0, 50.0, 150.0, 999.0]]]), like=depth)[0, :, 0].tolist() == [0, 26, 140, 255]
+    assert not map_picture(torch.full((1, 1, 2), -1)).any()
