@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import runpy
 from pathlib import Path
+from typing import NamedTuple
 
 import dense_reference as dense
 import numpy as np
@@ -29,9 +30,26 @@ from omnimae.visualization import frame_strip, reconstruct
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs' / 'mae_st'
 GRAY = dict(mean=(0.45,) * 3, std=(0.225,) * 3)
-GRID = Grid(4, 3, 2)  # of the tiny models
-PATCH = (2, 8, 6)
-CLIP = (8, 24, 12)
+
+
+class Size(NamedTuple):
+    """Of a small model: width and heads of encoder and decoder, patch and clip."""
+
+    encoder: int
+    heads: int
+    decoder: int
+    decoder_heads: int
+    patch: tuple[int, int, int]
+    clip: tuple[int, int, int]
+
+    @property
+    def grid(self) -> Grid:
+        return Grid.of(self.clip, self.patch)
+
+
+SIZE = Size(24, 2, 16, 4, (2, 8, 6), (8, 24, 12))
+GRID, PATCH, CLIP = SIZE.grid, SIZE.patch, SIZE.clip
+OTHER_SIZES = (Size(36, 3, 24, 2, (4, 4, 8), (12, 12, 24)), Size(20, 5, 28, 7, (1, 6, 6), (3, 18, 30)))
 # layout: whether the decoder's positions are separable, whether it has a class token of its own
 LAYOUTS = {'mae_st': (True, True), 'slowfast': (False, False)}
 
@@ -63,11 +81,13 @@ def autoencoder(backbone: dict, layout: str = 'mae_st', frames: str = 'spread', 
     )
 
 
-def tiny(layout: str = 'mae_st', frames: str = 'spread', **backbone) -> torch.nn.Module:
-    return autoencoder(tiny_backbone(**backbone), layout, frames, embed_dim=16, depth=2, num_heads=4)
+def tiny(layout: str = 'mae_st', frames: str = 'spread', size: Size = SIZE, **backbone) -> torch.nn.Module:
+    sizes = dict(embed_dim=size.encoder, num_heads=size.heads, patch_size=size.patch, clip_size=size.clip)
+    backbone = tiny_backbone(**{**sizes, **backbone})
+    return autoencoder(backbone, layout, frames, embed_dim=size.decoder, depth=2, num_heads=size.decoder_heads)
 
 
-def published_file(layout: str, seed: int = 0) -> dict[str, Tensor]:
+def published_file(layout: str, size: Size = SIZE) -> dict[str, Tensor]:
     """Make the weights of a pretraining model with the names of MAE-ST's repository, or of the released files."""
 
     def block(prefix: str, dim: int) -> dict[str, tuple[int, ...]]:
@@ -75,25 +95,25 @@ def published_file(layout: str, seed: int = 0) -> dict[str, Tensor]:
         sizes |= {'mlp.fc1': (4 * dim, dim), 'mlp.fc2': (dim, 4 * dim), 'norm1': (dim,), 'norm2': (dim,)}
         return {f'{prefix}{name}.weight': size for name, size in sizes.items()}
 
-    encoder, decoder = 24, 16
-    shapes = {'patch_embed.proj.weight': (encoder, 3, *PATCH), 'norm.weight': (encoder,)}
+    encoder, decoder, grid = size.encoder, size.decoder, size.grid
+    shapes = {'patch_embed.proj.weight': (encoder, 3, *size.patch), 'norm.weight': (encoder,)}
     shapes |= {'decoder_embed.weight': (decoder, encoder)}
     names = ('decoder_blocks.{}.', 'decoder_norm.', 'decoder_pred.')
     if layout == 'slowfast':
         names = ('pred_head.transforms.0.{}.', 'pred_head.transforms.0.2.', 'pred_head.projections.0.')
     for i in range(2):
         shapes |= block(f'blocks.{i}.', encoder) | block(names[0].format(i), decoder)
-    shapes |= {f'{names[1]}weight': (decoder,), f'{names[2]}weight': (PATCH[1] * PATCH[2] * 3, decoder)}
+    shapes |= {f'{names[1]}weight': (decoder,), f'{names[2]}weight': (size.patch[1] * size.patch[2] * 3, decoder)}
     shapes |= {key.replace('weight', 'bias'): shape[:1] for key, shape in shapes.items()}
-    tables = {'spatial': GRID.h * GRID.w, 'temporal': GRID.t, 'class': 1}
+    tables = {'spatial': grid.h * grid.w, 'temporal': grid.t, 'class': 1}
     shapes |= {'cls_token': (1, 1, encoder), 'mask_token': (1, 1, decoder)}
     shapes |= {f'pos_embed_{name}': (1, number, encoder) for name, number in tables.items()}
     if layout == 'mae_st':
         shapes |= {f'decoder_pos_embed_{name}': (1, number, decoder) for name, number in tables.items()}
         shapes |= {'decoder_cls_token': (1, 1, decoder)}
     else:
-        shapes |= {'decoder_pos_embed': (1, 1 + GRID.num_tokens, decoder)}
-    generator = torch.Generator().manual_seed(seed)
+        shapes |= {'decoder_pos_embed': (1, 1 + grid.num_tokens, decoder)}
+    generator = torch.Generator().manual_seed(0)
     return {
         key: 0.3 * torch.randn(shape, generator=generator) + (len(shape) == 1 and key.endswith('weight'))
         for key, shape in shapes.items()
@@ -115,38 +135,40 @@ def table(p: dict[str, Tensor], prefix: str = '') -> Tensor:
     if f'{prefix}pos_embed' in p:
         return p[f'{prefix}pos_embed']
     space, time = p[f'{prefix}pos_embed_spatial'], p[f'{prefix}pos_embed_temporal']
-    joint = space.repeat(1, GRID.t, 1) + time.repeat_interleave(GRID.h * GRID.w, dim=1)
+    joint = space.repeat(1, time.shape[1], 1) + time.repeat_interleave(space.shape[1], dim=1)
     return torch.cat([p[f'{prefix}pos_embed_class'], joint], 1)
 
 
-def features(clip: Tensor, p: dict[str, Tensor], visible: Tensor | None = None) -> Tensor:
+def features(clip: Tensor, p: dict[str, Tensor], visible: Tensor | None = None, size: Size = SIZE) -> Tensor:
     """(B, 3, T, H, W) -> (B, 1 + K, D), the class token first, before the norm."""
     x = (
-        F.conv3d(clip, p['patch_embed.proj.weight'], p['patch_embed.proj.bias'], stride=PATCH)
+        F.conv3d(clip, p['patch_embed.proj.weight'], p['patch_embed.proj.bias'], stride=size.patch)
         .flatten(2)
         .transpose(1, 2)
     )
     x = torch.cat([p['cls_token'].expand(len(x), -1, -1), x], 1) + table(p)
     if visible is not None:
         x = torch.stack([row[[0, *(tokens + 1)]] for row, tokens in zip(x, visible.numpy(), strict=True)])
-    return dense.blocks(x, fused(p), 'blocks', 2)
+    return dense.blocks(x, fused(p), 'blocks', size.heads)
 
 
-def plain_loss(clip: Tensor, hidden: Tensor, p: dict[str, Tensor], layout: str) -> Tensor:
+def plain_loss(clip: Tensor, hidden: Tensor, p: dict[str, Tensor], layout: str, size: Size) -> Tensor:
     """Compute MAE-ST's loss the plain way: mask tokens put between the others, everything predicted, then masked."""
     names = ('decoder_blocks', 'decoder_norm', 'decoder_pred')
     if layout == 'slowfast':
         names = ('pred_head.transforms.0', 'pred_head.transforms.0.2', 'pred_head.projections.0')
     visible = torch.stack([torch.nonzero(~row)[:, 0] for row in hidden])
-    y = F.linear(dense.norm(features(clip, p, visible), p, 'norm'), p['decoder_embed.weight'], p['decoder_embed.bias'])
+    latent = dense.norm(features(clip, p, visible, size), p, 'norm')
+    y = F.linear(latent, p['decoder_embed.weight'], p['decoder_embed.bias'])
     full = p['mask_token'].expand(*hidden.shape, -1).clone()
     full[~hidden] = y[:, 1:].flatten(0, 1)
     first = p['decoder_cls_token'].expand(len(y), -1, -1) if layout == 'mae_st' else y[:, :1]
     y = torch.cat([first, full], 1) + table(p, 'decoder_')
-    y = dense.norm(dense.blocks(y, fused(p), names[0], 4), p, names[1])
+    y = dense.norm(dense.blocks(y, fused(p), names[0], size.decoder_heads), p, names[1])
     prediction = F.linear(y, p[f'{names[2]}.weight'], p[f'{names[2]}.bias'])[:, 1:]
-    chosen = torch.linspace(0, CLIP[0] - 1, GRID.t).long() if layout == 'mae_st' else torch.arange(0, CLIP[0], 2)
-    frames = clip[:, :, chosen].unflatten(4, (GRID.w, PATCH[2])).unflatten(3, (GRID.h, PATCH[1]))
+    grid, (tubelet, height, width), last = size.grid, size.patch, size.clip[0] - 1
+    chosen = torch.linspace(0, last, grid.t).long() if layout == 'mae_st' else torch.arange(0, last + 1, tubelet)
+    frames = clip[:, :, chosen].unflatten(4, (grid.w, width)).unflatten(3, (grid.h, height))
     target = frames.permute(0, 2, 3, 5, 4, 6, 1).flatten(1, 3).flatten(2)
     target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
     errors = (prediction - target).square().mean(2)
@@ -172,19 +194,20 @@ def test_outputs_and_loss_equal_the_release():
     assert model(clip, 'video', masks)['loss'].item() == pytest.approx(float(golden['loss']), rel=1e-6)
 
 
+@pytest.mark.parametrize('size', [SIZE, *OTHER_SIZES], ids=str)
 @pytest.mark.parametrize(('layout', 'frames'), [('mae_st', 'spread'), ('slowfast', 'first')])
-def test_loss_and_gradients_of_a_converted_file_are_its_own(tmp_path: Path, layout: str, frames: str):
-    state = published_file(layout)
+def test_loss_and_gradients_of_a_converted_file_are_its_own(tmp_path: Path, layout: str, frames: str, size: Size):
+    state = published_file(layout, size)
     wrapped = {'model': state} if layout == 'mae_st' else {'epoch': 199, 'model_state': state, 'cfg': 'TASK: ssl\n'}
     torch.save(wrapped, tmp_path / 'published.pyth')
-    model = tiny(layout, frames)
+    model = tiny(layout, frames, size)
     report = load_weights(model, tmp_path / 'published.pyth', complete=True)
     assert (report.source, report.left, report.initialised, report.fixed) == (layout, (), (), ())
     torch.manual_seed(0)
-    clip = torch.randn(3, 3, *CLIP)
-    hidden = torch.rand(3, GRID.num_tokens).argsort(1) < 17
+    clip = torch.randn(3, 3, *size.clip)
+    hidden = torch.rand(3, size.grid.num_tokens).argsort(1) < 0.7 * size.grid.num_tokens
     parameters = {key: x.clone().requires_grad_() for key, x in state.items()}
-    expected = plain_loss(clip, hidden, parameters, layout)
+    expected = plain_loss(clip, hidden, parameters, layout, size)
     loss = model(clip, 'video', Masks.from_hidden(hidden))['loss']
     assert loss.item() == pytest.approx(expected.item(), rel=2e-6)
     loss.backward()
