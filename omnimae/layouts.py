@@ -737,6 +737,9 @@ def export_multimae(state_dict: StateDict) -> StateDict:
         ValueError: patches of several frames, or a grid that is not square.
     """
     backward = tuple((ours, theirs) for theirs, ours in _MULTIMAE)
+    for key, x in state_dict.items():
+        if key.endswith('.patch_embed.weight') and x.shape[2] != 1:
+            raise ValueError(f"{key}: patches of {x.shape[2]} frames; the layout 'multimae' is for images alone.")
     weights: StateDict = {}
     for key, x in state_dict.items():
         name = _renamed(key, backward)
@@ -754,8 +757,6 @@ def export_multimae(state_dict: StateDict) -> StateDict:
                 raise ValueError(f"{key} has {x.shape[1]} places; the layout 'multimae' is for square images alone.")
             x = x.transpose(1, 2).unflatten(2, (side, side))
         elif key.endswith('patch_embed.weight'):
-            if x.shape[2] != 1:
-                raise ValueError(f"{key}: patches of {x.shape[2]} frames; the layout 'multimae' is for images alone.")
             x = x.squeeze(2)
         elif key.endswith('.mask_token') or '.modality_embed.' in key:
             x = x.unsqueeze(0)

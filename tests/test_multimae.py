@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import re
 from pathlib import Path
@@ -12,14 +14,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
+from PIL import Image
 from test_datasets import write_video
+from test_distributed import run
+from test_tools import tool
 
-from omnimae.checkpoint import convert
-from omnimae.data.aligned import AlignedVideoDataset
+from omnimae.checkpoint import convert, load_file, load_weights
+from omnimae.config import load_config
+from omnimae.data.aligned import AlignedDataset, AlignedVideoDataset
+from omnimae.data.preparation import prepare_aligned
 from omnimae.data.video import BrokenFileError
-from omnimae.layouts import export_multimae
+from omnimae.layouts import export_multimae, export_timm, take_modality
 from omnimae.registry import MODELS
 from omnimae.structures import Address, Grid, Masks, token_spans
+from omnimae.visualization import reconstruct_tasks
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
 @pytest.fixture(autouse=True)
@@ -551,3 +561,328 @@ def test_modalities_of_video_that_cannot_be_used(clips_root):
     for modalities in (dict(depth={}), dict(rgb={}, depth=dict(valid='semseg'))):
         with pytest.raises(ValueError, match="name one of kind='rgb' first, whose videos tell the time, and none with"):
             clips_of(clips_root, modalities=modalities)
+
+
+# --- pseudo labels ---------------------------------------------------------------------------------------------------
+
+
+def write_labels(root: Path) -> None:
+    """Six samples: two whole, without depth, without a picture, with depth of another size, with a class too high."""
+    for name in 'abcdef':
+        size = (8, 10) if name == 'e' else (8, 8)
+        files = dict(
+            rgb=np.zeros((8, 8, 3), np.uint8),
+            depth=np.zeros(size, np.uint16),
+            semseg=np.full((8, 8), 133 if name == 'f' else 132, np.uint8),
+        )
+        files.pop({'c': 'depth', 'd': 'rgb'}.get(name, ''), None)
+        for modality, pixels in files.items():
+            (root / modality / 'x').mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / modality / 'x' / f'{name}.{"jpg" if modality == "rgb" else "png"}')
+
+
+def test_the_check_of_pseudo_labels_says_what_lacks(tmp_path, capsys):
+    write_labels(tmp_path)
+    modalities = dict(rgb={}, depth={}, semseg=dict(kind='classes', num_classes=133))
+    with pytest.raises(
+        ValueError, match=r"has no file for 'x/c' .* the first of 1. Complete it, or leave these out by"
+    ):
+        AlignedDataset(root=str(tmp_path), modalities=modalities)
+    tool('prepare_dataset').main(['multimae', '--root', str(tmp_path), '--workers', '1'])
+    assert (tmp_path / 'aligned_list.txt').read_text() == 'x/a.jpg\nx/b.jpg\n'
+    with open(tmp_path / 'left_out.csv', newline='') as file:
+        reasons = {row['sample']: row['reason'] for row in csv.DictReader(file)}
+    assert reasons == {
+        'x/c': 'no file of depth',
+        'x/d': 'no file of rgb',
+        'x/e.jpg': "sizes differ: {'rgb': '8x8', 'depth': '8x10', 'semseg': '8x8'}",
+        'x/f.jpg': 'semseg: has the class 133, and num_classes=133',
+    }
+    assert (
+        '2 samples\n1 samples lack rgb\n1 samples lack depth\n0 samples lack semseg\n2 complete'
+        in capsys.readouterr().out
+    )
+    source = AlignedDataset(root=str(tmp_path), modalities=modalities, ann_file=str(tmp_path / 'aligned_list.txt'))
+    assert [source[row]['id'] for row in range(len(source))] == ['x/a.jpg', 'x/b.jpg']
+
+
+def test_labels_of_which_none_is_whole(tmp_path):
+    write_labels(tmp_path)
+    for name in 'ab':
+        (tmp_path / 'depth' / 'x' / f'{name}.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='none of 6 samples is whole. See .*left_out.csv'):
+        prepare_aligned(tmp_path, dict(rgb={}, depth={}, semseg=dict(kind='classes', num_classes=133)))
+
+
+# --- weights of other models -----------------------------------------------------------------------------------------
+
+
+def vit(**kwargs) -> torch.nn.Module:
+    settings = dict(embed_dim=24, depth=2, num_heads=2, patch_size=(1, 8, 8), clip_size=(1, 32, 32))
+    positions = dict(positions='sincos2d', cls_token=True, final_norm=False)
+    return MODELS.build(dict(type='SpatioTemporalViT', **{**settings, **positions, **kwargs}))
+
+
+def saved(model: torch.nn.Module, path: Path) -> str:
+    torch.save({'model': export_multimae(model.state_dict())}, path)
+    return str(path)
+
+
+def test_a_classifier_takes_the_colours_of_a_multimae(tmp_path):
+    model, path = tiny(), tmp_path / 'theirs.pth'
+    backbone = dict(type='SpatioTemporalViT', embed_dim=24, depth=2, num_heads=2, cls_token=True)
+    backbone.update(patch_size=(1, 8, 8), clip_size=(1, 32, 32), positions='sincos2d')
+    classifier = MODELS.build(dict(type='Classifier', backbone=backbone, num_classes=3))
+    report = load_weights(classifier, saved(model, path))
+    assert report.source == 'multimae'
+    clip = torch.randn(2, 3, 1, 32, 32)
+    tokens = model.backbone({'rgb': clip})
+    torch.testing.assert_close(classifier.backbone(clip), tokens.of('rgb'))  # the order of tokens changes nothing
+    torch.testing.assert_close(classifier.backbone.encode(*classifier.backbone.patchify(clip))[:, :1], tokens.extra)
+
+
+def test_a_multimae_begins_with_a_plain_vit_and_goes_back(tmp_path):
+    plain = vit(final_norm=True)
+    state = {f'backbone.{name}': x for name, x in plain.state_dict().items()}
+    torch.save(state, tmp_path / 'vit.pth')
+    model = tiny()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    report = load_weights(model, tmp_path / 'vit.pth')
+    kept = {name for name, x in model.state_dict().items() if torch.equal(x, before[name])}
+    assert kept == {*report.initialised}
+    assert {name for name in kept if name.startswith('backbone.')} == {
+        name for name in before if name.startswith(('backbone.tokenizers.depth', 'backbone.tokenizers.semseg'))
+    }
+    back = take_modality(model.state_dict())
+    assert back.keys() == {name for name in state if not name.startswith('backbone.norm.')}
+    assert all(torch.equal(back[name], x) for name, x in state.items() if name in back)
+
+
+def test_files_of_both_through_the_command(tmp_path):
+    model = tiny()
+    theirs, ours, again = saved(model, tmp_path / 'theirs.pth'), tmp_path / 'ours.safetensors', tmp_path / 'again.pth'
+    convert_checkpoint = tool('convert_checkpoint').main
+    convert_checkpoint([theirs, str(ours)])
+    convert_checkpoint([str(ours), str(again), '--to', 'multimae'])
+    states = [load_file(path)[0] for path in (theirs, again)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
+    torch.save({f'backbone.{name}': x for name, x in vit().state_dict().items()}, tmp_path / 'vit.pth')
+    convert_checkpoint([str(tmp_path / 'vit.pth'), str(tmp_path / 'part.pth'), '--to', 'multimae'])
+    part = load_file(tmp_path / 'part.pth')[0]
+    assert {name.split('.')[0] for name in part} == {'global_tokens', 'input_adapters', 'encoder'}
+
+
+def test_timm_computes_what_the_encoder_does_of_colours(tmp_path):
+    timm = pytest.importorskip('timm')
+    model = tiny()
+    weights, about = export_timm(take_modality(model.state_dict()), grid=Grid(1, 4, 4), num_heads=2)
+    theirs = timm.models.VisionTransformer(**{**about['model_args'], 'num_classes': 0}).eval()
+    theirs.load_state_dict(weights)
+    clip = torch.randn(2, 3, 1, 32, 32)
+    tokens = model.backbone({'rgb': clip})
+    expected = torch.cat([tokens.extra, tokens.of('rgb')], 1)
+    torch.testing.assert_close(theirs.forward_features(clip[:, :, 0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_transfer_takes_some_modalities_and_adds_the_class_of_none(tmp_path):
+    model, path = tiny(), tmp_path / 'theirs.pth'
+    tokenizers = dict(
+        semseg=dict(
+            type='ClassMapTokenizer', num_classes=133, padding_class=True, patch_size=(1, 2, 2), clip_size=(1, 8, 8)
+        ),
+        heat=dict(type='PatchTokenizer', channels=1, patch_size=(1, 8, 8), clip_size=(1, 32, 32)),
+    )
+    target = torch.nn.Module()
+    target.backbone = MODELS.build(
+        dict(type='MultiModalViT', embed_dim=24, depth=2, num_heads=2, tokenizers=tokenizers)
+    )
+    report = load_weights(target, saved(model, path))
+    assert all(name.startswith('backbone.tokenizers.heat.') for name in report.initialised)
+    assert (target.backbone.tokenizers.semseg.class_embed.weight[133] == 0).all()
+    clip = {'semseg': random_clips()['semseg']}
+    torch.testing.assert_close(target.backbone(clip).x, model.backbone(clip).x)
+
+
+def test_a_model_of_videos_begins_with_one_of_images(tmp_path):
+    model, path = tiny(), tmp_path / 'theirs.pth'
+    target = torch.nn.Module()
+    tokenizers = dict(rgb=dict(type='PatchTokenizer', channels=3, patch_size=(2, 8, 8), clip_size=(4, 32, 32)))
+    target.backbone = MODELS.build(
+        dict(type='MultiModalViT', embed_dim=24, depth=2, num_heads=2, tokenizers=tokenizers)
+    )
+    fresh = target.backbone.tokenizers.rgb.pos_embed.clone()
+    report = load_weights(target, saved(model, path))
+    assert report.inflated == ('backbone.tokenizers.rgb.patch_embed.weight', 'backbone.tokenizers.rgb.pos_embed')
+    torch.testing.assert_close(target.backbone.tokenizers.rgb.pos_embed, fresh)
+    image = torch.randn(2, 3, 1, 32, 32)
+    torch.testing.assert_close(target.backbone({'rgb': image}).x, model.backbone({'rgb': image}).x)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda x: x.pop('encoder.1.attn.qkv.weight'), r'Missing keys: encoder.1.attn.qkv.weight'),
+        (lambda x: x.pop('output_adapters.rgb.query_norm.bias'), 'Missing keys: output_adapters.rgb.query_norm.bias'),
+        (lambda x: x.update({'encoder.0.gamma': torch.ones(1)}), 'Keys without a place: encoder.0.gamma'),
+        (lambda x: x.pop('input_adapters.depth.proj.weight'), "for 'depth', of which the encoder has no adapter"),
+    ],
+)
+def test_files_that_are_not_whole_are_refused(change, message):
+    theirs = export_multimae(tiny().state_dict())
+    change(theirs)
+    with pytest.raises(ValueError, match=message):
+        convert(theirs)
+
+
+def test_what_their_layout_has_no_place_for():
+    with pytest.raises(ValueError, match='patches of 2 frames; the layout .multimae. is for images alone'):
+        export_multimae(tiny(clip_size=(4, 32, 32), patch=(2, 8, 8)).state_dict())
+    with pytest.raises(ValueError, match='has 8 places; the layout .multimae. is for square images alone'):
+        export_multimae(tiny(clip_size=(1, 16, 32)).state_dict())
+    with pytest.raises(ValueError, match='has no name for backbone.cls_token'):
+        export_multimae({f'backbone.{name}': x for name, x in vit().state_dict().items()})
+    with pytest.raises(ValueError, match=r"modality='heat' can be made of a model of \['depth', 'rgb', 'semseg'\]"):
+        take_modality(tiny().state_dict(), 'heat')
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def stored_clips(frames: int = 1) -> dict[str, torch.Tensor]:
+    """One sample as a data set gives it."""
+    return dict(
+        rgb=torch.randint(256, (3, frames, 32, 32), dtype=torch.uint8),
+        depth=torch.randint(2**16, (1, frames, 32, 32), dtype=torch.int32),
+        semseg=torch.randint(133, (1, frames, 8, 8), dtype=torch.uint8),
+    )
+
+
+def test_what_is_seen_stays_and_what_is_not_is_predicted():
+    model, clips = tiny(), stored_clips()
+    results = reconstruct_tasks(model, clips, inputs=['rgb'])
+    assert list(results) == ['rgb', 'depth', 'semseg', 'norm_rgb']
+    assert {result.original.shape for result in results.values()} == {(1, 32, 32, 3)}
+    picture = clips['rgb'].movedim(0, -1).numpy()
+    for task in ('rgb', 'norm_rgb'):
+        for view in results[task][:3]:
+            np.testing.assert_array_equal(view, picture)
+    assert (results['depth'].masked == 127).all()
+    assert not (results['depth'].reconstruction == 127).all()
+    assert results['depth'].caption.startswith(
+        '16 of 16 patches of rgb, 0 of 16 patches of depth, 0 of 16 patches of s'
+    )
+    # greys rank as depth does, and each class has a colour
+    grey, depth = results['depth'].original[0, :, :, 0].flatten(), clips['depth'].flatten().numpy()
+    assert (np.diff(grey[depth.argsort()].astype(int)) >= 0).all()
+    colours = results['semseg'].original[0, ::4, ::4].reshape(64, 3)
+    classes = clips['semseg'].flatten().tolist()
+    assert len({(number, tuple(colour)) for number, colour in zip(classes, colours.tolist(), strict=True)}) == len(
+        {*classes}
+    )
+
+
+def test_predicted_pictures_are_the_predictions():
+    model, clips = tiny(), stored_clips()
+    results = reconstruct_tasks(model, {'rgb': clips['rgb']}, inputs=['rgb'])
+    everything = Masks(torch.arange(16)[None], torch.zeros(1, 0).long())
+    with torch.no_grad():
+        [row] = model.predict({'rgb': clips['rgb'][None]}, everything)
+    assert list(results) == ['rgb', 'depth', 'semseg', 'norm_rgb']
+    assert (results['depth'].original == 127).all()  # nobody knows
+    classes = row['patches']['semseg'].view(4, 4, 2, 2, 133).argmax(-1).permute(0, 2, 1, 3).reshape(8, 8)
+    picture = results['semseg'].reconstruction[0, ::4, ::4]
+    for number in classes.unique():
+        assert len({tuple(colour) for colour in picture[classes == number].tolist()}) == 1
+    depth = row['patches']['depth'].view(4, 4, 8, 8).permute(0, 2, 1, 3).reshape(32, 32)
+    grey = 255 * (depth - depth.min()) / (depth.max() - depth.min())
+    np.testing.assert_allclose(results['depth'].reconstruction[0, :, :, 0], grey.numpy(), atol=0.51)
+
+
+def test_a_task_that_needs_the_original_is_left_out_without_it():
+    model, clips = tiny(), stored_clips()
+    assert list(reconstruct_tasks(model, {'depth': clips['depth']}, inputs=['depth'])) == ['rgb', 'depth', 'semseg']
+    with pytest.raises(ValueError, match=r"inputs=\['rgb'\] are not all among the clips, \['depth'\]"):
+        reconstruct_tasks(model, {'depth': clips['depth']}, inputs=['rgb'])
+
+
+def test_clips_are_drawn_frame_by_frame():
+    results = reconstruct_tasks(tiny(clip_size=(4, 32, 32), patch=(2, 8, 8)), stored_clips(4))
+    assert {result.reconstruction.shape for result in results.values()} == {(4, 32, 32, 3)}
+    assert 'visible, l1 ' in results['depth'].caption
+
+
+def test_the_command_draws_images_and_data_sets(demo_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
+    config, weights, out = CONFIGS / 'demo' / 'multimae.py', tmp_path / 'weights.pth', tmp_path / 'out'
+    torch.save(MODELS.build(load_config(config).model).state_dict(), weights)
+    photo = next(demo_root.glob('images/val/coffee/*.jpg'))
+    draw = tool('visualize_reconstruction').main
+    draw([str(config), str(weights), str(demo_root), str(photo), '--inputs', 'rgb', '--out-dir', str(out)])
+    assert len(list(out.glob('*.png'))) == 9
+    with pytest.raises(ValueError, match=r'nowhere is no image, nor the root of a data set'):
+        draw([str(config), str(weights), str(tmp_path / 'nowhere'), '--out-dir', str(out)])
+    config = CONFIGS / 'demo' / 'multimae_video.py'
+    torch.save(MODELS.build(load_config(config).model).state_dict(), weights)
+    draw([str(config), str(weights), str(demo_root), '--out-dir', str(out / 'clips')])
+    assert len(list((out / 'clips').glob('*_depth.png'))) == 8
+
+
+# --- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_parameter_takes_part_in_every_step(tmp_path):
+    """DistributedDataParallel refuses the next step where one does not, also if no sample hides any of a modality."""
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(tiny(uncertainty=True))
+        seen = torch.arange(16).expand(3, -1)
+        for masks in (None, Masks(seen, torch.arange(16, 48).expand(3, -1)), None):
+            model(random_clips(), masks)['loss'].backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_ranks_have_the_same_weights(demo_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
+    (tmp_path / 'probe.py').write_text(PROBE)
+    config = tmp_path / 'config.py'
+    config.write_text(f"""
+_base_ = ['{CONFIGS / 'demo' / 'multimae.py'}']
+train_cfg = dict(max_epochs=1)
+train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
+val_dataloader = val_cfg = val_evaluator = None
+custom_imports = dict(imports=['probe'])
+custom_hooks = [dict(type='RankHook')]
+""")
+    finished = run('dist_train.sh', config, 2, '--work-dir', tmp_path / 'work', path=tmp_path)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    ranks = [json.loads((tmp_path / 'work' / f'rank{rank}.json').read_text()) for rank in range(2)]
+    assert len(ranks[0]['ids']) == len(ranks[1]['ids']) == 48
+    assert not {*ranks[0]['ids']} & {*ranks[1]['ids']}
+    assert ranks[0]['weights'] == ranks[1]['weights']
+
+
+# A user's own hook: notes what each rank saw and has in the end.
+PROBE = """
+import json
+from pathlib import Path
+
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from omnimae.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RankHook(Hook):
+    ids = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
+        self.ids += [name for batch in data_batch for name in batch['ids']]
+
+    def after_train(self, runner):
+        weights = [parameter.double().sum().item() for parameter in runner.model.parameters()]
+        file = Path(runner.work_dir, f'rank{get_rank()}.json')
+        file.write_text(json.dumps(dict(ids=self.ids, weights=weights)))
+"""

@@ -79,7 +79,7 @@ class AlignedDataset(ImageDataset):
     def __init__(
         self, *, root: str, modalities: Mapping[str, Mapping[str, Any]], target: str | None = None, **kwargs: Any
     ):
-        self.modalities = {name: _modality(name, cfg) for name, cfg in modalities.items()}
+        self.modalities = {name: as_modality(name, cfg) for name, cfg in modalities.items()}
         if not {*self.modalities} - {target} or (target is not None and target not in self.modalities):
             raise ValueError(
                 f'modalities are {list(self.modalities)} and target={target!r}: the target is to be one of them, and '
@@ -124,9 +124,7 @@ class AlignedDataset(ImageDataset):
     def _read_map(self, modality: Modality, row: int) -> np.ndarray:
         """-> (1, H, W, 3) uint8, or a map (1, H, W, 1): depth int16 or int32, classes uint8."""
         path = self._file(modality.folder, row)
-        if modality.kind == 'rgb':
-            return read_image(path, self.backend_args)
-        pixels = _checked(read_map(path, self.backend_args), modality, path)
+        pixels = read_pixels(modality, path, self.backend_args)
         if modality.kind == 'depth' and modality.valid is not None:
             valid = read_map(self._file(modality.valid, row), self.backend_args)
             if valid.shape != pixels.shape:
@@ -254,6 +252,17 @@ def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:
     return pixels
 
 
+def read_pixels(modality: Modality, path: str, backend_args: dict | None = None) -> np.ndarray:
+    """A picture (1, H, W, 3), uint8, or a map (1, H, W, 1): depth as int16 or int32, classes as uint8.
+
+    Raises:
+        BrokenImageError: the file cannot be read in full, or does not hold what the modality is.
+    """
+    if modality.kind == 'rgb':
+        return read_image(path, backend_args)
+    return _checked(read_map(path, backend_args), modality, path)
+
+
 def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:
     """An image file of one channel -> its numbers as they are, (1, H, W, 1): levels of grey, or indices of a palette.
 
@@ -270,7 +279,12 @@ def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:
     return pixels[None, ..., None]
 
 
-def _modality(name: str, cfg: Mapping[str, Any]) -> Modality:
+def as_modality(name: str, cfg: Mapping[str, Any]) -> Modality:
+    """The `Modality` that a config describes.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
     modality = Modality(**{'kind': name, 'folder': name, **cfg})
     if modality.kind not in KINDS:
         raise ValueError(

@@ -13,16 +13,18 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.utils import ProgressBar
 
+from omnimae.data.aligned import MAP_EXTENSIONS, Modality, as_modality, read_pixels
+from omnimae.data.annotations import scan_folder
 from omnimae.data.benchmarks import BENCHMARKS, Item
 from omnimae.data.datasets import read_image
 from omnimae.data.reencode import reencode
@@ -122,6 +124,82 @@ def _why_not(item: Item, check: Check) -> str | None:
     if check.reason is None and item.span is not None and item.span[0] >= check.duration:
         return f'the span from {item.span[0]:.3f} s on lies outside, it lasts {check.duration:.3f} s'
     return check.reason
+
+
+class PreparedAligned(NamedTuple):
+    """What `prepare_aligned` found.
+
+    Attributes:
+        kept: number of samples that are whole.
+        lacking: modality -> number of samples without a file of it.
+        broken: number of complete samples with a file that cannot be used.
+        list: the file that lists what was kept.
+        report: the file that names the rest, and why.
+    """
+
+    kept: int
+    lacking: dict[str, int]
+    broken: int
+    list: Path
+    report: Path
+
+
+def prepare_aligned(
+    root: str | Path, modalities: Mapping[str, Mapping[str, Any]], *, workers: int = 1
+) -> PreparedAligned:
+    """Check that every picture below ``root`` has all its modalities, that all can be read and are of one size.
+
+    Writes ``aligned_list.txt``, an ann_file of an `AlignedDataset`, and ``left_out.csv``.
+
+    Args:
+        root: folder of the modalities' folders.
+        modalities: as of `AlignedDataset`.
+        workers: processes.
+
+    Raises:
+        ValueError: a folder that cannot be used, or no sample that is whole.
+    """
+    root = Path(root)
+    known = {name: as_modality(name, cfg) for name, cfg in modalities.items()}
+    found = {}
+    for name, modality in known.items():
+        rows = scan_folder(str(root / modality.folder), MAP_EXTENSIONS)
+        found[name] = {os.path.splitext(path)[0]: path for path in rows.paths}
+    stems = sorted(set().union(*found.values()))
+    lacks = {stem: [name for name in known if stem not in found[name]] for stem in stems}
+    complete = [{name: found[name][stem] for name in known} for stem in stems if not lacks[stem]]
+    faults: dict[str, str] = {}
+    work = partial(_check_aligned, str(root), known)
+    for chunk, results in _in_parallel(work, complete, 64, workers, 'Checking samples'):
+        first = next(iter(known))
+        faults |= {files[first]: fault for files, fault in zip(chunk, results, strict=True) if fault}
+    first = next(iter(known))
+    report, kept = root / 'left_out.csv', [files[first] for files in complete if files[first] not in faults]
+    lines = [(stem, f'no file of {", ".join(names)}') for stem, names in lacks.items() if names]
+    _write_csv(report, ('sample', 'reason'), sorted([*lines, *faults.items()]))
+    if not kept:
+        raise ValueError(f'{root}: none of {len(stems)} samples is whole. See {report}.')
+    listed = root / 'aligned_list.txt'
+    _write_lines(listed, kept)
+    lacking = {name: sum(name in names for names in lacks.values()) for name in known}
+    return PreparedAligned(len(kept), lacking, len(faults), listed, report)
+
+
+def _check_aligned(
+    root: str, modalities: Mapping[str, Modality], samples: Sequence[Mapping[str, str]]
+) -> list[str | None]:
+    return [_fault_of(root, modalities, files) for files in samples]
+
+
+def _fault_of(root: str, modalities: Mapping[str, Modality], files: Mapping[str, str]) -> str | None:
+    sizes = {}
+    for name, modality in modalities.items():
+        try:
+            pixels = read_pixels(modality, os.path.join(root, modality.folder, files[name]))
+        except BrokenFileError as error:
+            return f'{name}: {error.reason}'
+        sizes[name] = 'x'.join(map(str, pixels.shape[1:3]))
+    return None if len(set(sizes.values())) == 1 else f'sizes differ: {sizes}'
 
 
 # ---- Checks ----
