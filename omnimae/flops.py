@@ -1,4 +1,4 @@
-"""Arithmetic of a forward pass, counted from the layers of a model: no clip is run, so the meta device will do.
+"""Arithmetic of a forward pass, counted from the layers of a model: the meta device will do.
 
 Counted are the multiply-accumulates (MACs) of every linear layer (the patch embedding is one) and of both products of
 attention, queries with keys and weights with values. Norms, biases, GELU and softmax are left out.
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from omnimae.structures import Grid
 
@@ -137,6 +139,18 @@ def classifier_rows(model: Any) -> list[Row]:
         encoder = encoder_macs(model.backbone, num_tokens, modality) + head
         rows.append(Row(modality, 'one view', num_tokens, num_tokens, encoder, 0))
     return rows
+
+
+@torch.no_grad()
+def dense_macs(model: Any, size: int) -> int:
+    """Count a DensePredictor on a square image of colours, depth or both, as PyTorch counts: convolutions, too."""
+    tokenizers = getattr(model.backbone, 'tokenizers', None)
+    channels = {'rgb': 3} if tokenizers is None else {name: part.channels for name, part in tokenizers.items()}
+    device = next(model.parameters()).device
+    clips = {name: torch.empty(1, number, 1, size, size, device=device) for name, number in channels.items()}
+    with FlopCounterMode(display=False) as counter:
+        model.eval().outputs(clips)
+    return counter.get_total_flops() // 2
 
 
 def _visible_in_paper(num_tokens: int, ratio: float) -> int:

@@ -19,6 +19,7 @@ from PIL import Image
 from omnimae.apis import predict_maps
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
+from omnimae.flops import dense_macs
 from omnimae.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -135,6 +136,15 @@ def test_recipes_of_omnimae_differ_in_their_backbone_alone(name):
     assert backbone.get('drop_path_rate', 0) == theirs['drop_path_rate']
     assert start.endswith('/vitb_pretrain.torch')
     assert 'multimae-b_98_rgb%2B-depth-semseg_1600e_multivit' in their_start
+
+
+def test_arithmetic_of_segmentation():
+    """On 512x512: 1024 tokens and the global one through the encoder, 128x128 pixels through four ConvNeXt blocks."""
+    with torch.device('meta'):
+        model = MODELS.build(load_config(MULTIMAE / 'vit-b_ade20k.py').model)
+    encoder = 1024 * 768 * 768 + 12 * (1025 * 12 * 768**2 + 2 * 1025**2 * 768)
+    head = 1024 * 768 * 6144 + 128**2 * (4 * (49 * 384 + 8 * 384**2) + 384 * 150)
+    assert dense_macs(model, 512) == encoder + head
 
 
 def test_rates_by_layer():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from omnimae.config import infer_num_classes, load_config
-from omnimae.flops import FORMULA, Row, classifier_rows, pretraining_rows
+from omnimae.flops import FORMULA, Row, classifier_rows, dense_macs, pretraining_rows
 from omnimae.registry import MODELS
 
 
@@ -51,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     infer_num_classes(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
+    if cfg.model.type == 'DensePredictor':
+        size = cfg.test_dataloader.dataset.sources.images.transforms[-1]['size']
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f'DensePredictor, {parameters / 1e6:.1f} M parameters')
+        print(f'GMACs of an image of {size}x{size}: {dense_macs(model, size) / 1e9:.2f}')
+        return
     rows = pretraining_rows(model) if hasattr(model, 'mask_generator') else classifier_rows(model)
     print(describe(model), FORMULA, table(rows), sep='\n\n')
 
