@@ -43,6 +43,7 @@ from omnimae.flops import pretraining_rows
 
 SMALL = Path(__file__).parents[1] / 'configs' / 'small'
 METRIC = 'accuracy/top1'
+LOGGING = ('log_level', 'log_processor', 'visualizer')  # keys of a config that change no result
 UNITS = dict(image='images', video='clips')
 
 
@@ -191,7 +192,8 @@ class Workshop:
         return cfg
 
     def _name(self, path: Path, cfg: Config, start: str) -> str:
-        text = json.dumps([cfg.to_dict(), start], sort_keys=True, default=str)
+        told = {key: value for key, value in cfg.to_dict().items() if key not in LOGGING}
+        text = json.dumps([told, start], sort_keys=True, default=str)
         return f'{path.stem}_{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
     def _once(self, make: Callable, name: str, cfg: Config, start: str | None = None) -> dict[str, Any]:
@@ -239,12 +241,11 @@ def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
 def _costs(runner: Runner) -> dict[str, Any]:
     """What a pretraining takes per sample of each modality: MACs of a forward pass, samples a second (median)."""
     costs = {}
-    for row in pretraining_rows(runner.model):
-        if row.what == 'masked, as it runs':
-            costs[f'{row.modality}_macs'] = row.total
+    macs = {row.modality: row.total for row in pretraining_rows(runner.model) if row.what == 'masked, as it runs'}
     for modality, unit in UNITS.items():
         if (key := f'train/{unit}_per_second') in runner.message_hub.log_scalars:
-            costs[f'{modality}_rate'] = float(np.median(runner.message_hub.get_scalar(key).data[0]))
+            rate = float(np.median(runner.message_hub.get_scalar(key).data[0]))
+            costs.update({f'{modality}_rate': rate, f'{modality}_macs': macs[modality]})
     return costs
 
 
