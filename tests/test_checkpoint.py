@@ -1057,3 +1057,14 @@ def test_the_tool_converts_to_the_released_layout_and_back(tmp_path, capsys):
         run_tool([str(tmp_path / 'mae.pth'), str(tmp_path / 'other.pth'), '--to', 'videomae'])
     with pytest.raises(ValueError, match=r'mae\.pth: --to timm needs --config'):
         run_tool([str(tmp_path / 'mae.pth'), str(tmp_path / 'folder'), '--to', 'timm'])
+
+
+def test_a_head_on_the_class_token_is_not_exported_as_one_on_the_mean(tmp_path):
+    config = tmp_path / 'cls.py'
+    base = ROOT / 'configs' / 'demo' / 'mae_finetune.py'
+    config.write_text(f"_base_ = ['{base}']\nmodel = dict(backbone=dict(pool='cls'), pretrained_norm=True)\n")
+    save_file(MODELS.build(load_config(config).model).state_dict(), tmp_path / 'cls.pth', {})
+    with pytest.raises(
+        ValueError, match=r"--to timm is for heads on the mean of the tokens, and .*cls\.py has pool='cls'"
+    ):
+        run_tool([str(tmp_path / 'cls.pth'), str(tmp_path / 'folder'), '--to', 'timm', '--config', str(config)])

@@ -192,7 +192,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ('mae', 'vit-b_in1k', 'in1k'),
         ('videomae', 'vit-b-800e_ssv2', 'ssv2'),
         ('videomae', 'vit-b_ucf101', 'ucf101'),
-        ('videomae', 'v2_vit-h_k600', 'k600'),
         ('videomae', 'v2_vit-g_k710', 'k710'),
         ('videomae', 'v2_vit-g-k710_hmdb51', 'hmdb51'),
         ('mae_st', 'vit-b_k400', 'k400'),

@@ -214,6 +214,19 @@ def test_a_classifier_takes_the_class_token_where_it_has_one(tmp_path: Path, cls
     assert torch.allclose(tokens, expected, rtol=1e-4, atol=1e-5) == cls_token
 
 
+@torch.no_grad()
+def test_a_classifier_may_begin_with_the_class_token_and_its_norm(tmp_path: Path):
+    state = mae_file()
+    torch.save({'model': state}, tmp_path / 'mae.pth')
+    backbone = image_backbone(pool='cls')
+    model = MODELS.build(dict(type='Classifier', backbone=backbone, num_classes=5, pretrained_norm=True))
+    assert load_weights(model, tmp_path / 'mae.pth').initialised == ('head.weight', 'head.bias')
+    image = torch.randn(2, 3, 32, 24)
+    token = dense.norm(features(image, state)[:, 0], state, 'norm')
+    expected = F.linear(token, model.head.weight, model.head.bias)
+    torch.testing.assert_close(model.logits(image.unsqueeze(2)), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_arithmetic_with_a_class_token_is_what_torch_counts():
     model = tiny()
     row = pretraining_rows(model)[1]

@@ -115,6 +115,8 @@ def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
     # of the model: grid, heads and the fixed positions, for which one block is enough
     cfg = load_config(args.config).model
     backbone = MODELS.build({**cfg.backbone, 'depth': 1, 'init_cfg': None})
+    if getattr(backbone, 'pool', 'mean') == 'cls' and 'norm.weight' in weights:
+        raise ValueError(f"--to {args.to} is for heads on the mean of the tokens, and {args.config} has pool='cls'.")
     tokenizers = getattr(backbone, 'tokenizers', {})
     stem = tokenizers['rgb'] if 'rgb' in tokenizers else backbone  # of several modalities the colours are exported
     positions = stem.fixed_positions()

@@ -28,7 +28,6 @@ def frozen_model(model: dict) -> dict:
         type='FrozenBackbone',
         backbone=model['backbone'],
         norm=norm,
-        pool=model.get('pool', 'mean'),
         data_preprocessor=dict(type='ClipPreprocessor', **statistics),
     )
 

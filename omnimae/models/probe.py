@@ -22,11 +22,10 @@ class FrozenBackbone(BaseModel):
         norm: 'token' normalises each token by the backbone's final norm and averages then: what pretraining, which has
             that norm, leaves (the release's feature ``last_patch_avg``). 'pooled' averages and normalises then: what a
             fine-tuned Classifier has in front of its head, with the norm of its checkpoint.
-        pool: 'mean' over the tokens of patches, or 'cls': the class token instead.
         data_preprocessor: config of the ClipPreprocessor.
 
     Raises:
-        ValueError: unknown ``norm`` or ``pool``, or a backbone that has no class token.
+        ValueError: unknown ``norm``.
     """
 
     def __init__(
@@ -34,19 +33,13 @@ class FrozenBackbone(BaseModel):
         *,
         backbone: dict,
         norm: str = 'token',
-        pool: str = 'mean',
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
         super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
         if norm not in ('token', 'pooled'):
             raise ValueError(f"norm={norm!r} is unknown. Choose 'token' or 'pooled'.")
-        if pool not in ('mean', 'cls'):
-            raise ValueError(f"pool={pool!r} is unknown. Choose 'mean' or 'cls'.")
         self.backbone = MODELS.build({**backbone, 'final_norm': norm == 'token'})
-        if pool == 'cls' and not self.backbone.num_extra_tokens:
-            raise ValueError("pool='cls', and the backbone has no class token. Set backbone.cls_token=True, or 'mean'.")
-        self.pool = pool
         self.norm = nn.Identity() if norm == 'token' else nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
         self.backbone.eval()
 
@@ -78,11 +71,7 @@ class FrozenBackbone(BaseModel):
         """(B, 3, T, H, W) or (B, V, 3, T, H, W) -> (B, V, D)."""
         if clip.dim() == 5:
             clip = clip.unsqueeze(1)
-        clips = self.data_preprocessor.normalize(clip.flatten(0, 1))
-        if self.pool == 'cls':
-            pooled = self.backbone.encode(*self.backbone.patchify(clips))[:, 0]
-        else:
-            pooled = self.backbone.pooled(clips)
+        pooled = self.backbone.pooled(self.data_preprocessor.normalize(clip.flatten(0, 1)))
         return self.norm(pooled).unflatten(0, clip.shape[:2])
 
 
@@ -123,11 +112,12 @@ class FeatureNorm(nn.BatchNorm1d):
 class LinearProbe(FrozenBackbone):
     """A frozen backbone, batch norm without affine and a linear layer: MAE's probe (arXiv:2111.06377, appendix A).
 
+    MAE's reads the class token: ``backbone=dict(cls_token=True, pool='cls')``.
+
     Args:
         backbone: config of the encoder.
         num_classes: size of the linear layer.
         norm: of the features, see `FrozenBackbone`: 'token' for pretrained backbones.
-        pool: of the features, see `FrozenBackbone`; MAE's probe has 'cls'.
         head_init_std: of the linear layer's truncated-normal weights.
         data_preprocessor: config of the ClipPreprocessor.
     """
@@ -138,13 +128,12 @@ class LinearProbe(FrozenBackbone):
         backbone: dict,
         num_classes: int,
         norm: str = 'token',
-        pool: str = 'mean',
         head_init_std: float = 0.01,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
         preprocessor = dict(data_preprocessor or dict(type='ClipPreprocessor'), num_classes=num_classes)
-        super().__init__(backbone=backbone, norm=norm, pool=pool, data_preprocessor=preprocessor, init_cfg=init_cfg)
+        super().__init__(backbone=backbone, norm=norm, data_preprocessor=preprocessor, init_cfg=init_cfg)
         # not in FrozenBackbone, which would have nothing left to train: DDP refuses such a model, in testing too
         for part in (self.backbone, self.norm):
             part.requires_grad_(False)

@@ -368,6 +368,7 @@ class SpatioTemporalViT(PositionedModule):
             token; 'separable', learned for places and for time slices, as in MAE-ST.
         cls_token: a learned token before those of the clip, with a position of its own where these are learned;
             `encode` gives it, `forward` does not.
+        pool: what `pooled` gives, the 'mean' over the tokens of the clip, or 'cls', the class token.
         xavier_patch_embed: begin with a Xavier-uniform patch embedding, as OmniMAE and MAE do; False takes that of
             PyTorch's convolution, as VideoMAE does.
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
@@ -392,6 +393,7 @@ class SpatioTemporalViT(PositionedModule):
         clip_size: Size3 = (16, 224, 224),
         positions: str = 'sincos1d',
         cls_token: bool = False,
+        pool: str = 'mean',
         xavier_patch_embed: bool = True,
         drop_path_rate: float = 0.0,
         final_norm: bool = True,
@@ -399,9 +401,14 @@ class SpatioTemporalViT(PositionedModule):
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
+        if pool not in ('mean', 'cls'):
+            raise ValueError(f"pool={pool!r} is unknown. Choose 'mean' or 'cls'.")
+        if pool == 'cls' and not cls_token:
+            raise ValueError("pool='cls', and the backbone has no class token. Set cls_token=True, or pool='mean'.")
         sizes = Sizes.of(arch, embed_dim, depth, num_heads, mlp_ratio)
         self.embed_dim = sizes.embed_dim
         self.patch_size = (*patch_size,)  # a config may have a list
+        self.pool = pool
         self.num_extra_tokens = int(cls_token)
         self.grad_checkpointing = grad_checkpointing
         self.patch_embed = PatchEmbed(self.patch_size, self.embed_dim, xavier=xavier_patch_embed)
@@ -417,8 +424,8 @@ class SpatioTemporalViT(PositionedModule):
         return self.encode(*self.patchify(clip))[:, self.num_extra_tokens :]
 
     def pooled(self, clip: Tensor) -> Tensor:
-        """(B, C, T, H, W) floating, normalised -> (B, D): mean over the tokens of the clip."""
-        return self(clip).mean(1)
+        """(B, C, T, H, W) floating, normalised -> (B, D): mean over the tokens of the clip, or the class token."""
+        return self.encode(*self.patchify(clip))[:, 0] if self.pool == 'cls' else self(clip).mean(1)
 
     def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
         """(B, C, T, H, W) -> (B, N, P) and the grid, in the clip's own dtype."""

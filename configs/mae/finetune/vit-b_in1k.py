@@ -1,6 +1,8 @@
 """MAE ViT-B, fine-tuned on ImageNet-1K (arXiv:2111.06377).
 
 Numbers: the released script (github.com/facebookresearch/mae, FINETUNE.md); a rate of 5e-4 per 256 images, 1024 a step.
+     Its other way, with the class token instead of the mean of the others, and the norm of pretraining: with
+     ``--cfg-options model.backbone.pool=cls model.pretrained_norm=True``.
 Data: python tools/prepare_dataset.py in1k --root FOLDER
 Run:  bash tools/dist_train.sh configs/mae/finetune/vit-b_in1k.py 8
       (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches; the release has 32 GPUs;

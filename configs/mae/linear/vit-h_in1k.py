@@ -20,9 +20,8 @@ _base_ = [
 model = dict(
     _delete_=True,
     type='LinearProbe',
-    pool='cls',
     data_preprocessor=_base_.model.data_preprocessor,
-    backbone=_base_.model.backbone,
+    backbone=dict(_base_.model.backbone, pool='cls'),
     num_classes=_base_.num_classes,
     init_cfg=dict(
         type='Checkpoint',
