@@ -92,4 +92,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f'draw_ratios.py: {error}')

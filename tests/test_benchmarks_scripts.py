@@ -11,6 +11,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from omnimae.checkpoint import save_file
+from omnimae.config import load_config
+from omnimae.registry import MODELS
+from omnimae.visualization import HIDDEN_GREY
+
 ROOT = Path(__file__).parents[1]
 TINY = dict(
     type='MaskedAutoencoder',
@@ -114,3 +119,33 @@ def test_dual_masking_is_measured(bench_step, tmp_path, monkeypatch):
     assert alone['decoder_gflops'] > both['decoder_gflops']
     assert alone['memory_of_a_clip_mb'] == 3.0
     assert '| 2 clips, ViT-base | fp32 | encoder and decoder | 20 |' in (tmp_path / 'table.md').read_text()
+
+
+def test_draw_ratios_hides_more_and_more(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    import draw_ratios
+
+    config = ROOT / 'configs' / 'small' / 'pictures.py'
+    save_file(MODELS.build(load_config(config).model).state_dict(), tmp_path / 'drawn.safetensors', {})
+    seen, unseen = (next((demo_root / 'images' / split / 'coffee').iterdir()) for split in ('train', 'val'))
+    clip = next((demo_root / 'videos' / 'val' / 'pan_up').iterdir())
+    words = [str(config), str(tmp_path / 'drawn.safetensors'), '--out-dir', str(tmp_path / 'out')]
+    words += ['--seen', str(seen), '--unseen', str(unseen), str(clip)]
+    hidden = []
+    sheet = draw_ratios.sheet
+
+    def count(title, rows, columns=()):
+        shares = [[(panel == HIDDEN_GREY).all(2).mean() for panel in row.panels] for row in rows]
+        hidden.append(np.array(shares))
+        return sheet(title, rows, columns)
+
+    monkeypatch.setattr(draw_ratios, 'sheet', count)
+    draw_ratios.main(words)
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['images.png', 'video_1.png']
+    video, images = hidden
+    for row in images:  # 48, 57 and 60 of 64 tokens
+        np.testing.assert_allclose(row[1::2], (48 / 64, 57 / 64, 60 / 64), atol=0.02)
+    assert (images[:, ::2] < 0.05).all()
+    np.testing.assert_allclose(video[1::2].mean(1), (0.75, 0.9, 0.95), atol=0.06)
+    with pytest.raises(ValueError, match='nowhere.jpg does not exist'):
+        draw_ratios.main([*words[:-1], 'nowhere.jpg'])
