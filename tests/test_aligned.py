@@ -180,6 +180,7 @@ def test_a_file_without_partner_is_refused(root, tmp_path):
     [
         (dict(target='normals'), "target='normals': the target is to be one of them"),
         (dict(target='rgb', modalities=dict(rgb={})), 'an input has to be left'),
+        (dict(modalities=dict(rgb=dict(fodler='a'))), "modalities.rgb has no 'fodler'. Known are kind, folder, stride"),
         (dict(modalities=dict(heat={})), r"modalities.heat.kind='heat' is unknown. Choose one of 'rgb', 'depth'"),
     ],
 )

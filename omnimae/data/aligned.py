@@ -285,6 +285,8 @@ def as_modality(name: str, cfg: Mapping[str, Any]) -> Modality:
     Raises:
         ValueError: an unknown kind.
     """
+    if unknown := sorted(set(cfg) - set(Modality._fields)):
+        raise ValueError(f'modalities.{name} has no {unknown[0]!r}. Known are {", ".join(Modality._fields)}.')
     modality = Modality(**{'kind': name, 'folder': name, **cfg})
     if modality.kind not in KINDS:
         raise ValueError(
