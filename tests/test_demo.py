@@ -15,7 +15,17 @@ import pytest
 from PIL import Image
 
 from omnimae.data import demo
-from omnimae.data.demo import CLASSES, MOTIONS, PHOTOGRAPHS, Journey, camera_path, draw_journey, film, make_demo
+from omnimae.data.demo import (
+    CLASSES,
+    MOTIONS,
+    PHOTOGRAPHS,
+    Journey,
+    camera_path,
+    draw_journey,
+    film,
+    make_demo,
+    make_maps,
+)
 
 # A journey with round numbers; the angle is a quarter turn, so sideways is upright in the photograph.
 JOURNEY = Journey(
@@ -179,6 +189,7 @@ def test_files_hold_the_motion(tmp_path: Path, suffix: str, codec: str, motion: 
 
 def test_the_same_seed_makes_the_same_bytes_whatever_the_processes(demo_root: Path, tmp_path: Path):
     make_demo(tmp_path / 'again', size=1, workers=1)
+    make_maps(tmp_path / 'again')
     assert digests(tmp_path / 'again') == digests(demo_root)
 
 

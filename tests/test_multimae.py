@@ -8,6 +8,7 @@ import math
 import re
 from pathlib import Path
 
+import av
 import dense_reference as dense
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from test_tools import tool
 from omnimae.checkpoint import convert, load_file, load_weights
 from omnimae.config import load_config
 from omnimae.data.aligned import AlignedDataset, AlignedVideoDataset
+from omnimae.data.demo import make_maps
 from omnimae.data.preparation import prepare_aligned
 from omnimae.data.video import BrokenFileError
 from omnimae.layouts import export_multimae, export_timm, take_modality
@@ -563,6 +565,26 @@ def test_modalities_of_video_that_cannot_be_used(clips_root):
             clips_of(clips_root, modalities=modalities)
 
 
+def test_maps_of_the_demo_fit_their_files(demo_root):
+    before = {path: path.stat().st_mtime_ns for path in demo_root.glob('semseg/**/*.png')}
+    assert make_maps(demo_root) == len(before) + 2 * 96  # all images, and a video of each photograph and motion
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    image = next(demo_root.glob('images/train/coffee/*.jpg'))
+    depth, classes = (
+        np.asarray(Image.open((demo_root / name / image.relative_to(demo_root)).with_suffix('.png')))
+        for name in ('depth', 'semseg')
+    )
+    pixels = np.asarray(Image.open(image))
+    assert depth.shape == classes.shape == pixels.shape[:2]
+    assert (depth.dtype, classes.dtype) == (np.uint16, np.uint8)
+    assert np.corrcoef(depth.flatten(), pixels.mean(2).flatten())[0, 1] > 0.6
+    assert classes.max() < 8
+    video = demo_root / 'videos' / 'train' / (demo_root / 'depth/videos/train.txt').read_text().splitlines()[0]
+    maps = np.load((demo_root / 'depth' / video.relative_to(demo_root)).with_suffix('.npy'))
+    with av.open(str(video)) as container:
+        assert len(maps) == len([*container.decode(video=0)])
+
+
 # --- pseudo labels ---------------------------------------------------------------------------------------------------
 
 
@@ -851,6 +873,7 @@ def test_two_ranks_have_the_same_weights(demo_root, tmp_path, monkeypatch):
     config.write_text(f"""
 _base_ = ['{CONFIGS / 'demo' / 'multimae.py'}']
 train_cfg = dict(max_epochs=1)
+param_scheduler = dict(warmup_epochs=0)
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
 val_dataloader = val_cfg = val_evaluator = None
 custom_imports = dict(imports=['probe'])
