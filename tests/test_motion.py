@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tiny_benchmarks import write_image
 from omnimae.data import motion
 from omnimae.data.motion import MOTIONS, PERIOD, Film, draw_film, frames_of, make_small
 
+ROOT = Path(__file__).parents[1]
 WHITE, BLACK = np.full((8, 8, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
 
 
@@ -127,3 +130,15 @@ def test_other_data_at_the_root_are_left_alone(images, tmp_path):
     make_small(tmp_path / 'small', images, size=8)
     with pytest.raises(ValueError, match=r'does not hold the data of size 8 and seed 1\. Remove it'):
         make_small(tmp_path / 'small', images, size=8, seed=1)
+
+
+def test_the_command_makes_them(images, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location('prepare_dataset', ROOT / 'tools' / 'prepare_dataset.py')
+    prepare_dataset = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prepare_dataset)
+    words = ['small', '--root', str(tmp_path / 'small'), '--images', str(images), '--workers', '1']
+    prepare_dataset.main([*words, '--size', '8'])
+    assert re.search(r'small: lists of 44 images, 88 videos \(\d+ s\)', capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        prepare_dataset.main([*words, '--size', '9'])
+    assert re.fullmatch(r'.*: images .* holds 18 images, size=9 needs 20\. .*\n', capsys.readouterr().err)
