@@ -3,14 +3,15 @@
 Counted are the multiply-accumulates (MACs) of every linear layer (the patch embedding is one) and of both products of
 attention, queries with keys and weights with values. Norms, biases, GELU and softmax are left out.
 
-A backbone is a SpatioTemporalViT, a head an MAEHead, a model a MaskedAutoencoder or a Classifier, or what has the same
-layers by the same names; their types are Any, since this room does not import the models.
+A backbone is a SpatioTemporalViT, a head an MAEHead, a model a MaskedAutoencoder, a MultiMAE or a Classifier, or what
+has the same layers by the same names; their types are Any, since this room does not import the models.
 
 Legend: N tokens of the clip, K visible ones, M decoded ones.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -151,6 +152,36 @@ def dense_macs(model: Any, size: int) -> int:
     with FlopCounterMode(display=False) as counter:
         model.eval().outputs(clips)
     return counter.get_total_flops() // 2
+
+
+def task_rows(model: Any) -> list[Row]:
+    """Count a MultiMAE with nothing hidden and as it runs, as PyTorch counts: the encoder, and all decoders together.
+
+    The patches of all tokens are embedded, also of those that are hidden.
+    """
+    parts = model.backbone.tokenizers.items()
+    device, grids = model.backbone.global_tokens.device, {name: part.grid for name, part in parts}
+    patches = {}
+    for name, part in parts:
+        is_map, shape = hasattr(part, 'class_embed'), (1, part.grid.num_tokens, math.prod(part.patch_size))
+        patches[name] = (
+            torch.zeros(shape, dtype=torch.long, device=device)
+            if is_map
+            else torch.zeros(*shape[:2], shape[2] * part.channels, device=device)
+        )
+    modality = 'image' if all(part.grid.t * part.patch_size[0] == 1 for _, part in parts) else 'video'
+    num_tokens = sum(grid.num_tokens for grid in grids.values())
+    rows = []
+    for what, num_visible in (('all tokens', num_tokens), ('masked, as it runs', model.mask_generator.num_visible)):
+        visible = torch.zeros(1, num_visible, dtype=torch.long, device=device)
+        with torch.no_grad(), FlopCounterMode(display=False) as encoder:
+            latent = model.backbone.encode(patches, grids, visible)
+        with torch.no_grad(), FlopCounterMode(display=False) as decoder:
+            for task in model.head:
+                model.head_of(task)(latent, visible, grids, grids[model.head_of(task).modality])
+        macs = (counter.get_total_flops() // 2 for counter in (encoder, decoder))
+        rows.append(Row(modality, what, num_visible, num_tokens, *macs))
+    return rows
 
 
 def _visible_in_paper(num_tokens: int, ratio: float) -> int:

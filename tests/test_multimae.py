@@ -26,6 +26,7 @@ from omnimae.data.aligned import AlignedDataset, AlignedVideoDataset
 from omnimae.data.demo import make_maps
 from omnimae.data.preparation import prepare_aligned
 from omnimae.data.video import BrokenFileError
+from omnimae.flops import task_rows
 from omnimae.layouts import export_multimae, export_timm, take_modality
 from omnimae.registry import MODELS
 from omnimae.structures import Address, Grid, Masks, token_spans
@@ -90,6 +91,21 @@ def test_outputs_and_losses_equal_the_release():
         assert losses[f'{error}_{task}'].item() == pytest.approx(float(golden[f'losses/{task}']), rel=1e-6)
     total = sum(float(golden[f'losses/{task}']) for task in ('rgb', 'depth', 'semseg', 'norm_rgb'))
     assert losses['loss'].item() == pytest.approx(total, rel=1e-6)
+
+
+def test_arithmetic_by_hand():
+    with torch.device('meta'):
+        model = MODELS.build(load_config(CONFIGS / 'multimae' / 'vit-b_in1k.py').model)
+    whole, masked = task_rows(model)
+    embedding = 196 * 768 * (768 + 256 + 1024)
+    for row, num_visible in ((whole, 588), (masked, 98)):
+        n, weights, width = num_visible + 1, 12 * 12 * 768**2, 256
+        assert row.encoder == embedding + n * weights + 12 * 2 * n**2 * 768
+        outputs = 196 * width * (768 + 256 + 133 * 16 + 768)
+        cross = n * 768 * width + n * 2 * width**2 + 196 * 2 * width**2 + 2 * 196 * n * width + 196 * 8 * width**2
+        blocks = 2 * (196 * 12 * width**2 + 2 * 196**2 * width)
+        assert row.decoder == 4 * (cross + blocks) + outputs
+        assert (row.num_visible, row.num_tokens, row.modality) == (num_visible, 588, 'image')
 
 
 def test_parameters_are_the_published_ones():

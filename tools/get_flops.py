@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from omnimae.config import infer_num_classes, load_config
-from omnimae.flops import FORMULA, Row, classifier_rows, dense_macs, pretraining_rows
+from omnimae.flops import FORMULA, Row, classifier_rows, dense_macs, pretraining_rows, task_rows
 from omnimae.registry import MODELS
 
 
@@ -56,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f'DensePredictor, {parameters / 1e6:.1f} M parameters')
         print(f'GMACs of an image of {size}x{size}: {dense_macs(model, size) / 1e9:.2f}')
+        return
+    if cfg.model.type == 'MultiMAE':
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(
+            f'MultiMAE, {parameters / 1e6:.2f} M parameters: {", ".join(model.backbone.modalities)}; all tasks together'
+        )
+        print(table(task_rows(model)))
         return
     rows = pretraining_rows(model) if hasattr(model, 'mask_generator') else classifier_rows(model)
     print(describe(model), FORMULA, table(rows), sep='\n\n')

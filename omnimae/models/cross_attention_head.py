@@ -135,8 +135,10 @@ class CrossAttentionHead(BaseModule):
             grid: of the clip to predict.
         """
         device = latent.device.type
-        with torch.autocast(device, enabled=torch.is_autocast_enabled(device) and not self.float32):
-            return self._decode(latent.float() if self.float32 else latent, visible, grids, grid)
+        if not self.float32 or not torch.amp.is_autocast_available(device):  # as on the meta device
+            return self._decode(latent, visible, grids, grid)
+        with torch.autocast(device, enabled=False):
+            return self._decode(latent.float(), visible, grids, grid)
 
     def _decode(self, latent: Tensor, visible: Tensor, grids: Mapping[str, Grid], grid: Grid) -> Tensor:
         table = torch.cat([self._places(name, other) for name, other in grids.items()])
