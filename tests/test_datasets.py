@@ -736,6 +736,7 @@ def test_labelled_folders_of_pictures(hybrid):
         ('a 0 2', {}, r"line 1, 'a 0 2': 0 pictures from number 1 on are none"),
         ('a 5 2\n\na 5 3', {}, r"line 3, 'a 5 3': it stands in line 1 too. Drop one"),
         ('../a 5 2', {}, r"'../a 5 2': The path leaves root"),
+        ('a/../.. 5 2', {}, r"'a/../.. 5 2': The path leaves root"),
         ('a 5 2', dict(columns=('start', 'label')), r"columns=\['start', 'label'\] are not 'total' and some"),
         ('a 5 2', dict(template='img.jpg'), r"template='img.jpg' has no place for the number"),
         ('a 5 2', dict(frame_rate=0), r'frame_rate=0 is not positive'),

@@ -269,7 +269,7 @@ def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iter
 
 
 def _is_outside(path: str) -> bool:
-    return path.startswith('/') or '://' in path or ('..' in path and os.path.normpath(path).startswith('../'))
+    return path.startswith('/') or '://' in path or ('..' in path and f'{os.path.normpath(path)}/'.startswith('../'))
 
 
 def _parse_line(line: str, pattern: re.Pattern, extensions: Sequence[str], index: Mapping[str, int]) -> Row:
