@@ -223,10 +223,10 @@ class MAEHead(PositionedModule):
     def predicted_pixels(self, pixels: Tensor, decode: Tensor, grid: Grid) -> Tensor:
         """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of those of their frames that are predicted."""
         tubelet = pixels.shape[2] // self.frame_values
-        frames = self.target.frames_of(grid.t, tubelet).to(decode.device)
+        frames = self.target.frames_of(grid.t, tubelet)
         if frames.shape[1] == tubelet:
             return pixels
-        choice = frames[decode // (grid.h * grid.w)]  # (B, M, F)
+        choice = frames.to(decode.device)[decode // (grid.h * grid.w)]  # (B, M, F)
         patches = pixels.unflatten(2, (tubelet, -1))
         return patches.gather(2, choice[..., None].expand(-1, -1, -1, self.frame_values)).flatten(2)
 
