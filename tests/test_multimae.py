@@ -415,6 +415,15 @@ def test_any_subset_trains_in_any_order(names):
     }  # fmt: skip
 
 
+def test_a_modality_that_no_task_predicts_predicts_others():
+    clips = random_clips()
+    model = tiny(head=dict(rgb=dict(type='CrossAttentionHead', error='mse', embed_dim=16, num_heads=2)))
+    [row, *_] = model.predict({'depth': clips['depth']})
+    assert (row['patches']['rgb'].shape, row['losses'], row['loss']) == ((16, 192), {}, 0)
+    with pytest.raises(ValueError, match=r"No task of \['rgb'\] predicts one of \['depth'\], so there is no loss"):
+        model({'depth': clips['depth']})
+
+
 def test_images_of_another_size_and_in_a_model_of_videos():
     model = tiny(clip_size=(4, 32, 32), patch=(2, 8, 8))
     for frames, side, num_tokens in ((1, 32, 16), (4, 64, 128), (8, 32, 64)):

@@ -89,10 +89,16 @@ class MultiMAE(BaseModel):
         whose modality is not given has no part in it.
 
         Raises:
-            ValueError: a size that the patch does not divide, an unknown modality, or a mask of other tokens.
+            ValueError: a size that the patch does not divide, an unknown modality, none that a task predicts, or a mask
+                of other tokens.
         """
         encoded = self._encode(clips, masks)
         errors = {task: self._mean_error(task, encoded) for task in self._known_tasks(encoded)}
+        if not errors:
+            raise ValueError(
+                f'No task of {list(self.head)} predicts one of {list(encoded.grids)}, so there is no loss. Give the '
+                'clips of a modality that a task predicts, too.'
+            )
         total = torch.stack([self._weighted(task, error) for task, error in errors.items()]).sum()
         # a curve per task; MMEngine would add up every name that contains 'loss'
         return {'loss': total, **{f'{self.head_of(task).error}_{task}': x.detach() for task, x in errors.items()}}
@@ -106,7 +112,7 @@ class MultiMAE(BaseModel):
         has several frames, else 'image'. Patches are in the space of the target.
 
         Raises:
-            ValueError: as ``loss``.
+            ValueError: as ``loss``, but for tasks: any modality predicts any other.
         """
         encoded = self._encode(clips, masks)
         predictions = {task: self._predict(task, encoded) for task in self.head}
@@ -115,7 +121,8 @@ class MultiMAE(BaseModel):
             errors, some = self._errors(task, predictions[task], encoded)
             losses[task] = torch.where(some, errors, torch.nan)
         modality = 'image' if all(clip.shape[2] == 1 for clip in clips.values()) else 'video'
-        total = torch.stack([*losses.values()]).nansum(0)
+        nothing = encoded.latent.new_zeros(len(encoded.visible), dtype=torch.float32)
+        total = torch.stack([nothing, *losses.values()]).nansum(0)
         return [
             dict(
                 patches={task: x[row] for task, x in predictions.items()},
