@@ -10,6 +10,7 @@ import time
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import mmengine.fileio
@@ -286,6 +287,14 @@ def test_what_lies_between_keyframes_and_wanted_frames_is_not_decoded(make, monk
         assert [number_of(frame) for frame in opened.read_at([0.1, 1.2, 2.05])] == [2, 24, 41]
         assert [number_of(frame) for frame in opened.read_at([1.9, 2.0])] == [38, 40]
     assert [[len(run) for run in each] for each in runs] == [[3, 5, 2], [19, 1]]
+
+
+def test_a_frame_shown_before_the_keyframe_in_front_of_it_is_decoded_from_the_one_before():
+    # in the order of decoding; the one shown at 18 refers to both keyframes and follows one shown at 24
+    packets = [SimpleNamespace(pts=pts, is_keyframe=pts in (0, 20)) for pts in (0, 8, 4, 20, 24, 18, 28)]
+    for wanted in ({18, 24}, {4, 18, 24}):
+        assert [[packet.pts for packet in run] for run in video._runs(packets, wanted)] == [[0, 8, 4, 20, 24, 18]]
+    assert [[packet.pts for packet in run] for run in video._runs(packets, {8, 24})] == [[0, 8], [20, 24]]
 
 
 @pytest.mark.parametrize('kind', PYAV_ONLY)

@@ -598,8 +598,8 @@ def _runs(packets: list[Packet], wanted: set[int]) -> list[list[Packet]]:
             continue
         # A frame that is shown before the keyframe in front of it refers to what comes before that.
         first = next(i for i in reversed(keyframes) if packets[i].pts <= packet.pts)
-        if runs and first <= runs[-1][1] + 1:
-            first = runs.pop()[0]
+        while runs and first <= runs[-1][1] + 1:  # the last may begin later: a wanted frame may come between these two
+            first = min(first, runs.pop()[0])
         runs.append((first, number))
     return [packets[first : last + 1] for first, last in runs]
 
