@@ -1,4 +1,4 @@
-"""The recipe tables of docs/recipes.md say what the configs say.
+"""What the documentation names is there, and the recipe tables of docs/recipes.md say what the configs say.
 
 UPDATE_GOLDEN=1 python -m pytest tests/test_docs.py writes them anew.
 """
@@ -115,3 +115,12 @@ def test_every_folder_of_recipes_has_a_table():
     methods = ('mae', 'videomae', 'mae_st', 'multimae')
     files = [path for method in methods for path in (ROOT / 'configs' / method).rglob('*.py')]
     assert {str(path.parent.relative_to(ROOT / 'configs')) for path in files} == shown
+
+
+@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'docs/methods.md', 'docs/recipes.md', 'docs/zoo.md'])
+def test_files_that_are_named_exist(page: str):
+    text = (ROOT / page).read_text()
+    named = re.findall(r'(?<![\w/])((?:tests|tools|configs|benchmarks|docs)/[\w./-]+\.(?:py|sh|md|png|yaml))\b', text)
+    named += [f'tests/{name}' for name in re.findall(r'(?<!/)\b(test_\w+\.py)\b', text)]
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
