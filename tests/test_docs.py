@@ -117,10 +117,14 @@ def test_every_folder_of_recipes_has_a_table():
     assert {str(path.parent.relative_to(ROOT / 'configs')) for path in files} == shown
 
 
-@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'docs/methods.md', 'docs/recipes.md', 'docs/zoo.md'])
+@pytest.mark.parametrize(
+    'page', ['README.md', 'CONTRIBUTING.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
+)
 def test_files_that_are_named_exist(page: str):
     text = (ROOT / page).read_text()
     named = re.findall(r'(?<![\w/])((?:tests|tools|configs|benchmarks|docs)/[\w./-]+\.(?:py|sh|md|png|yaml))\b', text)
     named += [f'tests/{name}' for name in re.findall(r'(?<!/)\b(test_\w+\.py)\b', text)]
+    links = re.findall(r'\]\((?!https?:)([^)#]+)', text)
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
