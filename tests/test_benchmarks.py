@@ -317,6 +317,13 @@ def test_k710_finds_its_videos_anywhere_but_among_the_copies(root):
 
 
 @of('k710')
+def test_k710_has_no_videos_outside(root):
+    (root / 'train.csv').write_text('k400/../../a.mp4 1\n')
+    with pytest.raises(ValueError, match=r"train.csv, line 1: 'k400/../../a.mp4' leaves the folder of the data"):
+        prepare('k710', root, short_side=32)
+
+
+@of('k710')
 def test_k710_needs_its_names(root):
     (root / 'train.csv').write_text('k400/-_train1.mp4 710\n')
     with pytest.raises(

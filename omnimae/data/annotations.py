@@ -173,7 +173,7 @@ def read_list(
     for number, line in _lines(ann_file, select, backend_args):
         try:
             row = _parse_line(line, pattern, extensions, index)
-            if not allow_outside and _is_outside(row.path):
+            if not allow_outside and is_outside(row.path):
                 raise ValueError('The path leaves root. Correct it, or set allow_outside=True if you trust the list.')
             if paths and (row.label is None) != (labels[0] is None):
                 raise ValueError('Some lines have a label and some have none. Give all or none a label.')
@@ -236,7 +236,7 @@ def read_frame_list(
         start, total = numbers.get('start', 1), numbers['total']
         if start < 0 or total < 1:
             raise ValueError(f'{ann_file}, line {place}, {line!r}: {total} pictures from number {start} on are none.')
-        if not allow_outside and _is_outside(path):
+        if not allow_outside and is_outside(path):
             raise ValueError(
                 f'{ann_file}, line {place}, {line!r}: The path leaves root. Correct it, or set allow_outside=True if '
                 'you trust the list.'
@@ -268,7 +268,8 @@ def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iter
         raise ValueError(f'ann_file={ann_file!r} has no lines{with_it}. Write one "path" or "path label" a line.')
 
 
-def _is_outside(path: str) -> bool:
+def is_outside(path: str) -> bool:
+    """Whether a path is none below the folder that it is relative to."""
     return path.startswith('/') or '://' in path or ('..' in path and f'{os.path.normpath(path)}/'.startswith('../'))
 
 

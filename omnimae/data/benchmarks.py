@@ -16,7 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_files, read_classes, scan_folder
+from omnimae.data.annotations import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    is_outside,
+    list_files,
+    read_classes,
+    scan_folder,
+)
 
 SPLITS = ('train', 'val')
 
@@ -514,6 +521,8 @@ class _Items:
     def add(self, place: str, key: Any, *item: Any) -> None:
         if key in self.places:
             raise ValueError(f'{self.file}, {place}: {key!r} stands at {self.places[key]} too. Drop one of the two.')
+        if is_outside(item[0]):  # copies of it would be written outside, too
+            raise ValueError(f'{self.file}, {place}: {item[0]!r} leaves the folder of the data. Correct the line.')
         self.places[key] = place
         self._items.append(Item(*item))
 
