@@ -120,12 +120,12 @@ class ColorJitter:
         prob: float = 0.5,
         grey_prob: float = 0.0,
     ):
-        limits = dict(brightness=1, contrast=1, saturation=1, hue=0.5, prob=1, grey_prob=1)
-        given = locals()
-        for name, limit in limits.items():
-            if not 0 <= given[name] <= limit:
-                raise ValueError(f'ColorJitter: {name}={given[name]} is not within 0..{limit}. Give such a number.')
         self.strengths = (brightness, contrast, saturation, hue)
+        shares = dict(brightness=brightness, contrast=contrast, saturation=saturation, prob=prob, grey_prob=grey_prob)
+        for name, value in {**shares, 'hue': hue}.items():
+            limit = 0.5 if name == 'hue' else 1
+            if not 0 <= value <= limit:
+                raise ValueError(f'ColorJitter: {name}={value} is not within 0..{limit}. Give such a number.')
         self.prob, self.grey_prob = prob, grey_prob
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
