@@ -693,6 +693,11 @@ def hybrid(tmp_path, data) -> Path:
     return tmp_path
 
 
+def test_there_is_nothing_to_select_without_a_list(hybrid):
+    with pytest.raises(ValueError, match="select='k400/' picks lines of an ann_file, and there is none"):
+        VideoDataset(root=str(hybrid), select='k400/')
+
+
 def test_sources_of_one_list(hybrid):
     same = dict(root=str(hybrid), ann_file=str(hybrid / 'hybrid.txt'), num_frames=4, transforms=[CROP])
     kinetics = VideoDataset(select='k400/', clip_seconds=1.0, **same)

@@ -203,6 +203,8 @@ class FileDataset(Dataset):
         if isinstance(classes, str):
             classes = read_classes(classes, backend_args=backend_args)
         about: dict[str, Any] = dict(classes=classes, backend_args=backend_args)
+        if ann_file is None and select is not None:
+            raise ValueError(f'select={select!r} picks lines of an ann_file, and there is none. Give it, or no select.')
         if ann_file is None:
             rows = scan_folder(root, extensions, **about)
         else:
