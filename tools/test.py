@@ -60,7 +60,7 @@ def main() -> None:
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     if cfg.model.get('num_classes', 0) is None:
-        infer_num_classes(cfg, next(iter(stored_classes(args.checkpoint)), None))
+        infer_num_classes(cfg, max(stored_classes(args.checkpoint), key=len, default=None))
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
