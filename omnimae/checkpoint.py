@@ -288,6 +288,11 @@ def load_weights(
     target = model.state_dict()
     if KERNEL not in target and not is_multimodal(target):
         raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
+    if is_multimodal(state_dict) and is_pretraining(target) and not is_multimodal(target):
+        raise ValueError(
+            f'{path}: holds a model of several modalities, whose decoders are others. Give a checkpoint of a '
+            'MaskedAutoencoder, or a MultiMAE or a Classifier to load it into.'
+        )
     state_dict = _of_kind(state_dict, target)
     has_positions = any('.pos_embed' in key for key in state_dict)
     fixed = () if has_positions else tuple(key for key, _ in model.named_buffers() if key.endswith('pos_embed'))

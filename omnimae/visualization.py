@@ -94,6 +94,7 @@ def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = N
         masked=_frames(masked, grid, patch_size),
         reconstruction=_frames(reconstruction, grid, patch_size),
         caption=_caption(head.target, modality, grid, int(seen.sum()), float(result['loss']))
+        + _left_grey(int((~seen).sum()), int((~seen[decode]).sum()))
         + (f' Of {clip.shape[1]} frames {numbers.numel()} are predicted.' if numbers.numel() < clip.shape[1] else ''),
         numbers=numbers.flatten().tolist(),
     )
@@ -122,6 +123,12 @@ def _caption(target: Any, modality: str, grid: Grid, num_visible: int, loss: flo
     hidden = 100 * (1 - num_visible / num_tokens)
     text = f'{modality}, {hidden:.1f} % hidden: {num_visible} of {num_tokens} patches visible, loss {loss:.3f}. '
     return text + _how_restored(target)
+
+
+def _left_grey(num_hidden: int, num_predicted: int) -> str:
+    if num_predicted == num_hidden:
+        return ''
+    return f' Of {num_hidden} hidden patches {num_predicted} are predicted, the others stay grey.'
 
 
 def _how_restored(target: Any) -> str:
@@ -179,6 +186,7 @@ def reconstruct_tasks(
         grid, patch_size = model.grid_of(head.modality, grids), model.backbone.tokenizers[head.modality].patch_size
         error = result['losses'].get(task, torch.tensor(torch.nan))
         caption = f'{visible} visible' + (f', {head.error} {float(error):.3f}' if error.isfinite() else '') + '. '
+        caption += f'No {head.modality} is given. ' if original is None else ''
         caption += '' if head.target is None else _how_restored(head.target)
         original_frames, masked, reconstruction = (_frames(view, grid, patch_size) for view in views)
         numbers = range(len(original_frames))

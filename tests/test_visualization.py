@@ -125,7 +125,9 @@ def test_the_picture_of_an_image_is_the_mean_of_its_two_predicted_frames(monkeyp
 def test_hidden_patches_that_are_not_decoded_stay_grey():
     visible, decode = torch.tensor([[0, 3]]), torch.tensor([[1, 3]])  # decodes a visible patch too
     clip = random_clip('image')
-    picture = reconstruct(build(), clip, 'image', Masks(visible, decode)).reconstruction[0]
+    result = reconstruct(build(), clip, 'image', Masks(visible, decode))
+    assert result.caption.endswith('Of 4 hidden patches 1 are predicted, the others stay grey.')
+    picture = result.reconstruction[0]
     original = as_frames(clip)[0]
     np.testing.assert_array_equal(picture[8:, :8], original[8:, :8])
     assert (picture[:8, 16:] == HIDDEN_GREY).all()
@@ -136,7 +138,7 @@ def test_captions_say_what_is_shown():
     masks = Masks.from_hidden(HIDDEN['video'][None])
     caption = reconstruct(build(), random_clip('video'), 'video', masks).caption
     assert caption.startswith('video, 75.0 % hidden: 3 of 12 patches visible, loss ')
-    assert 'mean and contrast of each hidden one are those of the original' in caption
+    assert caption.endswith('mean and contrast of each hidden one are those of the original.')
     plain = reconstruct(build(None), random_clip('video'), 'video', masks).caption
     assert 'predicted as they are' in plain
 

@@ -50,7 +50,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Draw reconstructions of images and videos.')
     parser.add_argument('config', help='path of a pretraining config')
     parser.add_argument('checkpoint', help='path or URL of its weights, ours or published ones')
-    parser.add_argument('paths', nargs='+', type=Path, metavar='INPUT', help='images, videos, or folders of them')
+    parser.add_argument(
+        'paths',
+        nargs='+',
+        type=Path,
+        metavar='INPUT',
+        help='images, videos, or folders of them; for a MultiMAE images, or the root of a data set',
+    )
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
     parser.add_argument('--inputs', nargs='+', metavar='MODALITY', help='what a MultiMAE sees, of the modalities')
     parser.add_argument('--mp4', action='store_true', help='write videos as mp4 instead of GIF')
@@ -179,7 +185,12 @@ def find_samples(model: Any, cfg: Config, paths: Sequence[Path]) -> Iterator[tup
                 raise ValueError(
                     f'{path}: a folder is read as val_dataloader says, which the config lacks. Give images.'
                 )
-            dataset = DATASETS.build({**next(iter(sources.values())), 'root': str(path)})
+            try:
+                dataset = DATASETS.build({**next(iter(sources.values())), 'root': str(path)})
+            except ValueError as error:
+                raise ValueError(
+                    f'{path}: a folder is read as val_dataloader says, in the place of its root. {error}'
+                ) from error
             for row in range(min(IMAGES_PER_PAGE, len(dataset))):
                 sample = dataset[row]
                 yield sample['id'], {key: clip[0] for key, clip in sample['clips'].items()}

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine import fileio
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, StringTable, scan_folder
@@ -114,8 +114,9 @@ class AlignedDataset(ImageDataset):
 
     def _read(self, row: int, rng: np.random.Generator | None) -> list[Any]:
         maps = {name: self._read_map(modality, row) for name, modality in self.modalities.items()}
-        if len(sizes := {pixels.shape[1:3] for pixels in maps.values()}) > 1:
-            raise BrokenImageError(self._path(row), f'its modalities have different sizes, {sorted(sizes)}')
+        sizes = {name: pixels.shape[1:3] for name, pixels in maps.items()}
+        if len(set(sizes.values())) > 1:
+            raise BrokenImageError(self._path(row), f'its modalities have different sizes, {sizes}')
         return [maps]
 
     def _file(self, folder: str, row: int) -> str:
@@ -199,8 +200,9 @@ class AlignedVideoDataset(AlignedDataset):
             else:
                 maps: Any = MapVideo(path, duration, self.backend_args)  # of a VideoReader what sampling needs
                 clips[name] = _checked(self.sampling.read(maps, 0.0, duration, generator)[0], modality, path)
-        if len(sizes := {clip.shape[1:3] for clip in clips.values()}) > 1:
-            raise BrokenFileError(self._path(row), f'its modalities have different sizes, {sorted(sizes)}')
+        sizes = {name: clip.shape[1:3] for name, clip in clips.items()}
+        if len(set(sizes.values())) > 1:
+            raise BrokenFileError(self._path(row), f'its modalities have different sizes, {sizes}')
         return [clips]
 
 
@@ -272,6 +274,8 @@ def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(fileio.get(path, backend_args=backend_args))) as image:
             pixels = np.array(image)
+    except UnidentifiedImageError as error:
+        raise BrokenImageError(path, 'not an image') from error
     except Exception as error:  # Pillow has no common type for what its readers raise
         raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
     if pixels.ndim != 2:

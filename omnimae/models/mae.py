@@ -129,6 +129,7 @@ class MaskedAutoencoder(BaseModel):
     def _mask_generator(self, modality: str):
         if modality not in self.mask_generator:
             raise ValueError(
-                f'No mask generator for modality={modality!r}; the model has {sorted(self.mask_generator)}.'
+                f'No mask generator for modality={modality!r}; the model has {sorted(self.mask_generator)}. Give it '
+                f'samples of these alone, or add mask_generator.{modality} to the config.'
             )
         return self.mask_generator[modality]
