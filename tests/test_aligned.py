@@ -166,6 +166,14 @@ def test_folders_of_classes_are_labels(tmp_path):
     assert source[0]['clips']['depth'].dtype == torch.int16
 
 
+def test_samples_whose_map_is_listed_are_skipped(root, tmp_path):
+    listed = tmp_path / 'broken_files.txt'
+    listed.write_text(f'{root}/depth/all/0001.png\tbroken\n')
+    sample = dataset(root, skip=str(listed))[Address(0, 1, 7)]
+    assert sample['failures'][0] == (f'{root}/depth/all/0001.png', f'is to be skipped, says {listed}')
+    assert dataset(root, skip=str(listed))[Address(0, 2, 7)]['failures'] == []
+
+
 def test_a_file_without_partner_is_refused(root, tmp_path):
     for name in ('rgb', 'depth'):
         (tmp_path / name).mkdir()

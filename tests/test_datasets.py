@@ -725,6 +725,11 @@ def test_labelled_folders_of_pictures(hybrid):
     assert (sample['label'], sample['id']) == (3, 'SomethingV2/7')
     assert times_of(sample['clip'])[0].tolist() == [[1, 5, 9, 13], [3, 7, 11, 15]]
     assert times_of(FrameDataset(clip_seconds=0.5, to_end=True, **options)[0]['clip'])[0].tolist() == [6, 7, 9, 11]
+    listed = hybrid / 'broken_files.txt'
+    for name in ('', '/img_00007.jpg'):
+        listed.write_text(f'{hybrid}/SomethingV2/7{name}\n')
+        with pytest.raises(ValueError, match=f'SomethingV2/7{name}: is to be skipped, says {listed}'):
+            FrameDataset(skip=str(listed), **options)[Address(0, 0, 0)]
     (hybrid / 'SomethingV2' / '7' / 'img_00007.jpg').unlink()
     with pytest.raises(BrokenImageError, match='img_00007.jpg: FileNotFoundError'):
         FrameDataset(clip_seconds=2.0, num_classes=4, **dict(options, num_frames=16))[0]

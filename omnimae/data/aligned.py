@@ -122,6 +122,9 @@ class AlignedDataset(ImageDataset):
     def _file(self, folder: str, row: int) -> str:
         return os.path.join(self.aligned_root, folder, self.files[folder][row])
 
+    def _files_of(self, row: int) -> list[str]:
+        return [self._file(folder, row) for folder in self.files]
+
     def _read_map(self, modality: Modality, row: int) -> np.ndarray:
         """-> (1, H, W, 3) uint8, or a map (1, H, W, 1): depth int16 or int32, classes uint8."""
         path = self._file(modality.folder, row)

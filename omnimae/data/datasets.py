@@ -256,14 +256,18 @@ class FileDataset(Dataset):
         # Beside a linked folder means beside the link, where prepare_dataset.py puts files, not beside its target.
         return os.path.normpath(path) if self.paths[row].startswith('../') else path
 
+    def _files_of(self, row: int) -> list[str]:
+        """Return the paths of which one is named when a sample cannot be read."""
+        return [self._path(row)]
+
     def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
         return self.read(self._path(row), rng)
 
     def _read_or_skip(self, row: int, rng: np.random.Generator) -> list[Any]:
-        path = self._path(row)
-        if os.path.abspath(path) in self.skipped:
-            raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
-        READING.write(path)
+        for path in self._files_of(row) if self.skipped else ():
+            if os.path.abspath(path) in self.skipped:
+                raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
+        READING.write(self._path(row))
         return self._read(row, rng)
 
     def _train_sample(self, address: Address) -> Sample:

@@ -52,12 +52,17 @@ class FrameFolder:
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         indices, places = np.unique(indices, return_inverse=True)
-        names = [os.path.join(self.path, self.template.format(self.first + index)) for index in indices]
+        names = [picture_path(self.path, self.template, self.first + index) for index in indices]
         pictures = [read_image(name, self.backend_args)[0] for name in names]
         for name, picture in zip(names, pictures, strict=True):
             if picture.shape != pictures[0].shape:
                 raise BrokenVideoError(self.path, f'its size changes at {os.path.basename(name)}')
         return np.stack(pictures)[places]
+
+
+def picture_path(folder: str, template: str, number: int) -> str:
+    """Return the path of a numbered picture."""
+    return os.path.join(folder, template.format(number))
 
 
 @DATASETS.register_module()
@@ -90,6 +95,12 @@ class FrameDataset(VideoDataset):
             raise ValueError(f"template={template!r} has no place for the number. Give one like 'img_{{:05}}.jpg'.")
         self.columns, self.template, self.frame_rate = columns, template, frame_rate
         super().__init__(ann_file=ann_file, **kwargs)
+
+    def _files_of(self, row: int) -> list[str]:
+        assert self.spans is not None  # every line of such a list has one
+        first, total = map(int, self.spans[row])
+        folder = self._path(row)
+        return [folder, *(picture_path(folder, self.template, number) for number in range(first, first + total))]
 
     def _read_list(self, ann_file: str, extensions: Sequence[str], **options: Any) -> Rows:
         return read_frame_list(ann_file, self.columns, **options)
