@@ -55,6 +55,22 @@ class Modality(NamedTuple):
     reduce_zero_label: bool = False
     num_classes: int | None = None
 
+    @classmethod
+    def of(cls, name: str, cfg: Mapping[str, Any]) -> Modality:
+        """What a config describes.
+
+        Raises:
+            ValueError: an unknown word or kind.
+        """
+        if unknown := sorted(set(cfg) - set(cls._fields)):
+            raise ValueError(f'modalities.{name} has no {unknown[0]!r}. Known are {", ".join(cls._fields)}.')
+        modality = cls(**{'kind': name, 'folder': name, **cfg})
+        if modality.kind not in KINDS:
+            raise ValueError(
+                f'modalities.{name}.kind={modality.kind!r} is unknown. Choose one of {", ".join(map(repr, KINDS))}.'
+            )
+        return modality
+
 
 @DATASETS.register_module()
 class AlignedDataset(ImageDataset):
@@ -79,7 +95,7 @@ class AlignedDataset(ImageDataset):
     def __init__(
         self, *, root: str, modalities: Mapping[str, Mapping[str, Any]], target: str | None = None, **kwargs: Any
     ):
-        self.modalities = {name: as_modality(name, cfg) for name, cfg in modalities.items()}
+        self.modalities = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
         if not {*self.modalities} - {target} or (target is not None and target not in self.modalities):
             raise ValueError(
                 f'modalities are {list(self.modalities)} and target={target!r}: the target is to be one of them, and '
@@ -284,22 +300,6 @@ def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:
     if pixels.ndim != 2:
         raise BrokenImageError(path, 'has colours, and a map has one channel')
     return pixels[None, ..., None]
-
-
-def as_modality(name: str, cfg: Mapping[str, Any]) -> Modality:
-    """The `Modality` that a config describes.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-    if unknown := sorted(set(cfg) - set(Modality._fields)):
-        raise ValueError(f'modalities.{name} has no {unknown[0]!r}. Known are {", ".join(Modality._fields)}.')
-    modality = Modality(**{'kind': name, 'folder': name, **cfg})
-    if modality.kind not in KINDS:
-        raise ValueError(
-            f'modalities.{name}.kind={modality.kind!r} is unknown. Choose one of {", ".join(map(repr, KINDS))}.'
-        )
-    return modality
 
 
 def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from mmengine.utils import ProgressBar
 
-from omnimae.data.aligned import MAP_EXTENSIONS, Modality, as_modality, read_pixels
+from omnimae.data.aligned import MAP_EXTENSIONS, Modality, read_pixels
 from omnimae.data.annotations import scan_folder
 from omnimae.data.benchmarks import BENCHMARKS, Item
 from omnimae.data.datasets import read_image
@@ -160,7 +160,7 @@ def prepare_aligned(
         ValueError: a folder that cannot be used, or no sample that is whole.
     """
     root = Path(root)
-    known = {name: as_modality(name, cfg) for name, cfg in modalities.items()}
+    known = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
     found = {}
     for name, modality in known.items():
         rows = scan_folder(str(root / modality.folder), MAP_EXTENSIONS)
