@@ -565,6 +565,11 @@ def predict_maps(
             "only modality is 'rgb'."
         )
     fit = (find_source(cfg, 'image') or {}).get('transforms', [dict(type='ResizeLong', size=512)])[0]
+    if fit['type'] not in ('ResizeLong', 'ResizeShort'):
+        raise ValueError(
+            f'{cfg.filename}: its images are tested behind {fit["type"]}, so the size at which it tells maps is not '
+            'known. Begin the transforms of the test source with ResizeLong or ResizeShort.'
+        )
     return _predict_maps(_build(cfg.model, checkpoint, device, complete=True), fit, list_inputs(inputs))
 
 

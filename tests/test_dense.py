@@ -254,6 +254,8 @@ def test_maps_stand_where_their_tokens_do():
         (lambda: build(multimodal('rgb', 'depth')).outputs(clips('depth')), r"reads \['rgb'\], and \['rgb'\] are not"),
         (lambda: build(VIT, dict(DPT, layers=(0, 1, 2, 4))), r'layers=\(0, 1, 2, 4\), but the backbone has .* 0 to 3'),
         (lambda: build(VIT, dict(DPT, layers=(0, 2, 1, 3))).outputs(clips('rgb')), r'\[0, 2, 1, 3\] are not ascending'),
+        (lambda: build(VIT, dict(DPT, layers=(0, 0, 1, 2))), r'ends in front of the last block, 3'),
+        (lambda: MODELS.build(multimodal('depth')).grid, r"A lone clip is RGB, and .* \['depth'\]"),
         (lambda: build(VIT, dict(DPT, layers=(0, 1))), r'four scales: layers=\(0, 1\)'),
         (lambda: build(VIT, dict(CONVNEXT, embed_dim=100)), 'embed_dim=100 is no multiple of upscale=4 squared'),
         (lambda: build(VIT, task=dict(type='DepthTask', error='l2')), "error='l2' is unknown"),

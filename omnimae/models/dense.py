@@ -98,7 +98,7 @@ class DensePredictor(BaseModel):
         data_preprocessor: config of a MultiModalPreprocessor.
 
     Raises:
-        ValueError: layers that the backbone does not have.
+        ValueError: layers that the backbone does not have, or without its last.
     """
 
     def __init__(
@@ -124,6 +124,11 @@ class DensePredictor(BaseModel):
         if not all(-depth <= layer < depth for layer in self.head.layers):
             raise ValueError(f'head.layers={self.head.layers}, but the backbone has the blocks 0 to {depth - 1}.')
         self.layers = [layer % depth for layer in self.head.layers]
+        if self.layers[-1] != depth - 1:
+            raise ValueError(
+                f'head.layers={self.head.layers} ends in front of the last block, {depth - 1}: those behind would not '
+                'be trained. End with it, or set backbone.depth.'
+            )
 
     def forward(
         self, clips: Mapping[str, Tensor], target: Tensor | None = None, mode: str = 'loss'

@@ -258,6 +258,10 @@ class MultiModalViT(BaseModule):
 
     @property
     def _rgb(self) -> Any:
+        if 'rgb' not in self.tokenizers:
+            raise ValueError(
+                f"A lone clip is RGB, and the backbone's modalities are {list(self.modalities)}. Name them."
+            )
         return self.tokenizers['rgb']
 
     def forward(self, clips: Mapping[str, Tensor]) -> ModalTokens:
