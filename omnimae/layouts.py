@@ -462,7 +462,10 @@ def export(state_dict: Mapping[str, Tensor]) -> StateDict:
     exported = {new: value for key, value in state_dict.items() if (new := _renamed(key, backward))}
     unplaced = [key for key in state_dict if not _renamed(key, backward)]
     if unplaced:
-        raise ValueError(f"The layout 'omnimae' has no names for {listed(unplaced)}. Give a whole model of ours.")
+        raise ValueError(
+            f"The layout 'omnimae' has no names for {listed(unplaced)}. Export to the "
+            "layout of the model's own method, or give a whole OmniMAE."
+        )
     return exported
 
 

@@ -887,6 +887,10 @@ def test_the_command_draws_images_and_data_sets(demo_root, tmp_path, monkeypatch
         draw([str(config), str(weights), str(tmp_path / 'nowhere'), '--out-dir', str(out)])
     with pytest.raises(ValueError, match=r'coffee: a folder is read as val_dataloader says.* is not a folder'):
         draw([str(config), str(weights), str(photo.parent), '--out-dir', str(out)])
+    encoder = {name: x for name, x in load_file(weights)[0].items() if name.startswith('backbone.')}
+    torch.save(encoder, tmp_path / 'encoder.pth')
+    with pytest.raises(ValueError, match=r'encoder\.pth has no values for head\.'):
+        draw([str(config), str(tmp_path / 'encoder.pth'), str(photo), '--out-dir', str(out)])
     config = CONFIGS / 'demo' / 'multimae_video.py'
     torch.save(MODELS.build(load_config(config).model).state_dict(), weights)
     draw([str(config), str(weights), str(demo_root), '--out-dir', str(out / 'clips')])

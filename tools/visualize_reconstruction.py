@@ -211,7 +211,7 @@ def build_model(cfg: Config, checkpoint: str) -> nn.Module:
     if cfg.model.type not in ('MaskedAutoencoder', 'MultiMAE'):
         raise ValueError(f'model.type={cfg.model.type!r} reconstructs nothing. Give the config of a pretraining.')
     model = MODELS.build({**cfg.model, 'init_cfg': None})
-    load_weights(model, checkpoint)
+    load_weights(model, checkpoint, complete=True)
     return model.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
 
 

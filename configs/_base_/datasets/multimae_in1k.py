@@ -9,7 +9,8 @@ every modality, but for their endings::
                                                        Mask2Former with a Swin-S
 
 No network that makes them is part of this package; the published code has a script for each. The check is
-``python tools/prepare_dataset.py multimae --root data/imagenet_multimae/train``.
+``python tools/prepare_dataset.py multimae --root data/imagenet_multimae/train``; if it leaves files out, train with
+``--cfg-options train_dataloader.dataset.sources.in1k.ann_file=data/imagenet_multimae/train/aligned_list.txt``.
 Crops and flips, the same for all modalities: the paper's appendix A and the released config.
 """
 
