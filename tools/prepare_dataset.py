@@ -30,7 +30,7 @@ def prepare_demo(args: argparse.Namespace) -> None:
     """Make the demo data and say what lies where."""
     start = time.perf_counter()
     made = make_demo(args.root, size=args.size, seed=args.seed, workers=args.workers)
-    make_maps(args.root)
+    num_maps = make_maps(args.root)
     seconds = time.perf_counter() - start
     print(f'{args.root}: {made["images"]} images, {made["videos"]} videos ({seconds:.0f} s)')
 
@@ -82,7 +82,7 @@ def prepare_multimae(args: argparse.Namespace) -> None:
     prepared = prepare_aligned(args.root, {name: kinds[name] for name in args.modalities}, workers=args.workers)
     print(f'{prepared.list}: {prepared.kept} samples')
     for name, count in prepared.lacking.items():
-        print(f'{count} samples lack {name}')
+        print(f'{count} without {name}')
     print(f'{prepared.broken} complete samples cannot be used; see {prepared.report}')
 
 
