@@ -32,7 +32,7 @@ def prepare_demo(args: argparse.Namespace) -> None:
     made = make_demo(args.root, size=args.size, seed=args.seed, workers=args.workers)
     num_maps = make_maps(args.root)
     seconds = time.perf_counter() - start
-    print(f'{args.root}: {made["images"]} images, {made["videos"]} videos ({seconds:.0f} s)')
+    print(f'{args.root}: {made["images"]} images, {made["videos"]} videos, maps of {num_maps} ({seconds:.0f} s)')
 
 
 def add_small(datasets: argparse._SubParsersAction) -> None:
