@@ -71,11 +71,11 @@ def clip_rows(results: Sequence[Reconstruction], ratios: Sequence[float]) -> lis
     return rows
 
 
+@torch.no_grad()
 def main(words: Sequence[str] | None = None) -> None:
     """Draw."""
     args = parse_args(words)
     cfg = load_config(args.config)
-    torch.set_grad_enabled(False)
     painter = Painter(build_model(cfg, args.checkpoint), '', clip_seconds_of(cfg), args.out_dir)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     rows, number = [], 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,10 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_demo(root, size=1, workers=2)
     make_maps(root)
     return root
+
+
+@pytest.fixture(autouse=True)
+def _gradients() -> Iterator[None]:
+    """A tool that runs in this process must not switch gradients off for what follows."""
+    yield
+    assert torch.is_grad_enabled()

@@ -645,10 +645,7 @@ def test_the_check_of_pseudo_labels_says_what_lacks(tmp_path, capsys):
         'x/e.jpg': "sizes differ: {'rgb': '8x8', 'depth': '8x10', 'semseg': '8x8'}",
         'x/f.jpg': 'semseg: has the class 133, and num_classes=133',
     }
-    assert (
-        '2 samples\n1 without rgb\n1 without depth\n0 without semseg\n2 complete'
-        in capsys.readouterr().out
-    )
+    assert '2 samples\n1 without rgb\n1 without depth\n0 without semseg\n2 complete' in capsys.readouterr().out
     source = AlignedDataset(root=str(tmp_path), modalities=modalities, ann_file=str(tmp_path / 'aligned_list.txt'))
     assert [source[row]['id'] for row in range(len(source))] == ['x/a.jpg', 'x/b.jpg']
 
