@@ -905,6 +905,7 @@ def test_every_parameter_takes_part_in_every_step(tmp_path):
         seen = torch.arange(16).expand(3, -1)
         for masks in (None, Masks(seen, torch.arange(16, 48).expand(3, -1)), None):
             model(random_clips(), masks)['loss'].backward()
+            assert all(parameter.grad is not None for parameter in model.parameters())
     finally:
         torch.distributed.destroy_process_group()
 

@@ -519,6 +519,11 @@ class _Items:
         self._items: list[Item] = []
 
     def add(self, place: str, key: Any, *item: Any) -> None:
+        """Add the `Item` that stands at ``place``.
+
+        Raises:
+            ValueError: one of that ``key`` is there already, or its path leaves the folder of the data.
+        """
         if key in self.places:
             raise ValueError(f'{self.file}, {place}: {key!r} stands at {self.places[key]} too. Drop one of the two.')
         if is_outside(item[0]):  # copies of it would be written outside, too

@@ -10,26 +10,12 @@ Run: bash tools/dist_train.sh configs/mae/linear/vit-l_in1k.py 8
 Expect: top-1 of 76.0 (released). Ours: not yet run.
 """
 
-_base_ = [
-    '../../_base_/default_runtime.py',
-    '../../_base_/models/mae_vit-large.py',
-    '../../_base_/datasets/linear_in1k.py',
-    '../../_base_/schedules/linear_90e.py',
-]
+_base_ = 'vit-b_in1k.py'
 
 model = dict(
-    _delete_=True,
-    type='LinearProbe',
-    data_preprocessor=_base_.model.data_preprocessor,
-    backbone=dict(_base_.model.backbone, pool='cls'),
-    num_classes=_base_.num_classes,
+    backbone=dict(arch='large'),
     init_cfg=dict(
-        type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_large.pth}}',
     ),
 )
-middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
-val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle))))
-test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=50)
-default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))
