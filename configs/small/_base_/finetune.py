@@ -6,7 +6,7 @@ model = dict(
     type='Classifier',
     backbone=_base_.backbone,
     head_init_std=0.02,
-    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/small/pretrain/joint/epoch_40_raw.safetensors'),
+    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/small/pretrain/joint/epoch_30_raw.safetensors'),
 )
 val_evaluator = dict(type='ClipAccuracy', topk=(1,))
 test_evaluator = val_evaluator
@@ -18,5 +18,5 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=5, val_interval=5)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=3, val_interval=3)
 default_hooks = dict(logger=dict(interval=250), checkpoint=dict(interval=1, max_keep_ckpts=1))

@@ -8,7 +8,7 @@ _base_ = ['mixed.py']
 model = dict(
     type='LinearProbe',
     backbone=_base_.backbone,
-    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/small/pretrain/joint/epoch_40_raw.safetensors'),
+    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/small/pretrain/joint/epoch_30_raw.safetensors'),
 )
 val_evaluator = dict(type='ClipAccuracy', topk=(1,))
 test_evaluator = val_evaluator
@@ -20,5 +20,5 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=5, val_interval=5)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=3, val_interval=3)
 default_hooks = dict(logger=dict(interval=250), checkpoint=dict(interval=1, max_keep_ckpts=1))

@@ -26,5 +26,5 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=40, val_interval=40)
+train_cfg = dict(type='EpochTrainLoop', max_epochs=30, val_interval=30)
 default_hooks = dict(logger=dict(interval=250), checkpoint=dict(interval=1, max_keep_ckpts=1))
