@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +87,34 @@ def test_an_experiment_end_to_end_and_once_more(tmp_path, capsys):
     again = capsys.readouterr().out
     assert 'pretrain_' not in again
     assert again.strip().endswith(first.split('# A trial')[1].strip()[-60:])
+
+
+@pytest.mark.usefixtures('demo')
+def test_processes_share_the_pieces(tmp_path):
+    """A piece that was begun by a killed process is taken over; two others make each piece once, and end with all."""
+    work = tmp_path / 'work'
+    command = [sys.executable, ROOT / 'tools' / 'reproduce.py', declare(tmp_path), '--form', 'tiny', '--seeds', '1']
+    command += ['--work-dir', work]
+
+    def start():
+        environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    killed = start()
+    while not list(work.glob('pieces/pretrain_*/pretrain.py')):  # written before the first step
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    both = [start(), start()]
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    made = re.findall(r'^(\w+_\w{12}): \d+ s', ''.join(printed), re.M)
+    assert sorted(made) == sorted(path.parent.name for path in work.glob('pieces/*/done.json'))
+    assert all(re.search(r'_\w{12}: ', text) for text in printed)  # neither had nothing to do
+    tables = [text[text.index('# A trial') :] for text in printed]
+    assert tables[0] == tables[1]
+    assert 'not yet run' not in tables[0]
 
 
 @pytest.mark.usefixtures('demo')

@@ -8,17 +8,24 @@ its learning rates, the best of them on the validation split for the first seed 
 the table shows the test split. All rows of a task have the same steps and the same augmentation.
 
 What is done is not repeated, also by another experiment that needs the same: stop it at any time (Ctrl-C, or SIGTERM to
-lose no step) and give the same command to go on. WORK_DIR/EXPERIMENT_FORM gets table.md, results.json and plot.png.
+lose no step) and give the same command to go on. Give it twice at once to use two cores or, each with a
+CUDA_VISIBLE_DEVICES of its own, two GPUs: a process takes the pieces that no other is at. WORK_DIR/EXPERIMENT_FORM gets
+table.md, results.json and plot.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import fcntl
 import functools
 import gc
 import hashlib
+import io
+import itertools
 import json
+import os
 import platform
 import sys
 import time
@@ -45,6 +52,7 @@ SMALL = Path(__file__).parents[1] / 'configs' / 'small'
 METRIC = 'accuracy/top1'
 LOGGING = ('log_level', 'log_processor', 'visualizer')  # keys of a config that change no result
 UNITS = dict(image='images', video='clips')
+PATIENCE = 2.0  # seconds between looks at what other processes have finished
 
 
 class Row(NamedTuple):
@@ -148,7 +156,8 @@ def _config(path: Path, place: str, name: str) -> Path:
 class Workshop:
     """Makes pieces, each once: a pretraining, or a task from one start with one rate and one seed.
 
-    A piece has a folder, named after the digest of its config, so another config never meets its results.
+    A piece has a folder, named after the digest of its config, so another config never meets its results. A piece that
+    another process is at is None.
 
     Args:
         folder: of the pieces.
@@ -158,7 +167,7 @@ class Workshop:
     def __init__(self, folder: Path, amp: bool) -> None:
         self.folder, self.amp = folder, amp
 
-    def pretrain(self, row: Row, seed: int, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    def pretrain(self, row: Row, seed: int, options: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
         """-> the name of the piece, and what it gave."""
         cfg = self.config(row.pretrain, options, seed)
         name = self._name(row.pretrain, cfg, '')
@@ -166,7 +175,7 @@ class Workshop:
 
     def measure(
         self, task: Task, start: str | None, rate: float | None, seed: int, options: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
         """Run one task from the piece ``start`` -> 'val' and 'test', top-1 in percent."""
         cfg = self.config(task.config, options, seed)
         if rate is not None:
@@ -196,20 +205,41 @@ class Workshop:
         text = json.dumps([told, start], sort_keys=True, default=str)
         return f'{path.stem}_{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
-    def _once(self, make: Callable, name: str, cfg: Config, start: str | None = None) -> dict[str, Any]:
+    def _once(self, make: Callable, name: str, cfg: Config, start: str | None = None) -> dict[str, Any] | None:
         folder = self.folder / name
         done = folder / 'done.json'
-        if not done.exists():
-            began = time.perf_counter()
-            cfg.work_dir, cfg.experiment_name, cfg.log_level = str(folder), name, 'WARNING'
-            result = make(cfg, None if start is None else self.weights(start))
-            gc.collect()  # workers of the loaders end with them
-            for checkpoint in folder.glob('*.pth'):  # the exported weights stay
-                checkpoint.unlink()
-            done.write_text(json.dumps(result, indent=2) + '\n')
-            scores = ''.join(f', {key} {result[key]:.1f} %' for key in ('val', 'test') if key in result)
-            print(f'{name}: {time.perf_counter() - began:.0f} s{scores}', flush=True)
-        return json.loads(done.read_text())
+        with _claim(folder) as is_ours:
+            if is_ours and not done.exists():
+                began = time.perf_counter()
+                cfg.work_dir, cfg.experiment_name, cfg.log_level = str(folder), name, 'WARNING'
+                result = make(cfg, None if start is None else self.weights(start))
+                gc.collect()  # workers of the loaders end with them
+                for checkpoint in folder.glob('*.pth'):  # the exported weights stay
+                    checkpoint.unlink()
+                _write(done, json.dumps(result, indent=2).encode())
+                scores = ''.join(f', {key} {result[key]:.1f} %' for key in ('val', 'test') if key in result)
+                print(f'{name}: {time.perf_counter() - began:.0f} s{scores}', flush=True)
+        return json.loads(done.read_text()) if done.exists() else None
+
+
+@contextlib.contextmanager
+def _claim(folder: Path) -> Iterator[bool]:
+    """Whether no other process is at a folder; it is let go of also when this process is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / 'lock').open('w') as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            yield False
+        else:
+            yield True
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that another process never sees half."""
+    part = path.with_name(f'{path.name}.{os.getpid()}')
+    part.write_bytes(content)
+    part.replace(path)
 
 
 @functools.cache
@@ -314,8 +344,8 @@ class Results:
     def _measured(self, task: Task) -> list[Row]:
         return [row for row in self.experiment.rows if self.best_rate(row.name, task.name) is not None]
 
-    def plot(self, path: Path) -> None:
-        """Draw mean and standard deviation of every cell, and its seeds as dots."""
+    def plot(self) -> bytes:
+        """Draw mean and standard deviation of every cell, and its seeds as dots -> PNG."""
         tasks, rows = self.experiment.tasks, self.experiment.rows
         curve = self.experiment.axis is not None
         size = (3.2 * len(tasks), 2.6 if curve else 0.9 + 0.32 * len(rows))
@@ -340,19 +370,21 @@ class Results:
             axis.set_title(f'{task.name}: top-1, %', fontsize=9)
             axis.tick_params(labelsize=7)
         figure.tight_layout()
-        figure.savefig(path, dpi=80)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=80)
         plt.close(figure)
+        return picture.getvalue()
 
     def write(self, folder: Path, command: str) -> None:
         """Write table.md, results.json and plot.png."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / 'table.md').write_text(self.report(command), encoding='utf-8')
+        _write(folder / 'table.md', self.report(command).encode())
         said = dict(
             title=self.experiment.title, form=self.experiment.form, command=command, machine=machine(),
             options=self.experiment.options, pretrainings=self.pretrainings, measurements=self.measurements,
         )  # fmt: skip
-        (folder / 'results.json').write_text(json.dumps(said, indent=2) + '\n', encoding='utf-8')
-        self.plot(folder / 'plot.png')
+        _write(folder / 'results.json', json.dumps(said, indent=2).encode())
+        _write(folder / 'plot.png', self.plot())
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -393,7 +425,7 @@ def machine() -> str:
 
 
 def run(experiment: Experiment, seeds: int, workshop: Workshop) -> Iterator[Results]:
-    """Make all pieces, seed by seed and row by row; the results so far after each row.
+    """Make all pieces that no other process makes, seed by seed and row by row; the results so far after each row.
 
     Raises:
         ValueError: an option that a config does not take, before anything is run.
@@ -405,18 +437,38 @@ def run(experiment: Experiment, seeds: int, workshop: Workshop) -> Iterator[Resu
     for task in experiment.tasks:
         workshop.config(task.config, options[task.name], 0)
     results = Results(experiment, seeds)
-    for seed in range(seeds):
-        for row in experiment.rows:
-            start = None
-            if row.pretrain:
-                start, made = workshop.pretrain(row, seed, options['pretrain'])
-                results.pretrainings.append(dict(row=row.name, seed=seed, piece=start, **made))
-            for task in experiment.tasks:
-                rates = task.rates if seed == 0 else (results.best_rate(row.name, task.name),)
-                for rate in rates or (None,):
-                    made = workshop.measure(task, start, rate, seed, options[task.name])
-                    results.measurements.append(dict(row=row.name, task=task.name, seed=seed, rate=rate, **made))
-            yield results
+    todo = list(itertools.product(range(seeds), experiment.rows))
+    while todo:
+        for seed, row in list(todo):
+            is_rate_known = seed == 0 or (0, row) not in todo
+            if is_rate_known and _add_row(results, row, seed, workshop, options):
+                todo.remove((seed, row))
+                yield results
+        if todo:  # others are at what is left
+            time.sleep(PATIENCE)
+
+
+def _add_row(results: Results, row: Row, seed: int, workshop: Workshop, options: Mapping[str, Any]) -> bool:
+    """Make the pieces of a row that no other process is at; once all are there, add them to the results."""
+    start, pretrainings, measurements = None, [], []
+    if row.pretrain:
+        start, made = workshop.pretrain(row, seed, options['pretrain'])
+        if made is None:
+            return False
+        pretrainings.append(dict(row=row.name, seed=seed, piece=start, **made))
+    is_complete = True
+    for task in results.experiment.tasks:
+        rates = task.rates if seed == 0 else (results.best_rate(row.name, task.name),)
+        for rate in rates or (None,):
+            made = workshop.measure(task, start, rate, seed, options[task.name])
+            if made is None:
+                is_complete = False
+            else:
+                measurements.append(dict(row=row.name, task=task.name, seed=seed, rate=rate, **made))
+    if is_complete:
+        results.pretrainings += pretrainings
+        results.measurements += measurements
+    return is_complete
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
