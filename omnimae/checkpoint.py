@@ -276,30 +276,14 @@ def load_weights(
         ValueError: the file cannot be read, its layout is unknown, or its tensors do not fit the model.
     """
     content, _ = load_file(path)
-    try:
-        state_dict, left = translate(content)
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
-    for key, x in state_dict.items():  # what is taken apart below
-        for ending, dims in (('.patch_embed.weight', '(D, C, pt, ph, pw)'), ('.pos_embed', '(1, N, D)')):
-            if key.endswith(ending) and x.dim() != dims.count(',') + 1:
-                raise ValueError(f'{path}: {key} has the shape {tuple(x.shape)} instead of {dims}.')
+    state_dict, left = _translate(content, path)
     model = getattr(model, 'module', model)  # within DDP
     target = model.state_dict()
-    if KERNEL not in target and not is_multimodal(target):
-        raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
-    if is_multimodal(state_dict) and is_pretraining(target) and not is_multimodal(target):
-        raise ValueError(
-            f'{path}: holds a model of several modalities, whose decoders are others. Give a checkpoint of a '
-            'MaskedAutoencoder, or a MultiMAE or a Classifier to load it into.'
-        )
+    _check_kind(state_dict, target, type(model).__name__, path)
     state_dict = _of_kind(state_dict, target)
     has_positions = any('.pos_embed' in key for key in state_dict)
-    fixed = () if has_positions else tuple(key for key, _ in model.named_buffers() if key.endswith('pos_embed'))
+    fixed = () if has_positions else _restore_fixed_positions(model)
     target = {key: x for key, x in target.items() if key not in fixed}
-    for key in fixed:
-        part: Any = model.get_submodule(key.removesuffix('.pos_embed'))
-        part.pos_embed.copy_(part.fixed_positions())
     takes_norm = getattr(model, 'pretrained_norm', False)
     if takes_norm:
         state_dict = {re.sub(r'^backbone\.norm\.', 'norm.', key): x for key, x in state_dict.items()}
@@ -322,6 +306,38 @@ def load_weights(
     )
     print_log(str(report), logger='current')
     return report
+
+
+def _translate(content: StateDict, path: str | os.PathLike) -> tuple[StateDict, tuple[str, ...]]:
+    """Tensors of a file in our layout, and the keys that have no place there."""
+    try:
+        state_dict, left = translate(content)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    for key, x in state_dict.items():  # what is taken apart later
+        for ending, dims in (('.patch_embed.weight', '(D, C, pt, ph, pw)'), ('.pos_embed', '(1, N, D)')):
+            if key.endswith(ending) and x.dim() != dims.count(',') + 1:
+                raise ValueError(f'{path}: {key} has the shape {tuple(x.shape)} instead of {dims}.')
+    return state_dict, left
+
+
+def _check_kind(state_dict: StateDict, target: StateDict, model: str, path: str | os.PathLike) -> None:
+    if KERNEL not in target and not is_multimodal(target):
+        raise ValueError(f'{path}: a checkpoint fills a model, not a {model}. Move init_cfg up to it.')
+    if is_multimodal(state_dict) and is_pretraining(target) and not is_multimodal(target):
+        raise ValueError(
+            f'{path}: holds a model of several modalities, whose decoders are others. Give a checkpoint of a '
+            'MaskedAutoencoder, or a MultiMAE or a Classifier to load it into.'
+        )
+
+
+def _restore_fixed_positions(model: nn.Module) -> tuple[str, ...]:
+    """The file has no positions: set the model's buffers to the fixed ones -> their keys."""
+    keys = tuple(key for key, _ in model.named_buffers() if key.endswith('pos_embed'))
+    for key in keys:
+        part: Any = model.get_submodule(key.removesuffix('.pos_embed'))
+        part.pos_embed.copy_(part.fixed_positions())
+    return keys
 
 
 def _of_kind(state_dict: StateDict, target: StateDict) -> StateDict:

@@ -561,7 +561,11 @@ def export_huggingface(
             'can hold no others. Export to timm.'
         )
     is_classifier = 'head.weight' in state_dict and not is_pretraining(state_dict)
-    prefix = 'videomae.' if is_classifier else ''
+    weights = _huggingface_weights(state_dict, 'videomae.' if is_classifier else '')
+    return weights, _huggingface_config(state_dict, grid, num_heads, is_classifier)
+
+
+def _huggingface_weights(state_dict: StateDict, prefix: str) -> StateDict:
     weights: StateDict = {}
     for key, x in state_dict.items():
         name = _encoder_name(key, state_dict)
@@ -582,6 +586,10 @@ def export_huggingface(
             weights |= {f'{prefix}{block}attention.attention.{part}': value for part, value in named.items()}
         else:
             weights[prefix + _replaced(name, _HUGGINGFACE_BACKWARD)] = x
+    return weights
+
+
+def _huggingface_config(state_dict: StateDict, grid: Grid, num_heads: int, is_classifier: bool) -> dict[str, Any]:
     dim, _, tubelet, height, width = state_dict[KERNEL].shape
     config: dict[str, Any] = dict(
         architectures=['VideoMAEForVideoClassification' if is_classifier else 'VideoMAEModel'],
@@ -601,7 +609,7 @@ def export_huggingface(
     if is_classifier:
         config['id2label'] = {str(label): f'LABEL_{label}' for label in range(len(state_dict['head.weight']))}
         config['label2id'] = {name: int(label) for label, name in config['id2label'].items()}
-    return weights, config
+    return config
 
 
 def export_mae(state_dict: StateDict) -> StateDict:
