@@ -22,7 +22,6 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from rich.progress import track
 from torch import Tensor, nn
@@ -589,6 +588,6 @@ def _predict_maps(model: Any, fit: Mapping[str, Any], items: Sequence[Item]) -> 
         clip = torch.from_numpy(resize(image, height, width, 'bilinear')).movedim(-1, 0)[None]
         with torch.inference_mode():
             output = model.outputs({'rgb': clip.to(model.data_preprocessor.device)}).float()
-            [result] = model.task.results(F.interpolate(output, size=sides, mode='bilinear'))
+            [result] = model.task.resized_results(output, sides)
         [pixels] = result.values()
         yield PredictedMap(item.name, image[0], pixels.cpu().numpy(), None)

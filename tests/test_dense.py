@@ -153,6 +153,18 @@ def test_cross_entropy_over_the_pixels_that_have_a_class():
     assert task.results(output)[0]['classes'].tolist() == [[0, 1, 1, 1]]
 
 
+def test_resized_results_are_those_of_the_resized_output():
+    """Also where classes are equal: the first counts."""
+    output = torch.randn(2, 7, 9, 13).mul(2).round()
+    task = MODELS.build(dict(type='SegmentationTask', num_classes=7))
+    for got, expected in zip(
+        task.resized_results(output, (30, 41)),
+        task.results(F.interpolate(output, size=(30, 41), mode='bilinear')),
+        strict=True,
+    ):
+        assert torch.equal(got['classes'], expected['classes'])
+
+
 def test_a_crop_of_padding_alone_costs_nothing():
     for task, target in (
         (SEGMENTATION, torch.full((1, 1, 1, 4, 4), 255, dtype=torch.uint8)),

@@ -47,6 +47,16 @@ class SegmentationTask:
         """(B, classes, H, W) -> B times dict(classes=(H, W) uint8)."""
         return [dict(classes=classes) for classes in output.argmax(1).to(torch.uint8)]
 
+    def resized_results(self, output: Tensor, size: tuple[int, int]) -> list[dict]:
+        """`results` of the output resized to (H, W), a class at a time: a photograph has no room for all of them."""
+        best = F.interpolate(output[:, :1], size=size, mode='bilinear')
+        classes = torch.zeros_like(best, dtype=torch.uint8)
+        for label in range(1, self.num_classes):
+            scores = F.interpolate(output[:, label : label + 1], size=size, mode='bilinear')
+            classes.masked_fill_(scores > best, label)
+            best = torch.maximum(best, scores)
+        return [dict(classes=one) for one in classes[:, 0]]
+
 
 @MODELS.register_module()
 class DepthTask:
@@ -83,6 +93,10 @@ class DepthTask:
     def results(self, output: Tensor) -> list[dict]:
         """(B, 1, H, W) -> B times dict(depth=(H, W)), in the unit of the files."""
         return [dict(depth=depth) for depth in output[:, 0].float() * self.std + self.mean]
+
+    def resized_results(self, output: Tensor, size: tuple[int, int]) -> list[dict]:
+        """`results` of the output resized to (H, W)."""
+        return self.results(F.interpolate(output, size=size, mode='bilinear'))
 
 
 @MODELS.register_module()
