@@ -1,4 +1,8 @@
-"""Experiments from a declaration: what is run, what is not run again, what the table says, what is refused."""
+"""Experiments from a declaration: what is run, what is not run again, what the table says, what is refused.
+
+UPDATE_GOLDEN=1 python -m pytest tests/test_reproduce.py writes tables and plots of docs/evidence.md anew, from the
+results.json that were copied to docs/evidence/EXPERIMENT_FORM.json.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +90,7 @@ def test_an_experiment_end_to_end_and_once_more(tmp_path, capsys):
     reproduce.main(words)
     again = capsys.readouterr().out
     assert 'pretrain_' not in again
-    assert again.strip().endswith(first.split('# A trial')[1].strip()[-60:])
+    assert again.split('# A trial')[1] == first.split('# A trial')[1]
 
 
 @pytest.mark.usefixtures('demo')
@@ -237,3 +241,34 @@ def test_every_config_of_small_belongs_to_an_experiment():
     there = {str(path.relative_to(SMALL)) for path in SMALL.rglob('*.py') if '_base_' not in path.parts}
     alone = {f'cifar10_{name}.py' for name in ('pretrain', 'finetune', 'linear', 'knn')} | {'pictures.py'}
     assert there - used == alone
+
+
+EVIDENCE = ROOT / 'docs' / 'evidence.md'
+BLOCKS = re.compile(r'<!-- (\w+)_(reduced|full) -->\n(.*?)<!-- end -->', re.DOTALL)
+
+
+def measured(name: str, form: str) -> reproduce.Results:
+    said = json.loads((ROOT / 'docs' / 'evidence' / f'{name}_{form}.json').read_text())
+    seeds = 1 + max(one['seed'] for one in said['measurements'])
+    results = reproduce.Results(reproduce.load_experiment(name, form), seeds)
+    results.pretrainings, results.measurements = said['pretrainings'], said['measurements']
+    return results
+
+
+@pytest.mark.parametrize(('name', 'form', 'text'), BLOCKS.findall(EVIDENCE.read_text()))
+def test_the_tables_of_the_evidence_are_the_measured_ones(name, form, text):
+    results = measured(name, form)
+    if os.environ.get('UPDATE_GOLDEN'):
+        mark = f'<!-- {name}_{form} -->\n'
+        EVIDENCE.write_text(EVIDENCE.read_text().replace(mark + text, mark + results.summary()))
+        (ROOT / 'docs' / 'images' / f'{name}_{form}.png').write_bytes(results.plot())
+        text = results.summary()
+    assert text == results.summary()
+    for row in results.experiment.rows:  # nothing was stopped half way
+        for task in results.experiment.tasks:
+            assert len(results.values(row.name, task.name)) in (0, results.seeds)
+
+
+def test_all_results_are_shown():
+    shown = {f'{name}_{form}' for name, form, _ in BLOCKS.findall(EVIDENCE.read_text())}
+    assert shown == {path.stem for path in (ROOT / 'docs' / 'evidence').glob('*.json')}

@@ -320,8 +320,8 @@ class Results:
             lines.append(f'| {" | ".join([row.name, *cells, seconds, macs, _pair(made, "rate", 1.0)])} |')
         return '\n'.join(lines)
 
-    def report(self, command: str) -> str:
-        """Title, table and how it was made, as markdown."""
+    def summary(self) -> str:
+        """Table, number of seeds and budgets, as markdown."""
         one = self.experiment
         budgets = [f'pretraining {_budget(self.pretrainings)}'] * bool(self.pretrainings)
         for task in one.tasks:
@@ -331,12 +331,17 @@ class Results:
                 budgets.append(f'{task.name} {_budget(measured)}; lr of {", ".join(map(_g, task.rates))}: {rates}')
         total = sum(row['seconds'] for row in [*self.pretrainings, *self.measurements] if 'seconds' in row)
         lines = [
-            f'# {one.title}', '', self.table(), '',
+            self.table(), '',
             f'Top-1 on the test split in percent, {self._seeds()}.', '',
-            f'* Command: `{command}`', f'* Machine: {machine()}', f'* Training: {total / 60:.1f} minutes in all',
+            f'* Training: {total / 60:.1f} minutes in all',
             *(f'* Budget: {line}' for line in budgets),
         ]  # fmt: skip
         return '\n'.join(lines) + '\n'
+
+    def report(self, command: str) -> str:
+        """The page of the experiment, as markdown."""
+        origin = f'* Command: `{command}`\n* Machine: {machine()}\n'
+        return f'# {self.experiment.title}\n\n{self.summary()}{origin}'
 
     def _seeds(self) -> str:
         return 'one seed' if self.seeds == 1 else f'mean ± standard deviation over {self.seeds} seeds'
