@@ -36,6 +36,8 @@ from omnimae.layouts import (
     CLS_TOKEN,
     GLOBAL_TOKENS,
     KERNEL,
+    OF_COLOURS,
+    OF_PLAIN,
     TOKENIZERS,
     WRAPPERS,
     StateDict,
@@ -280,7 +282,7 @@ def load_weights(
     model = getattr(model, 'module', model)  # within DDP
     target = model.state_dict()
     _check_kind(state_dict, target, type(model).__name__, path)
-    state_dict = _of_kind(state_dict, target)
+    state_dict, apart = _of_kind(state_dict, target)
     has_positions = any('.pos_embed' in key for key in state_dict)
     fixed = () if has_positions else _restore_fixed_positions(model)
     target = {key: x for key, x in target.items() if key not in fixed}
@@ -299,7 +301,7 @@ def load_weights(
         path=str(path),
         source=str(recognise(content)),
         loaded=tuple(filter(wanted, target)),
-        left=(*(key for key in state_dict if not wanted(key)), *left),
+        left=(*(key for key in state_dict if not wanted(key)), *apart, *left),
         initialised=tuple(key for key in target if not wanted(key)),
         inflated=inflated,
         fixed=fixed,
@@ -340,20 +342,21 @@ def _restore_fixed_positions(model: nn.Module) -> tuple[str, ...]:
     return keys
 
 
-def _of_kind(state_dict: StateDict, target: StateDict) -> StateDict:
+def _of_kind(state_dict: StateDict, target: StateDict) -> tuple[StateDict, tuple[str, ...]]:
     """Weights of several modalities for a model of one, and the other way round: its colours are what both have.
 
-    A model may tell one class more apart than the file, that of pixels without one: its vector is zero.
+    With them come the keys of all else. A model may tell one class more apart than the file, that of pixels without
+    one: its vector is zero.
     """
     if is_multimodal(state_dict) and not is_multimodal(target):
-        return take_modality(state_dict)
+        return take_modality(state_dict), tuple(key for key in state_dict if not key.startswith(OF_COLOURS))
     if is_multimodal(target) and not is_multimodal(state_dict):
-        return as_modality(state_dict)
+        return as_modality(state_dict), tuple(key for key in state_dict if not key.startswith(OF_PLAIN))
     padded = dict(state_dict)
     for key, x in state_dict.items():
         if key.endswith('.class_embed.weight') and key in target and len(target[key]) == len(x) + 1:
             padded[key] = torch.cat([x, torch.zeros_like(x[:1])])
-    return padded
+    return padded, ()
 
 
 def _inflate_all(state_dict: StateDict, target: StateDict, model: nn.Module) -> tuple[StateDict, tuple[str, ...]]:

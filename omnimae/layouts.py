@@ -40,6 +40,8 @@ CLS_TOKEN = 'backbone.cls_token'
 CLS_POSITION = 'backbone.pos_embed_cls'
 GLOBAL_TOKENS = 'backbone.global_tokens'
 TOKENIZERS = 'backbone.tokenizers.'
+OF_COLOURS = ('backbone.blocks.', f'{TOKENIZERS}rgb.', GLOBAL_TOKENS)  # what `take_modality` takes of a MultiMAE
+OF_PLAIN = ('backbone.blocks.', 'backbone.patch_embed.', POSITIONS, CLS_TOKEN)  # and `as_modality` of a plain ViT
 BLOCK_KEYS = tuple(
     f'{layer}.{parameter}'
     for layer in ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')
@@ -800,8 +802,9 @@ def take_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
 def as_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
     """A plain ViT of ours -> what it has of a MultiMAE: blocks and one tokenizer, without the norm behind the blocks.
 
-    A class token becomes the global token.
+    A class token becomes the global token. Learned positions become one table, with that of the token in the token.
     """
+    state_dict = _with_joint_positions(state_dict)
     weights = {key: x for key, x in state_dict.items() if key.startswith('backbone.blocks.')}
     for name in ('patch_embed.weight', 'patch_embed.bias', 'pos_embed'):
         if f'backbone.{name}' in state_dict:

@@ -679,6 +679,8 @@ def test_a_classifier_takes_the_colours_of_a_multimae(tmp_path):
     classifier = MODELS.build(dict(type='Classifier', backbone=backbone, num_classes=3))
     report = load_weights(classifier, saved(model, path))
     assert report.source == 'multimae'
+    taken = ('backbone.blocks.', 'backbone.tokenizers.rgb.', 'backbone.global_tokens')
+    assert {*report.left} == {name for name in model.state_dict() if not name.startswith(taken)}
     clip = torch.randn(2, 3, 1, 32, 32)
     tokens = model.backbone({'rgb': clip})
     torch.testing.assert_close(classifier.backbone(clip), tokens.of('rgb'))  # the order of tokens changes nothing
@@ -708,12 +710,29 @@ def test_a_multimae_begins_with_a_plain_vit_and_goes_back(tmp_path):
     report = load_weights(model, tmp_path / 'vit.pth')
     kept = {name for name, x in model.state_dict().items() if torch.equal(x, before[name])}
     assert kept == {*report.initialised}
+    assert report.left == ('backbone.norm.weight', 'backbone.norm.bias')
     assert {name for name in kept if name.startswith('backbone.')} == {
         name for name in before if name.startswith(('backbone.tokenizers.depth', 'backbone.tokenizers.semseg'))
     }
     back = take_modality(model.state_dict())
     assert back.keys() == {name for name in state if not name.startswith('backbone.norm.')}
     assert all(torch.equal(back[name], x) for name, x in state.items() if name in back)
+
+
+@pytest.mark.parametrize('positions', ['learned', 'separable'])
+def test_learned_positions_of_a_plain_vit_come_along(positions, tmp_path):
+    """Of places, times and the class token: the tokens of the colours are those of the plain ViT."""
+    plain = vit(positions=positions, patch_size=(2, 8, 8), clip_size=(4, 32, 32))
+    torch.save({f'backbone.{name}': x for name, x in plain.state_dict().items()}, tmp_path / 'vit.pth')
+    model = tiny(clip_size=(4, 32, 32), patch=(2, 8, 8))
+    report = load_weights(model, tmp_path / 'vit.pth')
+    clip = torch.randn(2, 3, 4, 32, 32)
+    tokens = model.backbone({'rgb': clip})
+    expected = plain.encode(*plain.patchify(clip))
+    torch.testing.assert_close(tokens.of('rgb'), expected[:, 1:], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tokens.extra, expected[:, :1], rtol=1e-5, atol=1e-6)
+    assert 'backbone.tokenizers.rgb.pos_embed' in report.loaded
+    assert (report.left, report.fixed) == ((), ())
 
 
 def test_files_of_both_through_the_command(tmp_path):
