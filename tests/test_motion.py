@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_benchmarks import write_image
 
 from omnimae.data import motion
@@ -79,6 +80,7 @@ def images(tmp_path) -> Path:
         for label, name in enumerate('ab'):
             for number in range(count):
                 write_image(tmp_path / 'images' / folder / name / f'{number:04}.jpg', label, number)
+            (tmp_path / 'images' / folder / name / '0000.txt').write_text('not an image')
     return tmp_path / 'images'
 
 
@@ -128,8 +130,11 @@ def test_what_cannot_be_made_is_refused(images, tmp_path, arguments, message):
 
 def test_other_data_at_the_root_are_left_alone(images, tmp_path):
     make_small(tmp_path / 'small', images, size=8)
-    with pytest.raises(ValueError, match=r'does not hold the data of size 8 and seed 1\. Remove it'):
+    with pytest.raises(ValueError, match=r'does not hold the data of size 8 and seed 1 from these images\. Remove it'):
         make_small(tmp_path / 'small', images, size=8, seed=1)
+    Image.new('RGB', (99, 99)).save(images / 'train' / 'a' / '0000.jpg')
+    with pytest.raises(ValueError, match=r'and seed 0 from these images\. Remove it'):
+        make_small(tmp_path / 'small', images, size=8)
 
 
 def test_the_command_makes_them(images, tmp_path, capsys):

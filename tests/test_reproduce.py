@@ -22,6 +22,7 @@ import yaml
 from PIL import Image
 
 from omnimae.config import load_config
+from omnimae.engine.saving import ExportHook
 from omnimae.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -152,9 +153,84 @@ def test_a_piece_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert steps == list(range(6))
 
 
+@pytest.mark.usefixtures('demo')
+def test_a_pretraining_stopped_in_front_of_its_export_is_finished(tmp_path, monkeypatch):
+    forms = {'tiny': {'seeds': 1, 'options': {'pretrain': SHORT}}}
+    text = declare(tmp_path, tasks={'k-NN': DECLARATION['tasks']['k-NN']}, forms=forms)
+    words = [text, '--form', 'tiny', '--work-dir', str(tmp_path / 'work')]
+    with monkeypatch.context() as patch:
+        patch.setattr(ExportHook, '_export', raise_interrupt)
+        with pytest.raises(SystemExit, match='the same command goes on'):
+            reproduce.main(words)
+    assert list(tmp_path.rglob('epoch_1.pth'))
+    reproduce.main(words)
+    assert len(list(tmp_path.rglob('epoch_1_raw.safetensors'))) == 1
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def raise_interrupt(*_args) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures('demo')
+def test_a_rate_that_diverges_loses(tmp_path, capsys):
+    text = declare(
+        tmp_path,
+        rows={'scratch': {'pretrain': None}},
+        tasks={'images': {**DECLARATION['tasks']['images'], 'rates': [1e30, 1e-3]}},
+        forms={'tiny': {'seeds': 1, 'options': {'images': {**SHORT, 'train_cfg.max_skipped': 1}}}},
+    )
+    reproduce.main([text, '--form', 'tiny', '--work-dir', str(tmp_path / 'work')])
+    assert 'lr of 0.001, 1e+30: scratch 0.001 (lowest)' in capsys.readouterr().out
+
+
+@pytest.fixture
+def name_of(tmp_path, monkeypatch):
+    """-> the name of a pretraining, of data that lie in a folder and have a record."""
+
+    def name(folder: str, record: str, options: dict) -> str:
+        monkeypatch.setenv('OMNIMAE_DATA', str(tmp_path / folder))
+        reproduce._load.cache_clear()
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / 'record.json').write_text(record)
+        workshop = reproduce.Workshop(tmp_path, False, 'record.json')
+        cfg = workshop.config(SMALL / 'pretrain' / 'joint.py', options, 0)
+        return workshop._name(reproduce._pretrain, SMALL / 'pretrain' / 'joint.py', cfg, '')
+
+    yield name
+    reproduce._load.cache_clear()
+
+
+def test_a_piece_is_what_can_change_its_result(name_of):
+    first = name_of('here', 'a', {})
+    assert name_of('elsewhere', 'a', {}) == first
+    assert name_of('here', 'a', {'train_dataloader.num_workers': 7, 'default_hooks.logger.interval': 3}) == first
+    others = {name_of('here', 'b', {}), name_of('here', 'a', {'optim_wrapper.optimizer.lr': 7e-3}), first}
+    assert len(others) == 3
+
+
+@pytest.mark.usefixtures('demo')
+def test_a_task_without_rates_is_another_piece_than_a_trained_one(tmp_path, capsys):
+    task = DECLARATION['tasks']['images']['config']
+    tasks = {'as it is': {'config': task}, 'trained': {'config': task, 'rates': [1e-3]}}
+    options = {'pretrain': SHORT, 'as it is': SHORT, 'trained': SHORT}
+    forms = {'tiny': {'seeds': 1, 'options': options}}
+    text = declare(tmp_path, rows={'scratch': {'pretrain': None}}, tasks=tasks, forms=forms)
+    reproduce.main([text, '--form', 'tiny', '--work-dir', str(tmp_path / 'work')])
+    assert len(re.findall(r'^finetune_images_\w+: ', capsys.readouterr().out, re.M)) == 2
+
+
 def test_the_spread_and_the_choice_of_the_rate():
     experiment = reproduce.Experiment(
-        'e', 'f', 'title', None, (reproduce.Row('r', None, None),), (reproduce.Task('t', SMALL, (1.0, 2.0)),), 2, {}
+        'e',
+        'f',
+        'title',
+        None,
+        None,
+        (reproduce.Row('r', None, None),),
+        (reproduce.Task('t', SMALL, (1.0, 2.0)),),
+        2,
+        {},
     )
     results = reproduce.Results(experiment, 2)
     results.measurements = [
@@ -176,6 +252,16 @@ def test_the_spread_and_the_choice_of_the_rate():
         ({'axis': 'steps'}, r'rows\.joint: give every row an x'),
         ({'extra': 1}, r'the file has extra, which nothing reads'),
         ({'rows': None}, r'rows is None, it must name at least one'),
+        ({'rows': {61: {'pretrain': None}}}, r'rows names 61, which is no text to YAML\. Put it in quotes'),
+        (
+            {'forms': {'tiny': {'seeds': 1, 'rows': 'scratch', 'options': {}}}},
+            r"forms\.tiny\.rows is 'scratch', it must be a list",
+        ),
+        ({'forms': {'tiny': {'seeds': 1, 'rows': [], 'options': {}}}}, r'forms\.tiny\.rows is \[\], it must be a list'),
+        (
+            {'forms': {'tiny': {'seeds': 1, 'options': {'images': 5}}}},
+            r'options\.images is 5, it must be keys of a config',
+        ),
         (
             {'tasks': {'images': {'config': str(DEMO / 'finetune_images.py'), 'rates': ['quick']}}},
             r"tasks\.images\.rates is \['quick'\], it must be a list of numbers",
@@ -204,15 +290,26 @@ def test_a_mistyped_option_is_refused_before_anything_runs(tmp_path):
     assert not (tmp_path / 'work').exists()
 
 
+@pytest.mark.usefixtures('demo')
+def test_a_pretraining_is_no_task(tmp_path):
+    tasks = {'images': {'config': str(DEMO / 'pretrain.py'), 'rates': [1e-3]}}
+    words = [declare(tmp_path, tasks=tasks), '--form', 'tiny', '--work-dir', str(tmp_path / 'work')]
+    with pytest.raises(SystemExit, match=r'tasks\.images: .*pretrain\.py has no test_dataloader'):
+        reproduce.main(words)
+    assert not (tmp_path / 'work').exists()
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
         (['figure3'], r'reproduce\.py: EXPERIMENT figure3: there is no .*Known: .*figure2'),
         (['figure2', '--form', 'huge'], r"there is no form 'huge'\. Choose from reduced, full"),
         (['figure2', '--seeds', '0'], r'--seeds is 0, at least 1 is needed'),
+        (['figure2'], r'there is no .*nowhere/small/small\.json, the record of the data.*docs/evidence\.md'),
     ],
 )
-def test_a_wrong_command_is_one_line(words, message):
+def test_a_wrong_command_is_one_line(words, message, monkeypatch):
+    monkeypatch.setenv('OMNIMAE_DATA', 'nowhere')
     with pytest.raises(SystemExit, match=message):
         reproduce.main(words)
 

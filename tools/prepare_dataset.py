@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 
 from omnimae.data.benchmarks import BENCHMARKS
+from omnimae.data.cifar10 import make_cifar10
 from omnimae.data.demo import make_demo, make_maps
 from omnimae.data.motion import make_small
 from omnimae.data.preparation import prepare, prepare_aligned
@@ -35,11 +36,28 @@ def prepare_demo(args: argparse.Namespace) -> None:
     print(f'{args.root}: {made["images"]} images, {made["videos"]} videos, maps of {num_maps} ({seconds:.0f} s)')
 
 
+def add_cifar10(datasets: argparse._SubParsersAction) -> None:
+    """The subcommand `cifar10`: the archive of its authors as JPEG files, ROOT/{train,test}/CLASS/NUMBER.jpg."""
+    parser = datasets.add_parser('cifar10', help=add_cifar10.__doc__)
+    parser.add_argument(
+        '--archive', required=True, help='folder with cifar-10-batches-py, unpacked from cifar-10-python.tar.gz'
+    )
+    parser.set_defaults(run=prepare_cifar10)
+
+
+def prepare_cifar10(args: argparse.Namespace) -> None:
+    """Write the files and say how many."""
+    print(f'{args.root}: {make_cifar10(args.root, args.archive)} images')
+
+
 def add_small(datasets: argparse._SubParsersAction) -> None:
     """The subcommand `small`: lists of images, and videos of pictures that move over others, made from these images."""
     parser = datasets.add_parser('small', help=add_small.__doc__)
     parser.add_argument(
-        '--images', type=str, default='data/cifar10', help='folder with train/CLASS and test/CLASS, as of CIFAR-10'
+        '--images',
+        type=str,
+        default='data/cifar10',
+        help='folder with train/CLASS and test/CLASS, as of CIFAR-10; the configs look for its images in data/cifar10',
     )
     parser.add_argument(
         '--size', type=int, default=500, help='training videos of each motion, and half of the images of each class'
@@ -126,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     datasets = parser.add_subparsers(dest='dataset', required=True, metavar='DATASET')
     add_demo(datasets)
+    add_cifar10(datasets)
     add_small(datasets)
     add_multimae(datasets)
     for name in BENCHMARKS:

@@ -9,8 +9,8 @@ the table shows the test split. All rows of a task have the same steps and the s
 
 What is done is not repeated, also by another experiment that needs the same: stop it at any time (Ctrl-C, or SIGTERM to
 lose no step) and give the same command to go on. Give it twice at once to use two cores or, each with a
-CUDA_VISIBLE_DEVICES of its own, two GPUs: a process takes the pieces that no other is at. WORK_DIR/EXPERIMENT_FORM gets
-table.md, results.json and plot.png.
+CUDA_VISIBLE_DEVICES of its own, two GPUs: a process takes the pieces that no other is at. WORK_DIR/EXPERIMENT_FORM
+(and _amp) gets table.md, results.json and plot.png.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ from omnimae.flops import pretraining_rows
 
 SMALL = Path(__file__).parents[1] / 'configs' / 'small'
 METRIC = 'accuracy/top1'
-LOGGING = ('log_level', 'log_processor', 'visualizer')  # keys of a config that change no result
+NO_MATTER = {'log_level', 'log_processor', 'visualizer', 'default_hooks', 'env_cfg'}  # keys that change no result
+NO_MATTER |= {'num_workers', 'persistent_workers', 'val_interval'}
 UNITS = dict(image='images', video='clips')
 PATIENCE = 2.0  # seconds between looks at what other processes have finished
 
@@ -75,12 +76,14 @@ class Experiment(NamedTuple):
     """What a declaration says about one of its forms.
 
     Attributes:
+        data: file below OMNIMAE_DATA whose content says which data it is; None where nothing does.
         options: changes of the configs, as of ``--cfg-options``, under ``pretrain`` and the names of the tasks.
     """
 
     name: str
     form: str
     title: str
+    data: str | None
     axis: str | None
     rows: tuple[Row, ...]
     tasks: tuple[Task, ...]
@@ -102,10 +105,12 @@ def load_experiment(name: str, form: str) -> Experiment:
         said = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise ValueError(f'{path}: not YAML: {" ".join(str(error).split())}.') from error
-    _check_keys(path, 'the file', said, {'title', 'rows', 'tasks', 'forms'}, {'axis'})
+    _check_keys(path, 'the file', said, {'title', 'rows', 'tasks', 'forms'}, {'axis', 'data'})
     for key in ('rows', 'tasks', 'forms'):
         if not isinstance(said[key], dict) or not said[key]:
             raise ValueError(f'{path}: {key} is {said[key]!r}, it must name at least one.')
+        if odd := [name for name in said[key] if not isinstance(name, str)]:
+            raise ValueError(f'{path}: {key} names {odd[0]!r}, which is no text to YAML. Put it in quotes.')
     rows, tasks = [], []
     for key, row in said['rows'].items():
         _check_keys(path, f'rows.{key}', row, {'pretrain'}, {'x'})
@@ -128,11 +133,26 @@ def load_experiment(name: str, form: str) -> Experiment:
     if not isinstance(chosen['seeds'], int) or chosen['seeds'] < 1:
         raise ValueError(f'{path}: forms.{form}.seeds is {chosen["seeds"]!r}, it must be 1 or more.')
     _check_keys(path, f'forms.{form}.options', chosen['options'], set(), {'pretrain', *said['tasks']})
-    if unknown := sorted(set(chosen.get('rows', ())) - said['rows'].keys()):
+    for key, changes in chosen['options'].items():
+        if not isinstance(changes, dict):
+            raise ValueError(
+                f'{path}: forms.{form}.options.{key} is {changes!r}, it must be keys of a config with values.'
+            )
+    taken = chosen.get('rows', list(said['rows']))
+    if not isinstance(taken, list) or not taken:
+        raise ValueError(f'{path}: forms.{form}.rows is {taken!r}, it must be a list of rows.')
+    if unknown := [str(row) for row in taken if row not in said['rows']]:
         raise ValueError(f'{path}: forms.{form}.rows names {", ".join(unknown)}; there are {", ".join(said["rows"])}.')
-    rows = [row for row in rows if row.name in chosen.get('rows', said['rows'])]
     return Experiment(
-        path.stem, form, said['title'], said.get('axis'), tuple(rows), tuple(tasks), chosen['seeds'], chosen['options']
+        path.stem,
+        form,
+        said['title'],
+        said.get('data'),
+        said.get('axis'),
+        tuple(row for row in rows if row.name in taken),
+        tuple(tasks),
+        chosen['seeds'],
+        chosen['options'],
     )
 
 
@@ -156,32 +176,45 @@ def _config(path: Path, place: str, name: str) -> Path:
 class Workshop:
     """Makes pieces, each once: a pretraining, or a task from one start with one rate and one seed.
 
-    A piece has a folder, named after the digest of its config, so another config never meets its results. A piece that
-    another process is at is None.
+    A piece has a folder, named after the digest of its config and of the data's record, so nothing else ever meets its
+    results. A piece that another process is at is None.
 
     Args:
         folder: of the pieces.
         amp: bfloat16 autocast in training.
+        data: see `Experiment`.
+
+    Raises:
+        ValueError: the data's record is not there.
     """
 
-    def __init__(self, folder: Path, amp: bool) -> None:
+    def __init__(self, folder: Path, amp: bool, data: str | None) -> None:
         self.folder, self.amp = folder, amp
+        self.root = os.environ.get('OMNIMAE_DATA', 'data').rstrip('/')
+        record = data and Path(self.root, data)
+        if record and not record.is_file():
+            raise ValueError(
+                f'there is no {record}, the record of the data that this experiment needs. '
+                'docs/evidence.md says by which commands they are made.'
+            )
+        self.record = record and record.read_text(encoding='utf-8')
+        self._is_waiting = False
 
     def pretrain(self, row: Row, seed: int, options: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
         """-> the name of the piece, and what it gave."""
         cfg = self.config(row.pretrain, options, seed)
-        name = self._name(row.pretrain, cfg, '')
-        return name, self._once(_train, name, cfg)
+        name = self._name(_pretrain, row.pretrain, cfg, '')
+        return name, self._once(_pretrain, name, cfg)
 
     def measure(
         self, task: Task, start: str | None, rate: float | None, seed: int, options: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Run one task from the piece ``start`` -> 'val' and 'test', top-1 in percent."""
         cfg = self.config(task.config, options, seed)
+        make = _test if rate is None else _train
         if rate is not None:
             cfg.optim_wrapper.optimizer.lr = rate
-        name = self._name(task.config, cfg, start or 'scratch')
-        return self._once(_test if rate is None else _train, name, cfg, start)
+        return self._once(make, self._name(make, task.config, cfg, start or 'scratch'), cfg, start)
 
     def weights(self, piece: str) -> str:
         """Path of the weights that a piece left."""
@@ -200,10 +233,19 @@ class Workshop:
             cfg.optim_wrapper.dtype = 'bfloat16'
         return cfg
 
-    def _name(self, path: Path, cfg: Config, start: str) -> str:
-        told = {key: value for key, value in cfg.to_dict().items() if key not in LOGGING}
-        text = json.dumps([told, start], sort_keys=True, default=str)
-        return f'{path.stem}_{hashlib.sha256(text.encode()).hexdigest()[:12]}'
+    def _name(self, make: Callable, path: Path, cfg: Config, start: str) -> str:
+        told = [make.__name__, self._told(cfg.to_dict()), start, self.record]
+        return f'{path.stem}_{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}'
+
+    def _told(self, value: Any) -> Any:
+        """What of a config can change a result, wherever the data lie."""
+        if isinstance(value, dict):
+            return {str(key): self._told(one) for key, one in value.items() if key not in NO_MATTER}
+        if isinstance(value, list | tuple):
+            return [self._told(one) for one in value]
+        if isinstance(value, str) and value.startswith(f'{self.root}/'):
+            return f'data/{value.removeprefix(self.root).lstrip("/")}'
+        return value if isinstance(value, int | float | None) else str(value)
 
     def _once(self, make: Callable, name: str, cfg: Config, start: str | None = None) -> dict[str, Any] | None:
         folder = self.folder / name
@@ -212,13 +254,20 @@ class Workshop:
             if is_ours and not done.exists():
                 began = time.perf_counter()
                 cfg.work_dir, cfg.experiment_name, cfg.log_level = str(folder), name, 'WARNING'
-                result = make(cfg, None if start is None else self.weights(start))
+                try:
+                    result = make(cfg, None if start is None else self.weights(start))
+                except (ValueError, FloatingPointError) as error:
+                    raise ValueError(f'{name}: {error}') from error
                 gc.collect()  # workers of the loaders end with them
-                for checkpoint in folder.glob('*.pth'):  # the exported weights stay
-                    checkpoint.unlink()
-                _write(done, json.dumps(result, indent=2).encode())
+                _write(done, json.dumps({**result, 'machine': machine()}, indent=2).encode())
                 scores = ''.join(f', {key} {result[key]:.1f} %' for key in ('val', 'test') if key in result)
                 print(f'{name}: {time.perf_counter() - began:.0f} s{scores}', flush=True)
+            if is_ours:
+                for checkpoint in folder.glob('*.pth'):  # the exported weights stay
+                    checkpoint.unlink()
+        if not (is_ours or self._is_waiting or done.exists()):
+            print(f'Another process is at {name}; taking what it leaves.', flush=True)
+            self._is_waiting = True
         return json.loads(done.read_text()) if done.exists() else None
 
 
@@ -247,25 +296,39 @@ def _load(path: Path, options: str) -> Config:
     return load_config(path, json.loads(options))
 
 
+def _pretrain(cfg: Config, weights: None) -> dict[str, Any]:
+    """Pretrain to the end -> plain numbers of the piece."""
+    runner, result = _fit(cfg)
+    return {**result, **_costs(runner)}
+
+
 def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint if there is one -> plain numbers of the piece."""
+    """Train from the weights, or from scratch, and measure; a rate at which that diverges scores nothing."""
+    cfg.model.init_cfg = None if weights is None else dict(type='Checkpoint', checkpoint=weights)
+    try:
+        runner, result = _fit(cfg)
+    except FloatingPointError as error:
+        print(error, flush=True)
+        return dict(val=0.0, test=0.0, has_diverged=True)
+    runner._resume = False  # else validation and test look for a checkpoint once more
+    result.update(val=runner.val()[METRIC], test=runner.test()[METRIC])
+    result['samples'].update(val=len(runner.val_dataloader.dataset), test=len(runner.test_dataloader.dataset))
+    return result
+
+
+def _fit(cfg: Config) -> tuple[Runner, dict[str, Any]]:
+    """Train to the end without a look at validation data, from the last checkpoint if there is one."""
     cfg.resume = True
-    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs + 1  # once, below
-    is_pretraining = cfg.model.type == 'MaskedAutoencoder'
-    if not is_pretraining:
-        cfg.model.init_cfg = None if weights is None else dict(type='Checkpoint', checkpoint=weights)
+    cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
     runner = Runner.from_cfg(cfg)
     runner.train()
-    runner._resume = False  # else validation and test look for a checkpoint once more
-    seconds = runner.message_hub.get_scalar('train/time').data[0]
-    batch = runner.train_dataloader.batch_sampler.global_batch_size
-    samples = dict(train=len(runner.train_dataloader.dataset))
-    result = dict(steps=runner.max_iters, batch=batch, seconds=float(np.sum(seconds)), samples=samples)
-    if is_pretraining:
-        return {**result, **_costs(runner)}
-    result.update(val=runner.val()[METRIC], test=runner.test()[METRIC])
-    samples.update(val=len(runner.val_dataloader.dataset), test=len(runner.test_dataloader.dataset))
-    return result
+    times = runner.message_hub.get_scalar('train/time').data[0]  # of the last steps; a long curve is cut
+    return runner, dict(
+        steps=runner.max_iters,
+        batch=runner.train_dataloader.batch_sampler.global_batch_size,
+        seconds=float(np.mean(times)) * runner.max_iters,
+        samples=dict(train=len(runner.train_dataloader.dataset)),
+    )
 
 
 def _costs(runner: Runner) -> dict[str, Any]:
@@ -321,30 +384,37 @@ class Results:
         return '\n'.join(lines)
 
     def summary(self) -> str:
-        """Table, number of seeds and budgets, as markdown."""
+        """Table, number of seeds, time and budgets, as markdown."""
         one = self.experiment
         budgets = [f'pretraining {_budget(self.pretrainings)}'] * bool(self.pretrainings)
         for task in one.tasks:
             measured = [row for row in self.measurements if row['task'] == task.name]
             if task.rates and measured:
-                rates = ', '.join(f'{row.name} {self.best_rate(row.name, task.name):g}' for row in self._measured(task))
-                budgets.append(f'{task.name} {_budget(measured)}; lr of {", ".join(map(_g, task.rates))}: {rates}')
+                rates = sorted({row['rate'] for row in measured})
+                best = ', '.join(f'{row.name} {self._rate_in_words(row, task, rates)}' for row in self._measured(task))
+                budgets.append(f'{task.name} {_budget(measured)}; lr of {", ".join(map(_g, rates))}: {best}')
         total = sum(row['seconds'] for row in [*self.pretrainings, *self.measurements] if 'seconds' in row)
+        machines = {row['machine'] for row in [*self.pretrainings, *self.measurements]}
         lines = [
             self.table(), '',
             f'Top-1 on the test split in percent, {self._seeds()}.', '',
-            f'* Training: {total / 60:.1f} minutes in all',
+            f'* Training: {total / 60:.1f} minutes in all, on {" and ".join(sorted(machines))}',
             *(f'* Budget: {line}' for line in budgets),
         ]  # fmt: skip
         return '\n'.join(lines) + '\n'
 
     def report(self, command: str) -> str:
         """The page of the experiment, as markdown."""
-        origin = f'* Command: `{command}`\n* Machine: {machine()}\n'
-        return f'# {self.experiment.title}\n\n{self.summary()}{origin}'
+        return f'# {self.experiment.title}\n\n{self.summary()}* Command: `{command}`\n'
 
     def _seeds(self) -> str:
         return 'one seed' if self.seeds == 1 else f'mean ± standard deviation over {self.seeds} seeds'
+
+    def _rate_in_words(self, row: Row, task: Task, rates: Sequence[float]) -> str:
+        """The best rate; at an end of those that were tried a better one may lie beyond."""
+        rate = self.best_rate(row.name, task.name)
+        ends = {rates[0]: ' (lowest)', rates[-1]: ' (highest)'} if len(rates) > 1 else {}
+        return f'{rate:g}{ends.get(rate, "")}'
 
     def _measured(self, task: Task) -> list[Row]:
         return [row for row in self.experiment.rows if self.best_rate(row.name, task.name) is not None]
@@ -359,7 +429,8 @@ class Results:
             cells = [self.values(row.name, task.name) for row in rows]
             places = [row.x if curve else number for number, row in enumerate(rows)]
             known = [(place, cell) for place, cell in zip(places, cells, strict=True) if cell]
-            means, spreads = ([f(cell) for _, cell in known] for f in (np.mean, _deviation))
+            means = [np.mean(cell) for _, cell in known]
+            spreads = [_deviation(cell) for _, cell in known] if self.seeds > 1 else None
             at = [place for place, _ in known]
             dots = [(place, value) for place, cell in known for value in cell]
             if curve:
@@ -385,7 +456,7 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / 'table.md', self.report(command).encode())
         said = dict(
-            title=self.experiment.title, form=self.experiment.form, command=command, machine=machine(),
+            title=self.experiment.title, form=self.experiment.form, command=command,
             options=self.experiment.options, pretrainings=self.pretrainings, measurements=self.measurements,
         )  # fmt: skip
         _write(folder / 'results.json', json.dumps(said, indent=2).encode())
@@ -412,7 +483,8 @@ def _pair(made: Sequence[Mapping[str, Any]], what: str, scale: float) -> str:
 
 
 def _budget(made: Sequence[Mapping[str, Any]]) -> str:
-    budgets = sorted({(one['steps'], one['batch'], _splits(one['samples'])) for one in made})
+    finished = [one for one in made if 'steps' in one]  # not those that diverged
+    budgets = sorted({(one['steps'], one['batch'], _splits(one['samples'])) for one in finished})
     return ' and '.join(f'{steps} steps of {batch} ({splits})' for steps, batch, splits in budgets)
 
 
@@ -440,7 +512,9 @@ def run(experiment: Experiment, seeds: int, workshop: Workshop) -> Iterator[Resu
         if row.pretrain:
             workshop.config(row.pretrain, options['pretrain'], 0)
     for task in experiment.tasks:
-        workshop.config(task.config, options[task.name], 0)
+        cfg = workshop.config(task.config, options[task.name], 0)
+        if needed := [key for key in ('test_dataloader', 'optim_wrapper')[: 1 + bool(task.rates)] if key not in cfg]:
+            raise ValueError(f'tasks.{task.name}: {task.config} has no {needed[0]}, which a task needs.')
     results = Results(experiment, seeds)
     todo = list(itertools.product(range(seeds), experiment.rows))
     while todo:
@@ -491,14 +565,18 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run what is missing and write table, numbers and plot."""
     args = parse_args(words)
     setup_environment()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # another process uses another core better than another thread
     command = ' '.join(['python tools/reproduce.py', *(sys.argv[1:] if words is None else words)])
     try:
         experiment = load_experiment(args.experiment, args.form)
         seeds = experiment.seeds if args.seeds is None else args.seeds
         if seeds < 1:
             raise ValueError(f'--seeds is {seeds}, at least 1 is needed.')
-        for results in run(experiment, seeds, Workshop(args.work_dir / 'pieces', args.amp)):
-            results.write(args.work_dir / f'{experiment.name}_{experiment.form}', command)
+        workshop = Workshop(args.work_dir / 'pieces', args.amp, experiment.data)
+        folder = args.work_dir / f'{experiment.name}_{experiment.form}{"_amp" * args.amp}'
+        for results in run(experiment, seeds, workshop):
+            results.write(folder, command)
     except (ValueError, OSError) as error:
         sys.exit(f'reproduce.py: {error}')
     except KeyboardInterrupt:

@@ -2,20 +2,23 @@
 
 What a video is labelled with is the motion of the picture in front: its direction and its speed. Pictures, places, the
 motion behind and the moment at which the film begins are drawn alike for all labels, and the picture in front leaves
-on one side to come back on the other: a single frame says nothing about the label.
+on one side to come back on the other: a single drawn frame says nothing about the label. In the file a little is left:
+H.264 blurs fast pictures more, which tells fast from slow in 6 of 10 single frames.
 
 Legend: a place is (y, x) in pixels of the frame.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -129,7 +132,11 @@ def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:
         )
     for label, name in enumerate(names['train']):
         paths = {
-            folder: sorted(f'{folder}/{name}/{path}' for path in list_files(str(images / folder / name)))
+            folder: sorted(
+                f'{folder}/{name}/{path}'
+                for path in list_files(str(images / folder / name))
+                if path.lower().endswith(IMAGE_EXTENSIONS)
+            )
             for folder in names
         }
         enough = dict(train=counts['train'] + counts['val'], test=counts['test'])
@@ -151,7 +158,7 @@ def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:
 
 def make_small(
     root: str | Path, images: str | Path, *, size: int = 500, seed: int = 0, workers: int = 1
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write videos/SPLIT/MOTION/*.mp4, videos/SPLIT.txt and, of ``images``, images_SPLIT.txt; return what was made.
 
     Videos of a split show images of that split alone. Data of the same arguments are left as they are; a run that
@@ -173,12 +180,14 @@ def make_small(
     splits = split_images(images, size)
     videos = {split: int(size * share) for split, share in SPLITS.items()}  # of each motion
     num_videos, num_images = len(MOTIONS) * sum(videos.values()), sum(map(len, splits.values()))
-    record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=num_images)
+    sizes = [[path, label, os.path.getsize(images / path)] for rows in splits.values() for path, label in rows]
+    chosen = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:12]
+    record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=num_images, chosen=chosen)
     if root.exists():
         if (root / RECORD).is_file() and json.loads((root / RECORD).read_text()) == record:
             return record
         raise ValueError(
-            f'root {root} exists and does not hold the data of size {size} and seed {seed}. '
+            f'root {root} exists and does not hold the data of size {size} and seed {seed} from these images. '
             'Remove it or choose another root.'
         )
     unfinished = root.with_name(root.name + '.unfinished')

@@ -251,20 +251,29 @@ class ExportHook(Hook):
 
     def __init__(self, interval: int = -1) -> None:
         self.interval = interval
+        self._exported = 0  # epoch
 
     @master_only
     def after_train_epoch(self, runner: Runner) -> None:
         """Export when due."""
-        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
-            return
+        if self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner):
+            self._export(runner, runner.epoch + 1)
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        """Export what a run lacks that was stopped between its last checkpoint and its export."""
+        if self._exported != runner.epoch:
+            self._export(runner, runner.epoch)
+
+    def _export(self, runner: Runner, epoch: int) -> None:
         models = [('raw', unwrapped(runner.model))]
         models += [('ema', hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
         for weights, model in models:
-            path = Path(runner.work_dir, f'epoch_{runner.epoch + 1}_{weights}.safetensors')
-            meta = {'weights': weights, 'epoch': str(runner.epoch + 1), 'iter': str(runner.iter)}
-            meta |= _class_names(runner)
+            path = Path(runner.work_dir, f'epoch_{epoch}_{weights}.safetensors')
+            meta = {'weights': weights, 'epoch': str(epoch), 'iter': str(runner.iter)} | _class_names(runner)
             save_file({key: value.cpu() for key, value in model.state_dict().items()}, path, meta)
             runner.logger.info(f'Exported {weights} weights to {path}.')
+        self._exported = epoch
 
 
 def _class_names(runner: Runner) -> dict[str, str]:

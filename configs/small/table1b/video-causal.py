@@ -1,5 +1,7 @@
 """Table 1b in small: the beginning of a clip is shown, the rest is hidden.
 
+That is always the same: the upper 15 of the 36 tokens of the first time slice; nothing is drawn.
+
 Run: python tools/train.py configs/small/table1b/video-causal.py
 Expect: docs/evidence.md, table1b.
 """
