@@ -72,7 +72,7 @@ def write_video(path: Path, num_frames: int = 30, codec: str = 'libx264', base: 
         stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
         stream.codec_context.time_base = Fraction(1, fps)
         for i in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), base + 4 * i, np.uint8), format='rgb24')
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), (base + 4 * i) % 256, np.uint8), format='rgb24')
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 

@@ -553,6 +553,17 @@ def test_testing_takes_the_same_clip_every_time(clips_root):
     assert (source[0]['modality'], source[0]['label'], len(source)) == ('video', 0, 1)
 
 
+def test_times_of_frames_and_maps_may_round_differently(tmp_path):
+    """Frame 81 of 30 a second starts where a clip of 2.7 seconds ends; of 97 maps it would start 4e-16 s earlier."""
+    write_video(tmp_path / 'rgb' / 'walk' / 'a.mp4', num_frames=97, fps=30)
+    (tmp_path / 'semseg' / 'walk').mkdir(parents=True)
+    np.save(tmp_path / 'semseg' / 'walk' / 'a.npy', np.arange(97, dtype=np.uint8).repeat(48 * 64).reshape(97, 48, 64))
+    source = clips_of(tmp_path, modalities=dict(rgb={}, semseg=dict(kind='classes')), clip_seconds=2.7, num_frames=2)
+    clips = source[0]['clips']
+    assert (clips['rgb'].float().mean((0, 1, 3, 4)) / 4).round().tolist() == [0, 80 % 64]
+    assert clips['semseg'][0, 0, :, 0, 0].tolist() == [0, 80]
+
+
 def test_only_the_frames_of_the_clip_are_read(clips_root, monkeypatch):
     opened = []
     load = np.load

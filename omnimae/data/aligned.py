@@ -26,7 +26,7 @@ from torch import Tensor
 from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, StringTable, scan_folder
 from omnimae.data.datasets import BrokenImageError, ImageDataset, read_image
 from omnimae.data.transforms import resize
-from omnimae.data.video import BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen
+from omnimae.data.video import SAME_TIME, BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen
 from omnimae.registry import DATASETS
 from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample
 
@@ -248,7 +248,8 @@ class MapVideo:
 
     def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[np.ndarray]:
         """Maps (num_frames, H, W, 1) of each clip, see `pick_frames`."""
-        return [self._maps(pick_frames(self.times, start, seconds, num_frames)) for start in starts]
+        times = self.times + SAME_TIME  # those of the video's frames, stamps times their unit, round in another way
+        return [self._maps(pick_frames(times, start, seconds, num_frames)) for start in starts]
 
     def read_at(self, moments: np.ndarray) -> np.ndarray:
         """Maps (n, H, W, 1) of these moments in seconds, see `pick_on_screen`."""
