@@ -126,6 +126,16 @@ def _resolve(
     return config if isinstance(config, Config) else load_config(find_config(config)), checkpoint
 
 
+def _resolve_trained(
+    config: Config | str | os.PathLike, checkpoint: str | os.PathLike | None
+) -> tuple[Config, str | os.PathLike]:
+    """`_resolve`, where results need weights."""
+    cfg, checkpoint = _resolve(config, checkpoint)
+    if checkpoint is None:
+        raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
+    return cfg, checkpoint
+
+
 def _build(
     model_cfg: Mapping, checkpoint: str | os.PathLike | None, device: torch.device | str | None, *, complete: bool
 ) -> Any:
@@ -333,9 +343,7 @@ class Inferencer(Generic[Result]):
         num_workers: int = 0,
         progress: bool = True,
     ):
-        self.cfg, self.checkpoint = _resolve(config, checkpoint)
-        if self.checkpoint is None:
-            raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
+        self.cfg, self.checkpoint = _resolve_trained(config, checkpoint)
         self.model = _build(self.model_config(), self.checkpoint, device, complete=True)
         grid, patch_size = self.model.backbone.grid, self.model.backbone.patch_size
         clip_size = (grid.t * patch_size[0], grid.h * patch_size[1], grid.w * patch_size[2])
@@ -538,15 +546,15 @@ class PredictedMap(NamedTuple):
 
 def predict_maps(
     config: Config | str | os.PathLike,
-    checkpoint: str | os.PathLike,
+    checkpoint: str | os.PathLike | None,
     inputs: Input | Sequence[Input],
     *,
     device: torch.device | str | None = None,
 ) -> Iterator[PredictedMap]:
     """Segment images, or tell their depth, from their colours.
 
-    An image is resized to the side that the config tests at, whole and without padding, each side to the nearest
-    multiple of the patch; the prediction is resized to the image before classes are chosen.
+    An image is resized as the config tests, but whole and without padding, each side to the nearest multiple of the
+    patch; the prediction is resized to the image before classes are chosen.
 
     Args:
         config: see `get_model`; of a DensePredictor that sees nothing but colours.
@@ -555,19 +563,20 @@ def predict_maps(
         device: see `get_model`.
 
     Raises:
-        ValueError: another model, a checkpoint that does not fit, or wrong inputs; before anything is read.
+        ValueError: another model, a checkpoint that does not fit, or none, or wrong inputs; before anything is read.
     """
-    cfg, checkpoint = _resolve(config, checkpoint)  # type: ignore[assignment]
+    cfg, checkpoint = _resolve_trained(config, checkpoint)
     if cfg.model.type != 'DensePredictor' or [*cfg.model.backbone.get('tokenizers', ['rgb'])] != ['rgb']:
         raise ValueError(
             f'{cfg.filename}: the model predicts no maps from colours alone. Give the config of a DensePredictor whose '
             "only modality is 'rgb'."
         )
-    fit = (find_source(cfg, 'image') or {}).get('transforms', [dict(type='ResizeLong', size=512)])[0]
-    if fit['type'] not in ('ResizeLong', 'ResizeShort'):
+    source = find_source(cfg, 'image') or dict(transforms=[dict(type='ResizeLong', size=512)])
+    fit = next(iter(source.get('transforms', ())), {})
+    if fit.get('type') not in ('ResizeLong', 'ResizeShort'):
         raise ValueError(
-            f'{cfg.filename}: its images are tested behind {fit["type"]}, so the size at which it tells maps is not '
-            'known. Begin the transforms of the test source with ResizeLong or ResizeShort.'
+            f'{cfg.filename}: its images are tested behind {fit.get("type", "no transform")}, so the size at which it '
+            'tells maps is not known. Begin the transforms of the test source with ResizeLong or ResizeShort.'
         )
     return _predict_maps(_build(cfg.model, checkpoint, device, complete=True), fit, list_inputs(inputs))
 
@@ -585,7 +594,8 @@ def _predict_maps(model: Any, fit: Mapping[str, Any], items: Sequence[Item]) -> 
         scale = fit['size'] / (max(sides) if fit['type'] == 'ResizeLong' else min(sides))
         patches = zip(sides, model.backbone.patch_size[1:], strict=True)
         height, width = (max(round(side * scale / patch), 1) * patch for side, patch in patches)
-        clip = torch.from_numpy(resize(image, height, width, 'bilinear')).movedim(-1, 0)[None]
+        resized = resize(image, height, width, fit.get('interpolation', 'bilinear'))
+        clip = torch.from_numpy(resized).movedim(-1, 0)[None]
         with torch.inference_mode():
             output = model.outputs({'rgb': clip.to(model.data_preprocessor.device)}).float()
             [result] = model.task.resized_results(output, sides)

@@ -19,6 +19,7 @@ from PIL import Image
 from omnimae.apis import predict_maps
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
+from omnimae.data.transforms import resize
 from omnimae.flops import dense_macs
 from omnimae.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -404,6 +405,21 @@ def test_maps_of_own_images(small_runs, tmp_path):
     assert (depth.pixels.shape, depth.pixels.dtype) == ((40, 130), np.float32)
 
 
+def test_maps_are_told_behind_the_interpolation_of_the_config(small_runs):
+    path, weights = small_runs['nyuv2-depth']
+    config = load_config(path)
+    [fit, *_] = sources_of(config, 'test').transforms
+    fit.interpolation = 'bicubic'
+    image = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
+    [predicted] = predict_maps(config, weights, image, device='cpu')
+    model = MODELS.build({**config.model, 'init_cfg': None}).eval()
+    load_weights(model, weights)
+    clip = torch.from_numpy(resize(image, 64, 64, 'bicubic')).movedim(-1, 0)[None]
+    with torch.no_grad():
+        [expected] = model.task.resized_results(model.outputs({'rgb': clip}), (128, 128))
+    np.testing.assert_allclose(predicted.pixels, expected['depth'].numpy(), rtol=1e-5)
+
+
 def test_predict_maps_writes_maps_and_pictures(small_runs, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location('predict_maps', CONFIGS.parent / 'tools' / 'predict_maps.py')
     tool = importlib.util.module_from_spec(spec)
@@ -426,3 +442,14 @@ def test_maps_need_a_model_of_colours(small_runs):
         predict_maps(*small_runs['hypersim_rgb-depth'], np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match='predicts no maps from colours alone'):
         predict_maps(MULTIMAE / 'vit-b_in1k.py', 'any.pth', np.zeros((8, 8, 3), np.uint8))
+
+
+def test_maps_need_weights_and_a_size(small_runs):
+    path, weights = small_runs['ade20k']
+    config, image = load_config(path), np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match='checkpoint=None: results of initial weights mean nothing'):
+        predict_maps(config, None, image)
+    for transforms, name in (([], 'no transform'), ([dict(type='CenterCrop', size=64)], 'CenterCrop')):
+        sources_of(config, 'test').transforms = transforms
+        with pytest.raises(ValueError, match=f'tested behind {name}, so the size at which it tells maps is not known'):
+            predict_maps(config, weights, image)
