@@ -359,9 +359,12 @@ def test_masks_of_the_user_count_per_sample():
             torch.testing.assert_close(together[row]['losses'][task], alone['losses'][task])
 
 
-def test_masks_of_other_tokens_are_refused():
+def test_masks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"are for 32 tokens, and \['rgb', 'depth', 'semseg'\] have 48"):
         tiny()(random_clips(), random_masks(3, 32, 8))
+    masks = random_masks(3, 48, 8)
+    with pytest.raises(ValueError, match=r'masks.scored leaves out 30 tokens, .* Give masks with scored=None'):
+        tiny()(random_clips(), masks._replace(scored=torch.arange(40).expand(3, -1) < 30))
 
 
 def test_samples_that_hide_nothing_of_a_modality_do_not_count_there():

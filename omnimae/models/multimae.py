@@ -27,7 +27,8 @@ class MultiMAE(BaseModel):
     """MultiMAE (arXiv:2204.01678): one encoder of several modalities, a small decoder for each task.
 
     Masks are over the tokens of all given modalities, one after the other in the order of the backbone's tokenizers:
-    every sample shows the encoder equally many tokens, but not equally many of each modality.
+    every sample shows the encoder equally many tokens, but not equally many of each modality. Only ``visible`` counts:
+    every other token is predicted and scored.
 
     Args:
         backbone: config of a MultiModalViT.
@@ -90,7 +91,7 @@ class MultiMAE(BaseModel):
 
         Raises:
             ValueError: a size that the patch does not divide, an unknown modality, none that a task predicts, or a mask
-                of other tokens.
+                of other tokens or with ``scored``.
         """
         encoded = self._encode(clips, masks)
         errors = {task: self._mean_error(task, encoded) for task in self._known_tasks(encoded)}
@@ -156,6 +157,11 @@ class MultiMAE(BaseModel):
             raise ValueError(
                 f'The masks are for {masks.visible.shape[1] + masks.decode.shape[1]} tokens, and {list(grids)} have '
                 f'{num_tokens}. Give Masks.from_hidden of all these modalities, one after the other.'
+            )
+        if masks.scored is not None:
+            raise ValueError(
+                f'masks.scored leaves out {int((~masks.scored).sum())} tokens, and MultiMAE scores all hidden ones. '
+                'Give masks with scored=None.'
             )
         return _Encoded(patches, grids, masks.visible, self.backbone.encode(patches, grids, masks.visible))
 
