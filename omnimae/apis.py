@@ -572,7 +572,7 @@ def predict_maps(
             "only modality is 'rgb'."
         )
     source = find_source(cfg, 'image') or dict(transforms=[dict(type='ResizeLong', size=512)])
-    fit = next(iter(source.get('transforms', ())), {})
+    fit: Mapping[str, Any] = next(iter(source.get('transforms', ())), {})
     if fit.get('type') not in ('ResizeLong', 'ResizeShort'):
         raise ValueError(
             f'{cfg.filename}: its images are tested behind {fit.get("type", "no transform")}, so the size at which it '
