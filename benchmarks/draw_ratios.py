@@ -87,8 +87,9 @@ def main(words: Sequence[str] | None = None) -> None:
             title = f'{label} in training: {path.parent.name}'
             clip = sheet(title, clip_rows(reconstructions(painter, path, args.ratios), args.ratios))
             clip.save(args.out_dir / f'video_{number}.png')
-    heads = [head for ratio in args.ratios for head in (f'{100 * ratio:g} % hidden', 'predicted')]
-    sheet('seen in training, and not', rows, ['original', *heads]).save(args.out_dir / 'images.png')
+    if rows:
+        heads = [head for ratio in args.ratios for head in (f'{100 * ratio:g} % hidden', 'predicted')]
+        sheet('seen in training, and not', rows, ['original', *heads]).save(args.out_dir / 'images.png')
 
 
 if __name__ == '__main__':

@@ -149,3 +149,5 @@ def test_draw_ratios_hides_more_and_more(demo_root: Path, tmp_path: Path, monkey
     np.testing.assert_allclose(video[1::2].mean(1), (0.75, 0.9, 0.95), atol=0.06)
     with pytest.raises(ValueError, match='nowhere.jpg does not exist'):
         draw_ratios.main([*words[:-1], 'nowhere.jpg'])
+    draw_ratios.main([*words[:3], str(tmp_path / 'clips'), '--seen', str(clip), '--unseen', str(clip)])
+    assert sorted(path.name for path in (tmp_path / 'clips').iterdir()) == ['video_1.png', 'video_2.png']
