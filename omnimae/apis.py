@@ -507,7 +507,8 @@ class FeatureVector(NamedTuple):
 class FeatureExtractor(Inferencer[FeatureVector]):
     """Frozen features of images and videos, those of ``tools/extract_features.py``; see `Inferencer`.
 
-    With the config of a pretraining: the mean of the normalised tokens. With that of a classifier: what its head sees.
+    With the config of a pretraining: the mean of the tokens, behind the norm that its backbone has. With that of a
+    classifier: what its head sees. With that of a DensePredictor: the mean of the tokens.
     """
 
     def model_config(self) -> dict:

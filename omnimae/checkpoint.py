@@ -599,6 +599,8 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
         )
     if 'backbone.norm.weight' in target and 'norm.weight' in state_dict:
         return "It is a classifier's, whose norm stands behind the pooling. Set model.norm='pooled'."
+    if all(key.startswith('backbone.norm.') for key in keys):
+        return f'Set backbone.final_norm={keys[0] in state_dict} in the model.'
     if all('.pos_embed' in key for key in keys) and any('.pos_embed_' in key for key in keys):
         if all(key in state_dict and key in target for key in keys):
             return 'Set clip_size to the one the checkpoint was made for: clips of any other size run then, too.'

@@ -25,7 +25,7 @@ from omnimae.data.samplers import EvalSampler
 from omnimae.engine import LARS, frozen_model, testing
 from omnimae.engine.testing import _in_turn
 from omnimae.evaluation import knn_accuracy, load_features
-from omnimae.layouts import export
+from omnimae.layouts import export, take_modality
 from omnimae.models import FrozenBackbone, LinearProbe
 from omnimae.models.probe import FeatureNorm
 from omnimae.registry import HOOKS, MODELS
@@ -38,6 +38,27 @@ PRETRAINING = dict(
     backbone=BACKBONE,
     head=dict(type='MAEHead', embed_dim=16, depth=1, num_heads=2),
     mask_generator=dict(image=dict(type='RandomMasking', ratio=0.5)),
+)
+
+PATCHES = dict(type='PatchTokenizer', patch_size=(2, 16, 16), clip_size=(4, 32, 32))
+MULTIMODAL = dict(
+    type='MultiModalViT',
+    embed_dim=24,
+    depth=2,
+    num_heads=2,
+    tokenizers=dict(rgb=dict(PATCHES, channels=3), depth=dict(PATCHES, channels=1)),
+)
+MULTIMAE = dict(
+    type='MultiMAE',
+    backbone=MULTIMODAL,
+    head=dict(rgb=dict(type='CrossAttentionHead', error='mse', embed_dim=16, depth=1, num_heads=2)),
+    mask_generator=dict(type='DirichletMasking', num_visible=4),
+)
+DENSE = dict(
+    type='DensePredictor',
+    backbone=BACKBONE,
+    head=dict(type='ConvNeXtHead', embed_dim=32, depth=1),
+    task=dict(type='SegmentationTask', num_classes=5),
 )
 
 # Behind a config of `tiny_run`: its test pictures in ``test_dataloader``, all of them as the bank too.
@@ -188,8 +209,46 @@ def test_probe_takes_pretrained_and_fine_tuned_backbones(pretrained, tmp_path):
     torch.testing.assert_close(frozen.features(clips()), model.features(clips()))
 
 
-def test_errors_of_frozen_models():
-    with pytest.raises(ValueError, match=r"norm='both' is unknown\. Choose 'token' or 'pooled'"):
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        MULTIMAE,
+        dict(MULTIMAE, backbone=dict(MULTIMODAL, final_norm=True)),
+        dict(PRETRAINING, backbone=dict(BACKBONE, final_norm=False)),
+        DENSE,
+        dict(DENSE, backbone=MULTIMODAL),
+    ],
+    ids=['multimae', 'multimae-norm', 'mae-no-norm', 'dense', 'dense-multimodal'],
+)
+def test_features_have_the_norm_that_their_backbone_has(cfg, tmp_path):
+    statistics = dict(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    nested = dict(type='MultiModalPreprocessor', modalities=dict(rgb=dict(type='ClipPreprocessor', **statistics)))
+    is_mae = cfg['type'] == 'MaskedAutoencoder'
+    cfg = dict(cfg, data_preprocessor=dict(type='ClipPreprocessor', **statistics) if is_mae else nested)
+    model = MODELS.build(cfg)
+    for parameter in model.backbone.norm.parameters():
+        nn.init.normal_(parameter)
+    save_file(model.state_dict(), tmp_path / 'weights.safetensors', {})
+    expected = model.backbone.pooled((clips() / 255 - 0.5) / 0.25)
+    frozen = MODELS.build(frozen_model(cfg))
+    load_weights(frozen, tmp_path / 'weights.safetensors', complete=True)
+    torch.testing.assert_close(frozen.features(clips()), expected)
+    model = MODELS.build(dict(frozen_model(cfg), type='LinearProbe', num_classes=3))
+    report = load_weights(model, tmp_path / 'weights.safetensors')
+    assert all(key.startswith('head.') for key in report.initialised)
+    torch.testing.assert_close(model.features(clips()), expected)
+
+
+def test_errors_of_frozen_models(pretrained, tmp_path):
+    save_file(take_modality(MODELS.build(MULTIMAE).state_dict()), tmp_path / 'plain.safetensors', {})
+    backbone = dict(BACKBONE, cls_token=True)
+    with pytest.raises(ValueError, match=r'lacks backbone.norm.weight, backbone.norm.bias. Set backbone.final_norm=Fa'):
+        load_weights(FrozenBackbone(backbone=backbone), tmp_path / 'plain.safetensors')
+    load_weights(FrozenBackbone(backbone=dict(backbone, final_norm=False)), tmp_path / 'plain.safetensors')
+    model = MODELS.build(dict(PRETRAINING, backbone=dict(BACKBONE, final_norm=False)))
+    with pytest.raises(ValueError, match=r'no place for backbone.norm.bias.* Set backbone.final_norm=True'):
+        load_weights(model, pretrained)
+    with pytest.raises(ValueError, match=r"norm='both' is unknown\. Choose 'token', 'pooled' or None"):
         FrozenBackbone(backbone=dict(BACKBONE), norm='both')
     with pytest.raises(ValueError, match=r"pool='max' is unknown\. Choose 'mean' or 'cls'"):
         FrozenBackbone(backbone=dict(BACKBONE, pool='max'))

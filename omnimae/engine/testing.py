@@ -16,14 +16,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from omnimae.evaluation import Features, knn, knn_accuracy
-from omnimae.registry import HOOKS, LOOPS
+from omnimae.registry import HOOKS, LOOPS, MODELS
 from omnimae.structures import Batch
 
 
 def frozen_model(model: dict) -> dict:
-    """The config of any model of ours -> that of its backbone alone, with the norm that its features have."""
-    norm = 'pooled' if model['type'] == 'Classifier' else model.get('norm', 'token')
-    statistics = {key: value for key, value in model.get('data_preprocessor', {}).items() if key in ('mean', 'std')}
+    """The config of any model of ours -> that of its backbone alone, with the norm that its features have.
+
+    Of several modalities it sees the colours.
+    """
+    norm = model.get('norm', getattr(MODELS.get(model['type']), 'feature_norm', 'token'))
+    preprocessor = model.get('data_preprocessor') or {}
+    colours = (preprocessor.get('modalities') or {}).get('rgb', preprocessor)
+    statistics = {key: value for key, value in colours.items() if key in ('mean', 'std')}
     return dict(
         type='FrozenBackbone',
         backbone=model['backbone'],

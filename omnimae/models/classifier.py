@@ -33,6 +33,8 @@ class Classifier(BaseModel):
             MultiModalPreprocessor; it is told ``num_classes``.
     """
 
+    feature_norm = 'pooled'  # of a FrozenBackbone of the same features
+
     def __init__(
         self,
         *,

@@ -115,6 +115,8 @@ class DensePredictor(BaseModel):
         ValueError: layers that the backbone does not have, or without its last.
     """
 
+    feature_norm = None  # of a FrozenBackbone of the same features
+
     def __init__(
         self,
         *,

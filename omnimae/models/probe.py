@@ -19,9 +19,10 @@ class FrozenBackbone(BaseModel):
 
     Args:
         backbone: config of the encoder.
-        norm: 'token' normalises each token by the backbone's final norm and averages then: what pretraining, which has
-            that norm, leaves (the release's feature ``last_patch_avg``). 'pooled' averages and normalises then: what a
-            fine-tuned Classifier has in front of its head, with the norm of its checkpoint.
+        norm: 'token' normalises each token by the backbone's final norm, where its config has one, and averages then:
+            what pretraining leaves (the release's feature ``last_patch_avg``). 'pooled' averages and normalises then:
+            what a fine-tuned Classifier has in front of its head, with the norm of its checkpoint. None only averages:
+            the tokens that a DensePredictor's head reads.
         data_preprocessor: config of the ClipPreprocessor.
 
     Raises:
@@ -32,15 +33,15 @@ class FrozenBackbone(BaseModel):
         self,
         *,
         backbone: dict,
-        norm: str = 'token',
+        norm: str | None = 'token',
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
         super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
-        if norm not in ('token', 'pooled'):
-            raise ValueError(f"norm={norm!r} is unknown. Choose 'token' or 'pooled'.")
-        self.backbone = MODELS.build({**backbone, 'final_norm': norm == 'token'})
-        self.norm = nn.Identity() if norm == 'token' else nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
+        if norm not in ('token', 'pooled', None):
+            raise ValueError(f"norm={norm!r} is unknown. Choose 'token', 'pooled' or None.")
+        self.backbone = MODELS.build(backbone if norm == 'token' else {**backbone, 'final_norm': False})
+        self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6) if norm == 'pooled' else nn.Identity()
         self.backbone.eval()
 
     def train(self, mode: bool = True) -> FrozenBackbone:
@@ -127,7 +128,7 @@ class LinearProbe(FrozenBackbone):
         *,
         backbone: dict,
         num_classes: int,
-        norm: str = 'token',
+        norm: str | None = 'token',
         head_init_std: float = 0.01,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
