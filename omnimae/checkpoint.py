@@ -263,11 +263,11 @@ def load_weights(
     A pretraining model needs every tensor of it. A classifier takes the backbone of a pretraining checkpoint or of an
     encoder and leaves the decoder, and the final norm where its backbone has none (as the release does; the norm
     belongs to single tokens) unless it wants it as its own (``pretrained_norm``); of a classifier's checkpoint it takes
-    everything, but leaves a head for other classes.
+    everything, but leaves a head for other classes. A DensePredictor takes the backbone of either, and gives its own.
     Between a model of several modalities and a plain ViT the blocks and the tokenizer of 'rgb' are what both have.
 
     Args:
-        model: a MaskedAutoencoder, a MultiMAE or a Classifier.
+        model: a MaskedAutoencoder, a MultiMAE, a Classifier or a DensePredictor.
         path: see `load_file`.
         complete: refuse a checkpoint that leaves weights of the model at their initial values; results of testing and
             inference would be meaningless.
@@ -532,12 +532,14 @@ def _wanted(
     token_norm = 'backbone.norm.weight'  # in pretraining and in what is frozen; a Classifier has it behind the pooling
     is_probe = token_norm in state_dict and token_norm not in target
     loses_token = CLS_TOKEN in state_dict and CLS_TOKEN not in target  # and with it what was trained on top
-    if is_pretraining(state_dict) or is_encoder(state_dict) or is_probe or loses_token:
+    head = _head_keys(chain(state_dict, target))
+    # a classifier's stands on a norm, a dense one on tokens
+    is_other_head = bool(_head_keys(target)) and ('norm.weight' in state_dict) != ('norm.weight' in target)
+    if is_pretraining(state_dict) or is_encoder(state_dict) or is_probe or loses_token or is_other_head:
         cls_keys = {CLS_TOKEN, CLS_POSITION} - target.keys()
         unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *cls_keys, *apart)
         wanted = ('backbone.', 'norm.') if takes_norm else 'backbone.'
         return lambda key: key.startswith(wanted) and not key.startswith(unwanted)
-    head = _head_keys(chain(state_dict, target))
     if all(key in state_dict and key in target and state_dict[key].shape == target[key].shape for key in head):
         return lambda key: True
     return lambda key: key not in head
@@ -597,7 +599,7 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
             f'Set clip_size to the one the checkpoint was made for ({tokens} tokens): clips of any other size run then '
             'too, with interpolated positions.'
         )
-    if 'backbone.norm.weight' in target and 'norm.weight' in state_dict:
+    if 'norm.weight' in state_dict and ('backbone.norm.weight' in target or 'norm.weight' in keys):
         return "It is a classifier's, whose norm stands behind the pooling. Set model.norm='pooled'."
     if all(key.startswith('backbone.norm.') for key in keys):
         return f'Set backbone.final_norm={keys[0] in state_dict} in the model.'

@@ -239,6 +239,30 @@ def test_features_have_the_norm_that_their_backbone_has(cfg, tmp_path):
     torch.testing.assert_close(model.features(clips()), expected)
 
 
+CLASSIFIER = dict(type='Classifier', backbone=BACKBONE, num_classes=3)
+
+
+@pytest.mark.parametrize('backbone', [BACKBONE, MULTIMODAL], ids=['plain', 'multimodal'])
+def test_classifiers_and_dense_predictors_begin_with_the_backbone_of_the_other(backbone, tmp_path):
+    file = tmp_path / 'weights.safetensors'
+    for start, goal in ((CLASSIFIER, DENSE), (DENSE, CLASSIFIER)):
+        first, second = (dict(cfg, backbone=backbone) for cfg in (start, goal))
+        model = MODELS.build(first)
+        save_file(model.state_dict(), file, {})
+        fresh = MODELS.build(second)
+        report = load_weights(fresh, file)
+        for name, x in fresh.backbone.state_dict().items():
+            assert torch.equal(x, model.backbone.state_dict()[name]), name
+        report = load_weights(fresh, file)
+        assert {*report.left} == {name for name in model.state_dict() if not name.startswith('backbone.')}
+        assert {*report.initialised} == {name for name in fresh.state_dict() if not name.startswith('backbone.')}
+        with pytest.raises(ValueError, match=r'has no values for (head|norm)\..* Give the checkpoint of a training with'):
+            load_weights(fresh, file, complete=True)
+    save_file(MODELS.build(dict(CLASSIFIER, backbone=backbone)).state_dict(), file, {})
+    with pytest.raises(ValueError, match=r"norm stands behind the pooling. Set model.norm='pooled'"):
+        load_weights(FrozenBackbone(backbone=backbone), file)
+
+
 def test_errors_of_frozen_models(pretrained, tmp_path):
     save_file(take_modality(MODELS.build(MULTIMAE).state_dict()), tmp_path / 'plain.safetensors', {})
     backbone = dict(BACKBONE, cls_token=True)
