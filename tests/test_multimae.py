@@ -28,6 +28,7 @@ from omnimae.data.preparation import prepare_aligned
 from omnimae.data.video import BrokenFileError
 from omnimae.flops import task_rows
 from omnimae.layouts import export_multimae, export_timm, take_modality
+from omnimae.models.vit import run_blocks
 from omnimae.registry import MODELS
 from omnimae.structures import Address, Grid, Masks, token_spans
 from omnimae.visualization import reconstruct_tasks
@@ -416,6 +417,15 @@ def test_any_subset_trains_in_any_order(names):
     assert {task: tuple(x.shape) for task, x in rows[0]['patches'].items()} == {
         'rgb': (16, 192), 'depth': (16, 64), 'semseg': (16, 4 * 133), 'norm_rgb': (16, 192),
     }  # fmt: skip
+
+
+def test_decoders_without_blocks_predict():
+    head = dict(type='CrossAttentionHead', error='mse', embed_dim=16, num_heads=2, depth=0)
+    model, clips = tiny(head=dict(rgb=head)), random_clips()
+    model(clips)['loss'].backward()
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
+    x = torch.randn(2, 5, 16)
+    assert torch.equal(run_blocks(model.head.rgb.blocks, x, grad_checkpointing=False, first=2), x[:, 2:])
 
 
 def test_a_modality_that_no_task_predicts_predicts_others():

@@ -283,6 +283,8 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *, grad_checkpointing: bool, fi
 
     Checkpointing recomputes activations in the backward pass.
     """
+    if not len(blocks):
+        return x[:, first:]
     recompute = grad_checkpointing and torch.is_grad_enabled()
     starts = [0] * (len(blocks) - 1) + [first]
     for block, start in zip(blocks, starts, strict=True):
