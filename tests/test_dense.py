@@ -296,6 +296,45 @@ def test_a_class_that_the_model_does_not_have_is_named():
     assert set(model.data_preprocessor(batch)) == {'clips', 'target'}
 
 
+@pytest.mark.parametrize('kind', ['DensePredictor', 'MultiMAE', 'Classifier'])
+def test_an_input_without_class_is_named_where_the_tokenizer_knows_none(kind):
+    tokenizers = dict(rgb=TOKENIZERS['rgb'], semseg=dict(TOKENIZERS['semseg'], padding_class=False))
+    parts: dict[str, dict] = dict(
+        DensePredictor=dict(head=CONVNEXT, task=SEGMENTATION),
+        MultiMAE=dict(
+            head=dict(rgb=dict(type='CrossAttentionHead', error='mse', embed_dim=16, num_heads=2)),
+            mask_generator=dict(type='DirichletMasking', num_visible=4),
+        ),
+        Classifier=dict(num_classes=3, data_preprocessor=dict(type='MultiModalPreprocessor')),
+    )
+    batch = dict(clips=clips('rgb', 'semseg'), ids=['a.png', 'b.png'])
+    maps = batch['clips']['semseg']
+    maps[1, 0, 0, 3, 3] = 255
+    model = MODELS.build(dict(type=kind, backbone=dict(multimodal(), tokenizers=tokenizers), **parts[kind]))
+    with pytest.raises(ValueError, match=r"semseg of 'b.png' has the class 255, none of .*semseg.padding_class=True"):
+        model.data_preprocessor(batch)
+    maps[1, 0, 0, 3, 3] = 4
+    assert set(model.data_preprocessor(batch)) == {'clips'}
+    maps[1, 0, 0, 3, 3] = 255
+    model = MODELS.build(dict(type=kind, backbone=multimodal('rgb', 'semseg'), **parts[kind]))  # it pads
+    assert set(model.data_preprocessor(batch)) == {'clips'}
+
+
+def test_a_target_goes_to_a_model_that_predicts_it():
+    head = dict(rgb=dict(type='CrossAttentionHead', error='mse', embed_dim=16, num_heads=2))
+    masks = dict(type='DirichletMasking', num_visible=4)
+    multimae = MODELS.build(dict(type='MultiMAE', backbone=multimodal('rgb'), head=head, mask_generator=masks))
+    classifier = MODELS.build(
+        dict(type='Classifier', backbone=VIT, num_classes=3, data_preprocessor=dict(type='MultiModalPreprocessor'))
+    )
+    batch = dict(clips=clips('rgb'), target=torch.full((2, 1, 1, 32, 48), 7, dtype=torch.uint8), ids=['a', 'b'])
+    batch['labels'] = torch.tensor([0, 2])
+    assert multimae(**multimae.data_preprocessor(batch))['loss'].isfinite()
+    assert set(classifier.data_preprocessor(batch)) == {'clips', 'labels'}
+    depth = build(VIT, task=dict(type='DepthTask'))
+    assert depth(**depth.data_preprocessor(batch))['loss'].isfinite()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Classes of whole images
 

@@ -50,6 +50,7 @@ class Classifier(BaseModel):
         preprocessor = dict(data_preprocessor or dict(type='ClipPreprocessor'), num_classes=num_classes)
         super().__init__(MODELS.build(preprocessor), init_cfg)
         self.backbone = MODELS.build({**backbone, 'final_norm': False})
+        self.data_preprocessor.input_classes = getattr(self.backbone, 'input_classes', {})
         self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
         self.pretrained_norm = pretrained_norm
         self.head = nn.Linear(self.backbone.embed_dim, num_classes)

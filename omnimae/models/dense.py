@@ -128,12 +128,13 @@ class DensePredictor(BaseModel):
         init_cfg: dict | None = None,
     ):
         meaning: Any = MODELS.build(task)
-        preprocessor = dict(data_preprocessor or dict(type='MultiModalPreprocessor'))
+        preprocessor = dict(data_preprocessor or dict(type='MultiModalPreprocessor'), target=True)
         preprocessor['num_classes'] = getattr(meaning, 'num_classes', None)
         super().__init__(MODELS.build(preprocessor), init_cfg)
         self.task = meaning
         self.read = (*read,)
         self.backbone = MODELS.build({**backbone, 'final_norm': False})
+        self.data_preprocessor.input_classes = getattr(self.backbone, 'input_classes', {})
         learned = dict(in_dim=self.backbone.embed_dim * len(self.read), out_channels=self.task.out_channels)
         self.head = MODELS.build({**learned, **head})
         depth = len(self.backbone.blocks)

@@ -55,6 +55,7 @@ class MultiMAE(BaseModel):
         if not head:
             raise ValueError('head is empty. Name at least one task: head=dict(rgb=dict(type=...)).')
         self.backbone = MODELS.build(backbone)
+        self.data_preprocessor.input_classes = self.backbone.input_classes
         tokenizers = self.backbone.tokenizers.items()
         learned = dict(
             in_dim=self.backbone.embed_dim,

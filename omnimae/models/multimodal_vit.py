@@ -61,9 +61,11 @@ class Tokenizer(nn.Module):
     Attributes:
         channels: values that a pixel of the modality has, and a prediction of it.
         resize_mode: how positions are interpolated to clips of another size.
+        input_classes: how many classes a map may have; None for what is no map of classes, or may have any.
     """
 
     channels: int
+    input_classes: int | None = None
     pos_embed: Tensor
     resize_mode = 'bicubic'
 
@@ -147,6 +149,7 @@ class ClassMapTokenizer(Tokenizer):
     ):
         super().__init__(embed_dim, patch_size, clip_size)
         self.channels = num_classes
+        self.input_classes = None if padding_class else num_classes
         self.class_embed = nn.Embedding(
             num_classes + padding_class, class_dim, padding_idx=num_classes if padding_class else None
         )
@@ -245,6 +248,12 @@ class MultiModalViT(BaseModule):
     def modalities(self) -> tuple[str, ...]:
         """Names, in the order of the tokens."""
         return tuple(self.tokenizers)
+
+    @property
+    def input_classes(self) -> dict[str, int]:
+        """Modality -> how many classes its maps may have, where there is a limit."""
+        tokenizers: Any = self.tokenizers.items()
+        return {name: x.input_classes for name, x in tokenizers if x.input_classes is not None}
 
     @property
     def patch_size(self) -> Size3:

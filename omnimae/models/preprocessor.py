@@ -112,32 +112,55 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
     Args:
         modalities: name -> config of what normalises it; one without, such as a map of classes, stays as it is.
         num_classes: that labels, or pixels of the target, may have; a Classifier or a DensePredictor says it.
+        target: the model predicts the target of a batch; a DensePredictor says it.
+
+    Attributes:
+        input_classes: modality -> how many classes its maps may have, where there is a limit; the model fills it in.
     """
 
-    def __init__(self, *, modalities: Mapping[str, dict] | None = None, num_classes: int | None = None):
+    def __init__(
+        self, *, modalities: Mapping[str, dict] | None = None, num_classes: int | None = None, target: bool = False
+    ):
         super().__init__(non_blocking=True)
         if modalities is None:
             modalities = dict(rgb=dict(type='ClipPreprocessor'), depth=dict(type='DepthPreprocessor'))
         self.modalities = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in modalities.items()})
         self.num_classes = num_classes
+        self.target = target
+        self.input_classes: Mapping[str, int] = {}
 
     def forward(self, data: Batch, training: bool = False) -> dict:
         """A batch of the loader -> the arguments of the model's ``forward``, on its device.
 
-        Labels go to a model that tells classes apart; others need not know of them.
+        Labels go to a model that tells classes apart, the target to one that predicts it; others need not know of them.
 
         Raises:
-            ValueError: a label, or a class in the target, that is none of the model's.
+            ValueError: a label, or a class in the target or in an input, that is none of the model's.
         """
-        keys = ['clips', 'target', 'masks']
-        if self.num_classes is not None and 'target' in data:
-            self._check_classes(data)
+        keys = ['clips', 'masks']
+        self._check_inputs(data)
+        if self.target:
+            keys.append('target')
+            if self.num_classes is not None and 'target' in data:
+                self._check_target(data)
         elif self.num_classes is not None and 'labels' in data:
             _check_labels(data, self.num_classes)
             keys.append('labels')
         return self.cast_data({key: value for key, value in data.items() if key in keys})
 
-    def _check_classes(self, data: Batch) -> None:
+    def _check_inputs(self, data: Batch) -> None:
+        for modality, num_classes in self.input_classes.items():
+            if modality not in data['clips']:
+                continue
+            for name, largest in zip(data['ids'], data['clips'][modality].flatten(1).amax(1).tolist(), strict=True):
+                if largest >= num_classes:
+                    raise ValueError(
+                        f'The {modality} of {name!r} has the class {largest}, none of the {num_classes} of '
+                        f'its tokenizer, counted from 0. Set backbone.tokenizers.{modality}.padding_class=True if '
+                        'pixels may have none, or correct the maps.'
+                    )
+
+    def _check_target(self, data: Batch) -> None:
         # Before they go to the GPU, where a wrong one ends the process with an assertion that names nothing.
         for name, target in zip(data['ids'], data['target'], strict=True):
             wrong = (target >= self.num_classes) & (target != UNKNOWN_CLASS)
