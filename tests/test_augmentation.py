@@ -204,6 +204,13 @@ def test_wrong_arguments_of_randaugment_say_the_remedy(change: dict, message: st
         TRANSFORMS.build({**cfg, **change})
 
 
+@pytest.mark.parametrize('clip', [np.zeros((1, 8, 8, 1), np.uint8), np.zeros((1, 8, 8, 3), np.float32)])
+def test_randaugment_refuses_what_is_no_uint8_rgb(clip: np.ndarray):
+    """Also where nothing is drawn: a map beside the picture would otherwise fail after some steps."""
+    with pytest.raises(ValueError, match=rf'is for uint8 RGB, and was given {clip.dtype} .*, {clip.shape[-1]}\)'):
+        RandAugment(policy='timm', magnitude=9, num_layers=2, prob=0)(clip, np.random.default_rng(0))
+
+
 def test_randaugment_refuses_evaluation():
     with pytest.raises(ValueError, match='RandAugment is random, but evaluation is not'):
         RANDOM[0](smooth_clip(1, 8, 8), None)

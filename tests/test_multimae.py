@@ -465,7 +465,13 @@ def test_what_cannot_be_given():
         (dict(normals=dict(error='l1')), "no tokenizer for modality='normals'. Choose from .*; a task of another name"),
         (dict(rgb=dict(error='mae')), "error='mae' is unknown. Choose one of mse, l1, cross_entropy"),
         (dict(semseg=dict(error='cross_entropy', target=dict(type='PixelTarget'))), 'is for values, not for classes'),
+        (
+            dict(depth=dict(error='l1', target=dict(type='PixelTarget'))),
+            "of colours, and modality='depth' has channels=1",
+        ),
+        (dict(rgb=dict(error='mse', target=dict(type='PixelTarget', frames='first'))), "frames='first' has no effect"),
         (dict(rgb=dict(error='mse', num_heads=3)), 'num_heads=3 does not divide embed_dim=256'),
+        (dict(rgb=dict(error='mse', embed_dim=18, num_heads=2)), 'embed_dim=18 is no multiple of 4'),
         ({}, 'head is empty. Name at least one task'),
     ],
 )

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from omnimae.data.transforms import needed_rng
+from omnimae.data.transforms import is_rgb, needed_rng
 from omnimae.registry import TRANSFORMS
 
 FILL = (128, 128, 128)  # what shows where the frame has moved away
@@ -226,7 +226,7 @@ class RandAugment:
         prob: of carrying out an operation.
 
     Raises:
-        ValueError: a value outside its range, or no random numbers given (evaluation).
+        ValueError: a value outside its range, a clip that is not uint8 RGB, or no random numbers given (evaluation).
     """
 
     def __init__(
@@ -250,6 +250,11 @@ class RandAugment:
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """(T, H, W, 3) -> (T, H, W, 3)."""
+        if clip.dtype != np.uint8 or not is_rgb(clip):
+            raise ValueError(
+                f'RandAugment is for uint8 RGB, and was given {clip.dtype} of shape {clip.shape}. Beside maps take '
+                'ColorJitter.'
+            )
         for name, strength in self.draw(needed_rng(rng, self)):
             clip = self.policy.operations[name](clip, strength)
         return clip

@@ -17,6 +17,7 @@ from omnimae.registry import MODELS
 from omnimae.structures import Grid, Size3, token_spans
 
 from .linear import Linear
+from .mae_head import PixelTarget
 from .multimodal_vit import place_table, xavier_attention
 from .vit import Block, LayerNorm, Mlp, attend, resize_positions, run_blocks, xavier_linear
 
@@ -59,8 +60,8 @@ class CrossAttentionHead(BaseModule):
         float32: compute this decoder outside autocast, as the release does for class maps.
 
     Raises:
-        ValueError: an unknown modality or error, a target that class maps cannot have, or a width that the heads do not
-            divide.
+        ValueError: an unknown modality or error, a target that the modality cannot have, or a width that the heads do
+            not divide.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class CrossAttentionHead(BaseModule):
         self.error = error
         self.channels = channels[modality]
         self.target = None if target is None else MODELS.build(target)
+        if isinstance(self.target, PixelTarget):
+            self._check_pixel_target(self.target)
         self.float32 = float32
         # of all modalities, that each finds its places there, whatever the length of its clips
         self.grid = Grid(*map(max, zip(*grids.values(), strict=True)))
@@ -120,6 +123,18 @@ class CrossAttentionHead(BaseModule):
             nn.init.xavier_uniform_(weight)
         for embedding in self.modality_embed.values():
             nn.init.trunc_normal_(embedding, std=0.02)
+
+    def _check_pixel_target(self, target: PixelTarget) -> None:
+        if self.channels != 3:
+            raise ValueError(
+                f'CrossAttentionHead: a PixelTarget is of colours, and modality={self.modality!r} has '
+                f'channels={self.channels}. Leave target out.'
+            )
+        if target.frames != 'all':
+            raise ValueError(
+                f'CrossAttentionHead: target.frames={target.frames!r} has no effect, every frame is predicted. Leave '
+                'it out.'
+            )
 
     def fixed_positions(self) -> Tensor:
         """-> (1, N, d): the sinusoids that ``pos_embed`` begins with."""

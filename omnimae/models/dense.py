@@ -112,7 +112,8 @@ class DensePredictor(BaseModel):
         data_preprocessor: config of a MultiModalPreprocessor.
 
     Raises:
-        ValueError: layers that the backbone does not have, or without its last.
+        ValueError: layers that the backbone does not have, in another order or without its last, or a modality to read
+            that it does not have.
     """
 
     feature_norm = None  # of a FrozenBackbone of the same features
@@ -131,10 +132,15 @@ class DensePredictor(BaseModel):
         preprocessor = dict(data_preprocessor or dict(type='MultiModalPreprocessor'), target=True)
         preprocessor['num_classes'] = getattr(meaning, 'num_classes', None)
         super().__init__(MODELS.build(preprocessor), init_cfg)
+        if isinstance(read, str):
+            raise ValueError(f'read={read!r} is one name. Give a list: read=({read!r},).')
         self.task = meaning
         self.read = (*read,)
         self.backbone = MODELS.build({**backbone, 'final_norm': False})
         self.data_preprocessor.input_classes = getattr(self.backbone, 'input_classes', {})
+        modalities = getattr(self.backbone, 'modalities', self.read)  # a plain ViT takes its one by any name
+        if not {*self.read} <= {*modalities}:
+            raise ValueError(f'read={self.read} is not all of the backbone. Choose from {list(modalities)}.')
         learned = dict(in_dim=self.backbone.embed_dim * len(self.read), out_channels=self.task.out_channels)
         self.head = MODELS.build({**learned, **head})
         depth = len(self.backbone.blocks)
@@ -146,6 +152,8 @@ class DensePredictor(BaseModel):
                 f'head.layers={self.head.layers} ends in front of the last block, {depth - 1}: those behind would not '
                 'be trained. End with it, or set backbone.depth.'
             )
+        if self.layers != sorted({*self.layers}):
+            raise ValueError(f'head.layers={self.head.layers} are not ascending numbers of blocks. Sort them.')
 
     def forward(
         self, clips: Mapping[str, Tensor], target: Tensor | None = None, mode: str = 'loss'

@@ -41,7 +41,12 @@ def place_table(grid: Grid, dim: int) -> Tensor:
     Those of a place are MAE's with rows before columns. Time step t adds what the 1-D sinusoids change from step 0 to
     t, so an image meets exactly the published table, and so does the first step of a clip. (Our choice: there is no
     published model of several modalities of video.)
+
+    Raises:
+        ValueError: a width that is no multiple of 4.
     """
+    if dim % 4:
+        raise ValueError(f'embed_dim={dim} is no multiple of 4, as positions of rows and columns need. Change it.')
     place = sinusoid_table_2d(grid._replace(t=1), dim).roll(dim // 2, 2)
     steps = sinusoid_table(grid.t, dim)
     return (place + (steps - steps[:, :1]).transpose(0, 1)).flatten(0, 1)[None]
