@@ -38,6 +38,7 @@ from omnimae.layouts import (
     KERNEL,
     OF_COLOURS,
     OF_PLAIN,
+    TASK_WEIGHTS,
     TOKENIZERS,
     WRAPPERS,
     StateDict,
@@ -260,11 +261,12 @@ def load_weights(
 ) -> LoadReport:
     """Load a checkpoint of any known layout into a model; logs and returns what was loaded, left and initialised.
 
-    A pretraining model needs every tensor of it. A classifier takes the backbone of a pretraining checkpoint or of an
-    encoder and leaves the decoder, and the final norm where its backbone has none (as the release does; the norm
-    belongs to single tokens) unless it wants it as its own (``pretrained_norm``); of a classifier's checkpoint it takes
-    everything, but leaves a head for other classes. A DensePredictor takes the backbone of either, and gives its own.
-    Between a model of several modalities and a plain ViT the blocks and the tokenizer of 'rgb' are what both have.
+    A pretraining model needs every tensor of it, but for learned weights of tasks, with which it may begin anew. A
+    classifier takes the backbone of a pretraining checkpoint or of an encoder and leaves the decoder, and the final
+    norm where its backbone has none (as the release does; the norm belongs to single tokens) unless it wants it as its
+    own (``pretrained_norm``); of a classifier's checkpoint it takes everything, but leaves a head for other classes. A
+    DensePredictor takes the backbone of all of these, and a classifier that of a DensePredictor. Between a model of
+    several modalities and a plain ViT the blocks and the tokenizer of 'rgb' are what both have.
 
     Args:
         model: a MaskedAutoencoder, a MultiMAE, a Classifier or a DensePredictor.
@@ -528,7 +530,7 @@ def _wanted(
                 f'{path}: holds {kind}, which has no decoder. Give a checkpoint of pretraining, or a Classifier to '
                 'load it into.'
             )
-        return lambda key: True
+        return lambda key: not key.startswith(TASK_WEIGHTS) or (key in state_dict and key in target)
     token_norm = 'backbone.norm.weight'  # in pretraining and in what is frozen; a Classifier has it behind the pooling
     is_probe = token_norm in state_dict and token_norm not in target
     loses_token = CLS_TOKEN in state_dict and CLS_TOKEN not in target  # and with it what was trained on top

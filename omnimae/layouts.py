@@ -40,6 +40,7 @@ CLS_TOKEN = 'backbone.cls_token'
 CLS_POSITION = 'backbone.pos_embed_cls'
 GLOBAL_TOKENS = 'backbone.global_tokens'
 TOKENIZERS = 'backbone.tokenizers.'
+TASK_WEIGHTS = 'log_variances.'
 OF_COLOURS = ('backbone.blocks.', f'{TOKENIZERS}rgb.', GLOBAL_TOKENS)  # what `take_modality` takes of a MultiMAE
 OF_PLAIN = ('backbone.blocks.', 'backbone.patch_embed.', POSITIONS, CLS_TOKEN)  # and `as_modality` of a plain ViT
 BLOCK_KEYS = tuple(
@@ -744,7 +745,7 @@ def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -
 
 
 def export_multimae(state_dict: StateDict) -> StateDict:
-    """Our MultiMAE, or its encoder -> the published names.
+    """Our MultiMAE, or its encoder -> the published names. Learned weights of the tasks stand in no published file.
 
     Raises:
         ValueError: patches of several frames, or a grid that is not square.
@@ -755,6 +756,8 @@ def export_multimae(state_dict: StateDict) -> StateDict:
             raise ValueError(f"{key}: patches of {x.shape[2]} frames; the layout 'multimae' is for images alone.")
     weights: StateDict = {}
     for key, x in state_dict.items():
+        if key.startswith(TASK_WEIGHTS):
+            continue
         name = _renamed(key, backward)
         if name is None or not is_multimodal(state_dict):
             raise ValueError(f"The layout 'multimae' has no name for {key}. Give a MultiMAE, or the encoder of one.")

@@ -826,6 +826,19 @@ def test_a_model_of_videos_begins_with_one_of_images(tmp_path):
     torch.testing.assert_close(target.backbone({'rgb': image}).x, model.backbone({'rgb': image}).x)
 
 
+def test_learned_weights_of_the_tasks_stand_in_no_published_file(tmp_path):
+    """One model begins with a file that has none, another leaves them."""
+    weighted, plain = tiny(uncertainty=True), tiny()
+    names = {f'log_variances.{task}' for task in weighted.head}
+    assert export_multimae(weighted.state_dict()).keys() == export_multimae(plain.state_dict()).keys()
+    report = load_weights(weighted, saved(plain, tmp_path / 'theirs.pth'))
+    assert ({*report.initialised}, report.left) == (names, ())
+    torch.save(weighted.state_dict(), tmp_path / 'weighted.pth')
+    report = load_weights(plain, tmp_path / 'weighted.pth', complete=True)
+    assert (report.initialised, {*report.left}) == ((), names)
+    assert {*load_weights(weighted, tmp_path / 'weighted.pth', complete=True).loaded} >= names
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
