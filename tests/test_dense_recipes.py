@@ -31,7 +31,7 @@ RELEASE = {
     'ade20k': (1e-4, 64, 16, 4, 0.05, 0.1, 512, 'bfloat16'),
     **dict.fromkeys(('hypersim_rgb', 'hypersim_depth', 'hypersim_rgb-depth'), (1e-4, 25, 16, 4, 0.05, 0.1, 512, None)),
     **dict.fromkeys(('nyuv2_rgb', 'nyuv2_depth', 'nyuv2_rgb-depth'), (1e-4, 200, 8, 4, 0.05, 0.1, 640, 'bfloat16')),
-    'nyuv2-depth': (1e-4, 2000, 128, 2, 1e-4, 0.0, 256, None),
+    'depth-nyuv2': (1e-4, 2000, 128, 2, 1e-4, 0.0, 256, None),
 }
 INPUTS = {name: tuple(name.split('_')[1].split('-')) if '_' in name else ('rgb',) for name in RELEASE}
 
@@ -77,6 +77,7 @@ def sources_of(cfg, split: str) -> Any:
 
 def test_every_recipe_is_in_the_table():
     assert {path.stem.removeprefix('vit-b_') for path in MULTIMAE.glob('*.py')} == {'in1k', *RELEASE}
+    assert len({name.replace('-', '_') for name in RELEASE}) == len(RELEASE)  # nobody sees such a difference
 
 
 @pytest.mark.parametrize('name', RELEASE)
@@ -100,7 +101,7 @@ def test_numbers_of_the_release(name):
         source = sources_of(cfg, split)
         assert (*(m for m in source.modalities if m != source.target),) == INPUTS[name]
         assert source.transforms[-1].size == size
-    if name == 'nyuv2-depth':
+    if name == 'depth-nyuv2':
         assert cfg.model.head == dict(type='DPTHead', layers=(2, 5, 8, 11), layer_dims=(96, 192, 384, 768), dim=256)
         assert cfg.model.task == dict(type='DepthTask', mean=2070.7764, std=777.5723, error='berhu')
     else:
@@ -125,7 +126,7 @@ def test_numbers_of_the_release_on_in1k():
     assert sum(parameter.numel() for parameter in model.parameters()) == encoder + 2 * 768 + 768 * 1000 + 1000
 
 
-@pytest.mark.parametrize('name', ['ade20k', 'nyuv2-depth'])
+@pytest.mark.parametrize('name', ['ade20k', 'depth-nyuv2'])
 def test_recipes_of_omnimae_differ_in_their_backbone_alone(name):
     ours, multimae = (
         load_config(path / f'vit-b_{name}.py').to_dict() for path in (CONFIGS / 'omnimae' / 'dense', MULTIMAE)
@@ -225,7 +226,7 @@ def run(path: Path, work_dir: Path, **more: Any) -> Runner:
 
 PATHS = [
     *(MULTIMAE / f'vit-b_{name}.py' for name in RELEASE),
-    *(CONFIGS / 'omnimae' / 'dense' / f'vit-b_{name}.py' for name in ('ade20k', 'nyuv2-depth')),
+    *(CONFIGS / 'omnimae' / 'dense' / f'vit-b_{name}.py' for name in ('ade20k', 'depth-nyuv2')),
 ]
 
 
@@ -236,7 +237,7 @@ def test_trains_validates_and_tests(path, data, tmp_path, monkeypatch):
     runner = run(path, tmp_path / 'work')
     runner.train()
     assert runner.iter == 2
-    prefix = 'depth/delta1' if 'nyuv2-depth' in path.stem else 'segmentation/mIoU'
+    prefix = 'depth/delta1' if 'depth-nyuv2' in path.stem else 'segmentation/mIoU'
     scalars = {key: buffer.current() for key, buffer in runner.message_hub.log_scalars.items()}
     assert math.isfinite(scalars['train/loss'])
     assert 0 <= scalars[f'val/{prefix}'] <= 100
@@ -327,7 +328,7 @@ def pretrained(path: Path) -> tuple[dict[str, torch.Tensor], Path]:
     return model.state_dict(), path
 
 
-@pytest.mark.parametrize('name', ['hypersim_rgb', 'hypersim_depth', 'hypersim_rgb-depth', 'nyuv2-depth'])
+@pytest.mark.parametrize('name', ['hypersim_rgb', 'hypersim_depth', 'hypersim_rgb-depth', 'depth-nyuv2'])
 def test_starts_from_pretraining(name, tmp_path):
     """Blocks, global token and the tokenizers that there are come from the file, the head does not."""
     weights, file = pretrained(tmp_path / 'pretrained.pth')
@@ -378,7 +379,7 @@ def test_starts_from_a_plain_vit(folder, tmp_path):
 def small_runs(tmp_path: Path) -> dict[str, tuple[Path, Path]]:
     """Shrunk recipes as files of their own, and weights of them."""
     made = {}
-    for name in ('ade20k', 'nyuv2-depth', 'hypersim_rgb-depth'):
+    for name in ('ade20k', 'depth-nyuv2', 'hypersim_rgb-depth'):
         path = MULTIMAE / f'vit-b_{name}.py'
         config, weights = tmp_path / f'{name}.py', tmp_path / f'{name}.pth'
         cfg = load_config(path, options_of(path))
@@ -400,13 +401,13 @@ def test_maps_of_own_images(small_runs, tmp_path):
     clips = {'rgb': torch.from_numpy(square).permute(2, 0, 1)[None, :, None]}
     assert np.array_equal(same.pixels, model.predict(clips)[0]['classes'].numpy())
     assert (other.pixels.shape, other.pixels.dtype, other.error) == ((40, 130), np.uint8, None)
-    config, weights = small_runs['nyuv2-depth']
+    config, weights = small_runs['depth-nyuv2']
     [depth] = predict_maps(config, weights, wide, device='cpu')
     assert (depth.pixels.shape, depth.pixels.dtype) == ((40, 130), np.float32)
 
 
 def test_maps_are_told_behind_the_interpolation_of_the_config(small_runs):
-    path, weights = small_runs['nyuv2-depth']
+    path, weights = small_runs['depth-nyuv2']
     config = load_config(path)
     [fit, *_] = sources_of(config, 'test').transforms
     fit.interpolation = 'bicubic'
@@ -427,7 +428,7 @@ def test_predict_maps_writes_maps_and_pictures(small_runs, tmp_path, capsys):
     (tmp_path / 'in').mkdir()
     Image.fromarray(np.full((30, 50, 3), 99, np.uint8)).save(tmp_path / 'in' / 'a.png')
     (tmp_path / 'in' / 'b.png').write_bytes(b'nothing')
-    for name, dtype in (('ade20k', np.uint8), ('nyuv2-depth', np.uint16)):
+    for name, dtype in (('ade20k', np.uint8), ('depth-nyuv2', np.uint16)):
         config, weights = small_runs[name]
         out = tmp_path / name
         tool.main([str(config), str(weights), str(tmp_path / 'in'), '--out-dir', str(out), '--device', 'cpu'])

@@ -2,14 +2,14 @@
 
 Not of the paper (arXiv:2206.08356): MultiMAE's recipe (arXiv:2204.01678), by which it compares MAE with itself.
 Data: laid out as ``configs/_base_/datasets/segmentation_nyuv2.py`` says; ``depth_nyuv2.py`` beside it, on the unit.
-Run:  bash tools/dist_train.sh configs/omnimae/dense/vit-b_nyuv2-depth.py 2
+Run:  bash tools/dist_train.sh configs/omnimae/dense/vit-b_depth-nyuv2.py 2
       (global batch 128 = 64 per GPU x 2 GPUs;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
-Test: bash tools/dist_test.sh configs/omnimae/dense/vit-b_nyuv2-depth.py CHECKPOINT 2
+Test: bash tools/dist_test.sh configs/omnimae/dense/vit-b_depth-nyuv2.py CHECKPOINT 2
 Expect: nothing is published; MAE's ViT-B has delta1 85.1 by this recipe (README of MultiMAE). Ours: not yet run.
 """
 
-_base_ = '../../multimae/finetune/vit-b_nyuv2-depth.py'
+_base_ = '../../multimae/finetune/vit-b_depth-nyuv2.py'
 
 model = dict(
     backbone=dict(

@@ -3,10 +3,10 @@
 Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE): DPT head on the blocks 2, 5, 8 and 11, reversed
      Huber loss, float32.
 Data: laid out as ``configs/_base_/datasets/segmentation_nyuv2.py`` says; ``depth_nyuv2.py`` beside it, on the unit.
-Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_nyuv2-depth.py 2
+Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_depth-nyuv2.py 2
       (global batch 128 = 64 per GPU x 2 GPUs;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
-Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_nyuv2-depth.py CHECKPOINT 2
+Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_depth-nyuv2.py CHECKPOINT 2
 The release tests the epoch with the least validation loss; here it is the last.
 Expect: delta1 86.4 (README of the release; the poster has 85.4). Ours: not yet run.
 """
