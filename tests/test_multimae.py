@@ -166,8 +166,8 @@ def test_shares_are_uniform_on_the_simplex():
         assert share.mean().item() == pytest.approx(1 / 3, abs=0.02)
         for x in (0.1, 0.3, 0.6):
             assert (share < x).float().mean().item() == pytest.approx(1 - (1 - x) ** 2, abs=0.04)
-    # the published rule has three of the fractions rounded: the counts miss 98 by one at most before the repair
-    assert counts.max() <= 98
+    assert counts.min() == 0
+    assert counts.max() >= 95  # P(share > 0.97) is 0.0009, for each of 6000
 
 
 def test_alpha_and_subsets_move_the_shares():
@@ -411,7 +411,8 @@ def test_leaving_a_modality_out_is_hiding_all_of_it():
 def test_any_subset_trains_in_any_order(names):
     model, clips = tiny(), random_clips()
     losses = model({name: clips[name] for name in names})
-    assert {key.split('_', 1)[0] for key in losses} >= {'loss'}
+    errors = dict(rgb=['mse_rgb', 'mse_norm_rgb'], depth=['l1_depth'], semseg=['cross_entropy_semseg'])
+    assert set(losses) == {'loss', *(key for name in names for key in errors[name])}
     assert losses['loss'].isfinite()
     rows = model.predict({name: clips[name] for name in names})
     assert {task: tuple(x.shape) for task, x in rows[0]['patches'].items()} == {
@@ -966,6 +967,7 @@ def test_every_parameter_takes_part_in_every_step(tmp_path):
         model = torch.nn.parallel.DistributedDataParallel(tiny(uncertainty=True))
         seen = torch.arange(16).expand(3, -1)
         for masks in (None, Masks(seen, torch.arange(16, 48).expand(3, -1)), None):
+            model.zero_grad(set_to_none=True)
             model(random_clips(), masks)['loss'].backward()
             assert all(parameter.grad is not None for parameter in model.parameters())
     finally:
