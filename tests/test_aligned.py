@@ -190,6 +190,15 @@ def test_a_file_without_partner_is_refused(root, tmp_path):
         (dict(target='rgb', modalities=dict(rgb={})), 'an input has to be left'),
         (dict(modalities=dict(rgb=dict(fodler='a'))), "modalities.rgb has no 'fodler'. Known are kind, folder, stride"),
         (dict(modalities=dict(heat={})), r"modalities.heat.kind='heat' is unknown. Choose one of 'rgb', 'depth'"),
+        (dict(modalities=dict(rgb=dict(valid='mask_valid'))), "modalities.rgb.valid is for kind='depth', not 'rgb'. Le"),
+        (
+            dict(modalities=dict(rgb={}, depth=dict(reduce_zero_label=True))),
+            "modalities.depth.reduce_zero_label is for kind='classes', not 'depth'. Leave it out",
+        ),
+        (
+            dict(modalities=dict(rgb={}, depth=dict(num_classes=3))),
+            "modalities.depth.num_classes is for kind='classes', not 'depth'. Leave it out",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_used(root, more, message):
@@ -212,6 +221,18 @@ def test_maps_that_cannot_be_read(tmp_path, pixels, modality, message):
     source = dataset(tmp_path, modalities=dict(rgb={}, other=modality))
     with pytest.raises(BrokenImageError, match=message):
         source[0]
+
+
+def test_masks_of_one_bit_say_where_depth_is_known(tmp_path):
+    known = np.arange(64).reshape(8, 8) % 3 > 0
+    pictures = dict(rgb=np.zeros((8, 8, 3), np.uint8), depth=np.full((8, 8), 7, np.uint16), valid=known)
+    for name, pixels in pictures.items():
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / '0.png')
+    assert read_map(str(tmp_path / 'valid' / '0.png')).dtype == bool
+    depth = dataset(tmp_path, modalities=dict(rgb={}, depth=dict(valid='valid')))[0]['clips']['depth']
+    assert np.array_equal(depth[0, 0, 0].numpy() == 7, known)
+    assert depth[0, 0, 0].numpy()[~known].max() == -1
 
 
 def test_a_broken_map_is_no_map(tmp_path):

@@ -43,7 +43,7 @@ class Modality(NamedTuple):
             there is none.
         folder: below the root, where its files are.
         stride: side of the square of pixels that becomes one, behind all transforms (MultiMAE's input of classes: 4).
-        valid: folder of masks that are 255 where the depth is known; elsewhere it becomes -1.
+        valid: folder of masks that are 255, or white of 1 bit, where the depth is known; elsewhere it becomes -1.
         reduce_zero_label: class 0 becomes none, and all others move down by one (ADE20K, NYUv2).
         num_classes: a file of classes with others than these, or with none, counts as broken; None takes any.
     """
@@ -60,7 +60,7 @@ class Modality(NamedTuple):
         """What a config describes.
 
         Raises:
-            ValueError: an unknown word or kind.
+            ValueError: an unknown word or kind, or a word of another kind.
         """
         if unknown := sorted(set(cfg) - set(cls._fields)):
             raise ValueError(f'modalities.{name} has no {unknown[0]!r}. Known are {", ".join(cls._fields)}.')
@@ -69,6 +69,11 @@ class Modality(NamedTuple):
             raise ValueError(
                 f'modalities.{name}.kind={modality.kind!r} is unknown. Choose one of {", ".join(map(repr, KINDS))}.'
             )
+        for word, kind in dict(valid='depth', reduce_zero_label='classes', num_classes='classes').items():
+            if modality.kind != kind and getattr(modality, word) != cls._field_defaults[word]:
+                raise ValueError(
+                    f'modalities.{name}.{word} is for kind={kind!r}, not {modality.kind!r}. Leave it out, or set kind.'
+                )
         return modality
 
 
@@ -149,7 +154,7 @@ class AlignedDataset(ImageDataset):
             valid = read_map(self._file(modality.valid, row), self.backend_args)
             if valid.shape != pixels.shape:
                 raise BrokenImageError(path, f'its mask has the size {valid.shape[1:3]}, not {pixels.shape[1:3]}')
-            pixels[valid != VALID] = UNKNOWN_DEPTH
+            pixels[~valid if valid.dtype == bool else valid != VALID] = UNKNOWN_DEPTH
         return pixels
 
     def _transform(self, clip: Any, rng: np.random.Generator | None) -> Any:
