@@ -190,7 +190,7 @@ def test_a_file_without_partner_is_refused(root, tmp_path):
         (dict(target='rgb', modalities=dict(rgb={})), 'an input has to be left'),
         (dict(modalities=dict(rgb=dict(fodler='a'))), "modalities.rgb has no 'fodler'. Known are kind, folder, stride"),
         (dict(modalities=dict(heat={})), r"modalities.heat.kind='heat' is unknown. Choose one of 'rgb', 'depth'"),
-        (dict(modalities=dict(rgb=dict(valid='mask_valid'))), "modalities.rgb.valid is for kind='depth', not 'rgb'. Le"),
+        (dict(modalities=dict(rgb=dict(valid='mask_valid'))), "modalities.rgb.valid is for kind='depth', not 'rgb'"),
         (
             dict(modalities=dict(rgb={}, depth=dict(reduce_zero_label=True))),
             "modalities.depth.reduce_zero_label is for kind='classes', not 'depth'. Leave it out",

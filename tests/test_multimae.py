@@ -566,6 +566,21 @@ def test_frames_of_all_modalities_are_of_the_same_time(clips_root, sampling):
     assert (clips['depth'].dtype, clips['semseg'].dtype) == (torch.int32, torch.uint8)
 
 
+@pytest.mark.parametrize('sampling', ['dense', 'sparse'])
+def test_a_second_video_may_be_shorter(clips_root, tmp_path, sampling):
+    """Clips lie where both have frames, and maps belong to the frames of the first."""
+    for name in ('rgb', 'semseg'):
+        (tmp_path / name).symlink_to(clips_root / name)
+    write_video(tmp_path / 'heat' / 'walk' / 'a.mp4', num_frames=15)
+    modalities = dict(rgb={}, heat=dict(kind='rgb'), semseg=dict(kind='classes'))
+    source = clips_of(tmp_path, sampling=sampling, modalities=modalities, clip_seconds=1.0, num_frames=4)
+    samples = [source[0], *(source[Address(0, 0, seed)] for seed in range(8))]
+    for clips in (sample['clips'] for sample in samples):
+        numbers = [(clips[name].float().mean((0, 1, 3, 4)) / 4).round().tolist() for name in ('rgb', 'heat')]
+        assert numbers[0] == numbers[1] == clips['semseg'][0, 0, :, 0, 0].tolist()
+        assert max(numbers[0]) <= 14
+
+
 def test_testing_takes_the_same_clip_every_time(clips_root):
     source = clips_of(clips_root)
     assert torch.equal(source[0]['clips']['depth'], source[0]['clips']['depth'])

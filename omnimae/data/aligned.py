@@ -12,9 +12,9 @@ Videos have videos of colours there and maps as arrays (no video format in use k
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -184,9 +184,9 @@ class AlignedDataset(ImageDataset):
 class AlignedVideoDataset(AlignedDataset):
     """Clips of several modalities, aligned frame by frame and pixel by pixel; see `AlignedDataset`.
 
-    Maps are a .npy file of whole numbers, (frames, height, width), one for each frame of a video of that size. Fewer
-    count as evenly spread over the video, and are only near its frames in time. Depth may be negative where it is not
-    known.
+    Maps are a .npy file of whole numbers, (frames, height, width), one for each frame of the first video. Fewer count
+    as evenly spread over it, and are only near its frames in time. Depth may be negative where it is not known. Of
+    several videos the shortest says where clips end.
 
     Args:
         clip_seconds, num_frames, sampling: as of `VideoDataset`; testing takes one clip of a video.
@@ -212,18 +212,21 @@ class AlignedVideoDataset(AlignedDataset):
 
     def _read(self, row: int, rng: np.random.Generator | None) -> list[Any]:
         seed = None if rng is None else int(rng.integers(2**63))
+        paths = {name: self._file(modality.folder, row) for name, modality in self.modalities.items()}
         clips: dict[str, np.ndarray] = {}
-        duration = math.inf
-        for name, modality in self.modalities.items():
-            path = self._file(modality.folder, row)
-            generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
-            if modality.kind == 'rgb':
-                with open_video(path, backend_args=self.backend_args) as video:
-                    duration = min(duration, video.duration)
-                    clips[name] = self.sampling.read(video, 0.0, duration, generator)[0]
-            else:
-                maps: Any = MapVideo(path, duration, self.backend_args)  # of a VideoReader what sampling needs
-                clips[name] = _checked(self.sampling.read(maps, 0.0, duration, generator)[0], modality, path)
+        with ExitStack() as opened:
+            videos = {
+                name: opened.enter_context(open_video(path, backend_args=self.backend_args))
+                for name, path in paths.items()
+                if self.modalities[name].kind == 'rgb'
+            }
+            durations = [video.duration for video in videos.values()]
+            for name, path in paths.items():
+                # of a VideoReader maps have what sampling needs
+                video: Any = videos.get(name) or MapVideo(path, durations[0], self.backend_args)
+                generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
+                [pixels] = self.sampling.read(video, 0.0, min(durations), generator)
+                clips[name] = pixels if name in videos else _checked(pixels, self.modalities[name], path)
         sizes = {name: clip.shape[1:3] for name, clip in clips.items()}
         if len(set(sizes.values())) > 1:
             raise BrokenFileError(self._path(row), f'its modalities have different sizes, {sizes}')
