@@ -367,10 +367,13 @@ def test_a_classifier_pools_all_tokens_of_all_modalities():
         model.data_preprocessor(batch)
 
 
-def test_a_lone_clip_is_rgb():
+@pytest.mark.parametrize('preprocessor', ['ClipPreprocessor', 'MultiModalPreprocessor'])
+def test_a_lone_clip_is_rgb(preprocessor):
     torch.manual_seed(0)
-    model = MODELS.build(dict(type='Classifier', backbone=multimodal('rgb'), num_classes=3, head_init_std=0.5)).eval()
+    cfg = dict(type='Classifier', backbone=multimodal('rgb', 'semseg'), num_classes=3, head_init_std=0.5)
+    model = MODELS.build(dict(cfg, data_preprocessor=dict(type=preprocessor))).eval()
     clip = clips('rgb')['rgb']
+    assert model.data_preprocessor(dict(clip=clip))['clip'] is clip
     tokens = model.backbone({'rgb': model.data_preprocessor.normalize(clip)}).x
     torch.testing.assert_close(model.predict(clip), model.head(model.norm(tokens.mean(1))))
     torch.testing.assert_close(model.predict(torch.stack([clip, clip], 1)), model.predict(clip))

@@ -23,7 +23,7 @@ from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
 from omnimae.engine import LARS, frozen_model, testing
-from omnimae.engine.testing import _in_turn
+from omnimae.engine.testing import _in_turn, _pooled
 from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.layouts import export, take_modality
 from omnimae.models import FrozenBackbone, LinearProbe
@@ -230,6 +230,7 @@ def test_features_have_the_norm_that_their_backbone_has(cfg, tmp_path):
         nn.init.normal_(parameter)
     save_file(model.state_dict(), tmp_path / 'weights.safetensors', {})
     expected = model.backbone.pooled((clips() / 255 - 0.5) / 0.25)
+    torch.testing.assert_close(_pooled(model, dict(clip=clips())), expected)
     frozen = MODELS.build(frozen_model(cfg))
     load_weights(frozen, tmp_path / 'weights.safetensors', complete=True)
     torch.testing.assert_close(frozen.features(clips()), expected)

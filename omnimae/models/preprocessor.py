@@ -107,7 +107,7 @@ def _check_labels(data: Batch, num_classes: int) -> None:
 
 @MODELS.register_module()
 class MultiModalPreprocessor(BaseDataPreprocessor):
-    """Move a batch of several modalities to the device, normalise each when asked.
+    """Move a batch of several modalities, or of lone clips, which are RGB, to the device, normalise each when asked.
 
     Args:
         modalities: name -> config of what normalises it; one without, such as a map of classes, stays as it is.
@@ -137,7 +137,7 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
         Raises:
             ValueError: a label, or a class in the target or in an input, that is none of the model's.
         """
-        keys = ['clips', 'masks']
+        keys = ['clip', 'clips', 'masks']
         self._check_inputs(data)
         if self.target:
             keys.append('target')
@@ -150,7 +150,7 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
 
     def _check_inputs(self, data: Batch) -> None:
         for modality, num_classes in self.input_classes.items():
-            if modality not in data['clips']:
+            if modality not in data.get('clips', {}):
                 continue
             for name, largest in zip(data['ids'], data['clips'][modality].flatten(1).amax(1).tolist(), strict=True):
                 if largest >= num_classes:
@@ -171,10 +171,15 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
                     'from 1, or give the task another num_classes.'
                 )
 
-    def normalize(self, clips: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Modality -> (B, C, T, H, W), of integers as they are stored -> the same, floating and normalised."""
+    def normalize(self, clips: Mapping[str, Tensor] | Tensor) -> dict[str, Tensor] | Tensor:
+        """Modality -> (B, C, T, H, W), or a lone clip of RGB, integers as they are stored -> the same, normalised."""
+        if isinstance(clips, Tensor):
+            return self._normalize('rgb', clips)
+        return {name: self._normalize(name, clip) for name, clip in clips.items()}
+
+    def _normalize(self, modality: str, clip: Tensor) -> Tensor:
         normalizers: Any = self.modalities
-        return {name: normalizers[name].normalize(x) if name in normalizers else x for name, x in clips.items()}
+        return normalizers[modality].normalize(clip) if modality in normalizers else clip
 
 
 @MODELS.register_module()
