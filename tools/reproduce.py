@@ -483,9 +483,14 @@ def _pair(made: Sequence[Mapping[str, Any]], what: str, scale: float) -> str:
 
 
 def _budget(made: Sequence[Mapping[str, Any]]) -> str:
-    finished = [one for one in made if 'steps' in one]  # not those that diverged
-    budgets = sorted({(one['steps'], one['batch'], _splits(one['samples'])) for one in finished})
-    return ' and '.join(f'{steps} steps of {batch} ({splits})' for steps, batch, splits in budgets)
+    steps: dict[tuple[str, int], set[int]] = {}
+    for one in made:
+        if 'steps' in one:  # not where it diverged
+            steps.setdefault((_splits(one['samples']), one['batch']), set()).add(one['steps'])
+    budgets = sorted(steps.items())
+    return ' and '.join(
+        f'{" or ".join(map(str, sorted(counts)))} steps of {batch} ({splits})' for (splits, batch), counts in budgets
+    )
 
 
 def _splits(samples: Mapping[str, int]) -> str:
