@@ -423,7 +423,7 @@ class Results:
         """Draw mean and standard deviation of every cell, and its seeds as dots -> PNG."""
         tasks, rows = self.experiment.tasks, self.experiment.rows
         curve = self.experiment.axis is not None
-        size = (3.2 * len(tasks), 2.6 if curve else 0.9 + 0.32 * len(rows))
+        size = (max(3.2 * len(tasks), 4.5), 2.6 if curve else 0.9 + 0.32 * len(rows))
         figure, axes = plt.subplots(1, len(tasks), figsize=size, squeeze=False, sharey=not curve)
         for axis, task in zip(axes.flat, tasks, strict=True):
             cells = [self.values(row.name, task.name) for row in rows]
@@ -437,6 +437,7 @@ class Results:
                 axis.errorbar(at, means, yerr=spreads, marker='o', capsize=3)
                 axis.plot([place for place, _ in dots], [value for _, value in dots], '.', color='grey', markersize=3)
                 axis.set_xlabel(self.experiment.axis, fontsize=8)
+                axis.locator_params(axis='x', nbins=5)
             else:
                 axis.errorbar(means, at, xerr=spreads, fmt='o', capsize=3)
                 axis.plot([value for _, value in dots], [place for place, _ in dots], '.', color='grey', markersize=3)
