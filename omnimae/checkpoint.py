@@ -535,8 +535,10 @@ def _wanted(
     is_probe = token_norm in state_dict and token_norm not in target
     loses_token = CLS_TOKEN in state_dict and CLS_TOKEN not in target  # and with it what was trained on top
     head = _head_keys(chain(state_dict, target))
-    # a classifier's stands on a norm, a dense one on tokens
-    is_other_head = bool(_head_keys(target)) and ('norm.weight' in state_dict) != ('norm.weight' in target)
+    # a classifier's stands on a norm, one for maps on tokens
+    heads = [_head_keys(keys) for keys in (state_dict, target)]
+    has_other_norm = ('norm.weight' in state_dict) != ('norm.weight' in target)
+    is_other_head = all(heads) and not set.intersection(*heads) and has_other_norm
     if is_pretraining(state_dict) or is_encoder(state_dict) or is_probe or loses_token or is_other_head:
         cls_keys = {CLS_TOKEN, CLS_POSITION} - target.keys()
         unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *cls_keys, *apart)
