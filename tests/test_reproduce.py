@@ -328,6 +328,7 @@ def test_every_declaration_of_ours_holds(path):
             for config in configs:
                 cfg = load_config(config, experiment.options.get(key, {}))
                 MODELS.build(cfg.model)
+                assert ('test_dataloader' in cfg) == (key != 'pretrain')
 
 
 def test_every_config_of_small_belongs_to_an_experiment():

@@ -126,6 +126,22 @@ def load_experiment(name: str, form: str) -> Experiment:
             raise ValueError(
                 f'{path}: tasks.{key}.rates is {task["rates"]!r}, it must be a list of numbers.'
             ) from error
+    taken, chosen = _form(path, said, form)
+    return Experiment(
+        path.stem,
+        form,
+        said['title'],
+        said.get('data'),
+        said.get('axis'),
+        tuple(row for row in rows if row.name in taken),
+        tuple(tasks),
+        chosen['seeds'],
+        chosen['options'],
+    )
+
+
+def _form(path: Path, said: Mapping[str, Any], form: str) -> tuple[list[str], dict[str, Any]]:
+    """-> the rows that a form takes, and what it says."""
     if form not in said['forms']:
         raise ValueError(f'{path}: there is no form {form!r}. Choose from {", ".join(said["forms"])}.')
     chosen = said['forms'][form]
@@ -143,17 +159,7 @@ def load_experiment(name: str, form: str) -> Experiment:
         raise ValueError(f'{path}: forms.{form}.rows is {taken!r}, it must be a list of rows.')
     if unknown := [str(row) for row in taken if row not in said['rows']]:
         raise ValueError(f'{path}: forms.{form}.rows names {", ".join(unknown)}; there are {", ".join(said["rows"])}.')
-    return Experiment(
-        path.stem,
-        form,
-        said['title'],
-        said.get('data'),
-        said.get('axis'),
-        tuple(row for row in rows if row.name in taken),
-        tuple(tasks),
-        chosen['seeds'],
-        chosen['options'],
-    )
+    return taken, chosen
 
 
 def _check_keys(path: Path, place: str, value: Any, needed: set[str], allowed: set[str]) -> None:
