@@ -50,10 +50,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, scan_folder
-from omnimae.data.datasets import MixedDataset, collate_clips, read_image
+from omnimae.data.datasets import MixedDataset, collate_clips
+from omnimae.data.media import open_video
+from omnimae.data.media.frames import pick_frames, train_start
+from omnimae.data.media.images import read_image
 from omnimae.data.samplers import MixedBatchSampler, MixedSampler
 from omnimae.data.transforms import random_box, resize
-from omnimae.data.video import open_video, pick_frames, train_start
 from omnimae.registry import DATASETS
 from omnimae.structures import Address
 

@@ -29,9 +29,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnimae.checkpoint import load_file, load_weights, stored_classes
 from omnimae.config import load_config
-from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, read_image, scan_folder
+from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, scan_folder
+from omnimae.data.media import open_video
+from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen, sparse_moments
+from omnimae.data.media.images import read_image
 from omnimae.data.transforms import resize
-from omnimae.data.video import BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen, sparse_moments
 from omnimae.engine import frozen_model
 from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS

@@ -26,8 +26,8 @@ with atheris.instrument_imports(include=['omnimae']):
 
     from omnimae.checkpoint import load_file
     from omnimae.data.annotations import read_classes, read_list
-    from omnimae.data.datasets import read_image
-    from omnimae.data.video import open_video
+    from omnimae.data.media import open_video
+    from omnimae.data.media.images import read_image
 
 FOLDER = Path(tempfile.mkdtemp())
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from omnimae.data.aligned import AlignedDataset, read_map
-from omnimae.data.datasets import BrokenImageError, MixedDataset, collate_clips
+from omnimae.data.datasets import MixedDataset, collate_clips
 from omnimae.data.dense_transforms import turn_hue
+from omnimae.data.media.errors import BrokenImageError
 from omnimae.data.transforms import resize
 from omnimae.registry import TRANSFORMS
 from omnimae.structures import Address

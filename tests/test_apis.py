@@ -22,7 +22,8 @@ from omnimae.apis import (
 )
 from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import load_config
-from omnimae.data.datasets import VideoDataset, read_image
+from omnimae.data.datasets import VideoDataset
+from omnimae.data.media.images import read_image
 from omnimae.registry import MODELS
 
 # The videos of the tiny data, two clips of three crops each, tested beside the pictures.

@@ -21,9 +21,10 @@ from omnimae.data import preparation
 from omnimae.data.annotations import read_list
 from omnimae.data.benchmarks import BENCHMARKS, read_ek100, read_k400, read_p365, read_ssv2
 from omnimae.data.datasets import ImageDataset, VideoDataset
+from omnimae.data.media import open_video
+from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.preparation import prepare
 from omnimae.data.reencode import reencode, scaled_size
-from omnimae.data.video import BrokenVideoError, open_video
 from omnimae.structures import Address
 
 ROOT = Path(__file__).parents[1]

@@ -26,16 +26,11 @@ from PIL import Image
 
 from omnimae.data import datasets
 from omnimae.data.annotations import StringTable, read_classes, read_list, scan_folder
-from omnimae.data.datasets import (
-    BrokenImageError,
-    ImageDataset,
-    MixedDataset,
-    VideoDataset,
-    collate_clips,
-    decode_image,
-)
-from omnimae.data.frames import FrameDataset
-from omnimae.data.video import BrokenFileError, BrokenVideoError, PyAVReader
+from omnimae.data.datasets import ImageDataset, MixedDataset, VideoDataset, collate_clips
+from omnimae.data.frame_folders import FrameDataset
+from omnimae.data.media.errors import BrokenFileError, BrokenImageError, BrokenVideoError
+from omnimae.data.media.images import decode_image
+from omnimae.data.media.video import PyAVReader
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, Sample
 
@@ -567,7 +562,7 @@ def test_a_sample_follows_from_its_address_alone(data, make):
 
 def test_replicas_are_crops_of_one_decoded_image(data, monkeypatch):
     decoded = []
-    monkeypatch.setattr(datasets, 'decode_image', lambda data: decoded.append(1) or decode_image(data))
+    monkeypatch.setattr('omnimae.data.media.images.decode_image', lambda data: decoded.append(1) or decode_image(data))
     clip = images(data, replicas=4)[Address(0, 0, 0)]['clip']
     assert clip.shape == (4, 3, 1, 32, 32)
     assert len(decoded) == 1

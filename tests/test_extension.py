@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_run import write_data
 
-from omnimae.data.video import BrokenFileError
+from omnimae.data.media.errors import BrokenFileError
 from omnimae.structures import Address, Grid
 
 ROOT = Path(__file__).parents[1]

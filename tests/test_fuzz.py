@@ -17,7 +17,7 @@ from test_mae import image_backbone, mae_file
 
 from omnimae.checkpoint import load_weights, save_file
 from omnimae.data.annotations import read_list
-from omnimae.data.video import pick_frames, test_starts, train_start
+from omnimae.data.media.frames import pick_frames, test_starts, train_start
 from omnimae.layouts import KERNEL, export, translate
 from omnimae.registry import MODELS
 from omnimae.structures import Grid

@@ -24,8 +24,8 @@ from omnimae.checkpoint import convert, load_file, load_weights
 from omnimae.config import load_config
 from omnimae.data.aligned import AlignedDataset, AlignedVideoDataset
 from omnimae.data.demo import make_maps
+from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.preparation import prepare_aligned
-from omnimae.data.video import BrokenFileError
 from omnimae.flops import task_rows
 from omnimae.layouts import export_multimae, export_timm, take_modality
 from omnimae.models.vit import run_blocks

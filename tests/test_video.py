@@ -19,17 +19,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from omnimae.data import video
-from omnimae.data.video import (
-    BrokenFileError,
-    BrokenVideoError,
-    count_missing_bytes,
-    open_video,
-    pick_frames,
-    pick_on_screen,
-    sparse_moments,
-    sparse_test_places,
-)
+from omnimae.data import media
+from omnimae.data.media import decord, open_video, video
+from omnimae.data.media.container import count_missing_bytes
+from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
+from omnimae.data.media.frames import pick_frames, pick_on_screen, sparse_moments, sparse_test_places
 
 READERS = ('pyav', 'decord')
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
@@ -42,7 +36,7 @@ SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
     ('duration', 'seconds', 'u', 'start'), [(10.0, 2.5, 0.0, 0.0), (10.0, 2.5, 0.5, 3.75), (2.0, 2.5, 0.9, 0.0)]
 )
 def test_train_start(duration, seconds, u, start):
-    assert video.train_start(duration, seconds, u) == start
+    assert media.frames.train_start(duration, seconds, u) == start
 
 
 @pytest.mark.parametrize(
@@ -50,7 +44,7 @@ def test_train_start(duration, seconds, u, start):
     [(12.5, 5, [0, 2, 4, 6, 8]), (12.5, 1, [0]), (2.5, 3, [0, 0, 0]), (1.0, 5, [0, 0, 0, 0, 0])],
 )
 def test_starts_of_test_clips(duration, num_clips, starts):
-    assert video.test_starts(duration, 2.5, num_clips, to_end=False) == starts
+    assert media.frames.test_starts(duration, 2.5, num_clips, to_end=False) == starts
 
 
 @pytest.mark.parametrize(
@@ -58,7 +52,7 @@ def test_starts_of_test_clips(duration, num_clips, starts):
     [(12.5, 5, [0, 2.5, 5, 7.5, 10]), (12.5, 1, [5]), (2.5, 3, [0, 0, 0]), (1.0, 1, [0])],
 )
 def test_starts_of_test_clips_that_reach_the_end(duration, num_clips, starts):
-    assert video.test_starts(duration, 2.5, num_clips, to_end=True) == starts
+    assert media.frames.test_starts(duration, 2.5, num_clips, to_end=True) == starts
 
 
 @pytest.mark.parametrize(
@@ -619,7 +613,7 @@ def test_unknown_reader():
 
 
 def test_decord_not_installed(monkeypatch):
-    monkeypatch.setattr(video.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(media.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match='not installed. Use .*pip install decord'):
         open_video('v.mp4', 'decord')
 
@@ -655,18 +649,18 @@ def test_a_hanging_decord_is_killed_and_replaced(make, tmp_path, monkeypatch, cr
         'class logging:\n    INFO = 0\n    set_level = print\n'
         f'def VideoReader(*args, **kwargs):\n    {crime}\n'
     )
-    monkeypatch.setattr(video, 'DECORD_PROCESSES', {})
+    monkeypatch.setattr(decord, 'DECORD_PROCESSES', {})
     with open_video(make('mp4'), 'decord') as opened:
         with monkeypatch.context() as patch:
             patch.setattr(video, 'TIME_LIMIT', 1.0)
             patch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
             with pytest.raises(BrokenVideoError, match=f'v.mp4: {reason}'):
                 opened.read(0.0, 1.0, 4)
-        broken = video.DECORD_PROCESSES[os.getpid()].pid
+        broken = decord.DECORD_PROCESSES[os.getpid()].pid
         assert not is_running(broken)
         assert [number_of(frame) for frame in opened.read(0.0, 1.0, 2)] == [0, 19]
-        assert video.DECORD_PROCESSES[os.getpid()].pid != broken
-        assert is_running(video.DECORD_PROCESSES[os.getpid()].pid)
+        assert decord.DECORD_PROCESSES[os.getpid()].pid != broken
+        assert is_running(decord.DECORD_PROCESSES[os.getpid()].pid)
 
 
 class Clips(Dataset):
@@ -682,7 +676,7 @@ class Clips(Dataset):
     def __getitem__(self, index):
         with open_video(self.paths[index], self.reader) as opened:
             numbers = [number_of(frame) for frame in opened.read(1.0, 0.8, 4)]
-        helper = video.DECORD_PROCESSES.get(os.getpid())
+        helper = decord.DECORD_PROCESSES.get(os.getpid())
         return numbers, helper.pid if helper else 0
 
 
@@ -696,7 +690,7 @@ def test_reading_in_workers(make, reader):
     helpers = {helper for _, helper in samples}
     if reader == 'decord':
         assert len(helpers) == 2
-        assert video.DECORD_PROCESSES[os.getpid()].pid not in helpers
+        assert decord.DECORD_PROCESSES[os.getpid()].pid not in helpers
         assert all(wait_for_end(helper) for helper in helpers)
 
 
@@ -720,7 +714,7 @@ def test_real_clips_equal_sequential_decoding():
         with open_video(path) as pyav, open_video(path, 'decord') as decord:
             assert pyav.duration == decord.duration
             assert times[-1] < pyav.duration < times[-1] + 0.2
-            for start in video.test_starts(pyav.duration, 2.7, 2, to_end=False):
+            for start in media.frames.test_starts(pyav.duration, 2.7, 2, to_end=False):
                 expected = expected_clip(times, frames, start, 2.7, 16)
                 np.testing.assert_array_equal(pyav.read(start, 2.7, 16), expected, err_msg=f'pyav {path} {start}')
                 np.testing.assert_array_equal(decord.read(start, 2.7, 16), expected, err_msg=f'decord {path} {start}')

@@ -26,9 +26,11 @@ from torch import Tensor, nn
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
-from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_image
+from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from omnimae.data.media import open_video
+from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.images import read_image
 from omnimae.data.transforms import CenterCrop, resize
-from omnimae.data.video import BrokenFileError, open_video
 from omnimae.registry import DATASETS, MODELS
 from omnimae.visualization import (
     Reconstruction,

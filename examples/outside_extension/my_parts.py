@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from omnimae.data.datasets import FileDataset
-from omnimae.data.video import BrokenFileError
+from omnimae.data.media.errors import BrokenFileError
 from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import Masks
 

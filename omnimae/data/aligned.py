@@ -11,7 +11,6 @@ Videos have videos of colours there and maps as arrays (no video format in use k
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,13 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine import fileio
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, StringTable, scan_folder
-from omnimae.data.datasets import BrokenImageError, ImageDataset, read_image
+from omnimae.data.datasets import ImageDataset
+from omnimae.data.media import open_video
+from omnimae.data.media.errors import BrokenFileError, BrokenImageError
+from omnimae.data.media.frames import SAME_TIME, ClipSampling, pick_frames, pick_on_screen
+from omnimae.data.media.images import read_image, read_map
 from omnimae.data.transforms import resize
-from omnimae.data.video import SAME_TIME, BrokenFileError, ClipSampling, open_video, pick_frames, pick_on_screen
 from omnimae.registry import DATASETS
 from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample
 
@@ -291,24 +292,6 @@ def read_pixels(modality: Modality, path: str, backend_args: dict | None = None)
     if modality.kind == 'rgb':
         return read_image(path, backend_args)
     return _checked(read_map(path, backend_args), modality, path)
-
-
-def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:
-    """An image file of one channel -> its numbers as they are, (1, H, W, 1): levels of grey, or indices of a palette.
-
-    Raises:
-        BrokenImageError: the file cannot be read in full, or has colours.
-    """
-    try:
-        with Image.open(io.BytesIO(fileio.get(path, backend_args=backend_args))) as image:
-            pixels = np.array(image)
-    except UnidentifiedImageError as error:
-        raise BrokenImageError(path, 'not an image') from error
-    except Exception as error:  # Pillow has no common type for what its readers raise
-        raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
-    if pixels.ndim != 2:
-        raise BrokenImageError(path, 'has colours, and a map has one channel')
-    return pixels[None, ..., None]
 
 
 def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:

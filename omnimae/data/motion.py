@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 
 from omnimae.data.annotations import IMAGE_EXTENSIONS, list_files, scan_folder
-from omnimae.data.datasets import read_image
 from omnimae.data.demo import write_video
+from omnimae.data.media.images import read_image
 
 DIRECTIONS = {'down': (1, 0), 'left': (0, -1), 'right': (0, 1), 'up': (-1, 0)}
 SPEEDS = {'fast': (26.0, 34.0), 'slow': (9.0, 13.0)}  # pixels a second

@@ -26,9 +26,10 @@ from mmengine.utils import ProgressBar
 from omnimae.data.aligned import MAP_EXTENSIONS, Modality, read_pixels
 from omnimae.data.annotations import scan_folder
 from omnimae.data.benchmarks import BENCHMARKS, Item
-from omnimae.data.datasets import read_image
+from omnimae.data.media import open_video
+from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.images import read_image
 from omnimae.data.reencode import reencode
-from omnimae.data.video import BrokenFileError, open_video
 
 
 class Prepared(NamedTuple):

@@ -14,7 +14,9 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from omnimae.data.video import BrokenVideoError, VideoReader, open_video
+from omnimae.data.media import open_video
+from omnimae.data.media.errors import BrokenVideoError
+from omnimae.data.media.video import VideoReader
 
 # A keyframe each 16 frames: a clip begins anywhere, and all that lies between the keyframe and it is decoded in vain.
 # No B-frames: with them MP4 does not say how long a frame is shown, which at a variable rate may be seconds.

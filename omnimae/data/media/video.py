@@ -1,14 +1,14 @@
-"""Which frames of a video make a clip, and reading them: the only room that knows a video decoder.
+"""Reading videos: what a video file shows, frame by frame.
 
 ``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3), ``.read_clips`` several
-such clips, decoding no frame twice, ``.read_at(moments)`` the frames on screen then; times are seconds after the start
-of the stream. The time stamps of the packets say which frames these are, the reader only decodes them:
+such clips, decoding no frame twice, ``.read_at(moments)`` the frames on screen then. Times are seconds after the start
+of the stream. The time stamps say which frames these are, a reader only decodes them:
 
 - ``pyav`` decodes in the calling process, from a keyframe before frames of the clip to the last of them that needs it;
-- ``decord`` can hang for ever with the GIL held, so it decodes in a helper process that a timer kills.
+- ``decord`` (`omnimae.data.media.decord`) can hang, so it decodes in a helper process that a timer kills.
 
-Both give the same frames, and the same colours but for 10-bit video and odd sizes, which decord's FFmpeg of 2021
-converts differently.
+Both give the same frames. Their pixels are equal too, except for 10-bit video and odd sizes: decord's FFmpeg of 2021
+converts those differently.
 
 A damaged file is an error, never a grey or a repeated picture: a file that ends before its container says, a container
 that FFmpeg can only read with gaps, a frame that does not decode or that FFmpeg patched up. Changed bytes that still
@@ -17,23 +17,16 @@ make a valid stream pass for a picture (VP8, VP9 and AV1 carry no redundancy).
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import io
 import itertools
 import math
 import os
-import pickle
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property, partial
-from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import av
 import numpy as np
@@ -42,6 +35,10 @@ from av.video.reformatter import VideoReformatter
 from mmengine.fileio import LocalBackend, get_file_backend
 from numpy.typing import ArrayLike, NDArray
 
+from omnimae.data.media.container import count_missing_bytes
+from omnimae.data.media.errors import BrokenVideoError
+from omnimae.data.media.frames import pick_frames, pick_on_screen
+
 TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 
 # A title in another encoding is no reason to refuse a video. From 19.0 on PyAV takes it so by itself.
@@ -49,214 +46,9 @@ LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'m
 
 ONE_PASS = 60.0  # seconds of video up to which it is cheaper to step over packets between clips than to seek again
 NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS of FFmpeg's libavformat
-SAME_TIME = 1e-6  # seconds by which a moment and the start of a frame, computed in two ways, may differ
 
 Picker: TypeAlias = Callable[[ArrayLike], NDArray[np.int64]]  # ascending frame times -> indices of the wanted ones
 Packet: TypeAlias = Any  # av.Packet: its stubs call every time stamp optional, and after _demux none is
-
-
-class BrokenFileError(ValueError):
-    """A file that cannot be used, and why.
-
-    torch's DataLoader re-raises a worker's exception with the whole message as its only argument, hence the default.
-    """
-
-    def __init__(self, path: str, reason: str = '') -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f'{self.path}: {self.reason}' if self.reason else self.path
-
-
-class BrokenVideoError(BrokenFileError):
-    """A video that is missing, damaged, or no video."""
-
-
-# ---- Which frames ----
-
-
-def train_start(duration: float, seconds: float, u: float) -> float:
-    """Start of a training clip: uniform over max(duration - seconds, 0) for u uniform in [0, 1)."""
-    return u * max(duration - seconds, 0.0)
-
-
-def test_starts(duration: float, seconds: float, num_clips: int, *, to_end: bool) -> list[float]:
-    """Starts of the test clips, evenly spaced from 0.
-
-    They are i * max(duration - seconds, 0) / num_clips: the last possible start is not used. With ``to_end`` it is, and
-    a single clip lies in the middle.
-    """
-    room = max(duration - seconds, 0.0)
-    if not to_end:
-        return [i * room / num_clips for i in range(num_clips)]
-    return [room / 2] if num_clips == 1 else [room * (i / (num_clips - 1)) for i in range(num_clips)]
-
-
-test_starts.__test__ = False  # type: ignore[attr-defined]  # whatever pytest makes of the name
-
-
-def sparse_moments(length: float, num_frames: int, places: ArrayLike) -> NDArray[np.float64]:
-    """(num_frames,): a moment in each of ``num_frames`` equal segments of [0, length).
-
-    ``places``, one for all or one each, are shares of a segment: TSN (arXiv:1608.00859) draws them in training.
-    """
-    return (np.arange(num_frames) + np.asarray(places)) * (length / num_frames)
-
-
-def sparse_test_places(num_clips: int) -> list[float]:
-    """Places of the frames of each test clip in their segments: the middle; of several clips i / num_clips.
-
-    So the clips interleave.
-    """
-    return [0.5] if num_clips == 1 else [i / num_clips for i in range(num_clips)]
-
-
-def pick_frames(times: ArrayLike, start: float, seconds: float, num_frames: int) -> NDArray[np.int64]:
-    """Ascending frame times (n,) -> indices (num_frames,) of the frames that make the clip.
-
-    Of the n frames with start <= time < start + seconds these are floor(linspace(0, n - 1, num_frames)), in whole
-    numbers; if there are fewer than asked, frames repeat. If none starts then (a still in a video of variable frame
-    rate), it is the frame on screen, the last that started before.
-    """
-    first, end = np.searchsorted(times, [start, start + seconds])
-    if first == end:
-        return np.full(num_frames, max(first - 1, 0))
-    return first + np.arange(num_frames) * (end - 1 - first) // max(num_frames - 1, 1)
-
-
-def pick_on_screen(times: ArrayLike, moments: ArrayLike) -> NDArray[np.int64]:
-    """Ascending frame times (n,), moments (m,) -> indices (m,) of the frames on screen then."""
-    return np.maximum(np.searchsorted(times, np.asarray(moments) + SAME_TIME, side='right') - 1, 0)
-
-
-class ClipReader(Protocol):
-    """What clips are read from."""
-
-    def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[NDArray[np.uint8]]: ...
-
-    def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]: ...
-
-
-class ClipSampling(NamedTuple):
-    """Which clips are taken of a video.
-
-    Attributes:
-        sampling: 'dense' takes frames evenly spread over a clip of ``clip_seconds``, 'sparse' one frame in each of
-            ``num_frames`` equal segments of the whole video (TSN).
-        clip_seconds: length of a dense clip.
-        num_frames: of a clip.
-        num_clips: test clips of a video; see `test_starts` and `sparse_test_places`. Training takes random ones.
-        to_end: of the dense ones, see `test_starts`.
-    """
-
-    sampling: str = 'dense'
-    clip_seconds: float = 2.7
-    num_frames: int = 16
-    num_clips: int = 1
-    to_end: bool = False
-
-    def check(self) -> None:
-        """Raise a ValueError if there is no such sampling, or a number that makes no clip."""
-        if self.sampling not in ('dense', 'sparse'):
-            raise ValueError(f"sampling={self.sampling!r} is unknown. Choose 'dense' or 'sparse'.")
-        for name in ('clip_seconds', 'num_frames', 'num_clips'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'{name}={getattr(self, name)} is not positive.')
-
-    def read(
-        self, video: ClipReader, first: float, length: float, rng: np.random.Generator | None, num_random: int = 1
-    ) -> list[NDArray[np.uint8]]:
-        """Clips (num_frames, H, W, 3) of [first, first + length) seconds: random ones, or the test clips without rng.
-
-        Raises:
-            BrokenVideoError: as of `VideoReader.read`.
-        """
-        if self.sampling == 'sparse':
-            places: Iterable[ArrayLike] = sparse_test_places(self.num_clips)
-            if rng is not None:
-                places = rng.random((num_random, self.num_frames))
-            return [video.read_at(first + sparse_moments(length, self.num_frames, place)) for place in places]
-        if rng is None:
-            starts = test_starts(length, self.clip_seconds, self.num_clips, to_end=self.to_end)
-        else:
-            starts = [train_start(length, self.clip_seconds, u) for u in rng.random(num_random)]
-        return video.read_clips([first + start for start in starts], min(self.clip_seconds, length), self.num_frames)
-
-
-# ---- Is the file whole ----
-
-
-def count_missing_bytes(file: BinaryIO) -> int:
-    """How much earlier than its container says a file ends; 0 if it is whole or its container does not say.
-
-    FFmpeg reads truncated Matroska, WebM and AVI files to their end without a word.
-    """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    head = file.read(64)
-    if head[:4] == b'RIFF':  # AVI
-        length = int.from_bytes(head[4:8], 'little')
-        return max(8 + length - size, 0) if length < 0xFFFFFFFF else 0
-    if head[:4] == b'\x1aE\xdf\xa3':  # Matroska and WebM: an EBML header, then one segment
-        length, begin = _read_vint(head, 4)
-        begin += length
-        length, end = _read_vint(head, begin + 4)
-        return max(end + length - size, 0) if head[begin : begin + 4] == b'\x18\x53\x80\x67' else 0
-    if head[4:8] in (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip'):  # MP4 and QuickTime
-        return _count_missing_box_bytes(file, size)
-    return 0
-
-
-def _read_vint(data: bytes, begin: int) -> tuple[int, int]:
-    """Read an EBML number of variable length: the number, 0 where it says 'unknown', and where it ends."""
-    num_bytes = 9 - (data[begin : begin + 1] or b'\x01')[0].bit_length()
-    value = int.from_bytes(data[begin : begin + num_bytes], 'big') & (1 << 7 * num_bytes) - 1
-    return (0 if value == (1 << 7 * num_bytes) - 1 else value), begin + num_bytes
-
-
-def _count_missing_box_bytes(file: BinaryIO, size: int) -> int:
-    begin = 0
-    while begin + 8 <= size:
-        file.seek(begin)
-        head = file.read(16)
-        length = int.from_bytes(head[:4], 'big')
-        if length == 1:
-            length = int.from_bytes(head[8:16], 'big')
-        if length < 8:  # 0: to the end of the file
-            return 0
-        begin += length
-        if begin > size and head[4:8] in (b'moov', b'mdat', b'moof'):
-            return begin - size
-    return 0
-
-
-# ---- Reading ----
-
-
-def open_video(path: str, reader: str = 'pyav', backend_args: dict[str, Any] | None = None) -> VideoReader:
-    """Open a video: a context manager with ``.duration`` in seconds and ``.read(start, seconds, num_frames)``.
-
-    Args:
-        path: a local file, read in place, or an address in another storage of ``mmengine.fileio``, fetched whole.
-        reader: 'pyav' or 'decord'.
-        backend_args: for ``mmengine.fileio.get_file_backend``.
-
-    Raises:
-        BrokenVideoError: the file is missing, damaged, or no video.
-        ValueError: there is no such reader, or it is not installed.
-    """
-    check_reader(reader)
-    return READERS[reader](path, backend_args)
-
-
-def check_reader(reader: str) -> None:
-    """Raise a ValueError if there is no such reader, or if it is not installed."""
-    if reader not in READERS:
-        raise ValueError(f'reader is {reader!r}. Choose one of {sorted(READERS)}.')
-    if reader == 'decord' and importlib.util.find_spec('decord') is None:
-        raise ValueError("reader is 'decord', which is not installed. Use 'pyav', or: pip install decord")
 
 
 class VideoReader:
@@ -548,28 +340,6 @@ class PyAVReader(VideoReader):
         return VideoReformatter()  # one for all frames: a new one costs three times the conversion of a small frame
 
 
-class DecordReader(VideoReader):
-    """Decodes with decord in a helper process, from the first frame of the file on: long videos are for pyav."""
-
-    def __init__(self, path: str, backend_args: dict[str, Any] | None = None) -> None:
-        super().__init__(path, backend_args)
-        if self._container.format.name not in DECORD_FORMATS:
-            raise BrokenVideoError(self.path, "decord would give other frames of it. Use reader='pyav'.")
-        with self._reporting():
-            self._reopen()
-            packets = [(packet.pts, packet.is_discard) for packet in self._demux()]
-        self._num_packets = len(packets)
-        stamps = sorted(stamp for stamp, is_discard in packets if not is_discard)  # an edit list may cut some
-        self._frame_times = self._times(stamps)
-
-    def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
-        indices, places = np.unique(pick(self._frame_times), return_inverse=True)
-        return _decord_process().read(self.path, self._source, indices, self._num_packets)[places]
-
-
-READERS: dict[str, type[VideoReader]] = {'pyav': PyAVReader, 'decord': DecordReader}
-
-
 def _fetch(path: str, backend_args: dict[str, Any] | None) -> str | bytes:
     """Give the path of a local file, or the content of one elsewhere."""
     backend = get_file_backend(path, backend_args=backend_args)
@@ -602,108 +372,3 @@ def _runs(packets: list[Packet], wanted: set[int]) -> list[list[Packet]]:
             first = min(first, runs.pop()[0])
         runs.append((first, number))
     return [packets[first : last + 1] for first, last in runs]
-
-
-# ---- decord's process ----
-
-DECORD_FORMATS = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')
-DECORD_PROCESSES: dict[int, DecordProcess] = {}  # by the id of the process that started it: a fork needs its own
-
-
-class DecordProcess:
-    """Decodes for this process. It ends with it, or by the kernel's timer when decord hangs."""
-
-    def __init__(self) -> None:
-        # Its source is all it gets: no torch, no part of this package, so it takes 0.1 s and 50 MB.
-        # subprocess, because a DataLoader's workers are daemons and those may have no multiprocessing children.
-        program = f'{inspect.getsource(_serve_decord)}\n_serve_decord()'
-        command = [sys.executable, '-c', program]
-        self._process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._lock = threading.Lock()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def read(self, path: str, source: str | bytes, indices: NDArray[np.int64], num_frames: int) -> NDArray[np.uint8]:
-        """Frames (N, H, W, 3) with the numbers ``indices`` of a video that has ``num_frames``."""
-        try:
-            with self._lock:
-                pickle.dump((source, indices.tolist(), num_frames, TIME_LIMIT), self._process.stdin)
-                self._process.stdin.flush()
-                answer = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            status = self._process.wait()
-            hung = status == -signal.SIGALRM
-            reason = f'decord {f"took longer than {TIME_LIMIT:g} s" if hung else f"died with status {status}"}'
-            raise BrokenVideoError(path, reason) from error
-        if isinstance(answer, str):
-            raise BrokenVideoError(path, answer)
-        return answer
-
-
-def _decord_process() -> DecordProcess:
-    process = DECORD_PROCESSES.get(os.getpid())
-    if process is None or not process.is_alive:
-        process = DECORD_PROCESSES[os.getpid()] = DecordProcess()
-    return process
-
-
-def _serve_decord() -> None:
-    """Be the helper's whole program: answer (source, numbers of frames, count, time limit) with frames or a reason."""
-    import io
-    import os
-    import pickle
-    import signal
-    import sys
-    import tempfile
-
-    import decord
-    import numpy
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whoever holds the GIL
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    answers = os.fdopen(os.dup(1), 'wb')
-    log = tempfile.TemporaryFile()
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    decord.logging.set_level(decord.logging.INFO)
-
-    opened, position = None, 0
-    video: Any = None
-    answer: Any
-    while True:
-        try:
-            source, indices, num_packets, seconds = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        log.truncate(0)
-        try:
-            if source != opened or indices[0] < position:
-                opened, position = None, 0
-                video = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else source, num_threads=1)
-                opened = source
-            if len(video) != num_packets:
-                raise ValueError(f'counts {len(video)} frames where there are {num_packets}')
-            # Every frame: its seeking and skipping goes wrong with open GOPs, gradual refresh, B-frames in AVI.
-            frames = []
-            while position <= indices[-1]:
-                frame = video.next()
-                if position in indices:
-                    frames.append(frame.asnumpy())
-                position += 1
-            answer = numpy.stack(frames)
-            log.seek(0)
-            if b'concealing' in log.read():  # the one trace in decord of a frame that FFmpeg patched up
-                raise ValueError('damaged, a frame does not decode')
-        except Exception as error:
-            opened = None
-            answer = f'decord: {(str(error) or repr(error)).splitlines()[0]}'
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        pickle.dump(answer, answers, protocol=5)
-        answers.flush()

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from omnimae.data.annotations import Rows, read_frame_list
-from omnimae.data.datasets import VideoDataset, read_image
-from omnimae.data.video import BrokenVideoError, pick_frames, pick_on_screen
+from omnimae.data.datasets import VideoDataset
+from omnimae.data.media.errors import BrokenVideoError
+from omnimae.data.media.frames import pick_frames, pick_on_screen
+from omnimae.data.media.images import read_image
 from omnimae.registry import DATASETS
 
 

@@ -1,0 +1,38 @@
+"""What a file shows: frames of videos, images, maps; everything that knows a decoder is here.
+
+`open_video` gives an open video by either reader, `read_image` a picture; `frames` says which frames make a clip.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from omnimae.data.media.decord import DecordReader
+from omnimae.data.media.video import PyAVReader, VideoReader
+
+READERS: dict[str, type[VideoReader]] = {'pyav': PyAVReader, 'decord': DecordReader}
+
+
+def open_video(path: str, reader: str = 'pyav', backend_args: dict[str, Any] | None = None) -> VideoReader:
+    """Open a video: a context manager with ``.duration`` in seconds and ``.read(start, seconds, num_frames)``.
+
+    Args:
+        path: a local file, read in place, or an address in another storage of ``mmengine.fileio``, fetched whole.
+        reader: 'pyav' or 'decord'.
+        backend_args: for ``mmengine.fileio.get_file_backend``.
+
+    Raises:
+        BrokenVideoError: the file is missing, damaged, or no video.
+        ValueError: there is no such reader, or it is not installed.
+    """
+    check_reader(reader)
+    return READERS[reader](path, backend_args)
+
+
+def check_reader(reader: str) -> None:
+    """Raise a ValueError if there is no such reader, or if it is not installed."""
+    if reader not in READERS:
+        raise ValueError(f'reader is {reader!r}. Choose one of {sorted(READERS)}.')
+    if reader == 'decord' and importlib.util.find_spec('decord') is None:
+        raise ValueError("reader is 'decord', which is not installed. Use 'pyav', or: pip install decord")

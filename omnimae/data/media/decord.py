@@ -1,0 +1,140 @@
+"""Decoding with decord, in a helper process: it can hang for ever with the GIL held."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omnimae.data.media import video
+from omnimae.data.media.errors import BrokenVideoError
+from omnimae.data.media.video import Picker, VideoReader
+
+DECORD_FORMATS = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')
+DECORD_PROCESSES: dict[int, DecordProcess] = {}  # by the id of the process that started it: a fork needs its own
+
+
+class DecordReader(VideoReader):
+    """Decodes with decord in a helper process, from the first frame of the file on: long videos are for pyav."""
+
+    def __init__(self, path: str, backend_args: dict[str, Any] | None = None) -> None:
+        super().__init__(path, backend_args)
+        if self._container.format.name not in DECORD_FORMATS:
+            raise BrokenVideoError(self.path, "decord would give other frames of it. Use reader='pyav'.")
+        with self._reporting():
+            self._reopen()
+            packets = [(packet.pts, packet.is_discard) for packet in self._demux()]
+        self._num_packets = len(packets)
+        stamps = sorted(stamp for stamp, is_discard in packets if not is_discard)  # an edit list may cut some
+        self._frame_times = self._times(stamps)
+
+    def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
+        indices, places = np.unique(pick(self._frame_times), return_inverse=True)
+        return _decord_process().read(self.path, self._source, indices, self._num_packets)[places]
+
+
+class DecordProcess:
+    """Decodes for this process. It ends with it, or by the kernel's timer when decord hangs."""
+
+    def __init__(self) -> None:
+        # Its source is all it gets: no torch, no part of this package, so it takes 0.1 s and 50 MB.
+        # subprocess, because a DataLoader's workers are daemons and those may have no multiprocessing children.
+        program = f'{inspect.getsource(_serve_decord)}\n_serve_decord()'
+        command = [sys.executable, '-c', program]
+        self._process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._lock = threading.Lock()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def read(self, path: str, source: str | bytes, indices: NDArray[np.int64], num_frames: int) -> NDArray[np.uint8]:
+        """Frames (N, H, W, 3) with the numbers ``indices`` of a video that has ``num_frames``."""
+        try:
+            with self._lock:
+                pickle.dump((source, indices.tolist(), num_frames, video.TIME_LIMIT), self._process.stdin)
+                self._process.stdin.flush()
+                answer = pickle.load(self._process.stdout)
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
+            status = self._process.wait()
+            hung = status == -signal.SIGALRM
+            reason = f'decord {f"took longer than {video.TIME_LIMIT:g} s" if hung else f"died with status {status}"}'
+            raise BrokenVideoError(path, reason) from error
+        if isinstance(answer, str):
+            raise BrokenVideoError(path, answer)
+        return answer
+
+
+def _decord_process() -> DecordProcess:
+    process = DECORD_PROCESSES.get(os.getpid())
+    if process is None or not process.is_alive:
+        process = DECORD_PROCESSES[os.getpid()] = DecordProcess()
+    return process
+
+
+def _serve_decord() -> None:
+    """Be the helper's whole program: answer (source, numbers of frames, count, time limit) with frames or a reason."""
+    import io
+    import os
+    import pickle
+    import signal
+    import sys
+    import tempfile
+
+    import decord
+    import numpy
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whoever holds the GIL
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    answers = os.fdopen(os.dup(1), 'wb')
+    log = tempfile.TemporaryFile()
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    decord.logging.set_level(decord.logging.INFO)
+
+    opened, position = None, 0
+    video: Any = None
+    answer: Any
+    while True:
+        try:
+            source, indices, num_packets, seconds = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        log.truncate(0)
+        try:
+            if source != opened or indices[0] < position:
+                opened, position = None, 0
+                video = decord.VideoReader(io.BytesIO(source) if isinstance(source, bytes) else source, num_threads=1)
+                opened = source
+            if len(video) != num_packets:
+                raise ValueError(f'counts {len(video)} frames where there are {num_packets}')
+            # Every frame: its seeking and skipping goes wrong with open GOPs, gradual refresh, B-frames in AVI.
+            frames = []
+            while position <= indices[-1]:
+                frame = video.next()
+                if position in indices:
+                    frames.append(frame.asnumpy())
+                position += 1
+            answer = numpy.stack(frames)
+            log.seek(0)
+            if b'concealing' in log.read():  # the one trace in decord of a frame that FFmpeg patched up
+                raise ValueError('damaged, a frame does not decode')
+        except Exception as error:
+            opened = None
+            answer = f'decord: {(str(error) or repr(error)).splitlines()[0]}'
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pickle.dump(answer, answers, protocol=5)
+        answers.flush()

@@ -1,0 +1,26 @@
+"""What is raised for files that cannot be used."""
+
+from __future__ import annotations
+
+
+class BrokenFileError(ValueError):
+    """A file that cannot be used, and why.
+
+    torch's DataLoader re-raises a worker's exception with the whole message as its only argument, hence the default.
+    """
+
+    def __init__(self, path: str, reason: str = '') -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f'{self.path}: {self.reason}' if self.reason else self.path
+
+
+class BrokenVideoError(BrokenFileError):
+    """A video that is missing, damaged, or no video."""
+
+
+class BrokenImageError(BrokenFileError):
+    """An image file that cannot be read in full."""
