@@ -98,6 +98,15 @@ def gather_tokens(x: Tensor, tokens: Tensor) -> Tensor:
     return x.gather(1, tokens[:, :, None].expand(-1, -1, x.shape[2]))
 
 
+def is_first(scores: Tensor, labels: Tensor) -> Tensor:
+    """(B, classes, ...), (B, ...) -> (B, ...) bool: whether the label's score is above those of all other classes.
+
+    A tie is no answer, nor is NaN: a model of equal scores for all classes is right nowhere, where argmax has it right
+    on class 0.
+    """
+    return (~(scores < scores.gather(1, labels.unsqueeze(1)))).sum(1) == 1
+
+
 class Address(NamedTuple):
     """Which sample to read and with which randomness; what the sampler hands to the dataset.
 

@@ -459,7 +459,22 @@ def test_mixed_targets_are_smoothed_like_labels(frames: int):
     logits = model.logits(inputs['clip'])
     result = model(**inputs)
     assert result['loss'].item() == pytest.approx(-(targets * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
-    assert result['top1'].item() == (logits.argmax(1) == targets.argmax(1)).float().mean().item()
+    assert result['top1'].item() == 100 * (logits.argmax(1) == targets.argmax(1)).float().mean().item()
+
+
+@pytest.mark.parametrize('answer', [0.0, 7.0, torch.nan])
+def test_a_constant_model_is_right_nowhere(answer: float):
+    probe = dict(type='LinearProbe', head_init_std=0.1)
+    dense = MODELS.build(dict(type='SegmentationTask', num_classes=NUM_CLASSES))
+    labels = torch.arange(NUM_CLASSES)
+    for model in (classifier(), classifier(**probe)):
+        model.logits = lambda clip, shape=model.logits(torch.zeros(5, 3, 1, 24, 32)).shape: torch.full(shape, answer)
+        assert model.loss(torch.zeros(5), labels)['top1'] == 0
+    output, target = torch.full((1, NUM_CLASSES, 1, 5), answer), labels.view(1, 1, 1, 1, 5).to(torch.uint8)
+    assert dense.loss(output, target)['top1'] == 0
+    assert dense.results(output)[0]['classes'].tolist() == [[255] * 5]
+    output[:, 3] += 1
+    assert dense.loss(output, target)['top1'] == (0 if torch.tensor(answer).isnan() else 20)
 
 
 @pytest.mark.parametrize('training', [True, False])

@@ -149,13 +149,14 @@ def test_cross_entropy_over_the_pixels_that_have_a_class():
     target = torch.tensor([0, 1, 0, 255], dtype=torch.uint8).view(1, 1, 1, 1, 4)
     result = task.loss(output, target)
     assert result['loss'].item() == pytest.approx((math.log(2) + math.log(4 / 3) + math.log(4)) / 3, rel=1e-6)
-    assert result['top1'].item() == pytest.approx(2 / 3)
-    assert task.results(output)[0]['classes'].tolist() == [[0, 1, 1, 1]]
+    assert result['top1'].item() == pytest.approx(100 / 3)  # equal scores are no answer
+    assert task.results(output)[0]['classes'].tolist() == [[255, 1, 1, 1]]
 
 
 def test_resized_results_are_those_of_the_resized_output():
-    """Also where classes are equal: the first counts."""
+    """Also where classes are equal or no numbers: none counts."""
     output = torch.randn(2, 7, 9, 13).mul(2).round()
+    output[0, 3, 2, 5] = output[1, 0, 4, 4] = math.nan
     task = MODELS.build(dict(type='SegmentationTask', num_classes=7))
     for got, expected in zip(
         task.resized_results(output, (30, 41)),
@@ -163,6 +164,8 @@ def test_resized_results_are_those_of_the_resized_output():
         strict=True,
     ):
         assert torch.equal(got['classes'], expected['classes'])
+        assert (got['classes'] == 255).any()
+        assert (got['classes'] != 255).any()
 
 
 def test_a_crop_of_padding_alone_costs_nothing():

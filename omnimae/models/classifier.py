@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
+from omnimae.structures import is_first
 
 Clip = Tensor | Mapping[str, Tensor]
 
@@ -89,14 +90,14 @@ class Classifier(BaseModel):
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def loss(self, clip: Clip, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': share right}.
+        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': right, in percent}.
 
         Of mixed targets the answer is the class with the largest share.
         """
         logits = self.logits(clip)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
         answer = labels if labels.dim() == 1 else labels.argmax(1)
-        return {'loss': loss, 'top1': (logits.argmax(1) == answer).float().mean()}
+        return {'loss': loss, 'top1': 100 * is_first(logits, answer).float().mean()}
 
     def predict(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""

@@ -16,7 +16,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from omnimae.registry import MODELS
-from omnimae.structures import UNKNOWN_CLASS
+from omnimae.structures import UNKNOWN_CLASS, is_first
 
 
 @MODELS.register_module()
@@ -36,16 +36,19 @@ class SegmentationTask:
         self.num_classes = self.out_channels = num_classes
 
     def loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'top1': share of pixels right}."""
+        """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'top1': pixels right, in percent}."""
         target = target[:, 0, 0].long()
         known = target != UNKNOWN_CLASS
         count = known.sum().clamp(min=1)  # a crop of padding alone
         loss = F.cross_entropy(output.float(), target, ignore_index=UNKNOWN_CLASS, reduction='sum') / count
-        return {'loss': loss, 'top1': ((output.argmax(1) == target) & known).sum() / count}
+        right = is_first(output, target.masked_fill(~known, 0)) & known
+        return {'loss': loss, 'top1': 100 * right.sum() / count}
 
     def results(self, output: Tensor) -> list[dict]:
-        """(B, classes, H, W) -> B times dict(classes=(H, W) uint8)."""
-        return [dict(classes=classes) for classes in output.argmax(1).to(torch.uint8)]
+        """(B, classes, H, W) -> B times dict(classes=(H, W) uint8), 255 where no single class has the largest score."""
+        classes = output.argmax(1)
+        classes = classes.masked_fill(~is_first(output, classes), UNKNOWN_CLASS)
+        return [dict(classes=one) for one in classes.to(torch.uint8)]
 
     def resized_results(self, output: Tensor, size: tuple[int, int]) -> list[dict]:
         """`results` of the output resized to (H, W), a class at a time: a photograph has no room for all of them."""
@@ -53,7 +56,7 @@ class SegmentationTask:
         classes = torch.zeros_like(best, dtype=torch.uint8)
         for label in range(1, self.num_classes):
             scores = F.interpolate(output[:, label : label + 1], size=size, mode='bilinear')
-            classes.masked_fill_(scores > best, label)
+            classes.masked_fill_(~(scores < best), UNKNOWN_CLASS).masked_fill_(scores > best, label)
             best = torch.maximum(best, scores)
         return [dict(classes=one) for one in classes[:, 0]]
 

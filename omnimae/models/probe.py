@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
+from omnimae.structures import is_first
 
 
 @MODELS.register_module()
@@ -164,9 +165,9 @@ class LinearProbe(FrozenBackbone):
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': share of right answers}."""
+        """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': right answers, in percent}."""
         logits = self.logits(clip).squeeze(1)
-        return {'loss': F.cross_entropy(logits, labels), 'top1': (logits.argmax(1) == labels).float().mean()}
+        return {'loss': F.cross_entropy(logits, labels), 'top1': 100 * is_first(logits, labels).float().mean()}
 
     def predict(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
