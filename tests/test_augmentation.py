@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -467,8 +469,8 @@ def test_a_constant_model_is_right_nowhere(answer: float):
     probe = dict(type='LinearProbe', head_init_std=0.1)
     dense = MODELS.build(dict(type='SegmentationTask', num_classes=NUM_CLASSES))
     labels = torch.arange(NUM_CLASSES)
-    for model in (classifier(), classifier(**probe)):
-        model.logits = lambda clip, shape=model.logits(torch.zeros(5, 3, 1, 24, 32)).shape: torch.full(shape, answer)
+    for model, shape in ((classifier(), (5, NUM_CLASSES)), (classifier(**probe), (5, 1, NUM_CLASSES))):
+        model.logits = partial(lambda size, clip: torch.full(size, answer), shape)
         assert model.loss(torch.zeros(5), labels)['top1'] == 0
     output, target = torch.full((1, NUM_CLASSES, 1, 5), answer), labels.view(1, 1, 1, 1, 5).to(torch.uint8)
     assert dense.loss(output, target)['top1'] == 0
