@@ -385,6 +385,8 @@ def test_fine_tuning_recipes(name):
     assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
     assert cfg.model.data_preprocessor.mixing.mixup_alpha == 0.8
     assert ('label_map' in cfg.model.init_cfg) == (name in WARMUPS)
+    # engine_for_finetuning.merge averages the softmax of the views
+    assert (cfg.val_evaluator.softmax, cfg.test_evaluator.softmax) == (True, True)
 
 
 @pytest.mark.parametrize('name', FINETUNE)

@@ -1,7 +1,7 @@
 """Kinetics-400 for fine-tuning MAE-ST, as ``python tools/prepare_dataset.py k400 --root data/kinetics400`` leaves it.
 
-As ``videomae_finetune_k400.py`` but for a RandAugment of two layers and 7 clips x 3 crops in testing, whose
-probabilities are averaged: SlowFast's configs/masked_ssl.
+As ``videomae_finetune_k400.py`` but for a RandAugment of two layers and 7 clips x 3 crops in testing: SlowFast's
+configs/masked_ssl.
 """
 
 _base_ = './videomae_finetune_k400.py'
@@ -10,5 +10,3 @@ augment = _base_.train.transforms
 train = dict(transforms=[dict(augment[0], num_layers=2), *augment[1:]])
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
 test_dataloader = dict(dataset=dict(sources=dict(videos=dict(num_clips=7))))
-val_evaluator = dict(softmax=True)
-test_evaluator = val_evaluator

@@ -32,3 +32,5 @@ val = dict(rows, ann_file=f'{root}/sthv2_val_list_videos.txt')
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
 val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
 test_dataloader = dict(dataset=dict(sources=dict(videos=dict(val, num_clips=2))))
+val_evaluator = dict(softmax=True)
+test_evaluator = val_evaluator
