@@ -229,26 +229,14 @@ def test_one_clip_size_everywhere(path):
             assert [part['size']] * 2 == size
 
 
-def test_ablation_cells_are_all_there():
-    cells = [path.stem for path in sorted(ABLATIONS.glob('*.py')) if path.stem != 'ablation_base']
-    expected = [
-        *(f'table-1a_mask-{image}-{video}' for image in (75, 90) for video in (75, 90, 95)),
-        *(f'table-1b_video-{kind}' for kind in ('random', 'tube', 'causal', 'frame')),
-        *(f'table-1c_decoder-{size}' for size in ('2x384', '4x384', '8x384', '4x512', 'separate')),
-        *(f'figure-5a_replicas-{replicas}' for replicas in (1, 2, 4, 8)),
-        *(f'figure-5b_speed-replicas-{replicas}' for replicas in (1, 2, 4, 8)),
-        *(f'figure-5c_ratio-{ratio}' for ratio in ('1-1', '2-1', '3-1', '1-2', '1-3')),
-    ]
-    assert cells == sorted(expected)
-
-
 @pytest.mark.parametrize(
     'cell',
     [
         'table-1a_mask-75-90',
         'table-1b_video-tube',
         'table-1c_decoder-4x384',
-        'figure-5a_replicas-4',
+        'figure-5a_image-replicas-1',
+        'figure-5a_video-replicas-4',
         'figure-5c_ratio-1-1',
     ],
 )
@@ -283,6 +271,8 @@ def hidden(cfg: Config) -> tuple[int, int]:
         ('ablations/table-1b_video-random', 94_217_856, (147, 1411)),
         ('ablations/table-1b_video-causal', 94_217_856, (147, 1411)),
         ('ablations/table-1b_video-frame', 94_217_856, (147, 1372)),
+        ('ablations/table-1b_image-causal', 94_217_856, (147, 1408)),
+        ('ablations/table-1c_decoder-separate', 86_236_416 + 26_390_272 + 7_981_440, (147, 1408)),
     ],
 )
 def test_sizes(config, parameters, tokens):
@@ -291,27 +281,6 @@ def test_sizes(config, parameters, tokens):
         model = MODELS.build(cfg.model)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert hidden(cfg) == tokens
-
-
-# The millions that the paper prints for its decoders; for 4 x 384 it prints 7.9, which is neither 7.4 nor 8.0.
-@pytest.mark.parametrize(('cell', 'millions'), [('2x384', 3.8), ('8x384', 14.5), ('4x512', 13.0), ('4x384', 7.4)])
-def test_decoders_of_table_1c(cell, millions):
-    cfg = loaded(ABLATIONS / f'table-1c_decoder-{cell}.py')
-    with torch.device('meta'):
-        head = MODELS.build(cfg.model).head
-    sizes = {name: parameter.numel() for name, parameter in head.named_parameters()}
-    decoder = sum(size for name, size in sizes.items() if name.startswith(('decoder_embed.', 'blocks.', 'norm.')))
-    assert round(decoder / 1e6, 1) == millions
-
-
-def test_separate_decoders_share_nothing():
-    cfg = loaded(ABLATIONS / 'table-1c_decoder-separate.py')
-    assert cfg.find_unused_parameters
-    with torch.device('meta'):
-        head = MODELS.build(cfg.model).head
-    one = sum(parameter.numel() for parameter in head['image'].parameters())
-    assert one == 94_217_856 - 86_236_416
-    assert sum(parameter.numel() for parameter in head.parameters()) == 2 * one
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -357,14 +326,6 @@ def test_global_batch_on_any_number_of_gpus(path, gpus, accumulation):
         ('vit-h_in1k-ssv2', 626, 82),
         ('vit-b_in1k-ssv2_release', 626, 82),
         ('ablations/ablation_base', 626, 82),
-        ('ablations/figure-5a_replicas-1', 626, 83),
-        ('ablations/figure-5a_replicas-2', 626, 82),
-        ('ablations/figure-5a_replicas-8', 626, 82),
-        ('ablations/figure-5b_speed-replicas-8', 626, 82),
-        ('ablations/figure-5c_ratio-2-1', 1252, 82),
-        ('ablations/figure-5c_ratio-3-1', 1878, 82),
-        ('ablations/figure-5c_ratio-1-2', 626, 165),
-        ('ablations/figure-5c_ratio-1-3', 626, 247),
     ],
 )
 def test_steps_per_epoch(config, images, videos):
@@ -392,14 +353,6 @@ def test_recipe(config, epochs, steps, lr, dtype):
     assert cfg.optim_wrapper.dtype == dtype
     assert cfg.param_scheduler.warmup_epochs == 40
     assert cfg.param_scheduler.rescale == (not config.endswith('_release'))
-
-
-@pytest.mark.parametrize(('config', 'seconds'), [('vit-b_in1k-ssv2', 2.7), ('vit-b_in1k-k400', 2.0)])
-def test_clip_seconds_and_replicas(config, seconds):
-    loader = loaded(PAPER / f'{config}.py').train_dataloader
-    [video] = [source for source in loader.dataset.sources.values() if source.type == 'VideoDataset']
-    assert (video.clip_seconds, video.replicas, video.num_frames) == (seconds, 4, 16)
-    assert sorted(loader.sampler.repeats.values()) == [0.25, 1.0]
 
 
 def test_data_root_moves_with_one_variable(monkeypatch):

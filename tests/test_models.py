@@ -315,6 +315,36 @@ def test_hidden_counts_are_the_published_ones(generator, ratio, grid, hidden):
     assert masks.visible.shape == (2, Grid(*grid).num_tokens - hidden)
 
 
+# The released generators (omnivision/data/transforms/mask_image_modeling.py), run on images and clips of other sizes.
+@pytest.mark.parametrize(
+    ('grid', 'ratio', 'random', 'tube', 'frame'),
+    [
+        ((1, 7, 7), 0.75, 36, 36, None), ((1, 7, 7), 0.9, 44, 44, None), ((1, 9, 13), 0.9, 105, 105, None),
+        ((1, 20, 20), 0.75, 300, 300, None), ((3, 7, 7), 0.75, 110, 108, 98), ((3, 7, 7), 0.95, 139, 138, 98),
+        ((5, 9, 13), 0.9, 526, 525, 468), ((8, 7, 7), 0.75, 294, 288, 294), ((8, 7, 7), 0.95, 372, 368, 343),
+        ((7, 15, 11), 0.9, 1039, 1036, 990), ((10, 16, 16), 0.9, 2304, 2300, 2304),
+    ],
+)  # fmt: skip
+def test_hidden_counts_at_other_sizes_are_the_published_ones(grid, ratio, random, tube, frame):
+    grid = Grid(*grid)
+    expected = dict(RandomMasking=random, CausalMasking=random, TubeMasking=tube, FrameMasking=frame)
+    for name, hidden in expected.items():
+        generator = MODELS.build(dict(type=name, ratio=ratio))
+        if hidden is None:  # an image is one time slice
+            with pytest.raises(ValueError, match=f'FrameMasking.* hides 0 of {grid.num_tokens} tokens'):
+                generator.num_hidden(grid)
+        else:
+            assert generator.num_hidden(grid) == hidden
+
+
+@pytest.mark.parametrize(('grid', 'visible'), [((1, 14, 14), 49), ((1, 9, 13), 30), ((8, 14, 14), 392)])
+def test_causal_masks_show_the_beginning(grid, visible):
+    """Table 1b: of an image the top left in raster order, of a video the first frames."""
+    masks = MODELS.build(dict(type='CausalMasking', ratio=0.75))(3, Grid(*grid), 'cpu')
+    assert (masks.visible == torch.arange(visible)).all()
+    assert (masks.decode == torch.arange(visible, Grid(*grid).num_tokens)).all()
+
+
 @pytest.mark.parametrize('generator', GENERATORS)
 def test_each_row_is_a_partition_of_the_grid(generator):
     masks = MODELS.build(dict(type=generator, ratio=0.7))(16, Grid(4, 3, 5), 'cpu')

@@ -1,4 +1,4 @@
-"""OmniMAE ViT-B that predicts plain pixels, to look at its reconstructions (arXiv:2206.08356, appendix B.4).
+"""OmniMAE ViT-B that predicts plain pixels, to look at its reconstructions (arXiv:2206.08356, B.4).
 
 Numbers: as ``vit-b_in1k-ssv2.py``, without the normalisation of the targets. Size and length of the paper's
 visualisation model are not confirmed here, and its weights were not released.

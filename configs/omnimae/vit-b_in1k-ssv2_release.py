@@ -2,8 +2,8 @@
 
 Numbers: that config. It differs from the paper in mask ratios and types (75 % of the image; 90 % of the video, at
 random), peak learning rate (1.6e-3), a cosine that is read at the global epoch and so drops by 0.6 % where the warm-up
-ends, qkv biases in the decoder (the released weights have none), 800 epochs, float16, and clips resized twice: to a
-short side of 256, then from the crop.
+ends, qkv biases in the decoder (the released weights have none), 800 epochs and float16. Here, as there, clips are
+resized twice: to a short side of 256, then from the crop. It exchanges gradients in float16, which is left out here.
 Run: bash tools/dist_train.sh configs/omnimae/vit-b_in1k-ssv2_release.py 8
 Hardware of the release: 8 nodes of 8 GPUs.
 Expect: not yet run; the released weights were not made with exactly this config.

@@ -5,7 +5,7 @@ Those that move pixels also take maps of one channel (T, H, W, 1), of any type: 
 A transform is called as ``transform(clip, rng)``. All its randomness comes from ``rng``, which follows from the
 sample's address; evaluation passes None and allows no random transform. An image is a clip of one frame.
 
-Recipes: OmniMAE (arXiv:2206.08356), appendix A, and the numbers of its release.
+Recipes: OmniMAE (arXiv:2206.08356), B.1 and B.2, and the numbers of its release.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Augmentation of normalised batches on the device: erasing and mixing, right for images and clips alike.
 
 Boxes and shares are drawn on the host, noise on the device; like DropPath they follow from (seed, step, rank) when
-StepSeedHook runs. The recipes' numbers are in arXiv:2206.08356, appendix A.2, and the OmniMAE release.
+StepSeedHook runs. The recipes' numbers are in arXiv:2206.08356, B.2, Tables 4 and 5, and the OmniMAE release.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Clip = Tensor | Mapping[str, Tensor]
 
 @MODELS.register_module()
 class Classifier(BaseModel):
-    """Classify images or videos with a pretrained backbone (arXiv:2206.08356, section 4 and appendix A.2).
+    """Classify images or videos with a pretrained backbone (arXiv:2206.08356, section 4 and B.2).
 
     As in the release, tokens are averaged *before* the final norm, so that norm starts fresh: the pretraining one
     belongs to single tokens; MAE-ST begins with that one all the same. Over a MultiModalViT several modalities are

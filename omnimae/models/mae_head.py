@@ -27,7 +27,7 @@ class PixelTarget:
     Args:
         normalize: 'channel' subtracts mean and divides by standard deviation of each channel over the patch (the
             paper's target), 'patch' takes those of all channels together (MAE's); None leaves plain pixels (the
-            visualisation model of appendix B.4).
+            visualisation model of B.4).
         eps_on: where 1e-6 is added, 'variance' (OmniMAE) or 'deviation' (VideoMAE).
         frames: which frames of a tubelet are predicted: 'all'; 'first', one each, as the released MAE-ST was trained;
             'spread', one each, of frames spread over the clip with its first and last among them, as MAE-ST's

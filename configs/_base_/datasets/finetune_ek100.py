@@ -1,6 +1,6 @@
 """EPIC-Kitchens-100, 3,806 actions, as ``python tools/prepare_dataset.py ek100 --root data/epic100`` leaves it.
 
-Clips of 2.7 seconds within the span of an action; no flip. A class is a pair of verb and noun (paper, appendix A.2);
+Clips of 2.7 seconds within the span of an action; no flip. A class is a pair of verb and noun (paper, appendix A);
 ``actions.csv``, written beside the lists, says which, and the accuracy of verbs and of nouns is counted with it.
 """
 

@@ -1,13 +1,14 @@
 """How images are read in fine-tuning and testing; a benchmark's file adds where they are and their classes.
 
-Crop, flip and RandAugment (m9, mstd 0.5, increasing), erasing to black before the normalisation, test by resizing the
-short side to 224 and cutting the middle: paper (arXiv:2206.08356), Table 4, in the form that the release gives them for
-IN1K. Batch and EMA: Table 4 (the release has no EMA). The head's initial weights: the release.
+Crop, flip, RandAugment of magnitude 9 (std 0.5), erasing, batch and EMA: paper (arXiv:2206.08356), B.2, Table 4. The
+release, whose IN1K config has no EMA, gives the rest: RandAugment of two layers with increasing severity (where the
+table prints 0.5 layers), erasing to black before the normalisation with the ranges of torchvision, tests of the middle
+of a short side of 224, and the head's initial weights.
 """
 
 # for the model
 head_init_std = 2e-5
-erasing = dict(type='RandomErasing', fill='black', prob=0.25)
+erasing = dict(type='RandomErasing', fill='black', prob=0.25, area=(0.02, 0.33), ratio=(0.3, 3.3))
 
 train_dataloader = dict(
     batch_size=32,  # images per GPU and micro-batch, as in the release (32 GPUs); they are mixed with each other

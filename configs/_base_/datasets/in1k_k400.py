@@ -4,8 +4,8 @@ Expected files, beside ``imagenet``::
 
     kinetics400/videos_{train,val}/CLASS/*.mp4
 
-Clips of 2.0 seconds: paper (arXiv:2206.08356), appendix A. The rest is the recipe of SSv2, which the paper says to be
-the same; flips, which it does not mention for this pretraining, are left out with it.
+The recipe is that of SSv2: paper (arXiv:2206.08356), B.1. So are the clips, 16 frames at 6 a second (section 3.2), and
+the missing flip. K400 has clips of 2 seconds in fine-tuning only (Table 5).
 """
 
 _base_ = './in1k_ssv2.py'
@@ -20,7 +20,6 @@ train_dataloader = dict(
                 root=f'{_base_.data_root}/kinetics400/videos_train',
                 ann_file=None,
                 allow_outside=False,
-                clip_seconds=2.0,
             ),
         ),
     ),
@@ -36,7 +35,6 @@ val_dataloader = dict(
                 root=f'{_base_.data_root}/kinetics400/videos_val',
                 ann_file=None,
                 allow_outside=False,
-                clip_seconds=2.0,
             ),
         ),
     ),

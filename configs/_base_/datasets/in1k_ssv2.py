@@ -5,10 +5,11 @@ Expected files, under ``data`` or the folder named by the environment variable O
     imagenet/{train,val}/CLASS/*.JPEG
     sthv2/videos/*.webm    sthv2/sthv2_{train,val}_list_videos.txt    (lines: NAME.webm LABEL; labels are not used)
 
-Crops, flips, clip length and workers: the release's training config. It resizes a clip to a short side of 256 before it
-crops; here the crop is resized once, from the original frame. Replicas: the paper (arXiv:2206.08356). A step has 2048
-samples of one modality, replicas included; a video is decoded once for four of them and a quarter of the videos makes
-an epoch, so 626 + 82 = 708 steps.
+Crops, flips, replicas and batch: paper (arXiv:2206.08356), B.1, Table 3. It resizes a clip to a short side of 256
+before it crops; here the crop is resized once, from the original frame. 2.7 seconds are the paper's 16 frames at 6 a
+second (section 3.2), as in the release; the number of workers is the release's, too. A step has 2048 samples of one
+modality, replicas included. A video is decoded once for four of them and a quarter of the videos makes an epoch, as in
+the release: 626 + 82 = 708 steps.
 """
 
 data_root = '{{$OMNIMAE_DATA:data}}'

@@ -4,7 +4,7 @@ Expected files, under ``data`` or the folder named by the environment variable O
 
     sthv2/videos/*.webm    sthv2/sthv2_{train,val}_list_videos.txt    (lines: NAME.webm LABEL)
 
-Clips of 2.7 seconds: paper (arXiv:2206.08356), appendix A.
+Clips of 2.7 seconds, as in fine-tuning: paper (arXiv:2206.08356), B.2.
 """
 
 data_root = '{{$OMNIMAE_DATA:data}}'

@@ -1,4 +1,4 @@
-"""OmniMAE, ViT-H: patches of 14x14 pixels and a wider, deeper decoder (the released weights)."""
+"""OmniMAE, ViT-H: patches of 14x14 pixels and a wider, deeper decoder (paper, section 3.2 and B.1)."""
 
 _base_ = './omnimae_vit-base.py'
 

@@ -1,4 +1,4 @@
-"""OmniMAE, ViT-L: as ViT-B, with a wider decoder (the released weights)."""
+"""OmniMAE, ViT-L: as ViT-B, with a wider decoder (paper, section 3.2 and B.1)."""
 
 _base_ = './omnimae_vit-base.py'
 

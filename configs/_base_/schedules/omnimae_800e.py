@@ -1,7 +1,7 @@
 """OmniMAE pretraining, 800 epochs.
 
 AdamW, betas, weight decay, peak learning rate (absolute, for the recipe's global batch) and 40 epochs of warm-up: paper
-(arXiv:2206.08356), appendix A. The paper does not state the shape: linear from 1e-6, then a cosine to 0, as in the
+(arXiv:2206.08356), B.1, Table 3. The paper does not state the shape: linear from 1e-6, then a cosine to 0, as in the
 release. The release trains in float16; bfloat16 needs no loss scaling.
 """
 

@@ -1,8 +1,9 @@
 """Baseline of Figure 2 (arXiv:2206.08356): VideoMAE ViT-B, fine-tuned on Something-Something V2 like OmniMAE.
 
 Recipe: that of ``omnimae/finetune/vit-b_ssv2.py``.
-Start: published weights, pretrained on the videos of K400; those of SSv2 are to be downloaded by hand
-       (OMNIMAE_CHECKPOINT names others); a clip goes through it as in VideoMAE, see docs/zoo.md.
+Start: published weights of SSv2, 800 epochs, as in the paper: MCG-NJU/videomae-base-short-ssv2 on Hugging Face.
+       OMNIMAE_CHECKPOINT names others.
+       A clip goes through it as in VideoMAE, see docs/zoo.md.
 Run:  bash tools/dist_train.sh configs/baselines/videomae/vit-b_ssv2.py 8
 Expect: Figure 2 of the paper. Ours: not yet run.
 """
@@ -11,6 +12,6 @@ _base_ = '../../omnimae/finetune/vit-b_ssv2.py'
 
 model = dict(
     init_cfg=dict(
-        checkpoint='{{$OMNIMAE_CHECKPOINT:https://huggingface.co/MCG-NJU/videomae-base/resolve/main/model.safetensors}}',
+        checkpoint='{{$OMNIMAE_CHECKPOINT:https://huggingface.co/MCG-NJU/videomae-base-short-ssv2/resolve/main/pytorch_model.bin}}',
     ),
 )

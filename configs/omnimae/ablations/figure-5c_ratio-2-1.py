@@ -1,7 +1,6 @@
 """Figure 5c, IN1K : SSv2 = 2 : 1.
 
-Assumed: 1 : 1 is the recipe (all images, as many clips as videos), a ratio multiplies one of the two, and the
-number of epochs stays, so these cells train for more steps than the base.
+The recipe with the images of an epoch twice, so with more updates: the epochs stay.
 
 Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/figure-5c_ratio-2-1.py 8
 Expect: not yet run.

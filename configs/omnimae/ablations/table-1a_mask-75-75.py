@@ -1,7 +1,7 @@
 """Table 1a, mask ratios: 75 % of the image tokens, 75 % of the video tokens.
 
 Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/table-1a_mask-75-75.py 8
-Expect: not yet run.
+Expect: top-1 of 82.6 on IN1K and 67.2 on SSv2 after fine-tuning (paper). Ours: not yet run.
 """
 
 _base_ = './ablation_base.py'

@@ -3,7 +3,7 @@
 3.8 M parameters without the mask token and the pixel layer.
 
 Record: ablation_base.py. Run: bash tools/dist_train.sh configs/omnimae/ablations/table-1c_decoder-2x384.py 8
-Expect: not yet run.
+Expect: top-1 of 82.7 on IN1K and 67.9 on SSv2 after fine-tuning (paper). Ours: not yet run.
 """
 
 _base_ = './ablation_base.py'

@@ -1,0 +1,14 @@
+"""Figure 5b, training time by sample replication: 4 crops and masks of each decoded video.
+
+One epoch of figure 5a's run, to be timed: the time of its 708 updates, in shares of that with 1 replica. Read ``time``,
+``data_time`` and the samples per second in the log.
+
+Record: figure-5a_video-replicas-4.py
+Run: bash tools/dist_train.sh configs/omnimae/ablations/figure-5b_video-replicas-4.py 8
+Expect: not yet run.
+"""
+
+_base_ = './figure-5a_video-replicas-4.py'
+
+train_cfg = dict(max_epochs=1)
+param_scheduler = dict(warmup_epochs=0)

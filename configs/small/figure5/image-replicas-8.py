@@ -1,0 +1,9 @@
+"""Figure 5 in small: 8 crops and masks of each decoded image; as many updates.
+
+Run: python tools/train.py configs/small/figure5/image-replicas-8.py
+Expect: docs/evidence.md, figure5_images. Not yet run.
+"""
+
+_base_ = ['../pretrain/joint.py']
+
+train_dataloader = dict(dataset=dict(sources=dict(images=dict(replicas=8))), sampler=dict(repeats=dict(images=0.05)))

@@ -1,9 +1,0 @@
-"""Figure 5 in small: 2 crops and masks of each decoded video, as many clips.
-
-Run: python tools/train.py configs/small/figure5/replicas-2.py
-Expect: docs/evidence.md, figure5.
-"""
-
-_base_ = ['../pretrain/joint.py']
-
-train_dataloader = dict(dataset=dict(sources=dict(videos=dict(replicas=2))), sampler=dict(repeats=dict(videos=0.5)))

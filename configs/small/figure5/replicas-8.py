@@ -1,9 +1,0 @@
-"""Figure 5 in small: 8 crops and masks of each decoded video, as many clips.
-
-Run: python tools/train.py configs/small/figure5/replicas-8.py
-Expect: docs/evidence.md, figure5.
-"""
-
-_base_ = ['../pretrain/joint.py']
-
-train_dataloader = dict(dataset=dict(sources=dict(videos=dict(replicas=8))), sampler=dict(repeats=dict(videos=0.125)))
