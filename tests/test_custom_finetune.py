@@ -74,6 +74,13 @@ def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
     with np.load(out.with_suffix('.npz')) as file:
         assert file['scores'].shape == (9, 3)  # six images and three videos, three classes
         assert sorted(file['labels'].tolist()) == [0] * 3 + [1] * 3 + [2] * 3
+    for kind in ('images', 'videos'):  # 'alpha', label 0 of the checkpoint, would be label 2 of these folders
+        (labelled / kind / 'val' / 'alpha').rename(labelled / kind / 'val' / 'omega')
+        shutil.copytree(labelled / kind / 'val', labelled / kind / 'train')
+    message = 'has other classes than .*epoch_1_raw.safetensors: label 0 is .beta. here and .alpha. there'
+    test = ('tools/test.py', CONFIG, weights, '--work-dir', work, '--cfg-options', *SMALL, 'model.num_classes=3')
+    with pytest.raises(AssertionError, match=message):
+        command(*test)
 
 
 @pytest.mark.parametrize('kind', ['images', 'videos'])

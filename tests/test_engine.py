@@ -551,6 +551,11 @@ def test_the_names_of_the_classes_are_compared_too():
         HeadSizeHook().before_train(trains)
     with pytest.raises(ValueError, match="source 'videos' has other classes than test_dataloader: source 'images'"):
         HeadSizeHook().before_test(runner(cats_dogs, cats_foxes))
+    tests = HeadSizeHook()
+    tests.expect('epoch_9.pth', cats_dogs)  # no training in this process, which would know the names
+    tests.before_test(runner(cats_dogs, None))
+    with pytest.raises(ValueError, match="has other classes than epoch_9.pth: label 1 is 'fox' here and 'dog'"):
+        tests.before_test(runner(cats_foxes))
 
 
 def test_a_head_of_the_right_size_and_a_model_without_head_pass(data: Path, tmp_path: Path):

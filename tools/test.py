@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 
 from omnimae.checkpoint import load_weights, stored_classes
 from omnimae.config import default_work_dir, infer_num_classes, load_config
-from omnimae.engine import leave_distributed, setup_distributed, setup_environment
+from omnimae.engine import HeadSizeHook, leave_distributed, setup_distributed, setup_environment
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,6 +53,11 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
             evaluator['out_dir'] = str(args.out.with_suffix(''))
 
 
+def class_names(checkpoint: str) -> tuple[str, ...] | None:
+    """Names of the classes that a checkpoint was trained on, where it has them."""
+    return max(stored_classes(checkpoint), key=len, default=None)
+
+
 def main() -> None:
     """Test."""
     args = parse_args()
@@ -60,7 +65,7 @@ def main() -> None:
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     if cfg.model.get('num_classes', 0) is None:
-        infer_num_classes(cfg, max(stored_classes(args.checkpoint), key=len, default=None))
+        infer_num_classes(cfg, class_names(args.checkpoint))
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
@@ -69,6 +74,10 @@ def main() -> None:
     setup_distributed(cfg)
     runner = Runner.from_cfg(cfg)
     load_weights(runner.model, args.checkpoint, complete=True)
+    if (classes := class_names(args.checkpoint)) is not None:
+        for hook in runner.hooks:
+            if isinstance(hook, HeadSizeHook):
+                hook.expect(args.checkpoint, classes)
     metrics = runner.test()
     if args.out and is_main_process():
         args.out.with_suffix('.json').write_text(json.dumps(metrics, indent=2) + '\n')

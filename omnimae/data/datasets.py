@@ -79,7 +79,7 @@ class FileDataset(Dataset):
         transforms: configs of the transforms, applied in this order.
         replicas: crops of each sample in training; the file is read once for all.
         classes: class names in the order of their indices, or the path of a text file with one name a line; by default
-            the sorted names of the sub-folders.
+            the names of the sub-folders, sorted as text ('10' before '2', as torchvision does).
         num_classes: how many classes the model knows; labels are checked against it.
         extensions: endings of the files, lower case; by default the usual ones of the modality.
         select: only lines of ``ann_file`` count that contain it, as one folder of a list of many.

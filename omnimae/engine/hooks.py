@@ -149,11 +149,16 @@ class HeadSizeHook(Hook):
     """Refuses data of other classes than the model's head, before the first step, validation or test.
 
     All sources that know the names of their classes, of training and of what follows it, must have the same names in
-    the same order: folders ``cat, dog`` and ``cat, fox`` make the same labels of different classes.
+    the same order: folders ``cat, dog`` and ``cat, fox`` make the same labels of different classes. A test compares
+    them with the names in its checkpoint, which the tool hands over: `expect`.
     """
 
     def __init__(self) -> None:
         self._named: tuple[str, tuple[str, ...]] | None = None  # the first source that knows names, and these
+
+    def expect(self, place: str, classes: Sequence[str]) -> None:
+        """Compare the sources with these names, that ``place`` has."""
+        self._named = place, tuple(classes)
 
     def before_train(self, runner: Runner) -> None:
         """Compare with the training data, and with those of the validation that will follow."""
@@ -183,7 +188,8 @@ class HeadSizeHook(Hook):
                 label = next(i for i, pair in enumerate(zip(names, expected, strict=True)) if pair[0] != pair[1])
                 raise ValueError(
                     f'{place} has other classes than {first}: label {label} is {names[label]!r} here and '
-                    f'{expected[label]!r} there. Correct the folders, or give both the same classes=[...].'
+                    f'{expected[label]!r} there. Correct the folders, or give both the same classes=[...]; a list '
+                    'with numbers as labels is not compared.'
                 )
 
 
