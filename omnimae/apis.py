@@ -471,9 +471,15 @@ class ClassificationInferencer(Inferencer[Classification]):
         return self.model.predict(clip)
 
     def result(self, item: Item, output: np.ndarray | None, error: str | None) -> Classification:
-        """Rank the scores."""
+        """Rank the scores; of equal ones the lower class comes first.
+
+        Raises:
+            ValueError: scores that are NaN.
+        """
         if output is None:
             return Classification(item.name, item.modality, (), None, error)
+        if np.isnan(output).any():
+            raise ValueError(f'The scores of {item.name} are NaN. Take a checkpoint from before the training diverged.')
         probabilities = np.exp(output - output.max())
         probabilities /= probabilities.sum()
         best = np.argsort(-output, kind='stable')[: self.topk].tolist()

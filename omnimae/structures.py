@@ -133,6 +133,7 @@ class Sample(TypedDict, total=False):
         label: class index; absent when the source has no labels.
         target: (R, 1, T, H, W), depth or classes of every pixel, to be predicted; absent when the source has none.
         id: names the sample in results and error messages (its path within the source).
+        source: name of the source that it is from, in a mixture.
         failures: (path, reason) of each file that had to be replaced on the way.
     """
 
@@ -142,6 +143,7 @@ class Sample(TypedDict, total=False):
     label: int
     target: Tensor
     id: str
+    source: str
     failures: list[tuple[str, str]]
 
 
@@ -155,6 +157,7 @@ class Batch(TypedDict, total=False):
         labels: (B,) int64; absent when the source has no labels.
         target: (B, 1, T, H, W), as of `Sample`.
         ids: B names.
+        source: name of the source that they are from; absent without a mixture.
         failures: (path, reason) of each file that had to be replaced.
     """
 
@@ -164,4 +167,5 @@ class Batch(TypedDict, total=False):
     labels: Tensor
     target: Tensor
     ids: list[str]
+    source: str
     failures: list[tuple[str, str]]

@@ -100,6 +100,13 @@ def test_guesses_are_ranked_and_named(config, checkpoint, data):
         infer(config, checkpoint, classes=['a', 'b', 'c'])
 
 
+def test_scores_that_are_no_numbers_are_refused(config, checkpoint, data):
+    classify = infer(config, checkpoint)
+    torch.nn.init.constant_(classify.model.head.bias, torch.nan)
+    with pytest.raises(ValueError, match=r'scores of .*0\.png are NaN\. Take a checkpoint from before the training'):
+        classify(data / 'pictures' / 'a' / '0.png')
+
+
 def test_class_names_come_from_checkpoint_or_config(config, checkpoint, data, tmp_path):
     picture = data / 'pictures' / 'b' / '1.png'
     state = MODELS.build(load_config(config).model).state_dict()

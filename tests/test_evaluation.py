@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_tools import tool
 
 from omnimae.evaluation import (
     Actions,
@@ -24,7 +28,10 @@ from omnimae.evaluation import (
     load_actions,
     load_features,
     load_scores,
+    load_subsets,
+    make_submission,
     marginal,
+    write_submission,
 )
 
 SCORES = np.array([[3.0, 2, 1], [0, 2, 1], [1, 0, 2], [5, 4, 0]])
@@ -61,10 +68,34 @@ def test_accuracy_of_four_known_samples():
     assert result == pytest.approx(dict(top1=50.0, top2=75.0, mean_class=100 * (1 + 0 + 0) / 3))
 
 
-def test_of_equal_scores_the_lower_class_comes_first():
-    assert accuracy(np.zeros((3, 3)), np.arange(3), topk=(1, 2)) == pytest.approx(
-        dict(top1=100 / 3, top2=200 / 3, mean_class=100 / 3)
-    )
+@pytest.mark.parametrize('score', [0.0, -3.0, 1e30])
+def test_a_constant_model_is_right_nowhere(score):
+    """Wherever its tied classes stand."""
+    assert accuracy(np.full((5, 5), score), np.arange(5), topk=(1, 2, 4)) == dict(top1=0, top2=0, top4=0, mean_class=0)
+
+
+def test_a_tie_counts_where_it_cannot_matter():
+    # class 2 is first; 0 and 1 share the second place, so both are surely among the first three and neither of two
+    scores = np.tile([1.0, 1.0, 2.0, 0.0], (4, 1))
+    result = accuracy(scores, np.arange(4), topk=(1, 2, 3))
+    assert result == dict(top1=25, top2=25, top3=75, mean_class=25)
+
+
+def test_order_of_the_classes_does_not_matter():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 4, (200, 7)).astype(float), rng.integers(0, 7, 200)  # many ties
+    order = rng.permutation(7)
+    expected = accuracy(scores, labels, (1, 3))
+    assert accuracy(scores[:, order], np.argsort(order)[labels], (1, 3)) == pytest.approx(expected)
+
+
+def test_a_class_that_nothing_speaks_for_is_never_a_hit():
+    scores = np.array([[0.0, -np.inf], [-np.inf, -np.inf]])
+    assert accuracy(scores, np.array([1, 0]), (1, 2)) == dict(top1=0, top2=0, mean_class=0)
+    probabilities = np.array([[1.0, 0, 0], [0.5, 0.5, 0]])
+    scores = Scores(np.array(['a', 'b']), np.array([2, 1]), probabilities, probabilities)
+    result = count(scores, topk=(1, 3), softmax=True)
+    assert result == dict(top1=0, top3=50, mean_class=0)
 
 
 def test_more_k_than_classes_is_refused():
@@ -84,9 +115,20 @@ def test_a_label_beyond_the_classes_is_refused():
         accuracy(SCORES, np.array([0, 1, 3, 0]), topk=(1,))
 
 
-def test_scores_that_are_no_numbers_are_refused():
-    with pytest.raises(ValueError, match='scores of 1 of 2 samples are NaN, first of sample 1'):
-        accuracy(np.array([[1.0, 0.0], [np.nan, np.nan]]), np.array([0, 0]), topk=(1,))
+def test_a_label_below_zero_is_refused():
+    with pytest.raises(ValueError, match='A label is -1, but there are scores for 3 classes'):
+        accuracy(SCORES, np.array([0, -1, 2, 0]), topk=(1,))
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match='no samples with labels, so no accuracy. Test labelled data'):
+        accuracy(np.zeros((0, 3)), np.array([], int), topk=(1,))
+
+
+def test_scores_that_cannot_be_ranked_are_refused():
+    for value, what in ((np.nan, 'NaN'), (np.inf, 'infinite')):
+        with pytest.raises(ValueError, match=f'scores of 1 of 2 samples are {what}, first of sample 1'):
+            accuracy(np.array([[1.0, 0.0], [value, 0.0]]), np.array([0, 0]), topk=(1,))
 
 
 def test_logits_or_probabilities_are_averaged_over_views():
@@ -165,10 +207,23 @@ def test_depth_of_two_samples_by_hand():
     )
 
 
-def test_depth_behind_the_camera_is_wrong_everywhere():
-    result = run_on_maps(DepthScore(), 'depth', [[[-5.0, 0.0]]], [np.array([[10, 10]], np.int32)])
+@pytest.mark.parametrize('truth', [10, 0])
+def test_depth_behind_the_camera_is_wrong_everywhere(truth):
+    result = run_on_maps(DepthScore(), 'depth', [[[-5.0, 0.0]]], [np.full((1, 2), truth, np.int32)])
     assert result['depth/delta3'] == 0
     assert math.isfinite(result['depth/rel'])
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_depth_that_is_not_finite_is_refused(value):
+    with pytest.raises(ValueError, match=r'prediction for 0\.png is not finite\. Take a checkpoint from before'):
+        run_on_maps(DepthScore(), 'depth', [[[value, 1.0]]], [np.ones((1, 2), np.int32)])
+
+
+def test_a_pixel_that_is_predicted_to_have_no_class_is_wrong():
+    """Class 0: 1 right of 1 predicted and 2 labelled; class 1 the same."""
+    result = run_on_maps(SegmentationScore(), 'classes', maps([[0, 255, 1, 255]]), maps([[0, 0, 1, 1]]))
+    assert result == {'segmentation/mIoU': 50, 'segmentation/mAcc': 50, 'segmentation/aAcc': 50}
 
 
 @pytest.mark.parametrize(('metric', 'key'), [(SegmentationScore, 'classes'), (DepthScore, 'depth')])
@@ -253,6 +308,134 @@ def test_actions_must_be_the_classes():
         count(scores_of(np.full((1, 3), 1 / 3), [0]), topk=(1,), actions=ACTIONS)
 
 
+def random_actions() -> tuple[Scores, Actions]:
+    """60 segments of four participants; 13 actions of four verbs and five nouns."""
+    rng = np.random.default_rng(7)
+    pairs = np.array([(verb, noun) for verb in range(4) for noun in range(5) if (verb * 5 + noun) % 3])
+    labels = rng.integers(0, 13, 60)
+    logits = rng.normal(size=(60, 13))
+    logits[np.arange(60), labels] += 1.2
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    ids = np.array([f'P{int(rng.integers(1, 5)):02}_{row % 3 + 1:02}_{row}' for row in range(60)])
+    return Scores(ids, labels, logits, probabilities), Actions(*pairs.T)
+
+
+def write_subsets(folder: Path, unseen=('P02', 'P04'), verbs=(1, 3), nouns=(0, 4)) -> None:
+    for name, column, values in (
+        ('unseen_participant_ids_validation', 'participant_id', unseen),
+        ('tail_verbs', 'verb', verbs),
+        ('tail_nouns', 'noun', nouns),
+    ):
+        (folder / f'EPIC_100_{name}.csv').write_text('\n'.join([column, *map(str, values)]) + '\n')
+
+
+def test_unseen_participants_and_tail_classes_are_those_of_the_challenge(tmp_path):
+    """Numbers of its evaluation code (github.com/epic-kitchens/C1-Action-Recognition) on the same data."""
+    (tmp_path / 'annotations').mkdir()
+    write_subsets(tmp_path / 'annotations')
+    scores, actions = random_actions()
+    result = count(scores, topk=(1,), actions=actions, subsets=load_subsets(tmp_path))
+    result.pop('mean_class')
+    assert result == pytest.approx(
+        dict(
+            top1=30.0,
+            verb_top1=43.333333333333336,
+            noun_top1=38.333333333333336,
+            unseen_action_top1=23.333333333333332,
+            unseen_verb_top1=30.0,
+            unseen_noun_top1=30.0,
+            tail_action_top1=31.818181818181817,
+            tail_verb_top1=36.666666666666664,
+            tail_noun_top1=29.166666666666668,
+        )
+    )
+    assert accuracy(scores.scores, scores.labels)['top5'] == pytest.approx(78.33333333333333)
+
+
+def test_subsets_that_are_not_there_are_left_out_and_named(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr('omnimae.evaluation.epic.print_log', lambda text, *args: logged.append(text))
+    write_subsets(tmp_path, unseen=['P99'])
+    (tmp_path / 'EPIC_100_tail_nouns.csv').unlink()
+    scores, actions = random_actions()
+    result = count(scores, topk=(1,), actions=actions, subsets=load_subsets(tmp_path))
+    assert {*result} == {'top1', 'mean_class', 'verb_top1', 'noun_top1', 'tail_verb_top1'}
+    assert logged == [logged[0]]
+    assert 'lacks EPIC_100_tail_nouns.csv: the scores of unseen' in logged[0]
+    (tmp_path / 'EPIC_100_tail_verbs.csv').write_text('verb_class\n1\n')
+    with pytest.raises(ValueError, match=r"EPIC_100_tail_verbs.csv: no column 'verb' of int. Fetch the file anew"):
+        load_subsets(tmp_path)
+
+
+def test_a_submission_holds_what_the_challenge_asks_for(tmp_path):
+    scores, actions = random_actions()
+    unlabelled = scores._replace(labels=np.array([], int))
+    submission = make_submission(unlabelled, actions, supervision=(3, 3, 4))
+    write_submission(tmp_path / 'new' / 'test.zip', submission)
+    with ZipFile(tmp_path / 'new' / 'test.zip') as archive:
+        assert archive.namelist() == ['test.json']
+        read = json.loads(archive.read('test.json'))
+    results = read.pop('results')
+    assert read == dict(version='0.2', challenge='action_recognition', sls_pt=3, sls_tl=3, sls_td=4)
+    assert [*results] == scores.ids.tolist()
+    verbs, nouns = (marginal(scores.probabilities, part) for part in actions)
+    for row, result in enumerate(results.values()):
+        assert result.keys() == {'verb', 'noun', 'action'}
+        assert [*result['verb']] == [str(verb) for verb in range(97)]
+        assert [*result['noun']] == [str(noun) for noun in range(300)]
+        assert [*result['verb'].values()] == pytest.approx([*verbs[row], *[0] * 93])
+        assert [*result['noun'].values()] == pytest.approx([*nouns[row], *[0] * 295])
+        best = [f'{actions.verbs[action]},{actions.nouns[action]}' for action in np.argsort(-scores.scores[row])]
+        assert [*result['action']] == best
+        assert [*result['action'].values()] == sorted(scores.scores[row], reverse=True)
+
+
+def test_a_submission_has_the_hundred_best_actions():
+    rng = np.random.default_rng(0)
+    actions = Actions(np.repeat(np.arange(97), 3), np.arange(97 * 3) % 300)
+    probabilities = rng.dirichlet(np.ones(291), 2)
+    scores = Scores(np.array(['P01_101_0', 'P01_101_1']), np.array([]), np.log(probabilities), probabilities)
+    for softmax, values in ((False, scores.scores), (True, probabilities)):
+        for row, result in enumerate(make_submission(scores, actions, softmax=softmax)['results'].values()):
+            assert [*result['action'].values()] == sorted(values[row], reverse=True)[:100]
+
+
+def test_submissions_that_would_be_refused():
+    scores, actions = random_actions()
+    with pytest.raises(
+        ValueError, match=r"1 ids are no narration_id such as P01_101_0, first 'a.mp4'. Test with the l"
+    ):
+        make_submission(scores._replace(ids=np.array(['a.mp4', *scores.ids[1:]])), actions)
+    with pytest.raises(ValueError, match=r'supervision=\[3, 6, 3\] are not three levels from 0 to 5'):
+        make_submission(scores, actions, supervision=(3, 6, 3))
+    with pytest.raises(ValueError, match='There are 4 actions and scores for 13 classes'):
+        make_submission(scores, ACTIONS)
+    with pytest.raises(ValueError, match='Some scores are not finite, which JSON cannot hold'):
+        make_submission(scores._replace(scores=np.full((60, 13), -np.inf)), actions)
+
+
+def test_stored_scores_are_counted_and_submitted_from_the_command_line(tmp_path, capsys):
+    write_subsets(tmp_path)
+    scores, actions = random_actions()
+    lines = [f'{number},{verb},{noun}' for number, (verb, noun) in enumerate(zip(*actions, strict=True))]
+    (tmp_path / 'actions.csv').write_text('\n'.join(['action,verb,noun', *lines]))
+    words = [str(tmp_path / 'test.npz'), '--actions', str(tmp_path / 'actions.csv'), '--topk', '1']
+    scores.save(words[0])
+    tool('score').main(words)
+    printed = json.loads(capsys.readouterr().out)
+    expected = count(scores, topk=(1,), actions=actions, subsets=load_subsets(tmp_path))
+    assert printed == {f'accuracy/{name}': value for name, value in expected.items()}
+    scores._replace(labels=np.array([], int)).save(words[0])
+    archive = tmp_path / 'submission.zip'
+    tool('score').main([*words, '--submission', str(archive), '--sls', '3', '3', '4'])
+    assert json.loads(ZipFile(archive).read('test.json')) == make_submission(scores, actions, supervision=(3, 3, 4))
+    assert '60 segments are in' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='no samples with labels'):
+        tool('score').main(words)
+    with pytest.raises(SystemExit):
+        tool('score').parse_args([words[0], '--submission', 'x.zip'])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The metric and its file
 
@@ -268,6 +451,49 @@ def test_scores_can_be_counted_again_without_the_model(tmp_path):
         again = count(load_scores([file]), topk=(1, 2), softmax=softmax, actions=load_actions(actions))
         assert {f'accuracy/{k}': v for k, v in again.items()} == result
     assert np.load(file)['ids'].tolist() == [f'video{i}' for i in range(40)]
+
+
+def test_each_source_is_counted_by_itself_too(tmp_path):
+    """Two pictures, one right; three clips, all right: four of five."""
+    metric = ClipAccuracy(topk=(1,), out_file=str(tmp_path / 'scores.npz'))
+    for source, labels in (('pictures', [0, 1]), ('clips', [1, 1, 1])):
+        answer = torch.tensor([0.1, 0.9])
+        batch = dict(ids=[f'{source}{row}' for row in range(len(labels))], labels=torch.tensor(labels), source=source)
+        metric.process(batch, [dict(scores=answer, probabilities=answer)] * len(labels))
+    result = metric.evaluate(5)
+    assert result == pytest.approx(
+        {
+            'accuracy/top1': 80,
+            'accuracy/mean_class': 50,
+            'accuracy/pictures/top1': 50,
+            'accuracy/pictures/mean_class': 50,
+            'accuracy/clips/top1': 100,
+            'accuracy/clips/mean_class': 100,
+        }
+    )
+    assert {f'accuracy/{k}': v for k, v in count(load_scores([tmp_path / 'scores.npz']), topk=(1,)).items()} == result
+
+
+def test_files_of_scores_without_sources_are_read(tmp_path):
+    scores = scores_of(PROBABILITIES, [0, 1])
+    with open(tmp_path / 'old.npz', 'wb') as file:
+        np.savez(file, **{key: value for key, value in scores._asdict().items() if key != 'sources'})
+    assert count(load_scores([tmp_path / 'old.npz']), topk=(1,)) == count(scores, topk=(1,))
+
+
+def test_scores_of_samples_without_labels_are_written_alone(tmp_path):
+    sample = dict(scores=torch.tensor([1.0, 2.0]), probabilities=torch.tensor([0.25, 0.75]))
+    metric = ClipAccuracy(topk=(1,), out_file=str(tmp_path / 'scores.npz'))
+    metric.process(dict(ids=['a', 'b']), [sample, sample])
+    assert metric.evaluate(2) == {}
+    stored = load_scores([tmp_path / 'scores.npz'])
+    assert (stored.ids.tolist(), stored.labels.tolist(), stored.scores.tolist()) == (['a', 'b'], [], [[1, 2], [1, 2]])
+    with pytest.raises(ValueError, match='no samples with labels'):
+        count(stored, topk=(1,))
+    metric.process(dict(ids=['a', 'b']), [sample, sample])
+    metric.process(dict(ids=['c'], labels=torch.tensor([1])), [sample])
+    with pytest.raises(ValueError, match='1 of 3 samples have labels. Give all sources labels, or test them one by'):
+        metric.evaluate(3)
 
 
 def test_an_ensemble_averages_scores(tmp_path):
@@ -310,7 +536,9 @@ def test_a_file_has_the_name_that_was_asked_for(tmp_path):
 
 
 def test_samples_without_labels_are_refused():
-    with pytest.raises(ValueError, match=r'needs labels, and clip\.mp4 has none'):
+    with pytest.raises(
+        ValueError, match=r'needs labels, and clip\.mp4 has none\. Give the dataset labels; or an out_file'
+    ):
         ClipAccuracy().process(dict(ids=['clip.mp4']), [])
 
 
@@ -350,8 +578,40 @@ def test_many_far_neighbours_outvote_a_near_one_only_at_a_high_temperature():
 def test_knn_in_parts_is_the_same(monkeypatch):
     queries = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
     whole = knn(queries, BANK, BANK_LABELS, 2, k=3)
-    monkeypatch.setattr('omnimae.evaluation.MAX_SIMILARITIES', 8)
+    monkeypatch.setattr('omnimae.evaluation.features.MAX_SIMILARITIES', 8)
     assert torch.equal(knn(queries, BANK, BANK_LABELS, 2, k=3), whole)
+
+
+def test_a_class_without_a_vote_is_in_no_top_k():
+    """One neighbour: the top 5 are the top 1. With random features they were 50 %, the lowest classes first."""
+    rng = np.random.default_rng(0)
+    bank, queries = (
+        Features(np.arange(n).astype(str), rng.integers(0, 10, n), rng.normal(size=(n, 8)).astype(np.float32))
+        for n in (200, 400)
+    )
+    result = knn_accuracy(bank, queries, k=1, topk=(1, 5))
+    assert result['top5'] == result['top1'] < 20
+    result = knn_accuracy(bank, queries, k=3, topk=(3, 5, 10))
+    assert result['top3'] == result['top5'] == result['top10'] < 40
+
+
+def test_equally_near_samples_share_the_votes_that_are_left():
+    """Of the four nearest one is nearest; three share the other vote of two, in whatever order they are."""
+    query, bank = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0], [0, 1], [0, -1], [0, 2], [-1, 0]])
+    first, rest = math.exp(1), 1.0
+    for order in ([0, 1, 2, 3, 4], [3, 4, 1, 0, 2]):
+        [votes] = knn(query, bank[order], torch.tensor([0, 1, 1, 2, 3])[order], 4, k=2, temperature=1.0)
+        assert votes.tolist() == pytest.approx(
+            [first / (first + rest), 2 / 3 / (first + rest), 1 / 3 / (first + rest), 0]
+        )
+
+
+def test_features_that_are_all_the_same_tell_nothing():
+    same = np.ones((30, 4), np.float32)
+    bank = Features(np.arange(30).astype(str), np.repeat(np.arange(3), 10), same)
+    for features in (same, 0 * same):
+        result = knn_accuracy(bank._replace(features=features), bank._replace(features=features), k=5, topk=(1, 2))
+        assert result == dict(top1=0, top2=0, mean_class=0)
 
 
 def test_knn_accuracy_of_files(tmp_path):

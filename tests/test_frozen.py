@@ -410,6 +410,10 @@ def test_two_ranks_test_like_one_to_the_last_sample(data, tmp_path, pretrained, 
     assert ours['ids'].tolist() == theirs['ids'].tolist()
     assert len(set(ours['ids'].tolist())) == 21
     np.testing.assert_allclose(ours['scores'], theirs['scores'], atol=1e-5)
+    without = ours['probabilities'] == 0  # of a class without a vote among the three
+    np.testing.assert_array_equal(ours['scores'][without], -np.inf)
+    np.testing.assert_array_equal(ours['scores'][~without], ours['probabilities'][~without])
+    assert without.any()
 
     capsys.readouterr()
     tool('score').main([str(tmp_path / 'two.npz'), '--topk', '1'])

@@ -1,18 +1,21 @@
 """Count the accuracies of stored scores, without the model: what tools/test.py --out FILE.json left in FILE.npz.
 
-python tools/score.py FILE.npz... [--topk 1 5] [--softmax] [--actions actions.csv]
+python tools/score.py FILE.npz... [--topk 1 5] [--softmax] [--actions actions.csv [--submission FILE.zip]]
 
-Several files of the same samples are averaged: an ensemble.
+Several files of the same samples are averaged: an ensemble. With --actions, which stands in the folder of
+EPIC-Kitchens-100, unseen participants and tail classes are counted where the official lists are there. --submission
+writes what the challenge takes, of scores with or without labels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnimae.evaluation import count, load_actions, load_scores
+from omnimae.evaluation import count, load_actions, load_scores, load_subsets, make_submission, write_submission
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,14 +25,37 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='default: 1 5')
     parser.add_argument('--softmax', action='store_true', help='rank by probabilities averaged over views, not logits')
     parser.add_argument('--actions', type=Path, help="EPIC-Kitchens-100's actions.csv: count verbs and nouns too")
-    return parser.parse_args(words)
+    parser.add_argument(
+        '--submission', type=Path, metavar='FILE.zip', help='write what the EPIC-Kitchens challenge takes'
+    )
+    parser.add_argument(
+        '--sls', nargs=3, type=int, default=[3, 3, 3], metavar=('PT', 'TL', 'TD'),
+        help='levels of supervision in a submission: of pretraining (3: self-supervised on public data), of labels (3: '
+        'full, temporal) and of training data (3: the training split, 4: with the validation split); default: 3 3 3; '
+        'see github.com/epic-kitchens/sls',
+    )  # fmt: skip
+    args = parser.parse_args(words)
+    if args.submission and not args.actions:
+        parser.error('--submission needs --actions')
+    return args
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Count."""
+    """Count, and write the submission.
+
+    Raises:
+        ValueError: samples without labels, where they are to be counted.
+    """
     args = parse_args(words)
+    scores = load_scores(args.files)
     actions = None if args.actions is None else load_actions(args.actions)
-    metrics = count(load_scores(args.files), topk=args.topk, softmax=args.softmax, actions=actions)
+    if args.submission:
+        write_submission(args.submission, make_submission(scores, actions, supervision=args.sls, softmax=args.softmax))
+        print(f'{len(scores.ids)} segments are in {args.submission}.', file=sys.stderr)
+        if not len(scores.labels):
+            return
+    subsets = None if actions is None else load_subsets(args.actions.parent)
+    metrics = count(scores, topk=args.topk, softmax=args.softmax, actions=actions, subsets=subsets)
     print(json.dumps({f'accuracy/{name}': value for name, value in metrics.items()}, indent=2))
 
 

@@ -384,12 +384,15 @@ class MixedDataset(Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, key: int | Address) -> Sample:
-        """The sample of an `Address`, or of a row counted through all sources."""
+        """The sample of an `Address`, or of a row counted through all sources; it names its source."""
         if isinstance(key, Address):
-            return self.sources[key.source][key]
-        key = range(len(self))[key]
-        source = int(np.searchsorted(self.starts, key, side='right')) - 1
-        return self.sources[source][int(key - self.starts[source])]
+            number, sample = key.source, self.sources[key.source][key]
+        else:
+            key = range(len(self))[key]
+            number = int(np.searchsorted(self.starts, key, side='right')) - 1
+            sample = self.sources[number][int(key - self.starts[number])]
+        # one of another form is for a collate function of its own
+        return {**sample, 'source': self.names[number]} if isinstance(sample, dict) else sample
 
     def being_read(self, process: int) -> str | None:
         """The file that a loader's worker, living or dead, began to read last; None if it is not known."""
@@ -484,6 +487,8 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
         batch['clips'] = {name: _joined([sample['clips'][name] for sample in samples], samples) for name in names}
     else:
         batch['clip'] = _joined([sample['clip'] for sample in samples], samples)
+    if 'source' in samples[0]:
+        batch['source'] = samples[0]['source']
     if 'label' in samples[0]:
         labels = torch.tensor([sample['label'] for sample in samples])
         batch['labels'] = labels.repeat_interleave(torch.tensor(repeats))

@@ -133,7 +133,8 @@ class KNNTestLoop(TestLoop):
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
         features = self._features(data_batch)
         votes = knn(features, self.bank, self.labels, self.num_classes, k=self.k, temperature=self.temperature)
-        outputs = [dict(scores=row, probabilities=row) for row in votes]
+        scores = votes.masked_fill(votes == 0, -torch.inf)  # a class without a vote is in no top k
+        outputs = [dict(scores=row, probabilities=share) for row, share in zip(scores, votes, strict=True)]
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
         self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
 

@@ -1,0 +1,161 @@
+"""Metrics of classifiers and of reconstructions."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+
+from omnimae.registry import METRICS
+
+from .epic import Actions, Subsets, check_actions, count_parts, load_actions, load_subsets
+from .scores import Scores, accuracy
+
+
+@METRICS.register_module()
+class ReconstructionLoss(BaseMetric):
+    """Mean reconstruction loss per modality, over samples that were not trained on."""
+
+    default_prefix = 'reconstruction'
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep (modality, loss) of each sample."""
+        self.results += [(sample['modality'], float(sample['loss'])) for sample in data_samples]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """-> {modality: mean loss}."""
+        losses = defaultdict(list)
+        for modality, loss in results:
+            losses[modality].append(loss)
+        return {modality: float(np.mean(values)) for modality, values in sorted(losses.items())}
+
+
+def count(
+    scores: Scores,
+    *,
+    topk: Sequence[int] = (1, 5),
+    softmax: bool = False,
+    actions: Actions | None = None,
+    subsets: Subsets | None = None,
+) -> dict[str, float]:
+    """-> {'top1', 'top5', ..., 'mean_class'} and, with ``actions``, {'verb_top1', 'noun_top1', ...}; in percent.
+
+    Of several sources each is counted by itself, too: {'NAME/top1', ...}. With ``actions`` the classes are actions, so
+    'top1' is the action accuracy. Verbs and nouns are scored by what the model says of actions, not by heads of their
+    own: the probability of a verb is the sum of those of its actions, whatever their nouns, from the probabilities
+    averaged over views.
+
+    Args:
+        scores: of the samples.
+        topk: which k to count.
+        softmax: rank the classes by the averaged probabilities; the release ranks them by the averaged logits.
+        actions: verbs and nouns of the actions.
+        subsets: of EPIC-Kitchens-100, counted with ``actions``, see `epic.count_parts`.
+
+    Raises:
+        ValueError: as of `accuracy`, or another number of actions than of classes.
+    """
+    result = accuracy(scores.ranked(softmax), scores.labels, topk)
+    if actions is not None:
+        check_actions(actions, scores)
+        result |= count_parts(scores, actions, subsets or Subsets(), topk=topk, softmax=softmax)
+    names = dict.fromkeys(scores.sources.tolist())
+    for name in names if len(names) > 1 else ():
+        part = scores.rows(scores.sources == name)
+        found = count(part, topk=topk, softmax=softmax, actions=actions, subsets=subsets)
+        result |= {f'{name}/{key}': value for key, value in found.items()}
+    return result
+
+
+@METRICS.register_module()
+class ClipAccuracy(BaseMetric):
+    """Top-k and mean class accuracy of view-averaged scores, of all samples and of each source, in percent: `count`.
+
+    Args:
+        topk: which k to report.
+        softmax: rank by probabilities averaged over views in place of logits.
+        actions: path of EPIC-Kitchens-100's ``actions.csv``: the classes are actions; verbs and nouns are reported too,
+            and the subsets of the challenge where their official lists are beside it, see `load_subsets`.
+        out_file: also write ids, labels and scores of all samples there (.npz), to be scored again without the model;
+            of samples without labels, such as a challenge's test set, write them alone.
+
+    Raises:
+        ValueError: samples without labels and no ``out_file``, fewer classes than the largest k, or a wrong ``actions``
+            file.
+    """
+
+    default_prefix = 'accuracy'
+
+    def __init__(
+        self,
+        *,
+        topk: Sequence[int] = (1, 5),
+        softmax: bool = False,
+        actions: str | None = None,
+        out_file: str | None = None,
+        collect_device: str = 'cpu',
+    ):
+        super().__init__(collect_device)
+        self.topk = tuple(topk)
+        self.softmax = softmax
+        self.actions = None if actions is None else load_actions(actions)
+        self.subsets = None if actions is None else load_subsets(Path(actions).parent)
+        self.out_file = out_file
+
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        """Class names of each source, which the loop hands over before anything runs."""
+        for classes in dataset_meta.values():
+            if classes is not None:
+                self.check_size(len(classes))
+        self._dataset_meta = dataset_meta
+
+    def check_size(self, num_classes: int) -> None:
+        """Refuse a number of classes of which the largest k asks for more.
+
+        Raises:
+            ValueError: it does.
+        """
+        if max(self.topk) > num_classes:
+            raise ValueError(
+                f'ClipAccuracy: topk={self.topk} asks for more than the {num_classes} classes there are. Lower topk.'
+            )
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep (id, label, source, scores, probabilities) of each sample."""
+        if 'labels' not in data_batch and self.out_file is None:
+            raise ValueError(
+                f'ClipAccuracy needs labels, and {data_batch["ids"][0]} has none. Give the dataset labels; or an '
+                'out_file (tools/test.py --out), to write the scores alone.'
+            )
+        labels = data_batch['labels'].tolist() if 'labels' in data_batch else [None] * len(data_samples)
+        rows = [[sample[key].float().cpu().numpy() for key in ('scores', 'probabilities')] for sample in data_samples]
+        self.results += [
+            (name, label, *row, data_batch.get('source', ''))
+            for name, label, row in zip(data_batch['ids'], labels, rows, strict=True)
+        ]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """-> what `count` gives; nothing without labels.
+
+        Raises:
+            ValueError: some samples have labels and some have none.
+        """
+        ids, labels, *arrays = zip(*results, strict=True)
+        known = [label for label in labels if label is not None]
+        if len(known) not in (0, len(ids)):
+            raise ValueError(
+                f'{len(known)} of {len(ids)} samples have labels. Give all sources labels, or test them one by one.'
+            )
+        scores = Scores(np.array(ids), np.array(known, np.int64), *map(np.array, arrays))
+        if self.out_file:
+            scores.save(self.out_file)
+        if not known:
+            print_log(f'No labels, so no accuracy: the scores are in {self.out_file}.', 'current', logging.WARNING)
+            return {}
+        return count(scores, topk=self.topk, softmax=self.softmax, actions=self.actions, subsets=self.subsets)

@@ -1,0 +1,32 @@
+"""Files of named arrays (.npz)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
+    """Write named arrays to a file of exactly this name; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'wb') as file:  # NumPy would add .npz to a path that ends in something else
+        save: Callable[..., None] = np.savez_compressed if compressed else np.savez
+        save(file, **arrays)
+
+
+def read_npz(path: str | Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Read the arrays of these names, those of ``optional`` where the file has them.
+
+    Raises:
+        ValueError: no such file, or one that holds something else.
+    """
+    try:
+        with np.load(path) as file:
+            return {key: file[key] for key in (*keys, *(key for key in optional if key in file))}
+    except FileNotFoundError:
+        raise ValueError(f'{path} does not exist.') from None
+    except (KeyError, ValueError, OSError, TypeError, AttributeError, EOFError, BadZipFile) as error:  # cut off, .npy
+        raise ValueError(f'{path} does not hold {", ".join(keys)} ({error}). Give a file of our tools.') from None

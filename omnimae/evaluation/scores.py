@@ -1,0 +1,100 @@
+"""What a classifier says about samples: its scores in files, and their accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .npz import read_npz, write_npz
+
+
+class Scores(NamedTuple):
+    """What a classifier says about S samples, views averaged already.
+
+    Attributes:
+        ids: (S,) names of the samples.
+        labels: (S,) class indices; empty where the samples have none.
+        scores: (S, classes) logits, averaged over views.
+        probabilities: (S, classes) the softmax of each view's logits, averaged over views.
+        sources: (S,) names of the sources that the samples are from; empty where they are not known.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    probabilities: np.ndarray
+    sources: np.ndarray = np.array([], str)
+
+    def save(self, path: str | Path) -> None:
+        """Write an .npz file, see `load_scores`."""
+        write_npz(path, self._asdict(), compressed=True)
+
+    def rows(self, which: np.ndarray) -> Scores:
+        """The samples that ``which``, (S,) bool, says, as those of one source."""
+        return Scores(self.ids[which], self.labels[which], self.scores[which], self.probabilities[which])
+
+    def ranked(self, softmax: bool) -> np.ndarray:
+        """(S, classes): what ranks the classes, the averaged probabilities or the averaged logits."""
+        return without_zeros(self.probabilities) if softmax else self.scores
+
+
+def load_scores(paths: Sequence[str | Path]) -> Scores:
+    """Read the file of a test, or average those of several tests of the same samples (an ensemble).
+
+    Raises:
+        ValueError: a file that holds something else, or files of different samples or classes.
+    """
+    files = [Scores(**read_npz(path, Scores._fields[:4], ('sources',))) for path in paths]
+    first = files[0]
+    for path, other in zip(paths[1:], files[1:], strict=True):
+        same = [np.array_equal(getattr(first, key), getattr(other, key)) for key in ('ids', 'labels')]
+        if not all(same) or first.scores.shape != other.scores.shape:
+            raise ValueError(
+                f'{path} has scores {other.scores.shape} of other samples or classes than {paths[0]} with '
+                f'{first.scores.shape}. Average tests of one data set only.'
+            )
+    means = {key: np.mean([getattr(file, key) for file in files], 0) for key in ('scores', 'probabilities')}
+    return first if len(files) == 1 else first._replace(**means)
+
+
+def without_zeros(probabilities: np.ndarray) -> np.ndarray:
+    """Scores of the same order in which a class without any probability, or vote, has -inf: see `accuracy`."""
+    return np.where(probabilities > 0, probabilities, -np.inf)
+
+
+def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """(S, classes), (S,) -> top-k accuracies and the mean over classes of the top-1, in percent.
+
+    A sample counts as right only where that is certain: fewer than k *other* classes have a score as high as its
+    label's or higher, and that score is not -inf, which says that nothing speaks for the class. So a model of equal
+    scores for all classes is right nowhere. (torch.topk, and with it timm and torchmetrics, takes any of the tied
+    classes, scikit-learn the last, DINO's k-NN classes without a vote in their order.) A class without samples does not
+    count in the mean.
+
+    Raises:
+        ValueError: no labelled samples, fewer classes than the largest k, a label that is none of the classes, or
+            scores that cannot be ranked: NaN, or +inf.
+    """
+    if max(topk) > scores.shape[1]:
+        raise ValueError(f'topk={tuple(topk)} asks for more than the {scores.shape[1]} classes there are. Lower topk.')
+    if not len(labels):
+        raise ValueError('There are no samples with labels, so no accuracy. Test labelled data.')
+    if (wrong := labels[(labels < 0) | (labels >= scores.shape[1])]).size:
+        raise ValueError(
+            f'A label is {wrong[0]}, but there are scores for {scores.shape[1]} classes, counted from 0. '
+            'Correct the labels, or num_classes of the model.'
+        )
+    for what, found in (('NaN', np.isnan(scores).any(1)), ('infinite', (scores == np.inf).any(1))):
+        if found.any():
+            raise ValueError(
+                f'The scores of {found.sum()} of {len(scores)} samples are {what}, first of sample {found.argmax()}. '
+                'Test in bfloat16 or float32, or take a checkpoint from before the training diverged.'
+            )
+    own = np.take_along_axis(scores, labels[:, None], 1)
+    ranks = np.where(own[:, 0] > -np.inf, (scores >= own).sum(1), scores.shape[1] + 1)
+    result = {f'top{k}': 100 * float((ranks <= k).mean()) for k in topk}
+    per_class = [(ranks[labels == label] == 1).mean() for label in np.unique(labels)]
+    return {**result, 'mean_class': 100 * float(np.mean(per_class))}
