@@ -240,6 +240,22 @@ def test_in1k_of_lists_and_of_a_flat_val(root):
     assert 'val/n02123045/ILSVRC2012_val_00000003.JPEG 2' in lines(root, 'in1k', 'val')
 
 
+@of('in1k')
+def test_in1k_labels_in_the_order_of_the_devkit_are_refused(root):
+    # The devkit calls the class of the first image 490, the 66th of the sorted WNIDs: reported of MMPretrain (#11).
+    (root / 'train' / 'n03445777').rename(root / 'train' / 'n01751748')
+    first = 'ILSVRC2012_val_00000001.JPEG'
+    (root / 'val' / 'n01440764' / first).rename(root / 'val' / first)
+    (root / 'val.txt').write_text(f'{first} 1\n')
+    with pytest.raises(
+        ValueError,
+        match=r"val.txt, line 1: the label 1 is not that of this image, 'n01751748', which is number 2 of the sorted",
+    ):
+        prepare('in1k', root)
+    (root / 'val.txt').write_text(f'{first} 2\n')
+    assert prepare('in1k', root).kept['val'] == 1
+
+
 @of('p365')
 def test_p365_of_large_images_and_without_names(root):
     (root / 'data_256').rename(root / 'data_large')

@@ -98,6 +98,14 @@ def read_in1k(root: Path) -> Annotation:
     return Annotation(splits, classes)
 
 
+# Tell the order of a list's labels: the classes of ILSVRC2012_validation_ground_truth.txt have other numbers.
+_FIRST_OF_IN1K_VAL = {
+    'ILSVRC2012_val_00000001': 'n01751748',
+    'ILSVRC2012_val_00000002': 'n09193705',
+    'ILSVRC2012_val_00000003': 'n02105855',
+}
+
+
 def _in1k_items(
     root: Path, split: str, file: Path, rows: Iterable[tuple[str, str, str]], index: dict[str, int]
 ) -> list[Item]:
@@ -107,11 +115,14 @@ def _in1k_items(
     for place, path, label in rows:
         found = by_name.get(os.path.basename(path), f'{split}/{path}')
         number, folder = _label(label, index, file, place), found.split('/')[1]
-        if index.get(folder, number) != number:
-            raise ValueError(
-                f'{file}, {place}: the label {label} is not that of its folder, {folder!r}, which is number '
-                f'{index[folder]} of the sorted ones. Number the classes so, or write the WNID as label.'
-            )
+        known = _FIRST_OF_IN1K_VAL.get(os.path.splitext(os.path.basename(path))[0], folder)
+        for name, whose in ((folder, 'its folder'), (known, 'this image')):
+            if index.get(name, number) != number:
+                raise ValueError(
+                    f'{file}, {place}: the label {label} is not that of {whose}, {name!r}, which is number '
+                    f'{index[name]} of the sorted ones (ILSVRC2012_validation_ground_truth.txt counts in another '
+                    'order). Number the classes so, or write the WNID as label.'
+                )
         items.add(place, path, found, number)
     return items.items
 
