@@ -38,6 +38,7 @@ from omnimae.layouts import (
     KERNEL,
     OF_COLOURS,
     OF_PLAIN,
+    POSITIONS,
     TASK_WEIGHTS,
     TOKENIZERS,
     WRAPPERS,
@@ -285,6 +286,7 @@ def load_weights(
     target = model.state_dict()
     _check_kind(state_dict, target, type(model).__name__, path)
     state_dict, apart = _of_kind(state_dict, target)
+    state_dict = _with_cls_position(state_dict, target)
     has_positions = any('.pos_embed' in key for key in state_dict)
     fixed = () if has_positions else _restore_fixed_positions(model)
     target = {key: x for key, x in target.items() if key not in fixed}
@@ -335,13 +337,28 @@ def _check_kind(state_dict: StateDict, target: StateDict, model: str, path: str 
         )
 
 
+def _with_cls_position(state_dict: StateDict, target: StateDict) -> StateDict:
+    """The class token's position goes into the token where the model has none, and is zero where the file has none."""
+    state_dict = dict(state_dict)
+    if CLS_TOKEN not in state_dict or CLS_TOKEN not in target:
+        return state_dict
+    if CLS_POSITION in state_dict and CLS_POSITION not in target:
+        state_dict[CLS_TOKEN] = state_dict[CLS_TOKEN] + state_dict.pop(CLS_POSITION)
+    elif CLS_POSITION in target and CLS_POSITION not in state_dict and POSITIONS in target:
+        state_dict[CLS_POSITION] = torch.zeros_like(state_dict[CLS_TOKEN])
+    return state_dict
+
+
+@torch.no_grad()
 def _restore_fixed_positions(model: nn.Module) -> tuple[str, ...]:
-    """The file has no positions: set the model's buffers to the fixed ones -> their keys."""
-    keys = tuple(key for key, _ in model.named_buffers() if key.endswith('pos_embed'))
-    for key in keys:
-        part: Any = model.get_submodule(key.removesuffix('.pos_embed'))
-        part.pos_embed.copy_(part.fixed_positions())
-    return keys
+    """The file has no positions: set the model's fixed ones to what they begin with -> their keys."""
+    fixed = []
+    for key in model.state_dict():
+        part: Any = model.get_submodule(key.rpartition('.')[0])
+        if key.endswith('.pos_embed') and (positions := part.fixed_positions()) is not None:
+            part.pos_embed.copy_(positions)
+            fixed.append(key)
+    return tuple(fixed)
 
 
 def _of_kind(state_dict: StateDict, target: StateDict) -> tuple[StateDict, tuple[str, ...]]:

@@ -87,7 +87,8 @@ def test_numbers_of_the_release(name):
     assert cfg.optim_wrapper.optimizer == dict(
         type='AdamW', lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True
     )
-    assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.paramwise_cfg) == (dtype, dict(layer_decay=0.75, rule='paper'))
+    rule = dict(layer_decay=0.75, rule='paper', no_decay=('global_tokens',))
+    assert (cfg.optim_wrapper.dtype, cfg.optim_wrapper.paramwise_cfg) == (dtype, rule)
     assert cfg.train_cfg.max_epochs == epochs
     loader = cfg.train_dataloader
     assert loader.batch_sampler.global_batch_size == loader.batch_size * gpus == batch
@@ -132,6 +133,8 @@ def test_recipes_of_omnimae_differ_in_their_backbone_alone(name):
         load_config(path / f'vit-b_{name}.py').to_dict() for path in (CONFIGS / 'omnimae' / 'dense', MULTIMAE)
     )
     backbone, theirs = (cfg['model'].pop('backbone') for cfg in (ours, multimae))
+    spared = [cfg['optim_wrapper']['paramwise_cfg'].pop('no_decay', ()) for cfg in (ours, multimae)]
+    assert spared == [(), ('global_tokens',)]  # ours has none
     start, their_start = (cfg['model'].pop('init_cfg')['checkpoint'] for cfg in (ours, multimae))
     assert ours == multimae
     assert (backbone['type'], theirs['type']) == ('SpatioTemporalViT', 'MultiModalViT')
@@ -163,6 +166,11 @@ def test_rates_by_layer():
     first = [name for name in rates if name.startswith(('backbone.tokenizers.', 'backbone.global_tokens'))]
     assert len(first) == 5
     assert {rates[name][0] for name in first} == {1e-4 * 0.75**13}
+    assert {name: rates[name][1] for name in first if not name.endswith('bias')} == {
+        'backbone.global_tokens': 0.0,
+        'backbone.tokenizers.rgb.patch_embed.weight': 0.05,
+        'backbone.tokenizers.depth.patch_embed.weight': 0.05,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -199,11 +199,58 @@ def test_pretraining_has_two_groups_and_decays_the_mask_token_but_no_bias_and_no
         (dict(layer_dekay=0.5), r"unknown keys \['layer_dekay'\]"),
         (dict(rule='mae'), "rule is 'mae'. Choose 'release' or 'paper'"),
         (dict(layer_decay=1.5), r'layer_decay is 1\.5\. Choose None or a factor in \(0, 1\]'),
+        (dict(no_decay='mask_token'), "no_decay is 'mask_token'. Give a list of names"),
     ],
 )
 def test_wrong_paramwise_cfg_is_refused(paramwise: dict, message: str):
     with pytest.raises(ValueError, match=message):
         constructor(**paramwise)
+
+
+def test_no_decay_spares_what_it_names_in_every_decoder_and_nothing_that_ends_alike():
+    decoder = dict(type='MAEHead', embed_dim=64, depth=1, num_heads=4)
+    with torch.device('meta'):
+        model = MODELS.build(
+            dict(
+                type='MaskedAutoencoder',
+                backbone=dict(type='SpatioTemporalViT', arch='small', cls_token=True, positions='learned'),
+                head=dict(image=decoder, video=decoder),
+                mask_generator={name: dict(type='RandomMasking', ratio=0.9) for name in ('image', 'video')},
+            )
+        )
+    plain, spared = (
+        {name for name, group in groups_by_name(model, rule).items() if not group['weight_decay']}
+        for rule in (constructor(), constructor(no_decay=['mask_token', 'backbone.cls_token']))
+    )
+    assert spared - plain == {'backbone.cls_token', 'head.image.mask_token', 'head.video.mask_token'}
+    with pytest.raises(ValueError, match=r"no_decay has 'mask_tokens', .* Did you mean 'mask_token'\?"):
+        constructor(no_decay=['mask_tokens']).param_groups(model)
+    with pytest.raises(ValueError, match=r"no_decay has 'embed_cls', and no parameter of the MaskedAutoencoder"):
+        constructor(no_decay=['embed_cls']).param_groups(model)
+
+
+def test_what_has_one_dimension_is_not_decayed():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.PReLU(4), nn.LayerNorm((4, 5)))
+    groups = groups_by_name(model, constructor())
+    assert [name for name, group in groups.items() if group['weight_decay']] == ['0.weight']
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'expected'),
+    [
+        (dict(type='AdamW', lr=1.0), (1.0, 0.01)),
+        (dict(type='AdamW'), (1e-3, 0.01)),
+        (dict(type='Adam', lr=1.0), (1.0, 0.0)),
+        (dict(type='SGD', lr=1.0, weight_decay=0.3), (1.0, 0.3)),
+        (dict(type='LARS', lr=1.0), (1.0, 0.0)),
+        (dict(type='Rprop', lr=1.0), (1.0, 0.0)),  # has none at all
+    ],
+)
+def test_what_the_config_leaves_out_is_the_optimizer_s_own_default(optimizer: dict, expected: tuple):
+    wrapper = LayerDecayConstructor(dict(type='AutocastOptimWrapper', optimizer=optimizer), {})(nn.Linear(3, 2))
+    weight, bias = wrapper.optimizer.param_groups
+    assert (weight['lr'], weight['weight_decay']) == expected
+    assert (bias['lr'], bias['weight_decay']) == (expected[0], 0.0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

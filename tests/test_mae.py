@@ -266,14 +266,12 @@ def test_the_class_token_learns_like_the_patch_embedding():
     assert group['lr'] == 0.125  # two blocks lie between it and the head
 
 
-# Of the same ViTs in timm, which have the fixed positions among their parameters.
-@pytest.mark.parametrize(
-    ('size', 'positions', 'published'), [('b', 197, 86_567_656), ('l', 197, 304_326_632), ('h', 257, 632_045_800)]
-)
-def test_parameters_of_the_classifiers(size, positions, published):
+# Of the same ViTs in timm, whose positions are trained, too.
+@pytest.mark.parametrize(('size', 'published'), [('b', 86_567_656), ('l', 304_326_632), ('h', 632_045_800)])
+def test_parameters_of_the_classifiers(size, published):
     with torch.device('meta'):
         model = MODELS.build(load_config(CONFIGS / 'finetune' / f'vit-{size}_in1k.py').model)
-    assert sum(x.numel() for x in model.parameters()) + positions * model.backbone.embed_dim == published
+    assert sum(x.numel() for x in model.parameters()) == published
 
 
 # FINETUNE.md of the release: rate of 256 images, layer decay, DropPath, epochs.
@@ -286,12 +284,13 @@ def test_fine_tuning_recipes(size, rate, layer_decay, drop_path, epochs):
     assert cfg.train_dataloader.batch_sampler.global_batch_size == 1024
     optimizer = dict(type='AdamW', lr=rate * 4, betas=(0.9, 0.999), weight_decay=0.05, fused=True)
     assert cfg.optim_wrapper.optimizer == optimizer
-    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=layer_decay, rule='paper')
+    spared = ('cls_token', 'pos_embed', 'pos_embed_cls')
+    assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=layer_decay, rule='paper', no_decay=spared)
     schedule = dict(type='WarmupCosineLR', warmup_epochs=5, start_lr=0.0, end_lr=1e-6, rescale=True)
     assert cfg.param_scheduler == schedule
     assert cfg.train_cfg.max_epochs == epochs
     pretrained = load_config(CONFIGS / f'vit-{size}_in1k.py').model.backbone
-    assert cfg.model.backbone == dict(pretrained, drop_path_rate=drop_path)
+    assert cfg.model.backbone == dict(pretrained, train_positions=True, drop_path_rate=drop_path)
     assert (cfg.model.head_init_std, cfg.model.label_smoothing, cfg.custom_hooks) == (2e-5, 0.1, [])
     assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
     train, test = (loader.dataset.sources.images for loader in (cfg.train_dataloader, cfg.test_dataloader))

@@ -8,6 +8,9 @@ Expect: not yet run to its end; the tests train two epochs of it.
 _base_ = ['finetune_images.py']
 
 model = dict(
-    backbone=dict(patch_size=(1, 8, 8), clip_size=(1, 32, 32), positions='sincos2d', cls_token=True),
+    backbone=dict(
+        patch_size=(1, 8, 8), clip_size=(1, 32, 32), positions='sincos2d', cls_token=True, train_positions=True
+    ),
     init_cfg=dict(checkpoint='work_dirs/demo/mae/epoch_20_raw.safetensors'),
 )
+optim_wrapper = dict(paramwise_cfg=dict(no_decay=('cls_token', 'pos_embed', 'pos_embed_cls')))

@@ -15,7 +15,7 @@ mean, std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 model = dict(
     type='MaskedAutoencoder',
     data_preprocessor=dict(type='ClipPreprocessor', mean=mean, std=std),
-    backbone=dict(_base_.backbone, positions='separable', cls_token=True),
+    backbone=dict(_base_.backbone, positions='separable', cls_token=True, separate_qkv_init=True),
     head=dict(
         type='MAEHead',
         embed_dim=64,
@@ -25,6 +25,7 @@ model = dict(
         positions='separable',
         tokens='decoder',
         cls_token=True,
+        separate_qkv_init=True,
         mask_token_std=0.02,
         pred_std=None,
         target=dict(type='PixelTarget', normalize='patch', frames='spread', mean=mean, std=std),

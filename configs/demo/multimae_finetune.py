@@ -30,7 +30,10 @@ val_evaluator = dict(type='SegmentationScore')
 test_evaluator = val_evaluator
 test_cfg = dict(type='TestLoop')
 
-optim_wrapper = dict(constructor='LayerDecayConstructor', paramwise_cfg=dict(layer_decay=0.75, rule='paper'))
+optim_wrapper = dict(
+    constructor='LayerDecayConstructor',
+    paramwise_cfg=dict(layer_decay=0.75, rule='paper', no_decay=('global_tokens',)),
+)
 train_cfg = dict(max_epochs=8, val_interval=8)
 custom_hooks = [dict(type='PredictionHook', interval=8)]
 default_hooks = dict(checkpoint=dict(interval=8))

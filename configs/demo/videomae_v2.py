@@ -21,7 +21,9 @@ model = dict(
         qkv_bias='qv',
         tokens='decoder',
         embed_bias=False,
+        xavier_embed=False,
         mask_token_std=0.02,
+        mask_token_cut=True,
         pred_std=None,
         target=dict(type='PixelTarget', eps_on='deviation'),
     ),
@@ -42,6 +44,7 @@ optim_wrapper = dict(
     type='AutocastOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     constructor='LayerDecayConstructor',
+    paramwise_cfg=dict(no_decay=('mask_token',)),
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
 train_cfg = dict(type='EpochTrainLoop', max_epochs=20, val_interval=10)

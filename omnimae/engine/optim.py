@@ -6,6 +6,7 @@ line.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -153,50 +154,60 @@ _INPUT_LAYERS = tuple(
 class LayerDecayConstructor:
     """Parameter groups with layer-wise learning rates, and weight decay where it belongs.
 
-    Biases and LayerNorm parameters are not decayed, everything else is (the mask token too, as in the release).
+    Biases, norms and whatever else has one dimension are not decayed. Everything else is, as in OmniMAE's release, but
+    for what ``no_decay`` names: which tokens and positions are spared differs from method to method.
     With depth blocks, decay d and rule 'release' the learning rate is multiplied by d^(depth+2) in what stands before
     the blocks (patch embedding, class token, learned positions), d^(depth+1-i) in block i and d in everything behind
     them. BEiT, MAE and the paper's notation have one factor d less everywhere: rule 'paper'.
 
     Args:
-        optim_wrapper_cfg: the wrapper's config, with ``optimizer``.
-        paramwise_cfg: ``layer_decay`` (None: one learning rate, two groups) and ``rule``.
+        optim_wrapper_cfg: the wrapper's config, with ``optimizer``. What it leaves out is the optimizer's own default.
+        paramwise_cfg: ``layer_decay`` (None: one learning rate, two groups), ``rule``, and ``no_decay``, names of
+            parameters, or endings of them: 'mask_token' is that of every decoder.
 
     Raises:
-        ValueError: unknown key or rule, or a decay outside (0, 1].
+        ValueError: unknown key or rule, a decay outside (0, 1], or a name that no parameter has.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        options = {'layer_decay': None, 'rule': 'release', **(paramwise_cfg or {})}
-        self.layer_decay, self.rule = options.pop('layer_decay'), options.pop('rule')
+        options = {'layer_decay': None, 'rule': 'release', 'no_decay': (), **(paramwise_cfg or {})}
+        self.layer_decay, self.rule, self.no_decay = (options.pop(key) for key in ('layer_decay', 'rule', 'no_decay'))
         if options:
-            raise ValueError(f"paramwise_cfg has unknown keys {sorted(options)}; it takes 'layer_decay' and 'rule'.")
+            raise ValueError(
+                f"paramwise_cfg has unknown keys {sorted(options)}; it takes 'layer_decay', 'rule' and 'no_decay'."
+            )
         if self.rule not in ('release', 'paper'):
             raise ValueError(f"paramwise_cfg.rule is {self.rule!r}. Choose 'release' or 'paper'.")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f'paramwise_cfg.layer_decay is {self.layer_decay}. Choose None or a factor in (0, 1].')
+        if isinstance(self.no_decay, str):
+            raise ValueError(f'paramwise_cfg.no_decay is {self.no_decay!r}. Give a list of names.')
         self.wrapper_cfg = dict(optim_wrapper_cfg)
         self.optimizer_cfg = self.wrapper_cfg.pop('optimizer')
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer over ``model``'s groups and wrap it."""
         model = getattr(model, 'module', model)  # within DDP
-        optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=self.param_groups(model)))
+        optimizer = self._optimizer(self.param_groups(model))
         return OPTIM_WRAPPERS.build(self.wrapper_cfg, default_args=dict(type='OptimWrapper', optimizer=optimizer))
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """One group per learning rate and weight decay, in the order of the model's parameters."""
-        lr, weight_decay = self.optimizer_cfg['lr'], self.optimizer_cfg.get('weight_decay', 0.0)
+        self._check_names(model)
+        defaults = self._optimizer([torch.zeros(1, requires_grad=True)]).defaults
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        for name, parameter, decayed in _trainable(model):
+        for name, parameter, decayed in self._trainable(model):
             exponent = 0 if self.layer_decay is None else self._exponent(name, model)
             group = {
                 'params': [],
-                'lr': lr * (self.layer_decay or 1.0) ** exponent,
-                'weight_decay': weight_decay if decayed else 0.0,
+                'lr': defaults['lr'] * (self.layer_decay or 1.0) ** exponent,
+                'weight_decay': defaults.get('weight_decay', 0.0) if decayed else 0.0,
             }
             groups.setdefault((exponent, decayed), group)['params'].append(parameter)
         return list(groups.values())
+
+    def _optimizer(self, params: list[Any]) -> torch.optim.Optimizer:
+        return OPTIMIZERS.build(dict(self.optimizer_cfg, params=params))
 
     def _exponent(self, name: str, model: nn.Module) -> int:
         depth = len(list(model.get_submodule('backbone.blocks').children()))
@@ -208,14 +219,29 @@ class LayerDecayConstructor:
             layer = depth + 1
         return depth + (2 if self.rule == 'release' else 1) - layer
 
+    def _trainable(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
+        """Name, parameter and whether weight decay applies."""
+        for prefix, module in model.named_modules():
+            for name, parameter in module.named_parameters(prefix, recurse=False):
+                if parameter.requires_grad:
+                    spared = any(_ends(name, ending) for ending in ('bias', *self.no_decay))
+                    decayed = parameter.dim() > 1 and not isinstance(module, nn.LayerNorm) and not spared
+                    yield name, parameter, decayed
 
-def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-    """Name, parameter and whether weight decay applies."""
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                decayed = name != 'bias' and not isinstance(module, nn.LayerNorm)
-                yield f'{prefix}.{name}' if prefix else name, parameter, decayed
+    def _check_names(self, model: nn.Module) -> None:
+        names = [name for name, _ in model.named_parameters()]
+        for ending in self.no_decay:
+            if not any(_ends(name, ending) for name in names):
+                near = difflib.get_close_matches(ending, {name.rpartition('.')[2] for name in names}, 1)
+                raise ValueError(
+                    f'paramwise_cfg.no_decay has {ending!r}, and no parameter of the {type(model).__name__} is called '
+                    f'so. {f"Did you mean {near[0]!r}?" if near else "Leave it out."}'
+                )
+
+
+def _ends(name: str, ending: str) -> bool:
+    """Whether these are the last words of a dotted name."""
+    return f'.{name}'.endswith(f'.{ending}')
 
 
 def warmup_cosine(where: float, peak: float, warmup: float, start_lr: float, end_lr: float, rescale: bool) -> float:

@@ -27,7 +27,8 @@ class Classifier(BaseModel):
         num_classes: size of the linear head.
         label_smoothing: of the cross-entropy; with mixing too: s smooths a target t to (1 - s) t + s / num_classes,
             which is the same before and after mixing.
-        head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2).
+        head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2); None takes
+            Xavier's, as MultiMAE does.
         pretrained_norm: begin with the final norm of a pretraining checkpoint, as MAE-ST does.
         dropout: share of the features that training drops in front of the head.
         data_preprocessor: config of the ClipPreprocessor, where erasing and mixing of training batches stand, or of a
@@ -42,7 +43,7 @@ class Classifier(BaseModel):
         backbone: dict,
         num_classes: int,
         label_smoothing: float = 0.0,
-        head_init_std: float = 2e-5,
+        head_init_std: float | None = 2e-5,
         pretrained_norm: bool = False,
         dropout: float = 0.0,
         data_preprocessor: dict | None = None,
@@ -57,7 +58,10 @@ class Classifier(BaseModel):
         self.head = nn.Linear(self.backbone.embed_dim, num_classes)
         self.dropout = nn.Dropout(dropout)
         self.label_smoothing = label_smoothing
-        nn.init.trunc_normal_(self.head.weight, std=head_init_std)
+        if head_init_std is None:
+            nn.init.xavier_uniform_(self.head.weight)
+        else:
+            nn.init.trunc_normal_(self.head.weight, std=head_init_std)
         nn.init.zeros_(self.head.bias)
 
     def forward(

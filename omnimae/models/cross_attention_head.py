@@ -18,8 +18,8 @@ from omnimae.structures import Grid, Size3, token_spans
 
 from .linear import Linear
 from .mae_head import PixelTarget
-from .multimodal_vit import place_table, xavier_attention
-from .vit import Block, LayerNorm, Mlp, attend, resize_positions, run_blocks, xavier_linear
+from .multimodal_vit import place_table
+from .vit import Block, LayerNorm, Mlp, attend, resize_positions, run_blocks, xavier_attention, xavier_linear
 
 ERRORS = ('mse', 'l1', 'cross_entropy')
 

@@ -17,7 +17,7 @@ from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks, Size3
 
 from .linear import Linear
-from .vit import Block, LayerNorm, PositionedModule, run_blocks, xavier_linear
+from .vit import Block, LayerNorm, PositionedModule, run_blocks, xavier_attention, xavier_linear
 
 
 @MODELS.register_module()
@@ -130,7 +130,11 @@ class MAEHead(PositionedModule):
         embed_bias: whether that projection has a bias.
         cls_token: the decoder has a learned class token of its own, as in MAE-ST's repository, and does not see the
             encoder's. Without it the encoder's goes on, as in MAE and in MAE-ST's released weights.
-        mask_token_std: the mask token begins with a normal distribution of that deviation, cut at it.
+        xavier_embed: begin with a Xavier-uniform projection, as OmniMAE and MAE do; False takes that of PyTorch's
+            linear layer, as VideoMAE does.
+        separate_qkv_init: as of the backbone.
+        mask_token_std: std of the normal distribution that the mask token begins with.
+        mask_token_cut: draw it within one std, as VideoMAE does.
         pred_std: deviation of the prediction layer's first weights; None takes Xavier's, as everywhere else.
         target: a PixelTarget.
         grad_checkpointing: recompute activations in the backward pass.
@@ -155,7 +159,10 @@ class MAEHead(PositionedModule):
         tokens: str = 'encoder',
         embed_bias: bool = True,
         cls_token: bool = False,
+        xavier_embed: bool = True,
+        separate_qkv_init: bool = False,
         mask_token_std: float = 0.0,
+        mask_token_cut: bool = False,
         pred_std: float | None = 0.02,
         target: dict | None = None,
         grad_checkpointing: bool = False,
@@ -183,11 +190,16 @@ class MAEHead(PositionedModule):
         pt, ph, pw = patch_size
         self.frame_values = 3 * ph * pw  # of a patch
         self.pred = Linear(embed_dim, self.target.frames_of(grid.t, pt).shape[1] * self.frame_values)
-        xavier_linear(self)
+        for part in (self.decoder_embed, self.blocks, self.pred) if xavier_embed else (self.blocks, self.pred):
+            xavier_linear(part)
+        if separate_qkv_init:
+            xavier_attention(self.blocks)
         if pred_std is not None:
             nn.init.trunc_normal_(self.pred.weight, std=pred_std)
-        if mask_token_std:
+        if mask_token_std and mask_token_cut:
             nn.init.trunc_normal_(self.mask_token, std=mask_token_std, a=-mask_token_std, b=mask_token_std)
+        elif mask_token_std:
+            nn.init.normal_(self.mask_token, std=mask_token_std)
 
     def forward(self, latent: Tensor, masks: Masks, grid: Grid) -> Tensor:
         """(B, K, D) encoded visible tokens -> (B, M, P) predictions for ``masks.decode``.

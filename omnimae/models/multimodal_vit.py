@@ -21,7 +21,6 @@ from omnimae.registry import MODELS
 from omnimae.structures import Grid, Size3, gather_tokens, token_spans
 
 from .vit import (
-    Attention,
     LayerNorm,
     PatchEmbed,
     Sizes,
@@ -31,6 +30,7 @@ from .vit import (
     run_to_layers,
     sinusoid_table,
     sinusoid_table_2d,
+    xavier_attention,
     xavier_linear,
 )
 
@@ -50,14 +50,6 @@ def place_table(grid: Grid, dim: int) -> Tensor:
     place = sinusoid_table_2d(grid._replace(t=1), dim).roll(dim // 2, 2)
     steps = sinusoid_table(grid.t, dim)
     return (place + (steps - steps[:, :1]).transpose(0, 1)).flatten(0, 1)[None]
-
-
-def xavier_attention(module: nn.Module) -> None:
-    """Initialise the fused projections of every attention below as separate ones: Xavier-uniform weight of each."""
-    for attention in module.modules():
-        if isinstance(attention, Attention):
-            for weight in attention.qkv.weight.data.chunk(3):
-                nn.init.xavier_uniform_(weight)
 
 
 class Tokenizer(nn.Module):

@@ -128,6 +128,7 @@ class PositionedModule(BaseModule):
     Fixed ones are a buffer ``pos_embed`` (1, N, D). Learned ones are parameters: ``pos_embed`` of each token, or, with
     'separable', ``pos_embed_space`` (1, h*w, D) and ``pos_embed_time`` (1, t, D), whose sum it is (MAE-ST,
     arXiv:2205.09113). They have one for the class token, too, ``pos_embed_cls`` (1, 1, D), whose fixed one is zero.
+    Fixed ones may be where training begins: then they are parameters as well, that of the class token too.
     """
 
     pos_embed: Tensor
@@ -135,8 +136,8 @@ class PositionedModule(BaseModule):
     pos_embed_time: Tensor
     pos_embed_cls: Tensor
 
-    def make_positions(self, positions: str, grid: Grid, dim: int, *, cls_token: bool) -> None:
-        """Register what is called 'sincos1d', 'sincos2d', 'learned' or 'separable'.
+    def make_positions(self, positions: str, grid: Grid, dim: int, *, cls_token: bool, trained: bool = False) -> None:
+        """Register what is called 'sincos1d', 'sincos2d', 'learned' or 'separable'; fixed ones are trained on demand.
 
         Raises:
             ValueError: no such positions, or a grid that has none of that kind.
@@ -150,10 +151,14 @@ class PositionedModule(BaseModule):
             self.pos_embed_time = learned_table(grid.t, dim)
         elif is_learned:
             self.pos_embed = learned_table(grid.num_tokens, dim)
+        elif trained:
+            self.pos_embed = nn.Parameter(fixed_table(positions, grid, dim))
         else:
             self.register_buffer('pos_embed', fixed_table(positions, grid, dim))
-        if is_learned and cls_token:
+        if cls_token and is_learned:
             self.pos_embed_cls = learned_table(1, dim)
+        elif cls_token and trained:
+            self.pos_embed_cls = nn.Parameter(torch.zeros(1, 1, dim))
 
     def fixed_positions(self) -> Tensor | None:
         """-> (1, N, D): the sinusoids that ``pos_embed`` begins with, for a checkpoint to replace; None if learned."""
@@ -171,9 +176,7 @@ class PositionedModule(BaseModule):
 
     def cls_position(self) -> Tensor:
         """-> (1, 1, D)."""
-        if self.positions in ('learned', 'separable'):
-            return self.pos_embed_cls
-        return torch.zeros_like(self.pos_embed[:, :1])
+        return self.pos_embed_cls if hasattr(self, 'pos_embed_cls') else torch.zeros_like(self.pos_embed[:, :1])
 
 
 def xavier_linear(module: nn.Module) -> None:
@@ -183,6 +186,14 @@ def xavier_linear(module: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def xavier_attention(module: nn.Module) -> None:
+    """Initialise the fused projections of every attention below as separate ones: Xavier-uniform weight of each."""
+    for attention in module.modules():
+        if isinstance(attention, Attention):
+            for weight in attention.qkv.weight.data.chunk(3):
+                nn.init.xavier_uniform_(weight)
 
 
 class PatchEmbed(nn.Module):
@@ -371,8 +382,11 @@ class SpatioTemporalViT(PositionedModule):
         cls_token: a learned token before those of the clip, with a position of its own where these are learned;
             `encode` gives it, `forward` does not.
         pool: what `pooled` gives, the 'mean' over the tokens of the clip, or 'cls', the class token.
+        train_positions: train fixed positions, too, from the sinusoids on, as MAE's fine-tuning does.
         xavier_patch_embed: begin with a Xavier-uniform patch embedding, as OmniMAE and MAE do; False takes that of
             PyTorch's convolution, as VideoMAE does.
+        separate_qkv_init: draw the first weights of queries, keys and values as those of three layers, as MAE-ST does,
+            whose layers they are; False draws those of one, as OmniMAE, MAE and VideoMAE do.
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
         final_norm: LayerNorm on the output tokens. Pretraining has it; a classifier normalises after pooling instead.
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
@@ -396,7 +410,9 @@ class SpatioTemporalViT(PositionedModule):
         positions: str = 'sincos1d',
         cls_token: bool = False,
         pool: str = 'mean',
+        train_positions: bool = False,
         xavier_patch_embed: bool = True,
+        separate_qkv_init: bool = False,
         drop_path_rate: float = 0.0,
         final_norm: bool = True,
         grad_checkpointing: bool = False,
@@ -414,10 +430,13 @@ class SpatioTemporalViT(PositionedModule):
         self.num_extra_tokens = int(cls_token)
         self.grad_checkpointing = grad_checkpointing
         self.patch_embed = PatchEmbed(self.patch_size, self.embed_dim, xavier=xavier_patch_embed)
-        self.make_positions(positions, Grid.of(clip_size, self.patch_size), self.embed_dim, cls_token=cls_token)
+        grid = Grid.of(clip_size, self.patch_size)
+        self.make_positions(positions, grid, self.embed_dim, cls_token=cls_token, trained=train_positions)
         self.blocks = sizes.blocks(qkv_bias=qkv_bias, drop_path_rate=drop_path_rate)
         self.norm = LayerNorm(self.embed_dim) if final_norm else nn.Identity()
         xavier_linear(self)
+        if separate_qkv_init:
+            xavier_attention(self.blocks)
         if cls_token:
             self.cls_token = nn.Parameter(torch.empty(1, 1, self.embed_dim).normal_(std=0.02))
 

@@ -1,8 +1,9 @@
 """A classifier over MAE's ViT-B, for images of 224x224.
 
-The class token takes part; pooled are the other tokens, then a fresh norm and a linear head. DropPath, label smoothing,
-mixup and CutMix: the released code (github.com/facebookresearch/mae). ``init_cfg`` takes the backbone of any
-checkpoint: the released one, else the one that OMNIMAE_CHECKPOINT names.
+The class token takes part; pooled are the other tokens, then a fresh norm and a linear head. Positions are trained,
+too, from those of the checkpoint on. DropPath, label smoothing, mixup and CutMix: the released code
+(github.com/facebookresearch/mae). ``init_cfg`` takes the backbone of any checkpoint: the released one, else the one
+that OMNIMAE_CHECKPOINT names.
 """
 
 model = dict(
@@ -17,6 +18,7 @@ model = dict(
         clip_size=(1, 224, 224),
         positions='sincos2d',
         cls_token=True,
+        train_positions=True,
         drop_path_rate=0.1,
     ),
     num_classes=1000,

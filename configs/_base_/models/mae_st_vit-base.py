@@ -3,8 +3,8 @@
 As the released weights were trained (github.com/facebookresearch/SlowFast, configs/masked_ssl): learned positions of
 places and of time slices, a class token that the decoder goes on with, a decoder with a learned position for every
 token and 8 heads, of each tubelet the first frame predicted, normalised over all channels. 156 of 1568 tokens are seen.
-First weights: Xavier's, as in github.com/facebookresearch/mae_st; SlowFast drew those of linear layers from a normal
-distribution of deviation 0.02.
+First weights: those of github.com/facebookresearch/mae_st, Xavier's for linear layers, with queries, keys and values as
+layers of their own. SlowFast drew them from a normal distribution of std 0.02, and began all biases at 0.02.
 """
 
 mean, std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
@@ -19,6 +19,7 @@ model = dict(
         clip_size=(16, 224, 224),
         positions='separable',
         cls_token=True,
+        separate_qkv_init=True,
     ),
     mask_generator=dict(video=dict(type='RandomMasking', ratio=0.9, round_down='visible')),
     head=dict(
@@ -29,6 +30,7 @@ model = dict(
         qkv_bias=True,
         positions='learned',
         tokens='decoder',
+        separate_qkv_init=True,
         mask_token_std=0.02,
         pred_std=None,
         target=dict(type='PixelTarget', normalize='patch', frames='first', mean=mean, std=std),

@@ -2,7 +2,7 @@
 
 AdamW, betas, weight decay; linear from 0 over 40 epochs, then a cosine to 1e-5. Rates are the scripts' times videos per
 step / 256, floor included: here for 2048. The scripts count one epoch more, so as to write the last checkpoint. They
-train in float16; bfloat16 needs no loss scaling. They leave the mask token without weight decay; here it has it.
+train in float16; bfloat16 needs no loss scaling.
 """
 
 optim_wrapper = dict(
@@ -10,6 +10,7 @@ optim_wrapper = dict(
     dtype='bfloat16',
     optimizer=dict(type='AdamW', lr=1.2e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     constructor='LayerDecayConstructor',  # for its weight decay groups; no layer-wise rates in pretraining
+    paramwise_cfg=dict(no_decay=('mask_token',)),
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=8e-5, rescale=True)
 train_cfg = dict(type='EpochTrainLoop', max_epochs=800, val_interval=50)

@@ -15,7 +15,7 @@ _base_ = [
     '../../_base_/default_runtime.py',
     '../../_base_/models/mae_classifier_vit-huge.py',
     '../../_base_/datasets/mae_finetune_in1k.py',
-    '../../_base_/schedules/finetune.py',
+    '../../_base_/schedules/mae_finetune.py',
 ]
 
 model = dict(
@@ -24,6 +24,5 @@ model = dict(
     data_preprocessor=dict(erasing=_base_.erasing),
 )
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
-param_scheduler = dict(start_lr=0.0)
 train_cfg = dict(max_epochs=50)
 custom_hooks = []  # no average of weights

@@ -14,7 +14,7 @@ _base_ = [
     '../../_base_/default_runtime.py',
     '../../_base_/models/dense_multimae_vit-base.py',
     '../../_base_/datasets/segmentation_ade20k.py',
-    '../../_base_/schedules/finetune_dense.py',
+    '../../_base_/schedules/multimae_finetune_dense.py',
 ]
 
 model = dict(

@@ -1,8 +1,8 @@
 """MultiMAE ViT-B, fine-tuned on ImageNet-1K from RGB (arXiv:2204.01678).
 
 Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE): 5e-4 per 256 images, mean over all tokens, the
-     global one too; no erasing, no average of weights. Its head is scaled by 0.001 and then drawn anew by Xavier's
-     rule; here it begins small, as the config says.
+     global one too; no erasing, no average of weights. Its config would have the head begin small, but its code draws
+     it anew by Xavier's rule; so does ours.
 Data: python tools/prepare_dataset.py in1k --root FOLDER
 Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_in1k.py 8
       (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches, of 128 x 8 in the release;
@@ -29,13 +29,15 @@ model = dict(
     backbone=dict(_base_.model.backbone, tokenizers=dict(rgb=_base_.tokenizers.rgb)),
     num_classes=_base_.num_classes,
     label_smoothing=0.1,
-    head_init_std=_base_.head_init_std,
+    head_init_std=None,  # Xavier's rule, instead of _base_.head_init_std
     init_cfg=_base_.model.init_cfg,
 )
 middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
 val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle))))
 test_dataloader = val_dataloader
-optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay=0.65))
+optim_wrapper = dict(
+    optimizer=dict(lr=2e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay=0.65, no_decay=('global_tokens',))
+)
 param_scheduler = dict(warmup_epochs=5, start_lr=0.0)
 train_cfg = dict(max_epochs=100)
 custom_hooks = []  # no average of weights

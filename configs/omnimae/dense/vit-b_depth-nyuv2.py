@@ -19,3 +19,4 @@ model = dict(
         checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitb_pretrain.torch}}',
     ),
 )
+optim_wrapper = dict(paramwise_cfg=dict(no_decay=()))  # no global token
