@@ -156,7 +156,7 @@ def test_a_broken_file_costs_the_others_nothing(config, checkpoint, data, tmp_pa
     good = data / 'pictures' / 'a' / '0.png'
     classify = infer(config, checkpoint)
     image, whole, video = classify([tmp_path / 'broken.png', good, tmp_path / 'broken.mp4'])
-    assert image.error == 'not an image'
+    assert image.error == 'not an image that Pillow reads'
     assert video.error
     assert [result.input for result in (image, video)] == [
         str(tmp_path / name) for name in ('broken.png', 'broken.mp4')

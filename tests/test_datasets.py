@@ -29,7 +29,7 @@ from omnimae.data.annotations import StringTable, read_classes, read_list, scan_
 from omnimae.data.datasets import ImageDataset, MixedDataset, VideoDataset, collate_clips
 from omnimae.data.frame_folders import FrameDataset
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError, BrokenVideoError
-from omnimae.data.media.images import decode_image
+from omnimae.data.media.images import decode_image, read_image
 from omnimae.data.media.video import PyAVReader
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, Sample
@@ -405,11 +405,10 @@ GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
     [
         (encoded(Image.fromarray(GREY), 'PNG'), GREY[..., None]),
         (encoded(Image.fromarray(GREY.astype(np.uint16) * 257), 'PNG'), GREY[..., None]),
-        (encoded(Image.fromarray(GREY.astype(np.int32) * 257), 'TIFF'), GREY[..., None]),
         (encoded(Image.fromarray(GREY > 99), 'PNG'), (GREY > 99)[..., None] * 255),
         (encoded(Image.fromarray(GREY).quantize(256), 'PNG'), GREY[..., None]),
     ],
-    ids=['grey', 'grey 16 bit', 'grey 32 bit', 'black and white', 'palette'],
+    ids=['grey', 'grey 16 bit', 'black and white', 'palette'],
 )
 def test_greyscale_of_any_depth_becomes_rgb(data, expected):
     decoded = decode_image(data)
@@ -562,7 +561,7 @@ def test_a_sample_follows_from_its_address_alone(data, make):
 
 def test_replicas_are_crops_of_one_decoded_image(data, monkeypatch):
     decoded = []
-    monkeypatch.setattr('omnimae.data.media.images.decode_image', lambda data: decoded.append(1) or decode_image(data))
+    monkeypatch.setattr(datasets, 'read_image', lambda *args: decoded.append(1) or read_image(*args))
     clip = images(data, replicas=4)[Address(0, 0, 0)]['clip']
     assert clip.shape == (4, 3, 1, 32, 32)
     assert len(decoded) == 1
@@ -915,7 +914,7 @@ def test_in_evaluation_a_broken_file_is_an_error(broken, make, error):
 def test_a_source_of_broken_files_gives_up_with_the_list(tmp_path):
     touch(tmp_path, '0.jpg', '1.jpg')
     with pytest.raises(
-        ValueError, match=r'(?s)20 files in a row below .* cannot be read. .*0.jpg: not an image\n.*1.jpg'
+        ValueError, match=r'(?s)20 files in a row below .* cannot be read. .*0.jpg: not an image that .*\n.*1.jpg'
     ):
         ImageDataset(root=str(tmp_path))[Address(0, 0, 0)]
 

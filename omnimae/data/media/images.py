@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+from collections.abc import Callable
 
 import numpy as np
-import simplejpeg
 from mmengine import fileio
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from omnimae.data.media.errors import BrokenImageError
+from omnimae.data.media.jpeg import SamplingError, decode_jpeg
+from omnimae.data.media.orientation import UPRIGHT, orient
+
+JPEGS = ('JPEG', 'MPO')
+HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'}
+WHITE = 255
+WHITE_IS_ZERO = 0  # a photometric interpretation of TIFF
+SIGNED = 2  # a sample format of TIFF
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> NDArray[np.uint8]:
     """An image file's bytes -> uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
 
     Transparent pixels are laid on white; of 16-bit greys the upper 8 bits count. Only complete images pass.
@@ -20,90 +30,160 @@ def decode_image(data: bytes) -> np.ndarray:
     Raises:
         Exception: whatever Pillow's readers raise on broken files, of many types.
     """
-    image: Image.Image = Image.open(io.BytesIO(data))  # refuses decompression bombs
-    if image.format in ('JPEG', 'MPO') and image.mode in ('L', 'RGB'):
-        pixels = _decode_jpeg(data)
-        turn = _TURNS.get(_orientation(image))
-        return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
-    image.load()
-    turn = _TURNS.get(_orientation(image))
-    if image.mode != 'RGB':
-        image = _to_rgb(image)
-    if turn is not None:
-        image = image.transpose(turn)
-    return np.array(image)
+    return np.ascontiguousarray(orient(*_decode_rgb(data)))
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray:
-    """What Pillow decodes, to the last bit and a fifth faster, but for damage: Pillow drops libjpeg's warnings.
-
-    A JPEG without its middle is grey or shifted from there on, which the format betrays in 19 of 20 cases.
-    """
-    try:
-        return simplejpeg.decode_jpeg(data, strict=True)
-    except ValueError as error:
-        if 'extraneous bytes before marker 0xd9' not in str(error):  # behind the last pixel
-            raise
-        return simplejpeg.decode_jpeg(data, strict=False)
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except SyntaxError:  # the notes are garbage, which need not cost the picture
-        return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        image = image.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
-    if image.mode.startswith('I'):  # Pillow's own conversion cuts everything above 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    elif image.mode == 'F':
-        raise ValueError('floating-point pixels have no known range; store 8 or 16 bits')
-    return image.convert('RGB')
-
-
-def read_image(path: str, backend_args: dict | None = None) -> np.ndarray:
+def read_image(path: str, backend_args: dict | None = None) -> NDArray[np.uint8]:
     """An image file -> uint8 RGB (1, H, W, 3), a clip of one frame; see `decode_image`.
 
     Raises:
         BrokenImageError: the file cannot be read in full.
     """
-    try:
-        data = fileio.get(path, backend_args=backend_args)
-        return decode_image(data)[None]
-    except UnidentifiedImageError as error:
-        raise BrokenImageError(path, 'not an image' if data else 'the file is empty') from error
-    except Exception as error:  # Pillow has no common type for what its readers raise
-        raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
+    return np.ascontiguousarray(orient(*read_stored(path, backend_args)))
 
 
-def read_map(path: str, backend_args: dict | None = None) -> np.ndarray:
+def read_map(path: str, backend_args: dict | None = None) -> NDArray:
     """An image file of one channel -> its numbers as they are, (1, H, W, 1): levels of grey, or indices of a palette.
+
+    It is turned upright as its EXIF orientation says.
 
     Raises:
         BrokenImageError: the file cannot be read in full, or has colours.
     """
+    return np.ascontiguousarray(orient(*read_stored_map(path, backend_args)))
+
+
+def read_stored(path: str, backend_args: dict | None = None) -> tuple[NDArray[np.uint8], int]:
+    """What `read_image` reads before it is turned, and EXIF's number of how it is to be turned; see `orient`.
+
+    Raises:
+        BrokenImageError: the file cannot be read in full.
+    """
+    pixels, orientation = _read(path, backend_args, _decode_rgb)
+    return pixels[None], orientation
+
+
+def read_stored_map(path: str, backend_args: dict | None = None) -> tuple[NDArray, int]:
+    """What `read_map` reads before it is turned, and EXIF's number of how it is to be turned; see `orient`.
+
+    Raises:
+        BrokenImageError: the file cannot be read in full, or has colours.
+    """
+    pixels, orientation = _read(path, backend_args, _decode_map)
+    return pixels[None], orientation
+
+
+# ---- Content of a file -> pixels as stored, and their orientation ----
+
+
+def _decode_rgb(data: bytes) -> tuple[NDArray[np.uint8], int]:
+    """-> uint8 RGB (H, W, 3)."""
+    image = _open(data)
+    if image.format not in JPEGS:
+        return _decode(image, lambda: _to_rgb(image, _bits_of(image, data)))
     try:
-        with Image.open(io.BytesIO(fileio.get(path, backend_args=backend_args))) as image:
-            pixels = np.array(image)
+        if image.mode == 'CMYK':  # stored inverted: Adobe does it, and nobody else writes CMYK
+            ink = WHITE - decode_jpeg(data, 'CMYK')
+            return np.array(Image.frombytes('CMYK', image.size, ink).convert('RGB')), _orientation(image)
+        return decode_jpeg(data), _orientation(image)
+    except SamplingError:  # rare; Pillow reads them, but does not see damage in the middle
+        return _decode(image, lambda: np.array(image.convert('RGB')))
+
+
+def _decode_map(data: bytes) -> tuple[NDArray, int]:
+    """-> numbers (H, W, 1)."""
+    image = _open(data)
+    if len(image.getbands()) > 1:
+        raise ValueError('has colours, and a map has one channel')
+    if image.format in JPEGS:
+        return decode_jpeg(data, 'GRAY'), _orientation(image)
+    return _decode(image, lambda: np.array(image)[..., None])
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read the header; decompression bombs are refused."""
+    if data[4:8] != b'ftyp' or HEIF_BRANDS.isdisjoint(data[i : i + 4] for i in range(8, min(data[3], len(data)), 4)):
+        return Image.open(io.BytesIO(data))
+    if importlib.util.find_spec('pillow_heif') is None:
+        raise ValueError('HEIF needs another package: pip install pillow-heif')
+    import pillow_heif
+
+    return pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+
+
+def _decode(image: Image.Image, to_pixels: Callable[[], NDArray]) -> tuple[NDArray, int]:
+    turned = _orientation(image) if image.format == 'TIFF' else UPRIGHT  # Pillow turns these, and only these, by itself
+    image.load()
+    pixels = to_pixels()
+    if turned != UPRIGHT:
+        return orient(pixels, {6: 8, 8: 6}.get(turned, turned)), turned
+    return pixels, _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    except SyntaxError:  # the notes are garbage, which need not cost the picture
+        return UPRIGHT
+
+
+def _bits_of(image: Image.Image, data: bytes) -> int:
+    """Bits of a channel in the file, which Pillow's modes tell no more."""
+    if image.format == 'PNG':
+        return data[24]
+    if image.format == 'TIFF':
+        return image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))[0]
+    return 16 if image.mode.startswith('I') else 8
+
+
+def _is_signed(image: Image.Image) -> bool:
+    return image.format == 'TIFF' and SIGNED in image.tag_v2.get(ExifTags.Base.SampleFormat, ())
+
+
+def _to_rgb(image: Image.Image, bits: int) -> NDArray[np.uint8]:
+    """-> (H, W, 3)."""
+    key = None if image.mode == 'P' else image.info.pop('transparency', None)  # the one colour that is transparent
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        return np.array(Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB'))
+    if image.mode == 'F':
+        raise ValueError('floating-point pixels have no known range; store 8 or 16 bits')
+    if _is_signed(image) or (image.mode == 'I' and image.format not in ('PNG', 'PPM')):  # these mean 16 bits by 'I'
+        raise ValueError('signed or 32-bit pixels have no known range; store 8 or 16 bits')
+    if image.mode.startswith('I'):  # Pillow's own conversion cuts everything above 255
+        grey = np.asarray(image)
+        is_key = grey == key
+        if image.format == 'TIFF' and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == WHITE_IS_ZERO:
+            grey = 2**bits - 1 - grey
+        pixels = np.repeat((grey >> bits - 8).astype(np.uint8)[..., None], 3, axis=-1)
+    else:
+        pixels = np.array(image.convert('RGB'))
+        if key is not None:
+            key = np.array(key) % 2**bits
+            is_key = (pixels == (key >> 8 if bits == 16 else key * 255 // (2**bits - 1))).all(-1)
+    if key is not None:
+        pixels[is_key] = WHITE
+    return pixels
+
+
+def _read(
+    path: str, backend_args: dict | None, decode: Callable[[bytes], tuple[NDArray, int]]
+) -> tuple[NDArray, int]:
+    data = None
+    try:
+        data = fileio.get(path, backend_args=backend_args)
+        return decode(data)
     except UnidentifiedImageError as error:
-        raise BrokenImageError(path, 'not an image') from error
+        reason = 'not an image that Pillow reads' if data else 'the file is empty'
+        raise BrokenImageError(path, reason) from error
     except Exception as error:  # Pillow has no common type for what its readers raise
-        raise BrokenImageError(path, f'{type(error).__name__}: {error}') from error
-    if pixels.ndim != 2:
-        raise BrokenImageError(path, 'has colours, and a map has one channel')
-    return pixels[None, ..., None]
+        raise BrokenImageError(path, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f'{type(error).__name__}: {error.strerror}'
+    text = str(error)
+    if isinstance(error, OSError) and text.removeprefix('-').isdecimal():  # of libtiff
+        return f'damaged, the decoder gave up with error {text}'
+    return text if type(error) in (OSError, ValueError) else f'{type(error).__name__}: {text}'
