@@ -218,6 +218,11 @@ def test_docstring_is_its_record(path):
     relative = str(path.relative_to(ROOT))
     assert re.search(rf'(train\.py|dist_train\.sh|test\.py) {re.escape(relative)}', record), 'its own command'
     assert re.search(r'Expect: |[Nn]ot yet run', record), 'what it gave, or that it was not run'
+    said = r'global batch (\d+) = (\d+) per GPU x (\d+) GPUs(?:\s+x (\d+) accumulated)?'
+    for batch, per_gpu, gpus, accumulated in re.findall(said, record):
+        loader = loaded(path).train_dataloader
+        assert int(batch) == int(per_gpu) * int(gpus) * int(accumulated or 1)
+        assert (int(batch), int(per_gpu)) == (loader.batch_sampler.global_batch_size, loader.batch_size)
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=name_of)

@@ -1,9 +1,9 @@
 """How clips are read in fine-tuning, and five clips x three crops in testing; a benchmark's file adds the rest.
 
-16 frames; crops, erasing to noise behind the normalisation, RandAugment with 4 layers of magnitude 7, test views and
-batch: paper (arXiv:2206.08356), Table 5 for SSv2 and EPIC-Kitchens-100. The paper crops bicubically, the release
-bilinearly, both after a resize to a short side of 256; here the crop is resized once, from the original frame. The
-head's initial weights: the release for SSv2.
+16 frames; crops, erasing, RandAugment with 4 layers of magnitude 7, test views and batch: paper (arXiv:2206.08356),
+B.2, Table 5 for SSv2 and EPIC-Kitchens-100. The paper crops bicubically, the release bilinearly, both after a resize to
+a short side of 256; here the crop is resized once, from the original frame. Erasing to noise after the normalisation
+and the head's initial weights: the release for SSv2.
 """
 
 # for the model

@@ -2,7 +2,8 @@ r"""Linear probe on IN1K: what a frozen ViT-B's mean token says to a linear laye
 
 Recipe: MAE (arXiv:2111.06377), appendix A: no augmentation but RandomResizedCrop and flip, batch norm without affine in
 front of the layer, see ``_base_/schedules/linear_90e.py``. It reads the mean of the normalised tokens, where MAE reads
-its class token. The backbone is the released one, or the one in the file that OMNIMAE_CHECKPOINT names.
+its class token, and is tested on the middle of a short side of 224, as in fine-tuning, where MAE takes that of 256. The
+backbone is the released one, or the one in the file that OMNIMAE_CHECKPOINT names.
 
 Run: bash tools/dist_train.sh configs/omnimae/linear/vit-b_in1k.py 8
      (global batch 16384 = 512 per GPU x 8 GPUs x 4 accumulated micro-batches)
