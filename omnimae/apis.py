@@ -32,7 +32,7 @@ from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, scan_folder
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
-from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen, sparse_moments
+from omnimae.data.media.frames import ClipSampling, pick_frames, segments
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import resize
 from omnimae.engine import frozen_model
@@ -266,10 +266,9 @@ class Pipeline:
         """Spread the frames of a clip over an array, which tells no times."""
         if self.modality == 'image':
             return frames
-        numbers, num_frames = np.arange(len(frames)), self.sampling.num_frames
         if self.sampling.sampling == 'sparse':
-            return frames[pick_on_screen(numbers, sparse_moments(len(frames), num_frames, 0.5))]
-        return frames[pick_frames(numbers, 0, len(frames), num_frames)]
+            return frames[segments(len(frames), self.sampling.num_frames, None)]
+        return frames[pick_frames(np.arange(len(frames)), 0, len(frames), self.sampling.num_frames)]
 
     def _transform(self, clip: np.ndarray) -> np.ndarray:
         for transform in self.transforms:

@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from omnimae.data import randaugment
 from omnimae.data.datasets import collate_clips
 from omnimae.data.randaugment import POLICIES, RandAugment, Strength, rotation, warp
+from omnimae.models import augment
 from omnimae.models.augment import MixupCutMix, RandomErasing
 from omnimae.models.preprocessor import ClipPreprocessor
 from omnimae.registry import MODELS, TRANSFORMS
@@ -132,7 +133,7 @@ def test_moves_of_clips_are_pytorchs_up_to_rounding(name: str, matrix, sign: int
 def test_rotation_is_counter_clockwise():
     clip = np.zeros((1, 21, 21, 3), np.uint8)
     clip[:, 10, 15:] = 255  # a hand that points right
-    up = warp(clip, rotation(clip, 90), None)
+    up = warp(clip, rotation(clip, 90), Strength(1, 1, None))
     assert up[0, :6, 10].min() == 255
     assert up[0, 12:].max() <= 128
 
@@ -177,6 +178,30 @@ def test_draws_have_the_published_numbers(transform, magnitude, num_layers, num_
     assert abs(np.mean([strength.signed > 0 for _, strength in drawn]) - 0.5) < 0.03
     share = np.mean([strength.resample == BICUBIC for _, strength in drawn])
     assert abs(share - (0.5 if repeats else 0)) < 0.03
+
+
+@pytest.mark.parametrize(('interpolation', 'resample'), [('bilinear', BILINEAR), ('bicubic', BICUBIC)])
+def test_filter_and_fill_are_those_asked_for(interpolation, resample):
+    """MAE's: timm gives its operations one filter, and the mean colour in levels."""
+    fill = (124, 116, 104)
+    transform = RandAugment(
+        policy='timm', magnitude=9, num_layers=4, prob=1, interpolation=interpolation, fill=fill, magnitude_std=0
+    )
+    picture = smooth_clip(1, 24, 32)
+    seen = set()
+    for seed in range(40):
+        for name, strength in transform.draw(np.random.default_rng(seed)):
+            assert (strength.resample, strength.fill) == (resample, fill)
+            if name == 'TranslateX':
+                matrix = (1, 0, 0.45 * strength.signed * 32, 0, 1, 0)
+                expected = Image.fromarray(picture[0]).transform((32, 24), AFFINE, matrix, resample, fillcolor=fill)
+                np.testing.assert_array_equal(TIMM[name](picture, strength)[0], np.asarray(expected))
+                seen.add(strength.signed)
+    assert seen == {-0.9, 0.9}
+    with pytest.raises(ValueError, match="interpolation='bicubic' is none of policy='pytorchvideo'"):
+        RandAugment(policy='pytorchvideo', magnitude=9, num_layers=2, interpolation='bicubic')
+    with pytest.raises(ValueError, match=r'fill=\(300, 0, 0\) is no RGB colour. Give three levels from 0 to 255'):
+        RandAugment(policy='timm', magnitude=9, num_layers=2, fill=(300, 0, 0))
 
 
 def test_no_operation_is_done_with_probability_zero_and_all_with_one():
@@ -375,6 +400,16 @@ def test_shares_and_switches_have_the_published_distributions():
     assert abs(heights - 2 * widths).max() <= 2  # the aspect ratio of the frame
     # A box of area a = side^2 ~ U(0, 1) lies within the frame with probability (1 - side)^2, in the mean 1/6.
     assert abs(inside.mean() - 1 / 6) < 0.03
+
+
+# timm's rand_bbox: both halves of the box are rounded down, so one of an odd size loses a pixel
+@pytest.mark.parametrize(
+    ('size', 'centre', 'expected'),
+    [(6, 10, (7, 13)), (7, 10, (7, 13)), (1, 10, (10, 10)), (9, 2, (0, 6)), (9, 18, (14, 20))],
+)
+def test_boxes_of_cutmix_have_an_even_size(size, centre, expected, monkeypatch):
+    monkeypatch.setattr(augment, '_integer', lambda end: centre)
+    assert augment._span(size, 20) == expected
 
 
 def test_labels_of_replicas_are_repeated_and_mixed_with_their_own_clips():

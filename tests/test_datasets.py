@@ -637,7 +637,7 @@ def test_sparse_clips_stay_in_the_span(long_video):
 
 
 def test_an_unknown_sampling_is_an_error_when_built(data):
-    with pytest.raises(ValueError, match="sampling='uniform' is unknown. Choose 'dense' or 'sparse'"):
+    with pytest.raises(ValueError, match="sampling='uniform' is unknown. Choose 'dense', 'sparse', 'strided'"):
         videos(data, sampling='uniform')
 
 

@@ -92,9 +92,8 @@ def test_numbers_of_the_release(name):
     assert cfg.train_cfg.max_epochs == epochs
     loader = cfg.train_dataloader
     assert loader.batch_sampler.global_batch_size == loader.batch_size * gpus == batch
-    assert cfg.param_scheduler == dict(
-        type='WarmupCosineLR', warmup_epochs=100 if epochs == 2000 else 1, start_lr=0.0, end_lr=0.0, rescale=True
-    )
+    schedule = dict(type='WarmupCosineLR', warmup_epochs=100 if epochs == 2000 else 1, start_lr=0.0, end_lr=0.0)
+    assert cfg.param_scheduler == dict(schedule, rescale=True, peak_in_warmup=True)
     assert cfg.model.backbone.drop_path_rate == drop_path
     assert tuple(cfg.model.backbone.tokenizers) == INPUTS[name]
     assert tuple(cfg.model.get('read', ('rgb',))) == INPUTS[name][:1]
@@ -117,8 +116,12 @@ def test_numbers_of_the_release_on_in1k():
     assert cfg.optim_wrapper.optimizer.lr == 5e-4 * 1024 / 256
     assert (cfg.optim_wrapper.optimizer.weight_decay, cfg.optim_wrapper.paramwise_cfg.layer_decay) == (0.05, 0.65)
     assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_sampler.global_batch_size) == (100, 1024)
-    assert cfg.param_scheduler == dict(type='WarmupCosineLR', warmup_epochs=5, start_lr=0.0, end_lr=1e-6, rescale=True)
+    schedule = dict(type='WarmupCosineLR', warmup_epochs=5, start_lr=0.0, end_lr=1e-6, rescale=True)
+    assert cfg.param_scheduler == dict(schedule, peak_in_warmup=True)
     assert cfg.model.data_preprocessor.erasing.prob == 0
+    augment = dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2)
+    [images] = cfg.train_dataloader.dataset.sources.values()
+    assert images.transforms[-1] == dict(augment, interpolation='bicubic', fill=(124, 116, 104))
     assert not cfg.custom_hooks
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

@@ -89,6 +89,24 @@ def test_the_rate_is_set_before_each_step_and_scales_every_group_alike():
     np.testing.assert_allclose(seen, np.outer(expected, (0.5, 0.25)), rtol=1e-12)
 
 
+@pytest.mark.parametrize(('steps', 'warmup', 'epochs'), [(4, 2, 10), (7, 1, 3), (1, 1, 4), (5, 0, 2)])
+def test_the_warm_up_of_videomae_and_multimae_ends_with_the_peak(steps: int, warmup: int, epochs: int):
+    """Their cosine_scheduler in numbers: linspace from 0 to the peak, then a cosine from the peak on."""
+    groups = [dict(params=[nn.Parameter(torch.zeros(1))])]
+    total, first = steps * epochs, steps * warmup
+    optim_wrapper, scheduler = make_schedule(
+        total, groups, warmup_epochs=warmup, end=epochs, start_lr=0.0, end_lr=1e-5, peak_in_warmup=True
+    )
+    seen = []
+    for _ in range(total):
+        seen.append(optim_wrapper.optimizer.param_groups[0]['lr'])
+        optim_wrapper.step()
+        scheduler.step()
+    cosine = np.cos(np.pi * np.arange(total - first) / (total - first))
+    expected = [*np.linspace(0, 1.6e-3, first), *(1e-5 + 0.5 * (1.6e-3 - 1e-5) * (1 + cosine))]
+    np.testing.assert_allclose(seen, expected, rtol=1e-9)
+
+
 def test_a_schedule_takes_up_its_place_and_follows_the_config_it_is_resumed_with():
     parameter = nn.Parameter(torch.zeros(1))
     optim_wrapper, first = make_schedule(40, [dict(params=[parameter])], warmup_epochs=1, end=10)

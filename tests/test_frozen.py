@@ -524,7 +524,9 @@ def test_recipe_of_the_probe_of_mae(size, epochs, patch):
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.warmup_epochs) == (epochs, 10)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         assert [part['size'] for part in loader.dataset.sources.images.transforms] == [256, 224]
-    assert cfg.train_dataloader.dataset.sources.images.transforms[0].type == 'RandomResizedCrop'
+    crop, flip = cfg.train_dataloader.dataset.sources.images.transforms
+    assert crop == dict(type='RandomResizedCrop', size=224, interpolation='bicubic', redraw=False)
+    assert flip == dict(type='Flip', prob=0.5)
 
 
 def test_recipe_of_the_probe():

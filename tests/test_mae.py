@@ -274,6 +274,14 @@ def test_parameters_of_the_classifiers(size, published):
     assert sum(x.numel() for x in model.parameters()) == published
 
 
+@pytest.mark.parametrize(('side', 'visible'), [(224, 49), (240, 56), (272, 72), (368, 132)])
+def test_kept_patches_are_rounded_down_at_every_size(side, visible):
+    """int(L * (1 - mask_ratio)) of models_mae.py."""
+    generator = MODELS.build(load_config(CONFIGS / 'vit-b_in1k.py').model.mask_generator.image)
+    grid = Grid(1, side // 16, side // 16)
+    assert grid.num_tokens - generator.num_hidden(grid) == visible
+
+
 # FINETUNE.md of the release: rate of 256 images, layer decay, DropPath, epochs.
 @pytest.mark.parametrize(
     ('size', 'rate', 'layer_decay', 'drop_path', 'epochs'),
@@ -294,5 +302,7 @@ def test_fine_tuning_recipes(size, rate, layer_decay, drop_path, epochs):
     assert (cfg.model.head_init_std, cfg.model.label_smoothing, cfg.custom_hooks) == (2e-5, 0.1, [])
     assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
     train, test = (loader.dataset.sources.images for loader in (cfg.train_dataloader, cfg.test_dataloader))
-    assert train.transforms[-1] == dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2)
+    augment = dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2)
+    # timm.data.create_transform(interpolation='bicubic'): it fills with the mean colour in levels
+    assert train.transforms[-1] == dict(augment, interpolation='bicubic', fill=(124, 116, 104))
     assert [transform['size'] for transform in test.transforms] == [256, 224]

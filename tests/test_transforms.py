@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop as TorchvisionRandomResizedCrop
 
+from omnimae.data import transforms
 from omnimae.data.transforms import (
     CenterCrop,
     Flip,
@@ -79,6 +80,27 @@ def test_box_that_never_fits_is_the_largest_central_one(height, width, expected)
     assert draws.count == 2 * 10
 
 
+# github.com/facebookresearch/mae, util/crop.py, run on an image of 500x375 with the seeds 0 to 5
+CUT_BOXES = [
+    (17, 80, 294, 343),
+    (0, 66, 375, 358),
+    (13, 54, 360, 336),
+    (217, 343, 141, 112),
+    (7, 52, 328, 340),
+    (0, 93, 375, 357),
+]
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_without_redraw_the_sides_are_cut_as_in_maes_linear_probe(seed):
+    torch.manual_seed(seed)
+    assert tuple(random_box(375, 500, (0.08, 1.0), (3 / 4, 4 / 3), TorchDraws(), redraw=False)) == CUT_BOXES[seed]
+    crop = RandomResizedCrop(size=32, redraw=False)
+    drawn = {crop(numbered(30, 60), np.random.default_rng(i)).tobytes() for i in range(40)}
+    redrawn = {RandomResizedCrop(size=32)(numbered(30, 60), np.random.default_rng(i)).tobytes() for i in range(40)}
+    assert drawn != redrawn
+
+
 def test_random_boxes_have_the_areas_and_positions_of_the_rule():
     rng = np.random.default_rng(0)
     boxes = np.array([random_box(1000, 1000, (0.2, 0.5), (3 / 4, 4 / 3), rng) for _ in range(4000)])
@@ -103,22 +125,58 @@ def test_bilinear_is_the_release_s_without_antialiasing_up_to_rounding():
         assert np.abs(result - expected.permute(0, 2, 3, 1).numpy()).max() <= 1
 
 
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear_antialias'])
 @pytest.mark.parametrize(('height', 'width'), [(224, 224), (40, 60)])
-def test_bicubic_is_pillows_antialiased_filter_up_to_rounding(height, width):
+def test_antialiased_filters_are_pillows_up_to_rounding(height, width, interpolation):
     clip = smooth_clip(2, 131, 170)
     clip[:, 60, :] = 255 - clip[:, 60, :]
-    result = resize(clip, height, width, 'bicubic')
+    result = resize(clip, height, width, interpolation)
+    resample = Image.Resampling[interpolation.removesuffix('_antialias').upper()]
     for frame, resized in zip(clip, result, strict=True):
-        expected = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+        expected = np.asarray(Image.fromarray(frame).resize((width, height), resample))
         difference = np.abs(resized.astype(int) - expected)
         assert difference.max() <= 2
         assert difference.mean() < 0.05
+
+
+# Pillow 9.5 as MultiMAE calls it: a PNG of 16 bits, cut at (3, 2, 24, 19), resized to 7x6 with the default filter
+FILTERED_DEPTH = [
+    [5828, 7838, 9240, 25414, 34922, 36324, 38334],
+    [8544, 10554, 11956, 28130, 37638, 39040, 41050],
+    [11432, 13442, 14844, 31018, 40526, 41928, 43938],
+    [14262, 16272, 17674, 33848, 43356, 44758, 46768],
+    [17150, 19160, 20562, 36736, 46244, 47646, 49656],
+    [19866, 21876, 23278, 39452, 48960, 50362, 52372],
+]
+
+
+def test_depth_is_filtered_as_pillow_filters_it_and_classes_never():
+    y, x = np.mgrid[:20, :26]
+    depth = (1000 * y + 700 * x + np.where(x > 12, 20000, 0)).astype(np.int32)[None, ..., None]
+    crop = depth[:, 2:19, 3:24]
+    result = resize(crop, 6, 7, 'bicubic', 'bicubic')
+    assert (result.dtype, result.shape) == (np.int32, (1, 6, 7, 1))
+    assert np.abs(result[0, ..., 0] - np.array(FILTERED_DEPTH)).max() <= 1
+    assert set(resize(crop, 6, 7, 'bicubic').ravel()) <= set(crop.ravel())
+    some = crop.copy()
+    some[0, 0, 0] = -1  # not known
+    assert set(resize(some, 6, 7, 'bicubic', 'bicubic').ravel()) <= set(some.ravel())
+    classes = np.random.default_rng(0).integers(0, 9, crop.shape, np.uint8)
+    assert set(resize(classes, 6, 7, 'bicubic', 'bicubic').ravel()) <= set(classes.ravel())
+    for transform in (RandomResizedCrop(size=6, depth='bicubic'), ResizeShort(size=6, depth='bicubic')):
+        assert not set(transform(crop, np.random.default_rng(0)).ravel()) <= set(crop.ravel())
+    edge = np.where(x > 12, 255, 0).astype(np.int16)[None, ..., None]  # 8 bits
+    bounds = resize(edge, 40, 52, 'bicubic', 'bicubic')
+    assert (bounds.dtype, bounds.min(), bounds.max()) == (np.int16, 0, 255)
+    with pytest.raises(ValueError, match="depth='bilinear' is unknown. Choose 'nearest' or 'bicubic'"):
+        ResizeShort(size=6, depth='bilinear')
 
 
 def test_bicubic_antialiases_and_bilinear_does_not():
     stripes = np.zeros((1, 64, 64, 3), np.uint8)
     stripes[:, :, ::8] = 255  # one bright column of eight
     assert resize(stripes, 8, 8, 'bicubic').std() < 30
+    assert resize(stripes, 8, 8, 'bilinear_antialias').std() < 30
     assert set(np.unique(resize(stripes, 8, 8, 'bilinear'))) == {0}
 
 
@@ -235,6 +293,32 @@ def test_multi_scale_crops_have_ten_sizes_and_13_places():
     for draw in ((10, 0), (0, 13)):
         with pytest.raises(AssertionError):
             MultiScaleCrop(size=40)(numbered(100, 180), Choices(*draw))
+
+
+# github.com/MCG-NJU/VideoMAE, GroupMultiScaleCrop(224) run: sides of the crops by the frame's height and width. It
+# also cuts 224 rows from a frame of 223, past its edge; ours end there.
+@pytest.mark.parametrize(
+    ('height', 'width', 'sides'),
+    [
+        (256, 340, [168, 192, 224, 256]),
+        (240, 320, [158, 180, 210, 240]),
+        (226, 301, [149, 169, 197, 224]),
+        (223, 300, [147, 167, 195, 224]),
+    ],
+)
+def test_multi_scale_crops_have_the_published_sizes_and_pillows_pixels(height, width, sides, monkeypatch):
+    clip = smooth_clip(1, height, width)
+    clip[:, ::8] = 255  # lines of one pixel, which antialiasing softens
+    crops = []
+    monkeypatch.setattr(transforms, 'resize', lambda crop, *rest: (crops.append(crop[0]), resize(crop, *rest))[1])
+    for pair in range(10):
+        [result] = MultiScaleCrop(size=224)(clip, Choices(pair, 5))
+        difference = np.abs(result.astype(int) - Image.fromarray(crops[-1]).resize((224, 224), Image.BILINEAR))
+        assert difference.max() <= 2
+        assert difference.mean() < 0.1
+    found = {crop.shape[:2] for crop in crops}
+    pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
+    assert found == {(min(h, height), w) for h, w in pairs}
 
 
 def test_flip_mirrors_columns_with_its_probability():

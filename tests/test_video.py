@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -23,7 +24,7 @@ from omnimae.data import media
 from omnimae.data.media import decord, open_video, video
 from omnimae.data.media.container import count_missing_bytes
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
-from omnimae.data.media.frames import pick_frames, pick_on_screen, sparse_moments, sparse_test_places
+from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen
 
 READERS = ('pyav', 'decord')
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
@@ -96,27 +97,61 @@ def test_frames_on_screen(times, moments, expected):
     assert pick_on_screen(list(times), moments).tolist() == expected
 
 
-def test_sparse_moments_by_hand():
-    assert sparse_moments(8.0, 4, 0.5).tolist() == [1, 3, 5, 7]
-    assert sparse_moments(8.0, 4, [0, 0.5, 0.25, 0.75]).tolist() == [0, 3, 4.5, 7.5]
-    assert sparse_test_places(1) == [0.5]
-    assert sparse_test_places(4) == [0, 0.25, 0.5, 0.75]
+RELEASED = json.loads((Path(__file__).parent / 'data' / 'released_sampling.json').read_text())
 
 
-@pytest.mark.parametrize('rate', [12, 25, 30000 / 1001])
-def test_sparse_test_clips_are_the_published_ones(rate):
-    for n in range(16, 300):  # github.com/OpenGVLab/VideoMAEv2 counts frames: int(clip * tick / clips + segment * tick)
-        times, tick = np.arange(n) / rate, Fraction(n, 16)
-        for num_clips in (2, 5):
-            for clip, place in enumerate(sparse_test_places(num_clips)):
-                picked = pick_on_screen(times, sparse_moments(n / rate, 16, place))
-                assert picked.tolist() == [int(tick * clip / num_clips + tick * segment) for segment in range(16)]
-        if n % 16 == 0:  # of training and validation; else the release leaves out the last n % 16 frames
-            each = n // 16
-            middle = pick_on_screen(times, sparse_moments(n / rate, 16, 0.5))
-            assert middle.tolist() == [segment * each + each // 2 for segment in range(16)]
-            drawn = pick_on_screen(times, sparse_moments(n / rate, 16, np.random.default_rng(n).random(16)))
-            assert (drawn // each).tolist() == list(range(16))
+class Share:
+    """Draws the same share of every range, and remembers the range."""
+
+    def __init__(self, share: float):
+        self.share, self.high = share, 1
+
+    def integers(self, high: int, size: int | None = None):
+        self.high = high
+        drawn = min(int(self.share * high), high - 1)
+        return drawn if size is None else np.full(size, drawn)
+
+    def random(self) -> float:
+        return self.share
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_frames_are_those_that_the_released_code_picks(name):
+    """Frames by video length, of VideoMAE, VideoMAE V2 and MAE-ST, run with a stubbed reader.
+
+    Of training they are those of the smallest, the middle and the largest random number. 'resampled' has the frame
+    rate in its name, the others their stride.
+    """
+    sampling, *number, use = name.split('-')
+    rate = float(number[0]) if sampling == 'resampled' else 25.0
+    stride = None if sampling == 'sparse' else 4 if sampling == 'resampled' else int(number[0])
+    num_clips = dict(test=5, test2=2, test7=7).get(use, 1)
+    rule = ClipSampling(sampling, num_frames=16, num_clips=num_clips, stride=stride)
+    rule.check()
+    for num, expected in RELEASED[name].items():
+        if use != 'train':
+            assert [clip.tolist() for clip in rule.pick(int(num), rate, None)] == expected
+            continue
+        draws = [Share(share) for share in (0, 0.5, 0.999999)]
+        picked = [rule.pick(int(num), rate, draw)[0].tolist() for draw in draws]
+        if sampling != 'resampled':
+            assert {draw.high for draw in draws} == {expected['starts']}
+            expected = expected['drawn']
+        assert picked == expected, num
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(sampling='uniform'), "sampling='uniform' is unknown. Choose 'dense', 'sparse', 'strided', 'spread' or"),
+        (dict(sampling='strided'), "stride=None and sampling='strided': 'strided', 'spread' and 'resampled' need a"),
+        (dict(stride=4), "stride=4 and sampling='dense'"),
+        (dict(sampling='spread', stride=0), 'stride=0 is not positive'),
+    ],
+)
+def test_samplings_that_there_are_not(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ClipSampling(**arguments).check()
 
 
 # ---- Videos whose frames carry their number ----
@@ -266,11 +301,33 @@ def test_sparse_clips_equal_sequential_decoding(make, kind, reader):
     times, frames = decode_sequentially(path)
     with open_video(path, reader) as opened:
         # all over the video, at its end, three in one frame, and two far from each other
-        for moments in (sparse_moments(opened.duration, 8, 0.5), [2.3, 2.45], [1.01, 1.02, 1.03], [0.37, 2.16]):
+        for moments in ((np.arange(8) + 0.5) * opened.duration / 8, [2.3, 2.45], [1.01, 1.02, 1.03], [0.37, 2.16]):
             on_screen = [max(np.flatnonzero(times <= moment), default=0) for moment in moments]
             expected = [frames[i].to_ndarray(format='rgb24', threads=1) for i in on_screen]
             expected = [np.rot90(x, round(frames[i].rotation / 90)) for x, i in zip(expected, on_screen, strict=True)]
             np.testing.assert_array_equal(opened.read_at(moments), expected)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'reader'),
+    [(kind, 'pyav') for kind in KINDS] + [(kind, 'decord') for kind in KINDS if kind not in PYAV_ONLY],
+)
+def test_strides_count_frames(make, kind, reader):
+    """Whatever the frame rate, and where it varies; in several clips no frame is decoded twice."""
+    path = make(kind)
+    times, frames = decode_sequentially(path)
+    with open_video(path, reader) as opened:
+        np.testing.assert_allclose(opened.frame_times(), times, atol=1e-9)
+        rule = ClipSampling('strided', num_frames=4, num_clips=3, stride=3)
+        clips = rule.read(opened, 0.0, opened.duration, None)
+        for clip, numbers in zip(clips, rule.pick(len(times), 25.0, None), strict=True):
+            expected = [frames[i].to_ndarray(format='rgb24', threads=1) for i in numbers]
+            expected = [np.rot90(x, round(frames[i].rotation / 90)) for x, i in zip(expected, numbers, strict=True)]
+            np.testing.assert_array_equal(clip, expected)
+        rule = ClipSampling('spread', num_frames=4, stride=1)
+        [clip] = rule.read(opened, times[3], times[9] - times[3], None)  # of the frames 3 to 8 of a span
+        [numbers] = rule.pick(6, 25.0, None)
+        np.testing.assert_array_equal(clip, opened.read_at(times[3 + numbers]))
 
 
 def test_what_lies_between_keyframes_and_wanted_frames_is_not_decoded(make, monkeypatch):

@@ -300,6 +300,10 @@ def test_recipes(name, arch, videos, rate, epochs, tokens):
     assert replicas == (4 if name.startswith('v2') else 1)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate * videos / 256)
     assert cfg.param_scheduler.end_lr == pytest.approx(1e-5 * videos / 256)
+    assert (cfg.param_scheduler.start_lr, cfg.param_scheduler.peak_in_warmup) == (0.0, True)
+    for source_name, source in cfg.train_dataloader.dataset.sources.items():
+        assert (source.sampling, source.stride, source.num_frames) == ('strided', 2 if source_name == 'ssv2' else 4, 16)
+        assert source.transforms == [dict(type='MultiScaleCrop', size=224)]
     assert cfg.train_cfg.max_epochs == epochs
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
@@ -360,21 +364,23 @@ def test_fine_tuning_recipes(name):
     assert cfg.optim_wrapper.paramwise_cfg == dict(layer_decay=layer_decay, rule='paper')
     scheduler = cfg.param_scheduler
     assert (scheduler.start_lr, scheduler.warmup_epochs) == (0.0, WARMUPS.get(name, 5))
+    assert scheduler.peak_in_warmup
     assert scheduler.end_lr == pytest.approx(FLOORS.get(name, 1e-6) * videos / 256)
     assert cfg.train_cfg.max_epochs == epochs
 
     benchmark = name.rpartition('_')[2]
     sparse = benchmark == 'ssv2'
-    assert [x.get('sampling', 'dense') for x in (train, val, test)] == 3 * ['sparse' if sparse else 'dense']
+    assert [x.get('sampling', 'dense') for x in (train, val, test)] == 3 * ['sparse' if sparse else 'spread']
     assert {x.num_frames for x in (train, val, test)} == {16}
     if not sparse:
-        stride = 2 if benchmark == 'hmdb51' else 4
-        assert {(x.clip_seconds, x.to_end) for x in (train, val, test)} == {(16 * stride / 30, True)}
+        assert {x.stride for x in (train, val, test)} == {2 if benchmark == 'hmdb51' else 4}
     assert (val.get('num_clips', 1), test.num_clips) == (1, 2 if sparse else 5)
     assert [x.transforms[-1].type for x in (val, test)] == ['CenterCrop', 'ThreeCrop']
     expected = ['RandAugment', 'RandomResizedCrop'] + ([] if sparse else ['Flip'])
     assert [transform.type for transform in train.transforms] == expected
-    assert train.transforms[0] == dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4)
+    assert train.transforms[0] == dict(
+        type='RandAugment', policy='timm', magnitude=7, num_layers=4, interpolation='bicubic'
+    )
 
     backbone = cfg.model.backbone
     assert backbone.arch == dict(s='small', b='base', l='large', h='huge', g='giant')[name.removeprefix('v2_')[4]]

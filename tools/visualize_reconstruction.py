@@ -29,6 +29,7 @@ from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.frames import FRAME_RATE
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import CenterCrop, resize
 from omnimae.registry import DATASETS, MODELS
@@ -218,9 +219,14 @@ def build_model(cfg: Config, checkpoint: str) -> nn.Module:
 
 
 def clip_seconds_of(cfg: Config) -> float:
-    """Look up the clip length of the config's first video source."""
+    """Look up the clip length of the config's first video source; strides count at 30 frames a second here."""
     sources = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('sources', {})
-    return next((x['clip_seconds'] for x in sources.values() if 'clip_seconds' in x), DEFAULT_CLIP_SECONDS)
+    for source in sources.values():
+        if 'clip_seconds' in source:
+            return source['clip_seconds']
+        if 'stride' in source:
+            return source['num_frames'] * source['stride'] / FRAME_RATE
+    return DEFAULT_CLIP_SECONDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -222,11 +222,12 @@ class AlignedVideoDataset(AlignedDataset):
                 if self.modalities[name].kind == 'rgb'
             }
             durations = [video.duration for video in videos.values()]
+            clock = next(iter(videos.values()))
             for name, path in paths.items():
                 # of a VideoReader maps have what sampling needs
                 video: Any = videos.get(name) or MapVideo(path, durations[0], self.backend_args)
                 generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
-                [pixels] = self.sampling.read(video, 0.0, min(durations), generator)
+                [pixels] = self.sampling.read(video, 0.0, min(durations), generator, clock=clock)
                 clips[name] = pixels if name in videos else _checked(pixels, self.modalities[name], path)
         sizes = {name: clip.shape[1:3] for name, clip in clips.items()}
         if len(set(sizes.values())) > 1:
@@ -263,6 +264,10 @@ class MapVideo:
     def read_at(self, moments: np.ndarray) -> np.ndarray:
         """Maps (n, H, W, 1) of these moments in seconds, see `pick_on_screen`."""
         return self._maps(pick_on_screen(self.times, moments))
+
+    def frame_times(self) -> np.ndarray:
+        """Seconds at which the maps begin."""
+        return self.times
 
     def _maps(self, indices: np.ndarray) -> np.ndarray:
         return self.array[indices][..., None]

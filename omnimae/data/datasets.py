@@ -286,14 +286,14 @@ class VideoDataset(FileDataset):
 
     Args:
         clip_seconds: length of a clip; 2.7 for SSv2 and EK100, 2.0 for K400 in the paper's recipe.
-        num_frames: frames of a clip, evenly spread over it.
+        num_frames: frames of a clip.
         num_clips: test clips of a video, evenly spread over it (training takes one at a random time).
         new_clips: every replica is a clip from another random time, as in MAE-ST, instead of a crop of the same one.
         to_end: whether the last of the test clips ends with the video, and a single one lies in its middle; else a
             single one, or the first of several, begins with it, and the last does not reach the end.
-        sampling: 'dense', as said above, or 'sparse': a clip is one frame in each of ``num_frames`` equal segments of
-            the whole video (TSN): a random one in training, the middle one in testing; of several test clips the
-            frames interleave. ``clip_seconds`` and ``to_end`` have no meaning then.
+        sampling: 'dense', as said above, or a rule that counts frames: 'sparse', 'strided', 'spread' or 'resampled',
+            see `ClipSampling`. ``clip_seconds`` and ``to_end`` have no meaning then.
+        stride: of the rules that have one, in frames.
         reader: 'pyav' or 'decord'; for spans in long videos 'pyav', which does not decode them from the start.
     """
 
@@ -310,10 +310,11 @@ class VideoDataset(FileDataset):
         new_clips: bool = False,
         to_end: bool = False,
         sampling: str = 'dense',
+        stride: int | None = None,
         reader: str = 'pyav',
         **kwargs,
     ):
-        self.sampling = ClipSampling(sampling, clip_seconds, num_frames, num_clips, to_end)
+        self.sampling = ClipSampling(sampling, clip_seconds, num_frames, num_clips, to_end, stride)
         self.sampling.check()
         check_reader(reader)
         super().__init__(**kwargs)

@@ -52,6 +52,10 @@ class FrameFolder:
         """
         return self._read(pick_on_screen(self.times, moments))
 
+    def frame_times(self) -> NDArray[np.float64]:
+        """Seconds at which the pictures begin."""
+        return self.times
+
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         indices, places = np.unique(indices, return_inverse=True)
         names = [picture_path(self.path, self.template, self.first + index) for index in indices]

@@ -16,7 +16,6 @@ from PIL import Image
 from omnimae.data.transforms import is_rgb, needed_rng
 from omnimae.registry import TRANSFORMS
 
-FILL = (128, 128, 128)  # what shows where the frame has moved away
 LEVELS = np.arange(256)
 
 
@@ -27,11 +26,13 @@ class Strength(NamedTuple):
         share: magnitude / 10, in 0..1.
         signed: the same, or negative.
         resample: Pillow's filter; None for OpenCV's bilinear one.
+        fill: what shows where the frame has moved away.
     """
 
     share: float
     signed: float
     resample: Image.Resampling | None
+    fill: tuple[int, ...] = (128, 128, 128)
 
 
 def map_levels(clip: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -139,18 +140,19 @@ def _blend_frames(start: np.ndarray, end: np.ndarray, factor: float) -> np.ndarr
     return _blend(start.astype(np.float32), end.astype(np.float32), factor).clip(0, 255).astype(np.uint8)
 
 
-def warp(clip: np.ndarray, matrix: tuple[float, ...], resample: Image.Resampling | None) -> np.ndarray:
+def warp(clip: np.ndarray, matrix: tuple[float, ...], strength: Strength) -> np.ndarray:
     """Pixel (x, y) of the result comes from (a x + b y + c, d x + e y + f), the corner of the frame being (0, 0)."""
     height, width = clip.shape[1:3]
+    resample, fill = strength.resample, strength.fill
     if resample is not None:
         frames = (Image.fromarray(frame) for frame in clip)
         transform = Image.Transform.AFFINE
-        return np.stack([np.asarray(f.transform(f.size, transform, matrix, resample, fillcolor=FILL)) for f in frames])
+        return np.stack([np.asarray(f.transform(f.size, transform, matrix, resample, fillcolor=fill)) for f in frames])
     # Ten times faster than Pillow. Like PyTorch it mixes the fill into the outermost pixels; Pillow draws a hard edge.
     a, b, c, d, e, f = matrix
     centres = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV counts from pixel centres
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.stack([cv2.warpAffine(f, centres, (width, height), flags=flags, borderValue=FILL) for f in clip])
+    return np.stack([cv2.warpAffine(f, centres, (width, height), flags=flags, borderValue=fill) for f in clip])
 
 
 def rotation(clip: np.ndarray, degrees: float) -> tuple[float, ...]:
@@ -166,16 +168,16 @@ _COMMON: dict[str, Operation] = {
     'AutoContrast': lambda clip, _: auto_contrast(clip),
     'Equalize': lambda clip, _: equalize(clip),
     'Invert': lambda clip, _: invert(clip),
-    'Rotate': lambda clip, s: warp(clip, rotation(clip, 30 * s.signed), s.resample),
+    'Rotate': lambda clip, s: warp(clip, rotation(clip, 30 * s.signed), s),
     'Posterize': lambda clip, s: posterize(clip, 4 - int(4 * s.share)),
     'Color': lambda clip, s: color(clip, 1 + 0.9 * s.signed),
     'Contrast': lambda clip, s: contrast(clip, 1 + 0.9 * s.signed),
     'Brightness': lambda clip, s: brightness(clip, 1 + 0.9 * s.signed),
     'Sharpness': lambda clip, s: sharpness(clip, 1 + 0.9 * s.signed),
-    'ShearX': lambda clip, s: warp(clip, (1, 0.3 * s.signed, 0, 0, 1, 0), s.resample),
-    'ShearY': lambda clip, s: warp(clip, (1, 0, 0, 0.3 * s.signed, 1, 0), s.resample),
-    'TranslateX': lambda clip, s: warp(clip, (1, 0, 0.45 * s.signed * clip.shape[2], 0, 1, 0), s.resample),
-    'TranslateY': lambda clip, s: warp(clip, (1, 0, 0, 0, 1, 0.45 * s.signed * clip.shape[1]), s.resample),
+    'ShearX': lambda clip, s: warp(clip, (1, 0.3 * s.signed, 0, 0, 1, 0), s),
+    'ShearY': lambda clip, s: warp(clip, (1, 0, 0, 0.3 * s.signed, 1, 0), s),
+    'TranslateX': lambda clip, s: warp(clip, (1, 0, 0.45 * s.signed * clip.shape[2], 0, 1, 0), s),
+    'TranslateY': lambda clip, s: warp(clip, (1, 0, 0, 0, 1, 0.45 * s.signed * clip.shape[1]), s),
 }
 
 
@@ -213,10 +215,11 @@ POLICIES = {
 class RandAugment:
     """Draw ``num_layers`` operations, each carried out with probability ``prob``; all frames get the same.
 
-    Policy 'timm' is 'rand-m{magnitude}-n{num_layers}-mstd{magnitude_std}-inc1' of timm, which the release uses for
-    images: 15 operations, drawn with replacement, bilinear or bicubic, and to the last bit Pillow's numbers. Policy
-    'pytorchvideo' is the release's for clips: 14 operations, drawn without replacement, bilinear. PyTorchVideo
-    computes in floating point; here every operation ends in whole levels, which is up to one level of 255 darker.
+    Policy 'timm' is 'rand-m{magnitude}-n{num_layers}-mstd{magnitude_std}-inc1' of timm, which OmniMAE's release uses
+    for images, and its siblings for clips too: 15 operations, drawn with replacement, bilinear or bicubic, and to the
+    last bit Pillow's numbers. Policy 'pytorchvideo' is that of OmniMAE's release for clips: 14 operations, drawn
+    without replacement, bilinear. PyTorchVideo computes in floating point; here every operation ends in whole levels,
+    which is up to one level of 255 darker.
 
     Args:
         policy: 'timm' or 'pytorchvideo'.
@@ -224,13 +227,23 @@ class RandAugment:
         num_layers: operations per sample.
         magnitude_std: standard deviation of the strength, which is drawn for each operation and cut to 0..10.
         prob: of carrying out an operation.
+        interpolation: 'bilinear' or 'bicubic', of the policy 'timm'; None draws one of the two for each operation.
+        fill: RGB of what shows where the frame has moved away.
 
     Raises:
         ValueError: a value outside its range, a clip that is not uint8 RGB, or no random numbers given (evaluation).
     """
 
     def __init__(
-        self, *, policy: str, magnitude: float, num_layers: int, magnitude_std: float = 0.5, prob: float = 0.5
+        self,
+        *,
+        policy: str,
+        magnitude: float,
+        num_layers: int,
+        magnitude_std: float = 0.5,
+        prob: float = 0.5,
+        interpolation: str | None = None,
+        fill: tuple[int, int, int] = (128, 128, 128),
     ):
         if policy not in POLICIES:
             raise ValueError(f'policy={policy!r} is unknown. Choose one of {", ".join(POLICIES)}.')
@@ -244,7 +257,18 @@ class RandAugment:
             )
         if not 0 <= prob <= 1:
             raise ValueError(f'prob={prob} is not a probability. Give a number from 0 to 1.')
+        if interpolation is not None:
+            filters = {resample.name.lower(): resample for resample in self.policy.resamples if resample is not None}
+            if interpolation not in filters:
+                raise ValueError(
+                    f'interpolation={interpolation!r} is none of policy={policy!r}. Choose one of '
+                    f'{", ".join([*filters, "None"])}.'
+                )
+            self.policy = self.policy._replace(resamples=(filters[interpolation],))
+        if len(fill) != 3 or not all(0 <= level <= 255 for level in fill):
+            raise ValueError(f'fill={fill} is no RGB colour. Give three levels from 0 to 255.')
         self.magnitude, self.magnitude_std = magnitude, magnitude_std
+        self.fill = tuple(fill)
         self.num_layers = num_layers
         self.prob = prob
 
@@ -265,7 +289,8 @@ class RandAugment:
         drawn = []
         for name in rng.choice(list(operations), self.num_layers, replace=replace).tolist():
             share = min(max(rng.normal(self.magnitude, self.magnitude_std), 0), 10) / 10
-            strength = Strength(share, share * rng.choice((-1, 1)), resamples[rng.integers(len(resamples))])
+            signed = share * rng.choice((-1, 1))
+            strength = Strength(share, signed, resamples[rng.integers(len(resamples))], self.fill)
             if rng.random() < self.prob:
                 drawn.append((name, strength))
         return drawn

@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from omnimae.registry import TRANSFORMS
 
-INTERPOLATIONS = ('bilinear', 'bicubic')
+INTERPOLATIONS = ('bilinear', 'bilinear_antialias', 'bicubic')
 
 
 class Box(NamedTuple):
@@ -37,15 +38,21 @@ def is_rgb(clip: np.ndarray) -> bool:
     return clip.shape[-1] == 3
 
 
-def resize(clip: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+def resize(clip: np.ndarray, height: int, width: int, interpolation: str, depth: str = 'nearest') -> np.ndarray:
     """(T, H, W, 3) -> (T, height, width, 3), uint8; pixel centres are at half integers.
 
-    A map, (T, H, W, 1), takes the nearest pixel.
+    A map, (T, H, W, 1), takes the nearest pixel. With ``depth='bicubic'`` depth (int16, int32) is filtered as Pillow
+    filters it, unless some of it is not known (negative).
 
     'bilinear' mixes the four nearest pixels whatever the scale, without antialiasing: what the release does with clips.
     'bicubic' widens its filter when it shrinks (antialiasing), as Pillow does: what the release does with images.
+    'bilinear_antialias' does so, too.
     """
     if not is_rgb(clip):
+        if depth == 'bicubic' and clip.dtype != np.uint8 and clip.min() >= 0:
+            largest = np.iinfo(np.uint8 if clip.dtype == np.int16 else np.uint16).max
+            values = _antialiased(torch.from_numpy(clip.astype(np.float32)), height, width, 'bicubic')
+            return values.round().clamp(0, largest).numpy().astype(clip.dtype)
         rows, columns = (_nearest(*lengths) for lengths in zip(clip.shape[1:3], (height, width), strict=True))
         return clip[:, rows][:, :, columns]
     if interpolation == 'bilinear':
@@ -57,35 +64,47 @@ def resize(clip: np.ndarray, height: int, width: int, interpolation: str) -> np.
     # Pillow's filter in a quarter of its time. On ImageNet crops 97 % of the values are Pillow's and the mean
     # difference is 0.03; rarely, where the filter overshoots 0 or 255 between its two passes, it is up to 10.
     # The copy is for the strides: those of image[None] let PyTorch put the colours apart, and all that follows is slow.
-    frames = torch.from_numpy(np.array(clip, order='C')).permute(0, 3, 1, 2)
-    frames = F.interpolate(frames, size=(height, width), mode='bicubic', antialias=True)
-    return frames.permute(0, 2, 3, 1).numpy()
+    frames = torch.from_numpy(np.array(clip, order='C'))
+    return _antialiased(frames, height, width, interpolation.removesuffix('_antialias')).numpy()
+
+
+def _antialiased(frames: Tensor, height: int, width: int, mode: str) -> Tensor:
+    frames = F.interpolate(frames.permute(0, 3, 1, 2), size=(height, width), mode=mode, antialias=True)
+    return frames.permute(0, 2, 3, 1)
 
 
 def _nearest(length: int, size: int) -> np.ndarray:
     return (2 * np.arange(size) + 1) * length // (2 * size)
 
 
-def resize_short(clip: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+def resize_short(clip: np.ndarray, size: int, interpolation: str, depth: str = 'nearest') -> np.ndarray:
     """(T, H, W, 3) -> the same with a short side of ``size``; the long side is rounded down."""
     height, width = clip.shape[1:3]
     if height < width:
-        return resize(clip, size, size * width // height, interpolation)
-    return resize(clip, size * height // width, size, interpolation)
+        return resize(clip, size, size * width // height, interpolation, depth)
+    return resize(clip, size * height // width, size, interpolation, depth)
 
 
 def random_box(
-    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+    redraw: bool = True,
 ) -> Box:
     """A box of a random share of the area and a random aspect ratio: torchvision's rule, draw for draw.
 
-    Ten draws may fail to fit; then the box is the largest central one with an aspect ratio within ``ratio``.
+    Ten draws may fail to fit; then the box is the largest central one with an aspect ratio within ``ratio``. Without
+    ``redraw`` the first one counts, and a side that does not fit is cut: BYOL's rule (arXiv:2006.07733).
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(*log_ratio))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if not redraw:
+            w, h = min(w, width), min(h, height)
         if 0 < w <= width and 0 < h <= height:
             return Box(int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w)
     h, w = height, width
@@ -110,6 +129,8 @@ class RandomResizedCrop:
         interpolation: 'bilinear' (no antialiasing, the recipe for clips) or 'bicubic' (antialiased, the recipe for
             images).
         short_side: first resize to this short side, bilinear; None cuts from the original frame.
+        redraw: whether a box that does not fit is drawn again, or its sides cut; see `random_box`.
+        depth: filter of depth, see `resize`: 'nearest', or 'bicubic' as in MultiMAE's pretraining.
 
     Raises:
         ValueError: a value that makes no crop, or no random numbers given (evaluation).
@@ -123,8 +144,10 @@ class RandomResizedCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: str = 'bilinear',
         short_side: int | None = None,
+        redraw: bool = True,
+        depth: str = 'nearest',
     ):
-        check_interpolation(interpolation)
+        check_interpolation(interpolation, depth)
         for name, (low, high) in dict(scale=scale, ratio=ratio).items():
             if not 0 < low <= high:
                 raise ValueError(f'{name}={(low, high)} is not a range of positive numbers. Give (low, high).')
@@ -134,23 +157,26 @@ class RandomResizedCrop:
         self.scale, self.ratio = scale, ratio
         self.interpolation = interpolation
         self.short_side = short_side
+        self.redraw, self.depth = redraw, depth
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """(T, H, W, 3) -> (T, height, width, 3)."""
         if self.short_side is not None:
             clip = resize_short(clip, self.short_side, 'bilinear')
         frame_height, frame_width = clip.shape[1:3]
-        box = random_box(frame_height, frame_width, self.scale, self.ratio, needed_rng(rng, self))
+        box = random_box(frame_height, frame_width, self.scale, self.ratio, needed_rng(rng, self), self.redraw)
         crop = clip[:, box.top : box.top + box.height, box.left : box.left + box.width]
-        return resize(crop, self.height, self.width, self.interpolation)
+        return resize(crop, self.height, self.width, self.interpolation, self.depth)
 
 
 @TRANSFORMS.register_module()
 class MultiScaleCrop:
     """Cut a box of one of few sizes at one of 13 places and resize it: what VideoMAE pretrains with (arXiv:1507.02159).
 
-    Height and width are shares of the short side of the frame, neighbours in ``scales`` or equal. The places are the
-    corners, the centres of the sides, the centre, and the four half-way between centre and corner.
+    Height and width are shares of the short side of the frame, neighbours in ``scales`` or equal. One that differs from
+    ``size`` by less than 3 pixels is ``size``, where it fits (the release goes past the frame). The places are the
+    corners, the centres of the sides, the centre, and the four half-way between centre and corner. Pillow resizes the
+    released crops, so they are antialiased.
 
     Args:
         size: of the result; one number for a square, or (height, width).
@@ -172,10 +198,17 @@ class MultiScaleCrop:
         rng = needed_rng(rng, self)
         frame_height, frame_width = clip.shape[1:3]
         short = min(frame_height, frame_width)
-        height, width = (max(int(short * scale), 1) for scale in self.pairs[rng.integers(len(self.pairs))])
+        shares = self.pairs[rng.integers(len(self.pairs))]
+        height = _snapped(int(short * shares[0]), self.height, frame_height)
+        width = _snapped(int(short * shares[1]), self.width, frame_width)
         y, x = _PLACES[rng.integers(len(_PLACES))]  # in quarters of the room there is
         top, left = (frame_height - height) // 4 * y, (frame_width - width) // 4 * x
-        return resize(clip[:, top : top + height, left : left + width], self.height, self.width, 'bilinear')
+        crop = clip[:, top : top + height, left : left + width]
+        return resize(crop, self.height, self.width, 'bilinear_antialias')
+
+
+def _snapped(length: int, size: int, room: int) -> int:
+    return size if abs(length - size) < 3 and size <= room else max(length, 1)
 
 
 _PLACES = [(y, x) for y in range(5) for x in range(5) if y % 2 == x % 2]
@@ -208,17 +241,17 @@ class ResizeShort:
     """Resize to a short side of ``size``, keeping the aspect ratio; the long side is rounded down.
 
     Raises:
-        ValueError: unknown ``interpolation`` (see `resize` for the two).
+        ValueError: unknown ``interpolation`` or ``depth`` (see `resize` for them).
     """
 
-    def __init__(self, *, size: int, interpolation: str = 'bilinear'):
-        check_interpolation(interpolation)
+    def __init__(self, *, size: int, interpolation: str = 'bilinear', depth: str = 'nearest'):
+        check_interpolation(interpolation, depth)
         self.size = size
-        self.interpolation = interpolation
+        self.interpolation, self.depth = interpolation, depth
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """(T, H, W, 3) -> (T, h, w, 3)."""
-        return resize_short(clip, self.size, self.interpolation)
+        return resize_short(clip, self.size, self.interpolation, self.depth)
 
 
 @TRANSFORMS.register_module()
@@ -290,7 +323,7 @@ def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def check_interpolation(interpolation: str) -> None:
+def check_interpolation(interpolation: str, depth: str = 'nearest') -> None:
     """Refuse what `resize` does not know.
 
     Raises:
@@ -298,6 +331,8 @@ def check_interpolation(interpolation: str) -> None:
     """
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'interpolation={interpolation!r} is unknown. Choose one of {", ".join(INTERPOLATIONS)}.')
+    if depth not in ('nearest', 'bicubic'):
+        raise ValueError(f"depth={depth!r} is unknown. Choose 'nearest' or 'bicubic'.")
 
 
 def _check_covers(clip: np.ndarray, height: int, width: int, transform: object) -> None:

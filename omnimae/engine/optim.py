@@ -270,6 +270,8 @@ class WarmupCosineLR(_ParamScheduler):
         start_lr: rate of the first step.
         end_lr: rate at the end.
         rescale: whether the cosine starts at the end of the warm-up.
+        peak_in_warmup: whether the last step of the warm-up has the peak already, as in VideoMAE and MultiMAE, whose
+            warm-up is a linspace; else the first step after it.
         end: epochs of the whole training; the Runner fills in those of the train loop.
 
     Raises:
@@ -284,6 +286,7 @@ class WarmupCosineLR(_ParamScheduler):
         end_lr: float = 0.0,
         rescale: bool = True,
         *,
+        peak_in_warmup: bool = False,
         end: int,
     ) -> None:
         if not 0 <= warmup_epochs < end:
@@ -297,10 +300,14 @@ class WarmupCosineLR(_ParamScheduler):
         # MMEngine tells a scheduler the epochs, not the steps; EpochTrainLoop leaves them in the message hub.
         self.num_steps = MessageHub.get_current_instance().get_info('max_iters')
         assert self.num_steps, 'build WarmupCosineLR after EpochTrainLoop'
+        steps = round(self.warmup * self.num_steps)
+        self.stretch = steps / max(steps - 1, 1) if peak_in_warmup else 1.0
         super().__init__(optimizer, 'lr', end=self.num_steps, by_epoch=False)
 
     def _get_value(self) -> list[float]:
         where = self.last_step / self.num_steps
+        if where < self.warmup:
+            where *= self.stretch
         lr = warmup_cosine(where, self.peak, self.warmup, self.start_lr, self.end_lr, self.rescale)
         return [base * lr / self.peak for base in self.base_values]
 

@@ -123,7 +123,7 @@ class MixupCutMix:
 
 def _span(size: int, length: int) -> tuple[int, int]:
     centre = _integer(length)
-    return max(centre - size // 2, 0), min(centre + (size + 1) // 2, length)
+    return max(centre - size // 2, 0), min(centre + size // 2, length)  # an odd size loses a pixel, as in timm
 
 
 def _uniform(low: float, high: float) -> float:

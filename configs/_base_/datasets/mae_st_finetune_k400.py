@@ -7,6 +7,7 @@ configs/masked_ssl.
 _base_ = './videomae_finetune_k400.py'
 
 augment = _base_.train.transforms
-train = dict(transforms=[dict(augment[0], num_layers=2), *augment[1:]])
+train = dict(sampling='resampled', transforms=[dict(augment[0], num_layers=2), *augment[1:]])
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
-test_dataloader = dict(dataset=dict(sources=dict(videos=dict(num_clips=7))))
+val_dataloader = dict(dataset=dict(sources=dict(videos=dict(sampling='resampled'))))
+test_dataloader = dict(dataset=dict(sources=dict(videos=dict(sampling='resampled', num_clips=7))))

@@ -1,7 +1,9 @@
 """K400 videos alone, each read once for four clips: the data of MAE-ST pretraining.
 
-As ``videomae_k400.py`` but for two things, both of the released code: every replica is a clip from another random time,
-and crops are those of a random area between a half and the whole of the frame, half of them mirrored.
+As ``videomae_k400.py`` but for three things of the released code: every replica is a clip from another random time,
+strides count frames of a video that would have 30 a second, and crops are those of a random area between a half and the
+whole of the frame, bilinear without antialiasing, half of them mirrored. The release decodes to a short side of 256
+before it crops; here the crop is resized once, from the original frame.
 """
 
 _base_ = './videomae_k400.py'
@@ -10,6 +12,7 @@ train_dataloader = dict(
     dataset=dict(
         sources=dict(
             k400=dict(
+                sampling='resampled',
                 replicas=4,
                 new_clips=True,
                 transforms=[
@@ -20,3 +23,4 @@ train_dataloader = dict(
         ),
     ),
 )
+val_dataloader = dict(dataset=dict(sources=dict(k400=dict(sampling='resampled'))))

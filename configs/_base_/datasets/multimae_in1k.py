@@ -11,7 +11,8 @@ every modality, but for their endings::
 No network that makes them is part of this package; the published code has a script for each. The check is
 ``python tools/prepare_dataset.py multimae --root data/imagenet_multimae/train``; if it leaves files out, train with
 ``--cfg-options train_dataloader.dataset.sources.in1k.ann_file=data/imagenet_multimae/train/aligned_list.txt``.
-Crops and flips, the same for all modalities: the paper's appendix A and the released config.
+Crops and flips, the same for all modalities: the paper's appendix A and the released config. RGB and depth are resized
+bicubically, classes to the nearest pixel, all by Pillow's rules: the released code leaves them to Pillow's defaults.
 """
 
 data_root = '{{$OMNIMAE_DATA:data}}/imagenet_multimae'
@@ -30,7 +31,9 @@ train_dataloader = dict(
                 root=f'{data_root}/train',
                 modalities=modalities,
                 transforms=[
-                    dict(type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic'),
+                    dict(
+                        type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic', depth='bicubic'
+                    ),
                     dict(type='Flip', prob=0.5),
                 ],
             ),
@@ -53,7 +56,7 @@ val_dataloader = dict(
                 root=f'{data_root}/val',
                 modalities=modalities,
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bicubic'),
+                    dict(type='ResizeShort', size=224, interpolation='bicubic', depth='bicubic'),
                     dict(type='CenterCrop', size=224),
                 ],
             ),

@@ -1,6 +1,6 @@
 """HMDB51 for fine-tuning VideoMAE, as ``python tools/prepare_dataset.py hmdb51 --root data/hmdb51`` leaves it.
 
-Clips of 16 frames at a stride of 2, here 32/30 seconds; everything else as in ``videomae_finetune_k400.py``.
+Clips of 16 frames at a stride of 2; everything else as in ``videomae_finetune_k400.py``.
 """
 
 _base_ = './videomae_finetune_k400.py'
@@ -8,7 +8,7 @@ _base_ = './videomae_finetune_k400.py'
 root = '{{$OMNIMAE_DATA:data}}/hmdb51'
 num_classes = 51
 
-rows = dict(root=root, clip_seconds=32 / 30, classes=f'{root}/classes.txt')
+rows = dict(root=root, stride=2, classes=f'{root}/classes.txt')
 train = dict(rows, ann_file=f'{root}/hmdb51_train_list_videos.txt')
 val = dict(rows, ann_file=f'{root}/hmdb51_val_list_videos.txt')
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))

@@ -1,8 +1,8 @@
 """SSv2 for fine-tuning VideoMAE, as ``python tools/prepare_dataset.py ssv2 --root data/sthv2`` leaves it.
 
-Sparse clips: one frame in each of 16 segments of the video, a random one in training, the middle one in validation;
-tested on 2 clips, whose frames interleave, x 3 crops. No flip, which would turn "from left to right" into another
-class. Everything else as in ``videomae_finetune_k400.py``: the released code (github.com/MCG-NJU/VideoMAE).
+Sparse clips: one frame in each of 16 segments of the video, a random one in training, the middle one in validation (in
+VideoMAE's first version a random one, too); tested on 2 clips, whose frames interleave, x 3 crops. No flip, which would
+turn "from left to right" into another class. Everything else as in ``videomae_finetune_k400.py``.
 """
 
 _base_ = './finetune_videos.py'
@@ -24,7 +24,7 @@ train = dict(
     ann_file=f'{root}/sthv2_train_list_videos.txt',
     replicas=2,
     transforms=[
-        dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4),
+        dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4, interpolation='bicubic'),
         dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0)),
     ],
 )

@@ -1,4 +1,4 @@
-"""SSv2 videos alone: as ``videomae_k400.py``, with a stride of 2 at the 12 frames per second of the published videos.
+"""SSv2 videos alone: as ``videomae_k400.py``, with every second of their 12 frames a second.
 
 Expected files: those of SSv2 in ``in1k_ssv2.py``.
 """
@@ -8,7 +8,7 @@ _base_ = './videomae_k400.py'
 sthv2 = dict(
     root=f'{_base_.data_root}/sthv2/videos',
     allow_outside=True,  # prepare_dataset.py --short-side writes ../videos_SIZE/NAME.mp4
-    clip_seconds=32 / 12,
+    stride=2,
 )
 lists = f'{_base_.data_root}/sthv2/sthv2'
 train, val = (loader.dataset.sources.k400 for loader in (_base_.train_dataloader, _base_.val_dataloader))

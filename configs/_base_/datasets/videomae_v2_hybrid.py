@@ -3,23 +3,22 @@
 Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
 
     kinetics710/videos_train/**.mp4    K400, K600 and K700 without duplicates and without test videos
-    sthv2/                             as in ``in1k_ssv2.py``
+    sthv2/                             as in ``in1k_ssv2.py``; its validation set for a held-out loss
     ava/clips/**.mp4                   AVA 2.2 in pieces of 300 frames
     webvid2m/videos/**.mp4
-    kinetics400/videos_val/**.mp4      for a held-out loss
 
-Strides: 4, and 2 of SSv2 at its 12 frames per second: released code. About 1.35 M clips, of which these four make 49,
-12.5, 1.5 and 18.5 %; the rest were collected from Instagram and are not public. The release mixes the sources within a
-step; here a step has one of them, in random order. One list of all sources, as the release has it ("PATH 0 -1" and
-"FOLDER START TOTAL" lines), serves as the ``ann_file`` of each of them, with ``select`` for its lines, and
-``FrameDataset`` reads folders of pictures.
+Strides: every fourth frame, of SSv2 every second of its 12 a second: released code. About 1.35 M clips, of which these
+four make 49, 12.5, 1.5 and 18.5 %; the rest were collected from Instagram and are not public. The release mixes the
+sources within a step; here a step has one of them, in random order. One list of all sources, as the release has it
+("PATH 0 -1" and "FOLDER START TOTAL" lines), serves as the ``ann_file`` of each of them, with ``select`` for its lines,
+and ``FrameDataset`` reads folders of pictures.
 """
 
 _base_ = './videomae_ssv2.py'
 
 root = _base_.data_root
 ssv2 = dict(_base_.train_dataloader.dataset.sources.ssv2, replicas=4)
-others = dict(type='VideoDataset', clip_seconds=64 / 30, num_frames=16, replicas=4, transforms=ssv2['transforms'])
+others = dict(ssv2, stride=4, allow_outside=False, ann_file=None)
 train_dataloader = dict(
     dataset=dict(
         sources=dict(

@@ -16,7 +16,7 @@ model = dict(
         positions='sincos2d',
         cls_token=True,
     ),
-    mask_generator=dict(image=dict(type='RandomMasking', ratio=0.75)),
+    mask_generator=dict(image=dict(type='RandomMasking', ratio=0.75, round_down='visible')),
     head=dict(
         type='MAEHead',
         embed_dim=512,

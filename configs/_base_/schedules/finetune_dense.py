@@ -11,6 +11,8 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
     paramwise_cfg=dict(layer_decay=0.75, rule='paper'),
 )
-param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0, end_lr=0.0, rescale=True)
+param_scheduler = dict(
+    type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0, end_lr=0.0, rescale=True, peak_in_warmup=True
+)
 train_cfg = dict(type='EpochTrainLoop', max_epochs=64)
 custom_hooks = [dict(type='PredictionHook', interval=20)]

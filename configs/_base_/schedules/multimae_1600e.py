@@ -10,6 +10,8 @@ optim_wrapper = dict(
     dtype='bfloat16',
     optimizer=dict(type='AdamW', lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
 )
-param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=0.0, rescale=True)
+param_scheduler = dict(
+    type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=0.0, rescale=True, peak_in_warmup=True
+)
 train_cfg = dict(type='EpochTrainLoop', max_epochs=1600, val_interval=50)
 custom_hooks = [dict(type='ReconstructionHook', interval=50)]

@@ -12,6 +12,8 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',  # for its weight decay groups; no layer-wise rates in pretraining
     paramwise_cfg=dict(no_decay=('mask_token',)),
 )
-param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=8e-5, rescale=True)
+param_scheduler = dict(
+    type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=8e-5, rescale=True, peak_in_warmup=True
+)
 train_cfg = dict(type='EpochTrainLoop', max_epochs=800, val_interval=50)
 custom_hooks = [dict(type='ReconstructionHook', interval=50)]

@@ -6,5 +6,5 @@ Rates are the scripts' times videos per step / 256, floor included; replicas do 
 
 _base_ = './finetune.py'
 
-param_scheduler = dict(start_lr=0.0)
+param_scheduler = dict(start_lr=0.0, peak_in_warmup=True)
 train_cfg = dict(val_interval=5)

@@ -25,4 +25,3 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay=0.65))
 train_cfg = dict(max_epochs=100)
-custom_hooks = []  # no average of weights

@@ -25,4 +25,3 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
 train_cfg = dict(max_epochs=50)
-custom_hooks = []  # no average of weights

@@ -14,7 +14,7 @@ Expect: top-1 83.3 (README of the release). Ours: not yet run.
 _base_ = [
     '../../_base_/default_runtime.py',
     '../../_base_/models/dense_multimae_vit-base.py',
-    '../../_base_/datasets/finetune_in1k.py',
+    '../../_base_/datasets/mae_finetune_in1k.py',
     '../../_base_/schedules/finetune.py',
 ]
 
@@ -32,12 +32,8 @@ model = dict(
     head_init_std=None,  # Xavier's rule, instead of _base_.head_init_std
     init_cfg=_base_.model.init_cfg,
 )
-middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
-val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle))))
-test_dataloader = val_dataloader
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay=0.65, no_decay=('global_tokens',))
 )
-param_scheduler = dict(warmup_epochs=5, start_lr=0.0)
+param_scheduler = dict(warmup_epochs=5, start_lr=0.0, peak_in_warmup=True)
 train_cfg = dict(max_epochs=100)
-custom_hooks = []  # no average of weights

@@ -36,6 +36,10 @@ class DecordReader(VideoReader):
         stamps = sorted(stamp for stamp, is_discard in packets if not is_discard)  # an edit list may cut some
         self._frame_times = self._times(stamps)
 
+    def frame_times(self) -> NDArray[np.float64]:
+        """See `VideoReader.frame_times`."""
+        return self._frame_times
+
     def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         indices, places = np.unique(pick(self._frame_times), return_inverse=True)
         return _decord_process().read(self.path, self._source, indices, self._num_packets)[places]

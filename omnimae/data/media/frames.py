@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Indices: TypeAlias = NDArray[np.int64]
 
 SAME_TIME = 1e-6  # seconds by which a moment and the start of a frame, computed in two ways, may differ
 
@@ -31,20 +33,75 @@ def test_starts(duration: float, seconds: float, num_clips: int, *, to_end: bool
 test_starts.__test__ = False  # type: ignore[attr-defined]  # whatever pytest makes of the name
 
 
-def sparse_moments(length: float, num_frames: int, places: ArrayLike) -> NDArray[np.float64]:
-    """(num_frames,): a moment in each of ``num_frames`` equal segments of [0, length).
+# Frames by their number: the rules of released code, for a video of ``num`` frames.
 
-    ``places``, one for all or one each, are shares of a segment: TSN (arXiv:1608.00859) draws them in training.
+
+def strided(num: int, start: int, stride: int, num_frames: int) -> Indices:
+    """Every ``stride``-th frame from ``start`` on: VideoMAE's pretraining. Near the end of the video one repeats.
+
+    A step that would reach the last frame is not taken, unless the clip fits.
     """
-    return (np.arange(num_frames) + np.asarray(places)) * (length / num_frames)
+    steps = max(num - 2 - start, 0) // stride
+    return start + stride * np.minimum(np.arange(num_frames), steps)
 
 
-def sparse_test_places(num_clips: int) -> list[float]:
-    """Places of the frames of each test clip in their segments: the middle; of several clips i / num_clips.
+def spread(num: int, start: int, stride: int, num_frames: int) -> Indices:
+    """Frames spread over ``stride * num_frames``, both ends included: VideoMAE's fine-tuning (I3D's dense sampling).
 
-    So the clips interleave.
+    Of a shorter video they are num // stride frames spread over all of it, then its last one.
     """
-    return [0.5] if num_clips == 1 else [i / num_clips for i in range(num_clips)]
+    window = stride * num_frames
+    if num > window:
+        places = np.linspace(start, start + window, num_frames)
+        return np.minimum(places, start + window - 1).astype(np.int64)
+    places = np.linspace(0, num, num // stride)
+    places = np.append(places, np.full(num_frames - len(places), num))
+    return np.minimum(places, num - 1).astype(np.int64)
+
+
+def strided_test(num: int, stride: int, num_frames: int, num_clips: int) -> list[Indices]:
+    """Test clips of VideoMAE: of every ``stride``-th frame of the video, evenly spaced; of one clip the middle."""
+    grid = np.arange(0, num, stride)
+    grid = np.append(grid, np.full(max(num_frames - len(grid), 0), grid[-1]))
+    room = len(grid) - num_frames
+    starts = [room // 2] if num_clips == 1 else [int(i * (room / (num_clips - 1))) for i in range(num_clips)]
+    return [grid[start : start + num_frames] for start in starts]
+
+
+def resampled(num: int, start: float, length: float, num_frames: int) -> Indices:
+    """Frames spread over ``length`` of them from ``start`` on, neither a whole number: SlowFast's, and so MAE-ST's."""
+    places = np.linspace(start, start + length - 1, num_frames)
+    return (places.clip(0, num - 1) + SAME_TIME).astype(np.int64)
+
+
+def resampled_test_starts(num: int, length: float, num_clips: int) -> list[int]:
+    """Starts of the test clips of SlowFast: whole frames apart; of one clip the middle."""
+    room = max(num - length, 0)
+    return [int(room / 2)] if num_clips == 1 else [i * int(room / (num_clips - 1)) for i in range(num_clips)]
+
+
+def segments(num: int, num_frames: int, rng: np.random.Generator | None) -> Indices:
+    """One frame in each of ``num_frames`` equal segments (TSN, arXiv:1608.00859): a random one, or the middle.
+
+    Segments are of num // num_frames frames; what is left over at the end is not used. A shorter video begins with
+    its first frame repeated. VideoMAE V2 has it so; VideoMAE takes the first frame alone then.
+    """
+    size = num // num_frames
+    if not size:
+        return np.maximum(np.arange(num - num_frames, num), 0)
+    within = size // 2 if rng is None else rng.integers(size, size=num_frames)
+    return np.arange(num_frames) * size + within
+
+
+def segments_test(num: int, num_frames: int, num_clips: int) -> list[Indices]:
+    """Test clips of one frame in each segment, which interleave; of one clip the middle of the segments."""
+    if num_clips == 1:
+        return [segments(num, num_frames, None)]
+    size = num / num_frames
+    return [(i * size / num_clips + size * np.arange(num_frames)).astype(np.int64) for i in range(num_clips)]
+
+
+# Frames by their time.
 
 
 def pick_frames(times: ArrayLike, start: float, seconds: float, num_frames: int) -> NDArray[np.int64]:
@@ -72,17 +129,27 @@ class ClipReader(Protocol):
 
     def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]: ...
 
+    def frame_times(self) -> NDArray[np.float64]: ...
+
+
+SAMPLINGS = ('dense', 'sparse', 'strided', 'spread', 'resampled')
+FRAME_RATE = 30  # at which SlowFast counts strides
+
 
 class ClipSampling(NamedTuple):
     """Which clips are taken of a video.
 
     Attributes:
-        sampling: 'dense' takes frames evenly spread over a clip of ``clip_seconds``, 'sparse' one frame in each of
-            ``num_frames`` equal segments of the whole video (TSN).
+        sampling: 'dense' takes frames evenly spread over a clip of ``clip_seconds``. The others count frames, as the
+            released code of OmniMAE's siblings does: 'sparse' takes one frame in each of ``num_frames`` equal segments
+            of the whole video (TSN), 'strided' every ``stride``-th (VideoMAE's pretraining), 'spread' frames spread
+            over ``stride * num_frames`` (VideoMAE's fine-tuning), 'resampled' the same of a video that would have 30
+            frames a second (MAE-ST, SlowFast). The functions of this module say how.
         clip_seconds: length of a dense clip.
         num_frames: of a clip.
-        num_clips: test clips of a video; see `test_starts` and `sparse_test_places`. Training takes random ones.
+        num_clips: test clips of a video; see the functions of this module. Training takes random ones.
         to_end: of the dense ones, see `test_starts`.
+        stride: frames from one of the clip to the next.
     """
 
     sampling: str = 'dense'
@@ -90,30 +157,89 @@ class ClipSampling(NamedTuple):
     num_frames: int = 16
     num_clips: int = 1
     to_end: bool = False
+    stride: int | None = None
 
     def check(self) -> None:
         """Raise a ValueError if there is no such sampling, or a number that makes no clip."""
-        if self.sampling not in ('dense', 'sparse'):
-            raise ValueError(f"sampling={self.sampling!r} is unknown. Choose 'dense' or 'sparse'.")
-        for name in ('clip_seconds', 'num_frames', 'num_clips'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'{name}={getattr(self, name)} is not positive.')
+        if self.sampling not in SAMPLINGS:
+            choices = f'{", ".join(map(repr, SAMPLINGS[:-1]))} or {SAMPLINGS[-1]!r}'
+            raise ValueError(f'sampling={self.sampling!r} is unknown. Choose {choices}.')
+        if (self.sampling in ('dense', 'sparse')) != (self.stride is None):
+            raise ValueError(
+                f"stride={self.stride} and sampling={self.sampling!r}: 'strided', 'spread' and 'resampled' need a "
+                'stride, in frames; the others have none.'
+            )
+        for name in ('clip_seconds', 'num_frames', 'num_clips', 'stride'):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f'{name}={value} is not positive.')
 
     def read(
-        self, video: ClipReader, first: float, length: float, rng: np.random.Generator | None, num_random: int = 1
+        self,
+        video: ClipReader,
+        first: float,
+        length: float,
+        rng: np.random.Generator | None,
+        num_random: int = 1,
+        clock: ClipReader | None = None,
     ) -> list[NDArray[np.uint8]]:
         """Clips (num_frames, H, W, 3) of [first, first + length) seconds: random ones, or the test clips without rng.
+
+        Args:
+            video: to read from.
+            first: where they may begin, in seconds.
+            length: how long they may last together, in seconds.
+            rng: None for the test clips.
+            num_random: how many random ones.
+            clock: where frames are counted, if not in ``video``: aligned videos are read at the same moments.
 
         Raises:
             BrokenVideoError: as of `VideoReader.read`.
         """
+        if self.sampling == 'dense':
+            if rng is None:
+                starts = test_starts(length, self.clip_seconds, self.num_clips, to_end=self.to_end)
+            else:
+                starts = [train_start(length, self.clip_seconds, u) for u in rng.random(num_random)]
+            seconds = min(self.clip_seconds, length)
+            return video.read_clips([first + start for start in starts], seconds, self.num_frames)
+        times = (clock or video).frame_times()
+        begin, end = np.searchsorted(times, [first - SAME_TIME, first + length - SAME_TIME])
+        times = times[begin:end] if begin < end else np.array([first])  # a still: what is on screen
+        clips = [times[clip] for clip in self.pick(len(times), _rate(times), rng, num_random)]
+        if len(clips) == 1:
+            return [video.read_at(clips[0])]
+        moments, places = np.unique(np.concatenate(clips), return_inverse=True)  # no frame is decoded twice
+        frames = video.read_at(moments)
+        return [frames[part] for part in places.reshape(len(clips), -1)]
+
+    def pick(self, num: int, rate: float, rng: np.random.Generator | None, num_random: int = 1) -> list[Indices]:
+        """Numbers of the frames of each clip (num_frames,), not for 'dense'; of ``num`` frames, ``rate`` a second."""
+        if rng is not None:
+            return [self._draw(num, rate, rng) for _ in range(num_random)]
+        count, clips = self.num_frames, self.num_clips
         if self.sampling == 'sparse':
-            places: Iterable[ArrayLike] = sparse_test_places(self.num_clips)
-            if rng is not None:
-                places = rng.random((num_random, self.num_frames))
-            return [video.read_at(first + sparse_moments(length, self.num_frames, place)) for place in places]
-        if rng is None:
-            starts = test_starts(length, self.clip_seconds, self.num_clips, to_end=self.to_end)
-        else:
-            starts = [train_start(length, self.clip_seconds, u) for u in rng.random(num_random)]
-        return video.read_clips([first + start for start in starts], min(self.clip_seconds, length), self.num_frames)
+            return segments_test(num, count, clips)
+        assert self.stride is not None  # see check
+        if self.sampling == 'resampled':
+            length = self.stride * count * rate / FRAME_RATE
+            return [resampled(num, start, length, count) for start in resampled_test_starts(num, length, clips)]
+        if self.sampling == 'spread' and clips == 1:  # the validation of VideoMAE V2
+            return [spread(num, (num - self.stride * count) // 2, self.stride, count)]
+        return strided_test(num, self.stride, count, clips)
+
+    def _draw(self, num: int, rate: float, rng: np.random.Generator) -> Indices:
+        if self.sampling == 'sparse':
+            return segments(num, self.num_frames, rng)
+        assert self.stride is not None  # see check
+        window = self.stride * self.num_frames
+        if self.sampling == 'strided':
+            return strided(num, int(rng.integers(max(num - window + 1, 1))), self.stride, self.num_frames)
+        if self.sampling == 'spread':
+            return spread(num, int(rng.integers(max(num - window, 1))), self.stride, self.num_frames)
+        length = window * rate / FRAME_RATE
+        return resampled(num, rng.random() * max(num - length, 0), length, self.num_frames)
+
+
+def _rate(times: NDArray[np.float64]) -> float:
+    """Frames a second, on average."""
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else FRAME_RATE

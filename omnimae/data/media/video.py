@@ -96,6 +96,16 @@ class VideoReader:
         moments = np.asarray(moments)
         return self._read_from(moments[0], moments[-1], partial(pick_on_screen, moments=moments))
 
+    def frame_times(self) -> NDArray[np.float64]:
+        """Seconds at which the frames of the whole file begin, in order; reads all packets and decodes none.
+
+        Raises:
+            BrokenVideoError: as of `read`.
+        """
+        with self._reporting():
+            self._reopen()
+            return self._times(_shown(_from_keyframe(self._demux())))
+
     def _read_from(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         self._check_begun(start)
         with self._reporting():
