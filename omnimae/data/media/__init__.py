@@ -1,6 +1,10 @@
 """What a file shows: frames of videos, images, maps; everything that knows a decoder is here.
 
 `open_video` gives an open video by either reader, `read_image` a picture; `frames` says which frames make a clip.
+
+Levels become RGB by the matrix and the range that the file states (BT.601 and limited range where it states none). As
+in the published data loaders, nothing else is done to them: profiles (ICC), gamma, the transfer of HDR, alpha of videos
+and the shape of pixels that are not square are not applied.
 """
 
 from __future__ import annotations

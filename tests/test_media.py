@@ -1,0 +1,110 @@
+"""What files show where other toolkits were reported to show something else, and what is not applied, as in theirs."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from omnimae.data.media import open_video
+from omnimae.data.media.images import decode_image
+from omnimae.data.reencode import reencode
+
+READERS = ('pyav', 'decord')
+RGB = np.array([200, 50, 20])
+KR_KB = {'bt601': (0.299, 0.114), 'bt709': (0.2126, 0.0722), 'bt2020': (0.2627, 0.0593)}  # of ITU-R BT.601, .709, .2020
+COLORSPACE = {'bt601': 6, 'bt709': 1, 'bt2020': 9}  # numbers of ISO/IEC 23091-4, table 4
+LIMITED, FULL = 1, 2  # of FFmpeg's AVColorRange
+
+
+def encode(path: Path, frame: av.VideoFrame, codec: str, num_frames: int = 8, **context: Any) -> str:
+    """Write a still of ten frames a second."""
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+        for name, value in context.items():
+            setattr(stream.codec_context, name, value)
+        for number in range(num_frames):
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return str(path)
+
+
+def yuv(matrix: str, color_range: int) -> av.VideoFrame:
+    """A frame of the colour RGB, by the recommendation's own formulas."""
+    kr, kb = KR_KB[matrix]
+    red, green, blue = RGB / 255
+    luma = kr * red + (1 - kr - kb) * green + kb * blue
+    cb, cr = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
+    levels = (
+        (255 * luma, 128 + 255 * cb, 128 + 255 * cr)
+        if color_range == FULL
+        else (16 + 219 * luma, 128 + 224 * cb, 128 + 224 * cr)
+    )
+    planes = np.concatenate([np.full(64 * 48 // share, round(x)) for x, share in zip(levels, (1, 4, 4), strict=True)])
+    return av.VideoFrame.from_ndarray(planes.reshape(72, 64).astype(np.uint8), 'yuv420p')
+
+
+@pytest.mark.parametrize('color_range', [LIMITED, FULL])
+@pytest.mark.parametrize('matrix', KR_KB)
+def test_colours_of_a_video_are_those_of_its_matrix_and_range(tmp_path, matrix, color_range):
+    """PyAV-Org/PyAV#2149 and #2230, meta-pytorch/torchcodec#1262: full range, or BT.709, read as limited BT.601."""
+    colours = dict(colorspace=COLORSPACE[matrix], color_range=color_range)
+    path = encode(tmp_path / 'v.mkv', yuv(matrix, color_range), 'ffv1', **colours)
+    reencode(path, tmp_path / 'copy.mp4', 48)
+    for file, readers in ((path, READERS), (str(tmp_path / 'copy.mp4'), READERS[:1])):
+        for reader in readers:
+            with open_video(file, reader) as video:
+                assert np.abs(video.read(0.0, 0.8, 2)[:, 20, 30].astype(int) - RGB).max() <= 5, (file, reader)
+
+
+@pytest.mark.parametrize('transfer', ['smpte2084', 'arib-std-b67'])
+def test_the_transfer_of_hdr_is_not_applied(tmp_path, transfer):
+    """meta-pytorch/torchcodec#585: levels come out as they are coded, as of all readers of FFmpeg's kind."""
+    number = {'smpte2084': 16, 'arib-std-b67': 18}[transfer]
+    colours = dict(colorspace=9, color_range=LIMITED, color_primaries=9)
+    frame = yuv('bt2020', LIMITED).reformat(format='yuv420p10le')
+    shown = []
+    for name, more in (('hdr', dict(color_trc=number)), ('sdr', {})):
+        with open_video(encode(tmp_path / f'{name}.mkv', frame, 'ffv1', **colours, **more)) as video:
+            shown.append(video.read(0.0, 0.8, 1))
+    np.testing.assert_array_equal(*shown)
+
+
+@pytest.mark.parametrize('reader', READERS)
+def test_pixels_that_are_not_square_stay_as_they_are_stored(tmp_path, reader):
+    """meta-pytorch/torchcodec#733."""
+    path = encode(tmp_path / 'v.mp4', yuv('bt601', LIMITED), 'mpeg4', sample_aspect_ratio=Fraction(16, 9))
+    with av.open(path) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 9)
+    with open_video(path, reader) as video:
+        assert video.read(0.0, 0.8, 1).shape == (1, 48, 64, 3)
+
+
+def test_of_videos_alpha_is_not_applied(tmp_path):
+    """Zulko/moviepy#2229: the colour under transparent pixels is shown, as ffmpeg does; images have white there."""
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[:] = (*RGB, 0)
+    with open_video(encode(tmp_path / 'v.mov', av.VideoFrame.from_ndarray(pixels, 'rgba'), 'png')) as video:
+        assert video.read(0.0, 0.8, 1)[0, 20, 30].tolist() == RGB.tolist()
+
+
+def test_profiles_and_gamma_are_not_applied():
+    """chaiNNer-org/chaiNNer#3296: the published data loaders take the levels of the file for sRGB, whatever it says."""
+    from PIL import ImageCms, PngImagePlugin
+
+    image = Image.new('RGB', (8, 8), tuple(RGB.tolist()))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('XYZ')).tobytes()
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b'gAMA', (100000).to_bytes(4, 'big'))
+    for options in (dict(icc_profile=profile), dict(pnginfo=chunks)):
+        file = io.BytesIO()
+        image.save(file, 'PNG', **options)
+        assert (decode_image(file.getvalue()) == RGB).all()
