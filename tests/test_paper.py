@@ -34,6 +34,7 @@ from paper_tables import (
 
 from omnimae.config import load_config
 from omnimae.registry import DATA_SAMPLERS, MODELS
+from omnimae.structures import Grid
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -118,6 +119,15 @@ def pretraining(cfg: Config) -> dict[str, Any]:
             'videos': cfg.train_dataloader.sampler.repeats[video],
         },
     }
+
+
+def test_visible_tokens_of_section_4_2():
+    """The recipe shows one more of either than the paper prints, as the release does, and its docstring says how."""
+    cfg = loaded(OMNIMAE / 'vit-b_in1k-ssv2.py').model
+    for rounding, printed in ({}, (20, 79)), ({'round_down': 'visible'}, (19, 78)):
+        image, video = (MODELS.build(dict(cfg.mask_generator[kind], **rounding)) for kind in ('image', 'video'))
+        shown = 196 - image.num_hidden(Grid(1, 14, 14)), 1568 - video.num_hidden(Grid(8, 14, 14))
+        assert shown == printed
 
 
 BASE = table_3(**{'image mask': ('RandomMasking', 0.75), 'video mask': ('TubeMasking', 0.9), 'epochs': 800})  # B.3

@@ -2,7 +2,8 @@
 
 Encoder, decoder and masks: paper (arXiv:2206.08356), section 3.2; 90 % of the image and 95 % of the video tokens are
 hidden at random. Like the release this rounds the hidden tokens down: 20 and 79 are visible, where section 4.2 prints
-19 and 78. The decoder's 16 heads and missing qkv bias are those of the released weights; the paper does not say them.
+19 and 78 (``round_down='visible'``). The decoder's 16 heads and missing qkv bias are those of the released weights; the
+paper does not say them.
 Targets are made of pixels in 0..1, as in the release; the paper has 0..255 (B.1), which differs in the weight of eps.
 """
 
