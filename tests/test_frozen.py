@@ -64,7 +64,7 @@ DENSE = dict(
 # Behind a config of `tiny_run`: its test pictures in ``test_dataloader``, all of them as the bank too.
 KNN = """
 model = dict(type='FrozenBackbone', backbone=model['backbone'])
-test_cfg = dict(type='KNNTestLoop', bank_dataloader=test_dataloader, num_classes=2, k=3)
+test_cfg = dict(type='KNNTestLoop', bank_dataloader=test_dataloader, num_classes=3, k=3)  # two occur
 """
 WATCHED = """
 custom_hooks = [dict(type='LossHook')]
@@ -410,7 +410,7 @@ def test_two_ranks_test_like_one_to_the_last_sample(data, tmp_path, pretrained, 
     assert ours['ids'].tolist() == theirs['ids'].tolist()
     assert len(set(ours['ids'].tolist())) == 21
     np.testing.assert_allclose(ours['scores'], theirs['scores'], atol=1e-5)
-    without = ours['probabilities'] == 0  # of a class without a vote among the three
+    without = ours['probabilities'] == 0  # the third class has no vote
     np.testing.assert_array_equal(ours['scores'][without], -np.inf)
     np.testing.assert_array_equal(ours['scores'][~without], ours['probabilities'][~without])
     assert without.any()
