@@ -526,5 +526,5 @@ def test_mixing_without_labels_is_refused():
     data = batch(2)
     del data['labels']
     model = classifier(data_preprocessor=dict(type='ClipPreprocessor', mixing=MIXING))
-    with pytest.raises(ValueError, match='mixing mixes labels, and this batch or model has none. Remove it'):
+    with pytest.raises(ValueError, match='mixing mixes labels, and this batch or model has none. Set it to None'):
         model.data_preprocessor(data, training=True)

@@ -70,7 +70,11 @@ def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
     for kind in ('images', 'videos'):  # the checkpoint knows the classes
         (labelled / kind / 'train').rename(labelled / f'{kind}_elsewhere')
     command('tools/test.py', CONFIG, weights, '--work-dir', work, '--out', out, '--cfg-options', *SMALL)
-    assert json.loads(out.read_text()).keys() == {'accuracy/top1', 'accuracy/mean_class'}
+    metrics = json.loads(out.read_text())
+    places = ('accuracy/', 'accuracy/images/', 'accuracy/videos/')
+    assert metrics.keys() == {f'{place}{key}' for place in places for key in ('top1', 'mean_class')}
+    pooled = (6 * metrics['accuracy/images/top1'] + 3 * metrics['accuracy/videos/top1']) / 9
+    assert metrics['accuracy/top1'] == pytest.approx(pooled)
     with np.load(out.with_suffix('.npz')) as file:
         assert file['scores'].shape == (9, 3)  # six images and three videos, three classes
         assert sorted(file['labels'].tolist()) == [0] * 3 + [1] * 3 + [2] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,21 @@ def test_rates_by_layer():
     }
 
 
+def test_own_images_are_segmented_as_readme_says(tmp_path):
+    """An inheriting config has 19 classes that count from 0, in training, validation and test."""
+    readme = (CONFIGS.parent / 'README.md').read_text()
+    [text] = re.findall(r'```python\n(_base_ = [^`]*vit-b_ade20k.py.*?)```', readme, re.DOTALL)
+    (tmp_path / 'own.py').write_text(text.replace('/path/to/omnimae', str(CONFIGS.parent)))
+    cfg = load_config(tmp_path / 'own.py')
+    assert cfg.model.task.num_classes == 19
+    for split, root in (('train', 'my/train'), ('val', 'my/val'), ('test', 'my/val')):
+        source = sources_of(cfg, split)
+        assert source.root == root
+        assert source.modalities == dict(
+            rgb=dict(folder='images'), semseg=dict(kind='classes', folder='labels', reduce_zero_label=False)
+        )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs
 
@@ -256,6 +272,12 @@ def test_trains_validates_and_tests(path, data, tmp_path, monkeypatch):
     untouched = [name for name, value in runner.model.named_parameters() if not state[value]['exp_avg'].any()]
     assert not untouched
     assert [picture.name for picture in (tmp_path / 'work' / 'predictions').iterdir()] == ['epoch_2_images.png']
+    absent = re.findall(
+        r'(train|val)_dataloader: (.* never occur: .*)\. If', next((tmp_path / 'work').rglob('*.log')).read_text()
+    )
+    size = getattr(runner.model.task, 'num_classes', 3)  # classes 1 to 3 of the files are 0 to 2
+    said = f'{size - 3} of {size} classes never occur: class 3, class 4, class 5, class 6, class 7 and {size - 8} more'
+    assert absent == ([('train', said), ('val', said)] if size > 3 else [])
 
     again = run(path, tmp_path / 'test')
     load_weights(again.model, tmp_path / 'work' / 'epoch_2_raw.safetensors', complete=True)

@@ -30,9 +30,10 @@ from torch import nn
 
 from omnimae.checkpoint import load_weights
 from omnimae.engine import compat
-from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, StepSeedHook
+from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, LabelHook, StepSeedHook
 from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
+from omnimae.evaluation import ClipAccuracy, load_scores
 from omnimae.registry import HOOKS, MODELS, TRANSFORMS
 
 RUNTIME = Path(__file__).parents[1] / 'configs/_base_/default_runtime.py'
@@ -621,6 +622,77 @@ def test_the_names_of_the_classes_are_compared_too():
     tests.before_test(runner(cats_dogs, None))
     with pytest.raises(ValueError, match="has other classes than epoch_9.pth: label 1 is 'fox' here and 'dog'"):
         tests.before_test(runner(cats_foxes))
+
+
+def labelled_runner(size: int, train: list[int] | None, val: list[int] | None, names=None, **metric) -> SimpleNamespace:
+    """A runner of a classifier with one source a loader."""
+    loaders = {
+        f'{split}_dataloader': SimpleNamespace(
+            dataset=SimpleNamespace(
+                names=['pictures'],
+                sources=[SimpleNamespace(classes=names, labels=None if labels is None else np.array(labels))],
+            )
+        )
+        for split, labels in (('train', train), ('val', val), ('test', val))
+    }
+    loop = SimpleNamespace(evaluator=SimpleNamespace(metrics=[ClipAccuracy(**{'topk': (1,), **metric})]))
+    model = SimpleNamespace(data_preprocessor=SimpleNamespace(num_classes=size))
+    said: list[str] = []
+    return SimpleNamespace(
+        model=model, val_loop=loop, test_loop=loop, logger=SimpleNamespace(warning=said.append), said=said, **loaders
+    )
+
+
+def test_classes_that_never_occur_are_named_once():
+    runner = labelled_runner(1000, [*range(992)], [*range(999)])
+    LabelHook().before_train(runner)
+    train, val = runner.said
+    assert train.startswith(
+        'train_dataloader: 8 of 1000 classes never occur: class 992, class 993, class 994, class 995, class 996 and 3 '
+        'more. If that is not meant, check num_classes and the labels'
+    )
+    assert val.startswith('val_dataloader: 1 of 1000 classes never occur: class 999. If')
+    runner = labelled_runner(3, [1, 2], [0, 1, 2], names=('cat', 'dog', 'fox'))
+    LabelHook().before_train(runner)
+    [said] = runner.said
+    assert said.startswith("train_dataloader: 1 of 3 classes never occur: 'cat'. If")
+
+
+@pytest.mark.parametrize(
+    ('size', 'labels', 'message'), [(1, [0], "'cat', one of 1 classes"), (3, [2], "'fox', one of 3")]
+)
+def test_data_of_a_single_class_are_said_to_mean_nothing(size, labels, message):
+    runner = labelled_runner(size, labels, labels, names=('cat', 'dog', 'fox')[:size])
+    LabelHook().before_train(runner)
+    assert [message in said and 'an accuracy says nothing' in said for said in runner.said] == [True, True]
+
+
+def test_samples_without_labels_are_refused_before_anything_runs(tmp_path: Path):
+    message = (
+        r"val_dataloader: source 'pictures' has no labels, and ClipAccuracy counts them\. .* train without validation"
+    )
+    with pytest.raises(ValueError, match=message):
+        LabelHook().before_train(labelled_runner(2, [0, 1], None))
+    with pytest.raises(ValueError, match=r"test_dataloader: source 'pictures' has no labels.* test with --out FILE"):
+        LabelHook().before_test(labelled_runner(2, [0, 1], None))
+    LabelHook().before_test(labelled_runner(2, [0, 1], None, out_file=str(tmp_path / 'scores.npz')))
+
+
+def test_more_k_than_the_head_has_classes_is_refused_before_anything_runs():
+    """Where no source knows the names of its classes."""
+    with pytest.raises(ValueError, match=r'topk=\(1, 5\) asks for more than the 2 classes there are. Lower topk'):
+        LabelHook().before_train(labelled_runner(2, [0, 1], [0, 1], topk=(1, 5)))
+
+
+def test_scores_without_labels_go_through_the_runner(data: Path, tmp_path: Path):
+    (tmp_path / 'list.txt').write_text('a/0.png\nb/1.png\n')
+    more = f"\ntest_dataloader['dataset']['sources']['pictures']['ann_file'] = '{tmp_path}/list.txt'\n"
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
+    with pytest.raises(ValueError, match="test_dataloader: source 'pictures' has no labels"):
+        build_runner(config, tmp_path / 'refused').test()
+    out = tmp_path / 'scores.npz'
+    assert build_runner(config, tmp_path / 'work', {'test_evaluator.out_file': str(out)}).test() == {}
+    assert load_scores([out]).ids.tolist() == ['a/0.png', 'b/1.png']
 
 
 def test_a_head_of_the_right_size_and_a_model_without_head_pass(data: Path, tmp_path: Path):

@@ -14,6 +14,7 @@ default_hooks = dict(
     step_seed=dict(type='StepSeedHook'),
     throughput=dict(type='ThroughputHook'),
     head_size=dict(type='HeadSizeHook'),
+    labels=dict(type='LabelHook'),
     broken_files=dict(type='BrokenFileHook', min_failures=10, max_ratio=0.01),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
     export=dict(type='ExportHook'),

@@ -73,7 +73,8 @@ class Modality(NamedTuple):
         for word, kind in dict(valid='depth', reduce_zero_label='classes', num_classes='classes').items():
             if modality.kind != kind and getattr(modality, word) != cls._field_defaults[word]:
                 raise ValueError(
-                    f'modalities.{name}.{word} is for kind={kind!r}, not {modality.kind!r}. Leave it out, or set kind.'
+                    f'modalities.{name}.{word} is for kind={kind!r}, not {modality.kind!r}. Leave it out '
+                    f'(in an inheriting config: set it to {cls._field_defaults[word]}), or set kind.'
                 )
         return modality
 

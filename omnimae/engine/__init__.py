@@ -1,7 +1,15 @@
 """What MMEngine's Runner needs from us: optimizer and schedule, train loop, hooks, checkpoints, workarounds."""
 
 from .compat import leave_distributed, setup_distributed, setup_environment
-from .hooks import BrokenFileHook, HeadSizeHook, PredictionHook, ReconstructionHook, StepSeedHook, ThroughputHook
+from .hooks import (
+    BrokenFileHook,
+    HeadSizeHook,
+    LabelHook,
+    PredictionHook,
+    ReconstructionHook,
+    StepSeedHook,
+    ThroughputHook,
+)
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
@@ -17,6 +25,7 @@ __all__ = [
     'KNNHook',
     'KNNTestLoop',
     'LARS',
+    'LabelHook',
     'LayerDecayConstructor',
     'PlainCheckpointHook',
     'PredictionHook',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from omnimae.evaluation import ClipAccuracy
 from omnimae.registry import HOOKS
-from omnimae.structures import Batch
+from omnimae.structures import UNKNOWN_CLASS, Batch
 from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
 
 
@@ -206,6 +207,122 @@ def _check_head(size: int, dataset: Any, loader: str) -> None:
         raise ValueError(
             f"{loader}: source {name!r} {found}, and the model's head tells {size} apart. Set model.num_classes="
             f"{count}, or give the source the classes that the head knows, in the head's order: classes=[...]."
+        )
+
+
+@HOOKS.register_module()
+class LabelHook(Hook):
+    """Refuses samples without labels where they are to be counted, and names the classes that never occur.
+
+    Both at the start, before anything is trained or tested: a class that no sample has may be a wrong ``num_classes``,
+    or labels that are one off. Of maps, which nobody has read yet, it is said after the first epoch and the first
+    validation. Each is one line, whatever the number of classes.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at the labels of training and of the validation that will follow."""
+        preprocessor = unwrapped(runner.model).data_preprocessor
+        size = getattr(preprocessor, 'num_classes', None)
+        self._areas: dict[str, Tensor] = {}  # of the classes in maps, while they are counted
+        self._to_count = {'train', 'val'} if size is not None and getattr(preprocessor, 'target', False) else set()
+        datasets = {'train': runner.train_dataloader.dataset}
+        if runner.val_loop is not None:
+            datasets['val'] = runner.val_dataloader.dataset
+            _check_countable(datasets['val'], 'val_dataloader', runner.val_loop.evaluator.metrics, size)
+        for mode, dataset in datasets.items():
+            labels = [labels for source in dataset.sources if (labels := getattr(source, 'labels', None)) is not None]
+            if size is not None and labels and not self._to_count:
+                present = {*np.unique(np.concatenate(labels)).tolist()}
+                _name_absent(runner, f'{mode}_dataloader', present, _names(dataset, size))
+
+    def before_test(self, runner: Runner) -> None:
+        """Look at the labels of the test."""
+        size = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', None)
+        metrics = runner.test_loop.evaluator.metrics
+        _check_countable(runner.test_dataloader.dataset, 'test_dataloader', metrics, size)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Begin to count the classes of maps, unless the run goes on from within this epoch."""
+        if runner.iter == runner.epoch * len(runner.train_dataloader):
+            self._begin('train')
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Begin to count the classes of maps."""
+        self._begin('val')
+
+    def _begin(self, mode: str) -> None:
+        if mode in getattr(self, '_to_count', ()):
+            self._areas[mode] = torch.zeros(UNKNOWN_CLASS + 1, dtype=torch.int64)
+
+    def _after_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+        mode: str = 'train',
+    ) -> None:
+        if (areas := getattr(self, '_areas', {}).get(mode)) is not None:
+            for batch in data_batch if mode == 'train' else [data_batch]:
+                areas += torch.bincount(batch['target'].flatten().int().cpu(), minlength=len(areas))
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Name the classes that no map of training has."""
+        self._end(runner, 'train')
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Name the classes that no map of validation has."""
+        self._end(runner, 'val')
+
+    def _end(self, runner: Runner, mode: str) -> None:
+        if (areas := getattr(self, '_areas', {}).pop(mode, None)) is not None:
+            self._to_count.discard(mode)
+            all_reduce(areas)
+            size = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', 0)
+            present = {*areas[:size].nonzero()[:, 0].tolist()}
+            _name_absent(runner, f'{mode}_dataloader', present, [f'class {number}' for number in range(size)])
+
+
+def _check_countable(dataset: Any, loader: str, metrics: Sequence[Any], size: int | None) -> None:
+    """Where a ClipAccuracy counts, there are labels, and as many classes as its largest k."""
+    for metric in metrics:
+        if not isinstance(metric, ClipAccuracy):
+            continue
+        if size is not None:
+            metric.check_size(size)
+        sources = zip(dataset.names, dataset.sources, strict=True)
+        unlabelled = [name for name, source in sources if getattr(source, 'labels', ()) is None]
+        if unlabelled and (metric.out_file is None or len(unlabelled) < len(dataset.names)):
+            remedy = (
+                'test with --out FILE.json, which writes the scores alone'
+                if loader == 'test_dataloader'
+                else 'train without validation: val_dataloader=val_cfg=val_evaluator=None'
+            )
+            raise ValueError(
+                f'{loader}: source {unlabelled[0]!r} has no labels, and ClipAccuracy counts them. Sort its files into '
+                f'a folder per class or give an ann_file of "path label" lines; or {remedy}.'
+            )
+
+
+def _names(dataset: Any, size: int) -> list[str]:
+    """The names of the classes, in quotes, where a source knows them, else their numbers."""
+    known = (getattr(source, 'classes', None) for source in dataset.sources)
+    names = next((names for names in known if names is not None and len(names) == size), None)
+    return [f'class {number}' for number in range(size)] if names is None else [*map(repr, names)]
+
+
+def _name_absent(runner: Runner, loader: str, present: Collection[int], names: Sequence[str]) -> None:
+    absent = [name for number, name in enumerate(names) if number not in present]
+    if len(present) == 1:
+        runner.logger.warning(
+            f'{loader}: all samples are of {names[next(iter(present))]}, one of {len(names)} classes. To answer it '
+            'always is right, so an accuracy says nothing. Check num_classes and the labels.'
+        )
+    elif absent:
+        some = ', '.join(absent[:5]) + (f' and {len(absent) - 5} more' if len(absent) > 5 else '')
+        runner.logger.warning(
+            f'{loader}: {len(absent)} of {len(names)} classes never occur: {some}. If that is not meant, check '
+            'num_classes and the labels (of maps: reduce_zero_label).'
         )
 
 

@@ -91,7 +91,7 @@ class CrossAttentionHead(BaseModule):
         if error not in ERRORS:
             raise ValueError(f'CrossAttentionHead: error={error!r} is unknown. Choose one of {", ".join(ERRORS)}.')
         if error == 'cross_entropy' and target is not None:
-            raise ValueError(f'CrossAttentionHead: target={target} is for values, not for classes. Leave it out.')
+            raise ValueError(f'CrossAttentionHead: target={target} is for values, not for classes. Set it to None.')
         if embed_dim % num_heads:
             raise ValueError(f'CrossAttentionHead: num_heads={num_heads} does not divide embed_dim={embed_dim}.')
         self.modality = modality

@@ -69,8 +69,8 @@ class ClipPreprocessor(BaseDataPreprocessor):
         if self.mixing:
             if 'labels' not in inputs or self.num_classes is None:
                 raise ValueError(
-                    'model.data_preprocessor.mixing mixes labels, and this batch or model has none. Remove it, or '
-                    'train a Classifier on a dataset with an ann_file with labels, or with a folder per class.'
+                    'model.data_preprocessor.mixing mixes labels, and this batch or model has none. Set it to '
+                    'None, or train a Classifier on a dataset with an ann_file with labels, or with a folder per class.'
                 )
             targets = F.one_hot(inputs['labels'], self.num_classes).float()
             clip, inputs['labels'] = self.mixing(clip, targets)
