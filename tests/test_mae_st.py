@@ -623,3 +623,26 @@ def test_fine_tuning_recipes(name, rate, machines, replicas, decay, drop_path, d
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     assert sum(x.numel() for x in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.6)
+
+
+def test_the_fine_tuning_of_the_repository():
+    """FINETUNE.md, and main_finetune.py and main_test.py where it says nothing, beside SlowFast's recipe."""
+    cfg, other = (load_config(CONFIGS / 'finetune' / f'vit-l_k400{end}.py') for end in ('_repository', ''))
+    optimizer, scheduler = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert (optimizer.lr, cfg.optim_wrapper.clip_grad.max_norm, cfg.optim_wrapper.dtype) == (2.4e-3, 5.0, None)
+    assert (scheduler.start_lr, scheduler.end_lr, scheduler.warmup_epochs) == (0.0, 1e-6, 5)
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_sampler.global_batch_size) == (50, 256)
+    assert (cfg.model.backbone.drop_path_rate, cfg.model.dropout) == (0.2, 0.3)
+    assert (cfg.test_dataloader.dataset.sources.videos.num_clips, cfg.test_evaluator.softmax) == (10, True)
+    assert (cfg.model, cfg.train_dataloader, cfg.val_dataloader) == (
+        other.model,
+        other.train_dataloader,
+        other.val_dataloader,
+    )
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    wrapper = dict(type='AutocastOptimWrapper', optimizer=optimizer)
+    constructor = LayerDecayConstructor(wrapper, cfg.optim_wrapper.paramwise_cfg)
+    spared = {id(x) for group in constructor.param_groups(model) if not group['weight_decay'] for x in group['params']}
+    names = {name for name, x in model.named_parameters() if id(x) in spared and x.dim() > 1}
+    assert names == {f'backbone.{name}' for name in ('cls_token', 'pos_embed_space', 'pos_embed_time', 'pos_embed_cls')}

@@ -3,7 +3,7 @@
 Numbers: the released script, in the ``_base_`` file that holds each; a rate of 1e-3 per 256 videos, 2048 a step,
          each in four crops with masks of their own (8192 samples; 1200 epochs as the paper counts).
 Run: bash tools/dist_train.sh configs/videomae/v2_vit-h_hybrid.py 8
-Hardware of the release: 32 GPUs.
+Hardware of the release: 64 GPUs.
 Expect: nothing published.
      Ours: not yet run.
 """

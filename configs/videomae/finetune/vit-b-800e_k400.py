@@ -1,7 +1,7 @@
 """VideoMAE ViT-B, fine-tuned on Kinetics-400 (arXiv:2203.12602).
 
 Numbers: the released script; a rate of 1e-3 per 256 videos, 512 a step.
-     Pretraining: ``vit-b_k400.py`` with train_cfg.max_epochs=800.
+     Pretraining: ``vit-b-800e_k400.py``.
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/vit-b-800e_k400.py 8
       (global batch 512 = 8 per GPU x 8 GPUs x 8 accumulated micro-batches; the release had 64 GPUs;
@@ -23,7 +23,7 @@ model = dict(
     data_preprocessor=dict(erasing=_base_.erasing),
     init_cfg=dict(
         type='Checkpoint',
-        checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/vit-b_k400/epoch_800_raw.safetensors}}',
+        checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/vit-b-800e_k400/epoch_800_raw.safetensors}}',
     ),
 )
 train_dataloader = dict(dataset=dict(sources=dict(videos=dict(replicas=1))))
