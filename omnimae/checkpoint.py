@@ -16,7 +16,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -281,9 +281,11 @@ def load_weights(
         ValueError: the file cannot be read, its layout is unknown, or its tensors do not fit the model.
     """
     content, _ = load_file(path)
-    state_dict, left = _translate(content, path)
     model = getattr(model, 'module', model)  # within DDP
     target = model.state_dict()
+    # what has a norm behind the pooling is a classifier, or looks at one
+    pool = getattr(getattr(model, 'backbone', None), 'pool', 'mean') if 'norm.weight' in target else 'mean'
+    state_dict, left = _translate(content, path, pool)
     _check_kind(state_dict, target, type(model).__name__, path)
     state_dict, apart = _of_kind(state_dict, target)
     state_dict = _with_cls_position(state_dict, target)
@@ -299,7 +301,7 @@ def load_weights(
     wanted = _wanted(state_dict, target, path, takes_norm)
     _check_fit(wanted, target, state_dict, path)
     if complete:
-        _check_complete(wanted, target, state_dict, path)
+        _check_complete(wanted, target, state_dict, path, left, pool)
     model.load_state_dict({key: state_dict[key] for key in target if wanted(key)}, strict=False)
     report = LoadReport(
         path=str(path),
@@ -314,10 +316,10 @@ def load_weights(
     return report
 
 
-def _translate(content: StateDict, path: str | os.PathLike) -> tuple[StateDict, tuple[str, ...]]:
+def _translate(content: StateDict, path: str | os.PathLike, pool: str) -> tuple[StateDict, tuple[str, ...]]:
     """Tensors of a file in our layout, and the keys that have no place there."""
     try:
-        state_dict, left = translate(content)
+        state_dict, left = translate(content, pool=pool)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     for key, x in state_dict.items():  # what is taken apart later
@@ -596,11 +598,27 @@ def _check_fit(
 
 
 def _check_complete(
-    wanted: Callable[[str], bool], target: StateDict, state_dict: StateDict, path: str | os.PathLike
+    wanted: Callable[[str], bool],
+    target: StateDict,
+    state_dict: StateDict,
+    path: str | os.PathLike,
+    left: Collection[str],
+    pool: str,
 ) -> None:
     initial = [key for key in target if not wanted(key)]
     if not initial:
         return
+    if 'head.weight' in left and 'head.weight' in target:
+        if CLS_TOKEN not in state_dict:
+            raise ValueError(
+                f"{path}: its head reads the first patch alone (VideoMAE's use_mean_pooling=False), which no model of "
+                'ours does. Fine-tune a classifier from it, which leaves this head.'
+            )
+        reads, remedy = ('class token', 'cls') if pool == 'mean' else ('mean of the patches', 'mean')
+        raise ValueError(
+            f"{path}: its head reads the {reads}, and the model has pool={pool!r}. Set model.backbone.pool='{remedy}'"
+            f'{" and model.backbone.cls_token=True" if remedy == "cls" else ""}.'
+        )
     heads = [len(state['head.weight']) for state in (state_dict, target) if 'head.weight' in state]
     if len(heads) == 2 and not is_pretraining(state_dict):
         raise ValueError(

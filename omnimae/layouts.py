@@ -7,8 +7,9 @@ Converting renames: no value changes, position tables included. What another enc
 - VideoMAE and VideoMAE V2 have a bias for queries and values only; the third for the keys is zero. Their positions are
   our fixed sinusoids and stand in no file, so the model's own tables stay. The decoder becomes an MAEHead with
   ``qkv_bias='qv', tokens='decoder', embed_bias=False``.
-- MAE (arXiv:2111.06377) and other image ViTs of timm's names become a model of one-frame patches. Where the decoder is
-  in the file it becomes an MAEHead with ``qkv_bias=True, tokens='decoder', positions='sincos2d'``.
+- MAE (arXiv:2111.06377) and other image ViTs, of timm's names or of transformers' ('vit_mae': ViTMAE, and its ViT),
+  become a model of one-frame patches. Where the decoder is in the file it becomes an MAEHead with ``qkv_bias=True,
+  tokens='decoder', positions='sincos2d'``.
 - MAE-ST (arXiv:2205.09113) has learned positions, of the class token too, and queries, keys and values apart. Its
   repository ('mae_st') has a class token of the decoder's own; the released weights are SlowFast's ('slowfast'), whose
   decoder goes on with the encoder's and has a position for every token. The decoder becomes an MAEHead with
@@ -63,6 +64,7 @@ class Layout(NamedTuple):
         cls_positions: the class token has positions of its own.
         embed_bias: whether the projection from the encoder to the decoder has a bias.
         needs_norm: whether the encoder of a pretraining model always ends in a norm.
+        head_may_read_a_token: whether a classifier may read one token instead of the mean.
     """
 
     marks: tuple[str, ...]
@@ -74,16 +76,15 @@ class Layout(NamedTuple):
     cls_positions: bool = False
     embed_bias: bool = True
     needs_norm: bool = True
+    head_may_read_a_token: bool = False
 
 
 def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
     """An image ViT: its kernel is one of one frame, and the class token takes its position into itself (zero in MAE).
 
-    Left is a head on the class token, as ours pool the others, and what is there of a decoder that is not whole.
+    Left is what is there of a decoder that is not whole, and transformers' pooler.
     """
-    without_place = [] if 'decoder_pred.weight' in state_dict else ['mask_token', 'decoder_']
-    if 'cls_token' in state_dict and 'fc_norm.weight' not in state_dict:
-        without_place.append('head')
+    without_place = ['pooler.', *([] if 'decoder_pred.weight' in state_dict else ['mask_token', 'decoder_'])]
     left = tuple(key for key in state_dict if key.startswith(tuple(without_place)))
     plain = {key: x for key, x in state_dict.items() if key not in left}
     _flatten_mask_token(plain)
@@ -207,10 +208,35 @@ def _flatten_mask_token(state_dict: StateDict) -> None:
 
 def _simplify_huggingface(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
     """VideoMAE of transformers: separate queries, keys and values, their biases under one of two names."""
+    plain = _joined({_replaced(key.removeprefix('videomae.'), HUGGINGFACE_NAMES): x for key, x in state_dict.items()})
+    _flatten_mask_token(plain)
+    return plain, ()
+
+
+def _simplify_vit_mae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """ViTMAE of transformers, or its ViT, as version 4 or 5 names them: MAE's decoder has names of its own."""
+    names = (*_VIT_MAE_NAMES, *HUGGINGFACE_NAMES)
+    return _simplify_timm(_joined({_replaced(key.removeprefix('vit.'), names): x for key, x in state_dict.items()}))
+
+
+def _with_head_of(pool: str, state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """A classifier of timm's names pools the mean of the tokens if it has ``fc_norm``, and one token otherwise."""
+    if 'head.weight' not in state_dict or is_pretraining(state_dict):
+        return state_dict, ()
+    is_mean = 'fc_norm.weight' in state_dict
+    if is_mean and pool == 'mean':
+        return state_dict, ()
+    if not is_mean and pool == 'cls' and 'cls_token' in state_dict:
+        return {re.sub(r'^norm\.', 'fc_norm.', key): x for key, x in state_dict.items()}, ()
+    left = tuple(key for key in state_dict if key.startswith(('head.', 'fc_norm.')))
+    return {key: x for key, x in state_dict.items() if key not in left}, left
+
+
+def _joined(state_dict: StateDict) -> StateDict:
+    """Put queries, keys and values of transformers together."""
     plain: StateDict = {}
     projections: dict[str, StateDict] = {}
-    for key, x in state_dict.items():
-        name = _replaced(key.removeprefix('videomae.'), HUGGINGFACE_NAMES)
+    for name, x in state_dict.items():
         block, _, projection = name.partition('.attention.attention.')
         if projection:
             renamed = {'q_bias': 'query.bias', 'v_bias': 'value.bias'}.get(projection, projection)
@@ -222,8 +248,7 @@ def _simplify_huggingface(state_dict: StateDict) -> tuple[StateDict, tuple[str, 
         if 'query.bias' in parts:
             parts.setdefault('key.bias', torch.zeros_like(parts['query.bias']))
             _fuse(parts, 'bias', f'{block}.attn.qkv.bias', plain)
-    _flatten_mask_token(plain)
-    return plain, ()
+    return plain
 
 
 def _fuse(parts: StateDict, parameter: str, name: str, into: StateDict) -> None:
@@ -250,6 +275,19 @@ HUGGINGFACE_NAMES = (
     ('layernorm_after.', 'norm2.'),
     ('layernorm.', 'norm.'),
     ('classifier.', 'head.'),
+)
+
+# what ViTMAE has beside VideoMAE, (theirs, MAE's or version 4's), in this order; version 5 writes 'decoder_encoder'
+_VIT_MAE_NAMES = (
+    ('decoder.decoder_encoder.layer.', 'decoder_blocks.'),
+    ('decoder.decoder_layers.', 'decoder_blocks.'),
+    ('decoder.', ''),
+    ('embeddings.cls_token', 'cls_token'),
+    ('embeddings.position_embeddings', 'pos_embed'),
+    ('encoder.layer.', 'blocks.'),
+    ('layers.', 'blocks.'),
+    *((f'attention.{name[0]}_proj.', f'attention.attention.{name}.') for name in ('query', 'key', 'value')),
+    ('attention.o_proj.', 'attn.proj.'),
 )
 
 _OMNIMAE_ENCODER = (
@@ -327,6 +365,15 @@ LAYOUTS = {
         simplify=_simplify_videomae,
         fixed_positions=True,
         embed_bias=False,
+        head_may_read_a_token=True,
+    ),
+    # ViTMAE and ViT as transformers names them; its VideoMAE has no class token
+    'vit_mae': Layout(
+        marks=('vit.embeddings.cls_token', 'embeddings.cls_token'),
+        pretraining=_MAE,
+        classifier=_TIMM,
+        simplify=_simplify_vit_mae,
+        head_may_read_a_token=True,
     ),
     # VideoMAE as transformers names it
     'huggingface': Layout(
@@ -340,6 +387,7 @@ LAYOUTS = {
         fixed_positions=True,
         embed_bias=False,
         needs_norm=False,  # use_mean_pooling=True, the default of a new model there, takes it away
+        head_may_read_a_token=True,
     ),
     # github.com/EPFL-VILAB/MultiMAE
     'multimae': Layout(
@@ -366,7 +414,13 @@ LAYOUTS = {
         cls_positions=True,
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
-    'timm': Layout(marks=('blocks.0.attn.qkv.weight',), pretraining=_MAE, classifier=_TIMM, simplify=_simplify_timm),
+    'timm': Layout(
+        marks=('blocks.0.attn.qkv.weight',),
+        pretraining=_MAE,
+        classifier=_TIMM,
+        simplify=_simplify_timm,
+        head_may_read_a_token=True,
+    ),
 }
 
 
@@ -394,7 +448,7 @@ def _bare(state_dict: Mapping) -> StateDict:
 def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
     """Rename a state dict of another layout to ours, see the head of this module. Ours stays as it is.
 
-    Of image ViTs a head on the class token is left out; see `translate`.
+    A head on one token is left out, see `translate`.
 
     Args:
         state_dict: tensors by name, or a checkpoint around them (``WRAPPERS``).
@@ -406,8 +460,15 @@ def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
     return translate(state_dict, source)[0]
 
 
-def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict, tuple[str, ...]]:
-    """`convert`, and the keys that it left out: a head on the class token, parts of a decoder."""
+def translate(state_dict: Mapping, source: str | None = None, pool: str = 'mean') -> tuple[StateDict, tuple[str, ...]]:
+    """`convert`, and the keys that it left out: a head on anything but what the model pools, parts of a decoder.
+
+    Args:
+        state_dict: as of `convert`.
+        source: as of `convert`.
+        pool: of the model's backbone. With 'cls' a head on the class token is taken, with the norm before it, and one
+            on the mean of the tokens is left.
+    """
     source = source or recognise(state_dict)
     state_dict = _bare(unwrap(state_dict))
     if source is None:
@@ -420,6 +481,9 @@ def translate(state_dict: Mapping, source: str | None = None) -> tuple[StateDict
     layout = _layout(source)
     try:
         state_dict, left = layout.simplify(state_dict)
+        if layout.head_may_read_a_token:
+            state_dict, heads = _with_head_of(pool, state_dict)
+            left += heads
     except (KeyError, IndexError, RuntimeError) as error:  # what it takes apart or puts together is not there
         raise ValueError(
             f'This state dict does not fit the layout {source!r}: {type(error).__name__}: {error}. Give the checkpoint '
@@ -557,7 +621,7 @@ def export_huggingface(
     """
     _check_native(state_dict, grid)
     if CLS_TOKEN in state_dict:
-        raise ValueError('VideoMAE of transformers has no class token. Export to timm.')
+        raise ValueError('VideoMAE of transformers has no class token. Export to ViTMAE or timm.')
     if not torch.allclose(state_dict[POSITIONS], positions, atol=1e-5):
         raise ValueError(
             f'{POSITIONS} does not hold the fixed sinusoids (it came from MAE, perhaps), and VideoMAE of transformers '
@@ -578,41 +642,133 @@ def _huggingface_weights(state_dict: StateDict, prefix: str) -> StateDict:
             weights[name] = x
         elif name.startswith('head.'):
             weights[_replaced(name, _HUGGINGFACE_BACKWARD)] = x
-        elif '.attn.qkv.' in name:
-            block = _replaced(name.partition('.attn.qkv.')[0] + '.', [('blocks.', 'encoder.layer.')])
-            parts = dict(zip(('query', 'key', 'value'), x.chunk(3), strict=True))
-            if name.endswith('weight'):
-                named = {f'{part}.weight': value for part, value in parts.items()}
-            else:
-                # transformers 4 has these names, 5 takes them for query.bias and value.bias
-                named = {'q_bias': parts['query'], 'v_bias': parts['value']}
-            weights |= {f'{prefix}{block}attention.attention.{part}': value for part, value in named.items()}
+        elif name.endswith('.attn.qkv.bias'):
+            # transformers 4 has these names, 5 takes them for query.bias and value.bias
+            block = _replaced(name.removesuffix('attn.qkv.bias'), [('blocks.', 'encoder.layer.')])
+            for part, value in zip(('q_bias', None, 'v_bias'), x.chunk(3), strict=True):
+                if part is not None:
+                    weights[f'{prefix}{block}attention.attention.{part}'] = value
         else:
-            weights[prefix + _replaced(name, _HUGGINGFACE_BACKWARD)] = x
+            named = _apart(name, x).items()
+            weights |= {prefix + _replaced(part, _HUGGINGFACE_BACKWARD): value for part, value in named}
     return weights
 
 
+def _apart(name: str, x: Tensor) -> StateDict:
+    """Queries, keys and values of timm's names as transformers has them; anything else as it is."""
+    block, dot, parameter = name.partition('attn.qkv.')
+    if not dot:
+        return {name: x}
+    names = (f'{block}attention.attention.{part}.{parameter}' for part in ('query', 'key', 'value'))
+    return dict(zip(names, x.chunk(3), strict=True))
+
+
 def _huggingface_config(state_dict: StateDict, grid: Grid, num_heads: int, is_classifier: bool) -> dict[str, Any]:
-    dim, _, tubelet, height, width = state_dict[KERNEL].shape
-    config: dict[str, Any] = dict(
+    tubelet = state_dict[KERNEL].shape[2]
+    return dict(
+        _encoder_config(state_dict, grid, num_heads),
         architectures=['VideoMAEForVideoClassification' if is_classifier else 'VideoMAEModel'],
         model_type='videomae',
-        image_size=_one_or_two(grid.h * height, grid.w * width),
-        patch_size=_one_or_two(height, width),
         num_frames=grid.t * tubelet,
         tubelet_size=tubelet,
+        use_mean_pooling=is_classifier,
+    )
+
+
+def _encoder_config(state_dict: StateDict, grid: Grid, num_heads: int) -> dict[str, Any]:
+    """What the configs of transformers' ViTs share; a classifier's has the names of its classes."""
+    dim, _, _, height, width = state_dict[KERNEL].shape
+    config: dict[str, Any] = dict(
+        image_size=_one_or_two(grid.h * height, grid.w * width),
+        patch_size=_one_or_two(height, width),
         hidden_size=dim,
         num_hidden_layers=num_blocks('backbone.blocks.', state_dict),
         num_attention_heads=num_heads,
         intermediate_size=len(state_dict['backbone.blocks.0.mlp.fc1.weight']),
         layer_norm_eps=1e-6,
         qkv_bias='backbone.blocks.0.attn.qkv.bias' in state_dict,
-        use_mean_pooling=is_classifier,
     )
-    if is_classifier:
+    if 'head.weight' in state_dict:
         config['id2label'] = {str(label): f'LABEL_{label}' for label in range(len(state_dict['head.weight']))}
         config['label2id'] = {name: int(label) for label, name in config['id2label'].items()}
     return config
+
+
+class MAEDecoder(NamedTuple):
+    """What the weights of MAE's decoder do not tell.
+
+    Attributes:
+        num_heads: of each of its blocks.
+        normalize: of its PixelTarget.
+        mask_ratio: share of the patches that are hidden.
+    """
+
+    num_heads: int
+    normalize: str | None
+    mask_ratio: float
+
+
+def export_vit_mae(
+    state_dict: StateDict, *, grid: Grid, num_heads: int, pool: str = 'mean', decoder: MAEDecoder | None = None
+) -> tuple[StateDict, dict]:
+    """Our image model with a class token -> ViTMAE or ViT of transformers, and its config.json.
+
+    A pretraining model gives a ``ViTMAEForPreTraining``, an encoder a ``ViTMAEModel``, a classifier with ``pool='cls'``
+    a ``ViTForImageClassification``. Names are those of version 4, which 5 reads.
+
+    Args:
+        state_dict: of our layout.
+        grid: of the images that the position table is made for, ``model.backbone.grid``.
+        num_heads: of each block of the encoder.
+        pool: of the backbone.
+        decoder: of a pretraining model.
+
+    Raises:
+        ValueError: not of our layout, patches of several frames, a decoder that is not MAE's, a head on the mean of the
+            patches, or no norm behind the blocks.
+    """
+    state_dict = _with_joint_positions(state_dict)
+    _check_native(state_dict, grid)
+    is_classifier = 'head.weight' in state_dict and decoder is None
+    if state_dict[KERNEL].shape[2] != 1:
+        raise ValueError('With a class token transformers has ViTMAE, which is for images alone. Export to timm.')
+    if is_classifier and pool != 'cls':
+        raise ValueError(
+            "transformers' ViT has its head on the class token, and this model has pool='mean'. Export to timm."
+        )
+    if not {'norm.weight', 'backbone.norm.weight'} & state_dict.keys():
+        raise ValueError(
+            'ViTMAE of transformers has a norm behind the blocks, and this model has none. Export to timm.'
+        )
+    if decoder is None:
+        plain = {name: x for key, x in state_dict.items() if (name := _encoder_name(key, state_dict))}
+        plain['pos_embed'] = _with_first_row(plain['pos_embed'])
+        plain['patch_embed.proj.weight'] = plain['patch_embed.proj.weight'].squeeze(2)
+        plain = {name.removeprefix('fc_'): x for name, x in plain.items()}
+    else:
+        plain = export_mae(state_dict)
+    weights: StateDict = {}
+    prefix = '' if decoder is None and not is_classifier else 'vit.'
+    for name, x in plain.items():
+        weights |= {_vit_mae_name(part, prefix): value for part, value in _apart(name, x).items()}
+    config = _encoder_config(state_dict, grid, num_heads)
+    if is_classifier:
+        return weights, dict(config, architectures=['ViTForImageClassification'], model_type='vit')
+    if decoder is None:
+        return weights, dict(config, architectures=['ViTMAEModel'], model_type='vit_mae')
+    if decoder.normalize == 'channel':
+        raise ValueError("ViTMAE of transformers has no target.normalize='channel'. Choose 'patch' or None.")
+    return weights, dict(
+        config,
+        architectures=['ViTMAEForPreTraining'],
+        model_type='vit_mae',
+        decoder_hidden_size=len(state_dict['head.decoder_embed.weight']),
+        decoder_num_hidden_layers=num_blocks('head.blocks.', state_dict),
+        decoder_num_attention_heads=decoder.num_heads,
+        decoder_intermediate_size=len(state_dict['head.blocks.0.mlp.fc1.weight']),
+        mask_ratio=decoder.mask_ratio,
+        norm_pix_loss=decoder.normalize == 'patch',
+    )
 
 
 def export_mae(state_dict: StateDict) -> StateDict:
@@ -818,6 +974,11 @@ def as_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
 
 
 _HUGGINGFACE_BACKWARD = tuple((timm, theirs) for theirs, timm in HUGGINGFACE_NAMES)
+_VIT_MAE_BACKWARD = (
+    ('cls_token', 'embeddings.cls_token'),
+    ('pos_embed', 'embeddings.position_embeddings'),
+    *_HUGGINGFACE_BACKWARD,
+)
 
 
 def _encoder_name(key: str, state_dict: Collection[str]) -> str | None:
@@ -829,6 +990,15 @@ def _encoder_name(key: str, state_dict: Collection[str]) -> str | None:
 
 def _one_or_two(height: int, width: int) -> int | list[int]:
     return height if height == width else [height, width]
+
+
+def _vit_mae_name(name: str, prefix: str) -> str:
+    """Name a tensor of MAE's as ViTMAE of transformers does; the prefix is that of the encoder."""
+    if name.startswith('decoder_blocks.'):
+        return 'decoder.decoder_layers.' + _replaced(name.removeprefix('decoder_blocks.'), _HUGGINGFACE_BACKWARD)
+    if name.startswith(('decoder_', 'mask_token')):
+        return f'decoder.{name}'
+    return ('' if name.startswith('head.') else prefix) + _replaced(name, _VIT_MAE_BACKWARD)
 
 
 def _with_joint_positions(state_dict: StateDict) -> StateDict:

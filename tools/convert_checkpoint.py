@@ -1,13 +1,14 @@
 """Convert weights: published ones to ours, and ours (or published ones) to the layouts of others.
 
-python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|multimae|mae_st|slowfast|timm]
+python tools/convert_checkpoint.py SRC DST [--source omnimae|videomae|huggingface|vit_mae|multimae|mae_st|slowfast|timm]
 python tools/convert_checkpoint.py SRC DST --to omnimae|mae|mae_st|slowfast|multimae
 python tools/convert_checkpoint.py SRC DST --to videomae --config CONFIG
 python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CONFIG
 
 The name of DST decides the format: .safetensors, or else a file of torch.save. FOLDER gets model.safetensors and
 config.json: ``timm.create_model('local-dir:FOLDER', pretrained=True)`` (images only),
-``transformers.VideoMAEModel.from_pretrained('FOLDER')`` or ``VideoMAEForVideoClassification`` read it.
+``transformers.VideoMAEModel.from_pretrained('FOLDER')`` or ``VideoMAEForVideoClassification`` read it. What has a class
+token goes to ``ViTMAEForPreTraining``, ``ViTMAEModel`` or ``ViTForImageClassification``.
 """
 
 import argparse
@@ -15,12 +16,17 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
 
 from omnimae.checkpoint import load_file, save_file
 from omnimae.config import load_config
 from omnimae.layouts import (
+    CLS_TOKEN,
     LAYOUTS,
     NATIVE,
+    MAEDecoder,
     StateDict,
     as_modality,
     export,
@@ -31,7 +37,9 @@ from omnimae.layouts import (
     export_slowfast,
     export_timm,
     export_videomae,
+    export_vit_mae,
     is_multimodal,
+    is_pretraining,
     recognise,
     take_modality,
     translate,
@@ -115,7 +123,8 @@ def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
     # of the model: grid, heads and the fixed positions, for which one block is enough
     cfg = load_config(args.config).model
     backbone = MODELS.build({**cfg.backbone, 'depth': 1, 'init_cfg': None})
-    if getattr(backbone, 'pool', 'mean') == 'cls' and 'norm.weight' in weights:
+    pool = getattr(backbone, 'pool', 'mean')
+    if pool == 'cls' and 'norm.weight' in weights and args.to == 'timm':
         raise ValueError(f"--to {args.to} is for heads on the mean of the tokens, and {args.config} has pool='cls'.")
     tokenizers = getattr(backbone, 'tokenizers', {})
     stem = tokenizers['rgb'] if 'rgb' in tokenizers else backbone  # of several modalities the colours are exported
@@ -127,6 +136,8 @@ def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
         pixels = cfg.get('data_preprocessor') or {}
         facts |= {key: pixels[key] for key in ('mean', 'std') if key in pixels}
         exported, config = export_timm(weights, **facts)
+    elif CLS_TOKEN in weights:
+        exported, config = export_vit_mae(weights, **facts, pool=pool, decoder=_mae_decoder(weights, cfg, backbone))
     elif positions is None:
         raise ValueError('VideoMAE of transformers has fixed positions, and this model learns them. Export to timm.')
     else:
@@ -136,6 +147,17 @@ def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
     save_file(exported, folder / 'model.safetensors', {'format': 'pt'})
     (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
     return exported
+
+
+def _mae_decoder(weights: StateDict, cfg: Config, backbone: Any) -> MAEDecoder | None:
+    """What weights of pretraining do not tell of their decoder."""
+    if not is_pretraining(weights):
+        return None
+    head = cfg.head if 'type' in cfg.head else next(iter(cfg.head.values()))  # several are refused later
+    learned = dict(in_dim=backbone.embed_dim, patch_size=backbone.patch_size, grid=backbone.grid, num_extra_tokens=1)
+    built: Any = MODELS.build({**head, **learned, 'depth': 1})
+    ratio = cfg.mask_generator.get('image', {}).get('ratio', 0.75)
+    return MAEDecoder(built.blocks[0].attn.num_heads, built.target.normalize, ratio)
 
 
 if __name__ == '__main__':
