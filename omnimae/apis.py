@@ -419,6 +419,7 @@ class Classification(NamedTuple):
         modality: 'image' or 'video'.
         guesses: the likeliest classes, best first; empty after an error.
         scores: (classes,) logits, averaged over views, as ``tools/test.py --out`` writes them; None after an error.
+            Where the config tests by probabilities (``test_evaluator.softmax``), the logarithm of their average.
         error: why the input could not be read, or None.
     """
 
@@ -456,6 +457,7 @@ class ClassificationInferencer(Inferencer[Classification]):
         if self.classes is not None and len(self.classes) != num_classes:
             raise ValueError(f'classes has {len(self.classes)} names, and the model num_classes={num_classes}.')
         self.topk = min(topk, num_classes)
+        self.softmax = (self.cfg.get('test_evaluator') or {}).get('softmax', False)
 
     def model_config(self) -> dict:
         """Give the config's model."""
@@ -467,7 +469,8 @@ class ClassificationInferencer(Inferencer[Classification]):
 
     def compute(self, clip: Tensor, modality: str) -> Tensor:
         """(B, [V,] C, T, H, W), uint8 -> (B, classes)."""
-        return self.model.predict(clip)
+        logits = self.model.view_logits(clip)
+        return logits.softmax(-1).mean(1).log() if self.softmax else logits.mean(1)
 
     def result(self, item: Item, output: np.ndarray | None, error: str | None) -> Classification:
         """Rank the scores; of equal ones the lower class comes first.

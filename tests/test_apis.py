@@ -83,6 +83,20 @@ def test_scores_are_those_of_the_test_loop(data, config, checkpoint, tmp_path):
         assert result.error is None
 
 
+def test_views_are_averaged_as_the_config_tests_them(data, config, checkpoint, tmp_path):
+    """By their probabilities: what VideoMAE's and MAE-ST's releases do."""
+    softened = write_config(data / 'softmax.py', config.read_text(), data, "\ntest_evaluator['softmax'] = True\n")
+    runner = build_runner(softened, tmp_path, {'test_evaluator.out_file': str(tmp_path / 'scores.npz')})
+    load_weights(runner.model, checkpoint)
+    runner.test()
+    expected = np.load(tmp_path / 'scores.npz')
+    row = expected['ids'].tolist().index('1.mp4')
+    [result] = infer(softened, checkpoint)(data / 'movies' / '1.mp4')
+    found = {guess.label: guess.probability for guess in result.guesses}
+    np.testing.assert_allclose([found[0], found[1]], expected['probabilities'][row], rtol=1e-5)
+    assert not np.allclose(result.scores, expected['scores'][row], atol=1e-6)
+
+
 def test_guesses_are_ranked_and_named(config, checkpoint, data):
     picture = data / 'pictures' / 'a' / '0.png'
     [result] = infer(config, checkpoint, classes=['cat', 'dog'])(picture)
@@ -125,14 +139,14 @@ def test_class_names_come_from_checkpoint_or_config(config, checkpoint, data, tm
     assert result.guesses[0].name == ('up', 'down')[result.guesses[0].label]
 
 
-@pytest.mark.parametrize('more', [dict(sampling='sparse'), dict(to_end=True)])
+@pytest.mark.parametrize('more', [dict(sampling='sparse'), dict(to_end=True), dict(sampling='spread', stride=2)])
 def test_clips_are_taken_as_in_tests(data, more):
     source = dict(clip_seconds=0.5, num_frames=4, num_clips=2, transforms=[dict(type='CenterCrop', size=32)], **more)
     dataset = VideoDataset(root=str(data / 'movies'), ann_file=str(data / 'movies.txt'), **source)
     pipeline = Pipeline(source, 'video', (4, 32, 32))
     assert torch.equal(pipeline(str(data / 'movies' / '1.mp4')), dataset[1]['clip'][0])
     movie = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8)
-    picked = [1, 3, 5, 7] if 'sampling' in more else [0, 2, 4, 7]
+    picked = [1, 3, 5, 7] if more.get('sampling') == 'sparse' else [0, 2, 4, 7]
     assert torch.equal(pipeline(movie), torch.from_numpy(movie[picked]).movedim(-1, 0))
 
 
