@@ -1,7 +1,9 @@
 """Kinetics-400 for fine-tuning MAE-ST, as ``python tools/prepare_dataset.py k400 --root data/kinetics400`` leaves it.
 
-As ``videomae_finetune_k400.py`` but for a RandAugment of two layers and 7 clips x 3 crops in testing: SlowFast's
-configs/masked_ssl.
+As ``videomae_finetune_k400.py`` but for SlowFast's configs/masked_ssl: strides count frames of a video that would have
+30 a second, RandAugment has two layers, tests take 7 clips x 3 crops, with the middle crop as ours.
+
+What differs: SlowFast decodes to a short side of 256 before it augments, and validates on random crops of random clips.
 """
 
 _base_ = './videomae_finetune_k400.py'

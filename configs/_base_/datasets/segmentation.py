@@ -1,7 +1,8 @@
 """How images are read for semantic segmentation; a data set's file adds where they are and what belongs to them.
 
 Flip, colour jitter, large-scale jitter from 0.1 to 2, a crop of 512x512 with padding; tested on the image fitted into
-512x512, scored at that size: the released code of MultiMAE (arXiv:2204.01678). It resizes twice, which is once here.
+512x512, scored at that size: the released code of MultiMAE (arXiv:2204.01678). It resizes twice, which is once here;
+its maps take the nearest pixel to a corner (OpenCV's rule), ours to the centre, where colours are.
 """
 
 flip_and_colours = [

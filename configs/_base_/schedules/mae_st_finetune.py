@@ -2,7 +2,7 @@
 
 SlowFast says rates per machine of 8 GPUs, with 16 videos a step, and multiplies them with the number of machines, those
 of beginning and end too: here for as many as take 256 samples a step, replicas counted. A config has the peak, both
-ends and the epochs.
+ends and the epochs. SlowFast trains in float32 (``optim_wrapper.dtype=None``).
 """
 
 _base_ = './finetune.py'

@@ -1,8 +1,9 @@
 """VideoMAE pretraining, 800 epochs (arXiv:2203.12602; its released scripts).
 
-AdamW, betas, weight decay; linear from 0 over 40 epochs, then a cosine to 1e-5. Rates are the scripts' times videos per
-step / 256, floor included: here for 2048. The scripts count one epoch more, so as to write the last checkpoint. They
-train in float16; bfloat16 needs no loss scaling.
+AdamW, betas, weight decay; linear from 0 over 40 epochs, whose last step has the peak, then a cosine to 1e-5. Rates are
+the scripts' times videos per step / 256, floor included: here for 2048. The scripts count one epoch more, which avoided
+a crash at the end (PRETRAIN.md). Their batches are 512 to 2048; the paper's appendix B prints 1024 for all, and the
+authors say that it does as well (issue 64 of the repository). They train in float16; bfloat16 needs no loss scaling.
 """
 
 optim_wrapper = dict(

@@ -1,7 +1,7 @@
-"""Fine-tuning of VideoMAE: as ``finetune.py``, with a warm-up from 0 (its released code).
+"""Fine-tuning of VideoMAE: as ``finetune.py``, with a warm-up from 0 whose last step has the peak (its released code).
 
-Rates are the scripts' times videos per step / 256, floor included; replicas do not count there. A config has the peak,
-``end_lr`` and the epochs.
+It trains in float16 with DeepSpeed; bfloat16 needs no loss scaling. Rates are the scripts' times videos per step / 256,
+floor included; replicas do not count there. A config has the peak, ``end_lr`` and the epochs.
 """
 
 _base_ = './finetune.py'
