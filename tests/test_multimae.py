@@ -552,10 +552,10 @@ def clips_of(root: Path, **more) -> AlignedVideoDataset:
     return AlignedVideoDataset(root=str(root), **{**settings, **more})
 
 
-@pytest.mark.parametrize('sampling', ['dense', 'sparse'])
+@pytest.mark.parametrize('sampling', [dict(), dict(sampling='sparse'), dict(sampling='strided', stride=3)])
 def test_frames_of_all_modalities_are_of_the_same_time(clips_root, sampling):
     for seed in range(20):
-        clips = clips_of(clips_root, sampling=sampling, replicas=2, train=True)[Address(0, 0, seed)]['clips']
+        clips = clips_of(clips_root, **sampling, replicas=2, train=True)[Address(0, 0, seed)]['clips']
         assert {name: tuple(x.shape) for name, x in clips.items()} == {
             'rgb': (2, 3, 8, 16, 16), 'depth': (2, 1, 8, 16, 16), 'semseg': (2, 1, 8, 4, 4),
         }  # fmt: skip
@@ -566,14 +566,14 @@ def test_frames_of_all_modalities_are_of_the_same_time(clips_root, sampling):
     assert (clips['depth'].dtype, clips['semseg'].dtype) == (torch.int32, torch.uint8)
 
 
-@pytest.mark.parametrize('sampling', ['dense', 'sparse'])
+@pytest.mark.parametrize('sampling', [dict(), dict(sampling='sparse'), dict(sampling='spread', stride=2)])
 def test_a_second_video_may_be_shorter(clips_root, tmp_path, sampling):
     """Clips lie where both have frames, and maps belong to the frames of the first."""
     for name in ('rgb', 'semseg'):
         (tmp_path / name).symlink_to(clips_root / name)
     write_video(tmp_path / 'heat' / 'walk' / 'a.mp4', num_frames=15)
     modalities = dict(rgb={}, heat=dict(kind='rgb'), semseg=dict(kind='classes'))
-    source = clips_of(tmp_path, sampling=sampling, modalities=modalities, clip_seconds=1.0, num_frames=4)
+    source = clips_of(tmp_path, **sampling, modalities=modalities, clip_seconds=1.0, num_frames=4)
     samples = [source[0], *(source[Address(0, 0, seed)] for seed in range(8))]
     for clips in (sample['clips'] for sample in samples):
         numbers = [(clips[name].float().mean((0, 1, 3, 4)) / 4).round().tolist() for name in ('rgb', 'heat')]

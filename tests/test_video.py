@@ -317,7 +317,8 @@ def test_strides_count_frames(make, kind, reader):
     path = make(kind)
     times, frames = decode_sequentially(path)
     with open_video(path, reader) as opened:
-        np.testing.assert_allclose(opened.frame_times(), times, atol=1e-9)
+        np.testing.assert_allclose(opened.frame_times(0, opened.duration), times, atol=1e-9)
+        np.testing.assert_allclose(opened.frame_times(times[3], times[9]), times[3:9], atol=1e-9)
         rule = ClipSampling('strided', num_frames=4, num_clips=3, stride=3)
         clips = rule.read(opened, 0.0, opened.duration, None)
         for clip, numbers in zip(clips, rule.pick(len(times), 25.0, None), strict=True):
@@ -337,6 +338,7 @@ def test_what_lies_between_keyframes_and_wanted_frames_is_not_decoded(make, monk
     with open_video(make('webm')) as opened:  # 60 frames, 20 a second; a keyframe every 20
         assert [number_of(frame) for frame in opened.read_at([0.1, 1.2, 2.05])] == [2, 24, 41]
         assert [number_of(frame) for frame in opened.read_at([1.9, 2.0])] == [38, 40]
+        assert opened.frame_times(1.2, 2.0).tolist() == pytest.approx(np.arange(24, 40) / 20)
     assert [[len(run) for run in each] for each in runs] == [[3, 5, 2], [19, 1]]
 
 

@@ -25,7 +25,7 @@ from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, StringT
 from omnimae.data.datasets import ImageDataset
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError
-from omnimae.data.media.frames import SAME_TIME, ClipSampling, pick_frames, pick_on_screen
+from omnimae.data.media.frames import SAME_TIME, ClipSampling, pick_frames, pick_on_screen, within
 from omnimae.data.media.images import read_image, read_map
 from omnimae.data.transforms import resize
 from omnimae.registry import DATASETS
@@ -191,7 +191,7 @@ class AlignedVideoDataset(AlignedDataset):
     several videos the shortest says where clips end.
 
     Args:
-        clip_seconds, num_frames, sampling: as of `VideoDataset`; testing takes one clip of a video.
+        clip_seconds, num_frames, sampling, stride: as of `VideoDataset`; testing takes one clip of a video.
 
     Raises:
         ValueError: a first modality other than 'rgb', whose videos tell the time, or a folder of masks.
@@ -201,8 +201,16 @@ class AlignedVideoDataset(AlignedDataset):
     default_extensions = VIDEO_EXTENSIONS
     map_extensions = ('.npy',)
 
-    def __init__(self, *, clip_seconds: float = 2.7, num_frames: int = 16, sampling: str = 'dense', **kwargs: Any):
-        self.sampling = ClipSampling(sampling, clip_seconds, num_frames)
+    def __init__(
+        self,
+        *,
+        clip_seconds: float = 2.7,
+        num_frames: int = 16,
+        sampling: str = 'dense',
+        stride: int | None = None,
+        **kwargs: Any,
+    ):
+        self.sampling = ClipSampling(sampling, clip_seconds, num_frames, stride=stride)
         self.sampling.check()
         super().__init__(**kwargs)
         first, *others = self.modalities.values()
@@ -266,9 +274,9 @@ class MapVideo:
         """Maps (n, H, W, 1) of these moments in seconds, see `pick_on_screen`."""
         return self._maps(pick_on_screen(self.times, moments))
 
-    def frame_times(self) -> np.ndarray:
-        """Seconds at which the maps begin."""
-        return self.times
+    def frame_times(self, start: float, stop: float) -> np.ndarray:
+        """See `VideoReader.frame_times`."""
+        return within(self.times, start, stop)
 
     def _maps(self, indices: np.ndarray) -> np.ndarray:
         return self.array[indices][..., None]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from omnimae.data.annotations import Rows, read_frame_list
 from omnimae.data.datasets import VideoDataset
 from omnimae.data.media.errors import BrokenVideoError
-from omnimae.data.media.frames import pick_frames, pick_on_screen
+from omnimae.data.media.frames import pick_frames, pick_on_screen, within
 from omnimae.data.media.images import read_image
 from omnimae.registry import DATASETS
 
@@ -52,9 +52,9 @@ class FrameFolder:
         """
         return self._read(pick_on_screen(self.times, moments))
 
-    def frame_times(self) -> NDArray[np.float64]:
-        """Seconds at which the pictures begin."""
-        return self.times
+    def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
+        """See `VideoReader.frame_times`."""
+        return within(self.times, start, stop)
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         indices, places = np.unique(indices, return_inverse=True)

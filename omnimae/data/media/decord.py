@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from omnimae.data.media import video
 from omnimae.data.media.errors import BrokenVideoError
+from omnimae.data.media.frames import within
 from omnimae.data.media.video import Picker, VideoReader
 
 DECORD_FORMATS = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')
@@ -36,9 +37,9 @@ class DecordReader(VideoReader):
         stamps = sorted(stamp for stamp, is_discard in packets if not is_discard)  # an edit list may cut some
         self._frame_times = self._times(stamps)
 
-    def frame_times(self) -> NDArray[np.float64]:
+    def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
         """See `VideoReader.frame_times`."""
-        return self._frame_times
+        return within(self._frame_times, start, stop)
 
     def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         indices, places = np.unique(pick(self._frame_times), return_inverse=True)

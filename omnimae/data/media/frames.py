@@ -122,6 +122,12 @@ def pick_on_screen(times: ArrayLike, moments: ArrayLike) -> NDArray[np.int64]:
     return np.maximum(np.searchsorted(times, np.asarray(moments) + SAME_TIME, side='right') - 1, 0)
 
 
+def within(times: NDArray[np.float64], start: float, stop: float) -> NDArray[np.float64]:
+    """Those of ascending times that lie in [start, stop), up to rounding."""
+    begin, end = np.searchsorted(times, [start - SAME_TIME, stop - SAME_TIME])
+    return times[begin:end]
+
+
 class ClipReader(Protocol):
     """What clips are read from."""
 
@@ -129,7 +135,7 @@ class ClipReader(Protocol):
 
     def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]: ...
 
-    def frame_times(self) -> NDArray[np.float64]: ...
+    def frame_times(self, start: float, stop: float) -> NDArray[np.float64]: ...
 
 
 SAMPLINGS = ('dense', 'sparse', 'strided', 'spread', 'resampled')
@@ -202,9 +208,9 @@ class ClipSampling(NamedTuple):
                 starts = [train_start(length, self.clip_seconds, u) for u in rng.random(num_random)]
             seconds = min(self.clip_seconds, length)
             return video.read_clips([first + start for start in starts], seconds, self.num_frames)
-        times = (clock or video).frame_times()
-        begin, end = np.searchsorted(times, [first - SAME_TIME, first + length - SAME_TIME])
-        times = times[begin:end] if begin < end else np.array([first])  # a still: what is on screen
+        times = (clock or video).frame_times(first, first + length)
+        if not len(times):  # a still: what is on screen
+            times = np.array([first])
         clips = [times[clip] for clip in self.pick(len(times), _rate(times), rng, num_random)]
         if len(clips) == 1:
             return [video.read_at(clips[0])]

@@ -37,7 +37,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from omnimae.data.media.container import count_missing_bytes
 from omnimae.data.media.errors import BrokenVideoError
-from omnimae.data.media.frames import pick_frames, pick_on_screen
+from omnimae.data.media.frames import pick_frames, pick_on_screen, within
 
 TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 
@@ -96,15 +96,14 @@ class VideoReader:
         moments = np.asarray(moments)
         return self._read_from(moments[0], moments[-1], partial(pick_on_screen, moments=moments))
 
-    def frame_times(self) -> NDArray[np.float64]:
-        """Seconds at which the frames of the whole file begin, in order; reads all packets and decodes none.
+    def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
+        """Seconds at which the frames begin that begin in [start, stop), in order; decodes none.
 
         Raises:
             BrokenVideoError: as of `read`.
         """
         with self._reporting():
-            self._reopen()
-            return self._times(_shown(_from_keyframe(self._demux())))
+            return within(self._times(_shown(self._seek(*self._stamps(start, stop)))), start, stop)
 
     def _read_from(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         self._check_begun(start)
@@ -252,6 +251,11 @@ class VideoReader:
             if packet.dts is not None and packet.dts >= end:  # no frame is shown before its dts, and dts ascend
                 return
 
+    def _stamps(self, start: float, stop: float) -> tuple[int, int]:
+        """Time stamps between which packets hold all frames of [start, stop) seconds."""
+        begin = self._origin + math.floor(start / self._unit)
+        return begin, self._origin + math.ceil(stop / self._unit) + self._max_delay
+
     def _times(self, stamps: list[int]) -> NDArray[np.float64]:
         """Seconds after the start of the stream, each the nearest floating number: at the ends of a clip it matters."""
         unit = self._stream.time_base
@@ -288,8 +292,7 @@ class PyAVReader(VideoReader):
     """Decodes in this process, in one thread."""
 
     def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
-        begin = self._origin + math.floor(start / self._unit)
-        end = self._origin + math.ceil(stop / self._unit) + self._max_delay
+        begin, end = self._stamps(start, stop)
 
         def decode(packets: list[Packet], skip: bool) -> NDArray[np.uint8]:
             stamps = _shown(packets)
