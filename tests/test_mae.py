@@ -274,6 +274,23 @@ def test_parameters_of_the_classifiers(size, published):
     assert sum(x.numel() for x in model.parameters()) == published
 
 
+# PRETRAIN.md and main_pretrain.py of the release: 1.5e-4 of 256 images, 4096 a step; 1600 epochs made its weights
+@pytest.mark.parametrize('size', ['b', 'l', 'h'])
+def test_pretraining_recipes(size):
+    cfg = load_config(CONFIGS / f'vit-{size}_in1k.py')
+    [images] = cfg.train_dataloader.dataset.sources.values()
+    assert images.transforms == [
+        dict(type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic'),
+        dict(type='Flip', prob=0.5),
+    ]
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == 4096
+    optimizer = dict(type='AdamW', lr=2.4e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    assert (cfg.optim_wrapper.optimizer, cfg.optim_wrapper.get('clip_grad')) == (optimizer, None)
+    schedule = dict(type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=0.0, rescale=True)
+    assert (cfg.param_scheduler, cfg.train_cfg.max_epochs) == (schedule, 1600)
+    assert cfg.model.mask_generator.image == dict(type='RandomMasking', ratio=0.75, round_down='visible')
+
+
 @pytest.mark.parametrize(('side', 'visible'), [(224, 49), (240, 56), (272, 72), (368, 132)])
 def test_kept_patches_are_rounded_down_at_every_size(side, visible):
     """int(L * (1 - mask_ratio)) of models_mae.py."""
@@ -302,7 +319,13 @@ def test_fine_tuning_recipes(size, rate, layer_decay, drop_path, epochs):
     assert (cfg.model.head_init_std, cfg.model.label_smoothing, cfg.custom_hooks) == (2e-5, 0.1, [])
     assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
     train, test = (loader.dataset.sources.images for loader in (cfg.train_dataloader, cfg.test_dataloader))
+    # timm.data.create_transform(interpolation='bicubic'): RandAugment fills with the mean colour in levels
     augment = dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2)
-    # timm.data.create_transform(interpolation='bicubic'): it fills with the mean colour in levels
-    assert train.transforms[-1] == dict(augment, interpolation='bicubic', fill=(124, 116, 104))
+    assert train.transforms == [
+        dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bicubic'),
+        dict(type='Flip', prob=0.5),
+        dict(augment, interpolation='bicubic', fill=(124, 116, 104)),
+    ]
+    mixing = dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5)
+    assert cfg.model.data_preprocessor.mixing == mixing
     assert [transform['size'] for transform in test.transforms] == [256, 224]

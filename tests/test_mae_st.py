@@ -603,10 +603,12 @@ def test_fine_tuning_recipes(name, rate, machines, replicas, decay, drop_path, d
     [train], [val], [test] = (cfg[f'{split}_dataloader'].dataset.sources.values() for split in ('train', 'val', 'test'))
     assert {(x.sampling, x.stride, x.num_frames) for x in (train, val, test)} == {('resampled', 4, 16)}
     assert (train.replicas, test.num_clips, test.transforms[-1].type) == (replicas, 7, 'ThreeCrop')
-    assert train.transforms[0] == dict(
-        type='RandAugment', policy='timm', magnitude=7, num_layers=2, interpolation='bicubic'
-    )
-    assert [transform.type for transform in train.transforms[1:]] == ['RandomResizedCrop', 'Flip']
+    augment = dict(type='RandAugment', policy='timm', magnitude=7, num_layers=2, interpolation='bicubic')
+    crop = dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0))
+    assert train.transforms == [augment, crop, dict(type='Flip', prob=0.5)]
+    resized = dict(type='ResizeShort', size=224, interpolation='bilinear')
+    assert val.transforms == [resized, dict(type='CenterCrop', size=224)]
+    assert test.transforms == [resized, dict(type='ThreeCrop', size=224)]
     assert cfg.train_dataloader.batch_sampler.global_batch_size == 16 * machines * replicas
     optimizer, scheduler = cfg.optim_wrapper.optimizer, cfg.param_scheduler
     assert (optimizer.betas, optimizer.weight_decay, cfg.optim_wrapper.clip_grad.max_norm) == ((0.9, 0.999), 0.05, 5.0)
@@ -618,6 +620,9 @@ def test_fine_tuning_recipes(name, rate, machines, replicas, decay, drop_path, d
     assert (cfg.model.head_init_std, cfg.model.label_smoothing, cfg.model.pretrained_norm) == (2e-5, 0.1, True)
     assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
     assert cfg.test_evaluator.softmax
+    mixing = dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5)
+    assert cfg.model.data_preprocessor.mixing == mixing
+    assert not cfg.get('custom_hooks')  # no average of weights
     start = f'VIT_{name[4].upper()}_16x4_MAE_PT'
     assert cfg.model.init_cfg.checkpoint.startswith(f'https://dl.fbaipublicfiles.com/pyslowfast/masked_models/{start}')
     with torch.device('meta'):

@@ -151,6 +151,21 @@ def shares(generator: dict, grids: dict[str, Grid] = THREE, batch_size: int = 20
     )
 
 
+@pytest.mark.parametrize(('name', 'epochs'), [('vit-b_in1k', 1600), ('vit-b_in1k_400e', 400)])
+def test_pretraining_recipes(name, epochs):
+    """cfgs/pretrain of the release, and the defaults of run_pretraining_multimae.py."""
+    cfg = load_config(CONFIGS / 'multimae' / f'{name}.py')
+    [images] = cfg.train_dataloader.dataset.sources.values()
+    crop = dict(type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic', depth='bicubic')
+    assert images.transforms == [crop, dict(type='Flip', prob=0.5)]
+    assert cfg.train_dataloader.batch_sampler.global_batch_size == 2048
+    optimizer = dict(type='AdamW', lr=8e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    assert (cfg.optim_wrapper.optimizer, cfg.optim_wrapper.get('clip_grad')) == (optimizer, None)
+    schedule = dict(type='WarmupCosineLR', warmup_epochs=40, start_lr=0.0, end_lr=0.0)
+    assert cfg.param_scheduler == dict(schedule, rescale=True, peak_in_warmup=True)
+    assert cfg.train_cfg.max_epochs == epochs
+
+
 def test_every_sample_sees_98_of_588_tokens():
     masks = MODELS.build(dict(type='DirichletMasking', num_visible=98))(256, THREE, 'cpu')
     assert (masks.visible.shape, masks.decode.shape, masks.scored) == ((256, 98), (256, 490), None)

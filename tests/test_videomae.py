@@ -377,12 +377,12 @@ def test_fine_tuning_recipes(name):
     if not sparse:
         assert {x.stride for x in (train, val, test)} == {2 if benchmark == 'hmdb51' else 4}
     assert (val.get('num_clips', 1), test.num_clips) == (1, 2 if sparse else 5)
-    assert [x.transforms[-1].type for x in (val, test)] == ['CenterCrop', 'ThreeCrop']
-    expected = ['RandAugment', 'RandomResizedCrop'] + ([] if sparse else ['Flip'])
-    assert [transform.type for transform in train.transforms] == expected
-    assert train.transforms[0] == dict(
-        type='RandAugment', policy='timm', magnitude=7, num_layers=4, interpolation='bicubic'
-    )
+    resized = dict(type='ResizeShort', size=224, interpolation='bilinear')
+    assert val.transforms == [resized, dict(type='CenterCrop', size=224)]
+    assert test.transforms == [resized, dict(type='ThreeCrop', size=224)]
+    augment = dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4, interpolation='bicubic')
+    crop = dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0))  # bilinear, without antialiasing
+    assert train.transforms == [augment, crop, *([] if sparse else [dict(type='Flip', prob=0.5)])]
 
     backbone = cfg.model.backbone
     assert backbone.arch == dict(s='small', b='base', l='large', h='huge', g='giant')[name.removeprefix('v2_')[4]]
@@ -391,7 +391,9 @@ def test_fine_tuning_recipes(name):
     assert (cfg.model.get('dropout', 0.0), cfg.model.head_init_std) == (dropout, 2e-5)
     assert (cfg.model.num_classes, cfg.model.label_smoothing) == (CLASSES[benchmark], 0.1)
     assert cfg.model.data_preprocessor.erasing == dict(type='RandomErasing', fill='noise', prob=0.25)
-    assert cfg.model.data_preprocessor.mixing.mixup_alpha == 0.8
+    mixing = dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5)
+    assert cfg.model.data_preprocessor.mixing == mixing
+    assert not cfg.get('custom_hooks')  # no average of weights
     assert ('label_map' in cfg.model.init_cfg) == (name in WARMUPS)
     # engine_for_finetuning.merge averages the softmax of the views
     assert (cfg.val_evaluator.softmax, cfg.test_evaluator.softmax) == (True, True)
