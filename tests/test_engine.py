@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import json
 import logging
 import math
 import pickle
+import re
 import time
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,12 +32,13 @@ from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import nn
 
 from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
 from omnimae.engine import compat
 from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, LabelHook, StepSeedHook
 from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
 from omnimae.evaluation import ClipAccuracy, load_scores
-from omnimae.registry import HOOKS, MODELS, TRANSFORMS
+from omnimae.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 
 RUNTIME = Path(__file__).parents[1] / 'configs/_base_/default_runtime.py'
 _number = itertools.count()
@@ -488,6 +492,67 @@ def test_exports_hold_raw_and_averaged_weights_and_say_which(data: Path, tmp_pat
             assert all(torch.equal(file.get_tensor(name), value) for name, value in expected.state_dict().items())
     assert not torch.equal(model.head.weight, hooks[0].ema_model.module.head.weight)
     assert len([*(tmp_path / 'work').glob('*.safetensors')]) == 4
+
+
+@METRICS.register_module()
+class ScriptedAccuracy(ClipAccuracy):
+    """Gives the values it was told to give, one a validation."""
+
+    def __init__(self, *, values: list[float], **kwargs: Any) -> None:
+        super().__init__(topk=(1,), **kwargs)
+        self.values = iter(values)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        return dict(top1=next(self.values))
+
+
+def scripted(folder: Path, data: Path, values: list[float], **options: Any) -> Runner:
+    """A training of four epochs whose validations give ``values``."""
+    more = '\nval_dataloader, val_cfg = test_dataloader, dict(type="ValLoop")\n'
+    options |= {
+        'val_evaluator': dict(type='ScriptedAccuracy', values=values),
+        'default_hooks.checkpoint.save_best': 'accuracy/top1',
+        'default_hooks.checkpoint.max_keep_ckpts': 1,
+        'train_cfg.max_epochs': 4,
+    }
+    return build_runner(write_config(folder.with_suffix('.py'), CLASSIFY, data, more), folder, options)
+
+
+@pytest.mark.parametrize('weights', ['ema', 'raw'])
+def test_the_best_weights_are_kept_exported_and_reported_beside_the_last(data: Path, tmp_path: Path, weights: str):
+    hooks = [dict(type='EMAHook', momentum=0.5)] if weights == 'ema' else []
+    hooks.append(dict(type='WeightsHook'))
+    runner = scripted(tmp_path / 'work', data, [50.0, 90.0, 90.0, 70.0], custom_hooks=hooks)
+    runner.train()
+    file = tmp_path / 'work' / f'best_accuracy_top1_epoch_2_{weights}.safetensors'
+    assert [path.name for path in (tmp_path / 'work').glob('best*.safetensors')] == [file.name]
+    with safe_open(file, 'pt') as stored:
+        expected = dict(weights=weights, best='accuracy/top1', epoch='2', iter='6', classes='["a", "b"]')
+        assert stored.metadata() == expected
+        seen = hook_of(runner, WeightsHook).in_validation
+        assert torch.equal(stored.get_tensor('head.weight'), seen[len(seen) // 4])  # in the second of four validations
+    load_weights(MODELS.build(load_config(tmp_path / 'work.py').model), file, complete=True)
+    [log] = (tmp_path / 'work').rglob('*.log')
+    said = re.findall(r'accuracy/top1: last (\d+)\.0000, best (\d+)\.0000 at epoch (\d)', log.read_text())
+    assert said == [('50', '50', '1'), ('90', '90', '2'), ('90', '90', '2'), ('70', '90', '2')]
+    [scalars] = (tmp_path / 'work').rglob('scalars.json')
+    rows = [row for row in map(json.loads, scalars.read_text().splitlines()) if 'accuracy/top1_best' in row]
+    assert [(row['accuracy/top1_best'], row['accuracy/top1_best_epoch'], row['step']) for row in rows] == [
+        (50, 1, 1), (90, 2, 2), (90, 2, 3), (90, 2, 4)
+    ]  # fmt: skip
+
+
+def test_the_best_weights_are_known_after_a_resume_from_another_folder(data: Path, tmp_path: Path):
+    runner = scripted(tmp_path / 'work', data, [50.0, 90.0, 60.0])
+    with pytest.raises(StopIteration):  # the run ends in its last validation
+        runner.train()
+    (tmp_path / 'work').rename(tmp_path / 'moved')
+    runner = scripted(tmp_path / 'moved', data, [70.0], resume=True)
+    runner.train()
+    names = sorted(path.name for path in (tmp_path / 'moved').glob('best*'))
+    assert names == ['best_accuracy_top1_epoch_2.pth', 'best_accuracy_top1_epoch_2_raw.safetensors']
+    logs = ''.join(path.read_text() for path in (tmp_path / 'moved').rglob('*.log'))
+    assert 'accuracy/top1: last 70.0000, best 90.0000 at epoch 2.' in logs
 
 
 @HOOKS.register_module()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,9 +142,15 @@ def test_trains_validates_and_tests(method, name, benchmark, data, tmp_path, mon
     assert math.isfinite(scalars['train/loss'])
     assert 0 <= scalars['val/accuracy/top1'] <= 100
     kinds = ['ema', 'raw'] if method == 'omnimae' and benchmark in IMAGES else ['raw']
-    assert sorted(path.name for path in Path(cfg.work_dir).glob('*.safetensors')) == [
+    exported = [path.name for path in Path(cfg.work_dir).glob('*.safetensors')]
+    assert sorted(name for name in exported if not name.startswith('best')) == [
         f'epoch_2_{kind}.safetensors' for kind in kinds
     ]
+    best = [name for name in exported if name.startswith('best')]
+    keeps_best = benchmark in IMAGES  # Table 4, and MAE's release
+    assert [re.sub(r'epoch_[12]', 'epoch_N', name) for name in best] == (
+        [f'best_accuracy_top1_epoch_N_{kinds[0]}.safetensors'] if keeps_best else []
+    )
 
     metrics = runner.test()
     with np.load(tmp_path / 'scores.npz') as file:

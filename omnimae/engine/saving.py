@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -38,9 +39,43 @@ class CheckpointHook(MMEngineCheckpointHook):
     MMEngine removes the oldest one, or the best so far, before it writes the new one. A run that is killed in between
     has lost it: with ``max_keep_ckpts=1`` all there was. (0.11.0rc0 still does.)
 
+    With ``save_best='accuracy/top1'`` every validation says in the log and in the curves (``accuracy/top1_best`` and
+    ``accuracy/top1_best_epoch``) what was best and when, beside what it is now. The weights are those that were
+    validated: the average, with an EMAHook. `ExportHook` writes them alone, too.
+
     Raises:
         FloatingPointError: the weights are not finite; the last good checkpoint stays.
     """
+
+    @property
+    def best(self) -> dict[str, str]:
+        """Metric -> path of the checkpoint that was best in it so far."""
+        if not self.save_best:
+            return {}
+        single = len(self.key_indicators) == 1
+        paths = {self.key_indicators[0]: self.best_ckpt_path} if single else self.best_ckpt_path_dict
+        return {key: path for key, path in paths.items() if path}
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the best checkpoint of a resumed run where it is now, if its folder was moved."""
+        super().before_train(runner)
+        for key, path in self.best.items():
+            here = os.path.join(self.out_dir, os.path.basename(path))
+            if not os.path.isfile(path) and os.path.isfile(here):
+                if len(self.key_indicators) == 1:
+                    self.best_ckpt_path = here
+                else:
+                    self.best_ckpt_path_dict[key] = here
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Keep what is best, and say so."""
+        super().after_val_epoch(runner, metrics)
+        for key, path in self.best.items():
+            score = runner.message_hub.get_info('best_score' if len(self.key_indicators) == 1 else f'best_score_{key}')
+            when = int(re.findall(r'\d+', os.path.basename(path))[-1])
+            unit = 'epoch' if self.by_epoch else 'iter'
+            runner.visualizer.add_scalars({f'{key}_best': score, f'{key}_best_{unit}': when}, step=runner.epoch)
+            runner.logger.info(f'{key}: last {metrics[key]:.4f}, best {score:.4f} at {unit} {when}.')
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         for name, weight in unwrapped(runner.model).state_dict().items():
@@ -65,9 +100,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             yield
         finally:
             backend.remove = remove
-        best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
         for path in outdated:
-            if path not in best:  # else the new one took its name
+            if path not in self.best.values():  # else the new one took its name
                 remove(path)
 
 
@@ -240,7 +274,8 @@ class ExportHook(Hook):
     """Writes weights alone as ``.safetensors``, at the end of training and, if asked, on the way.
 
     The file's metadata and its name say whether the weights are 'raw' or 'ema'; with an EMAHook both are written. Of a
-    classifier the metadata also hold the names of its classes, where the training data know them.
+    classifier the metadata also hold the names of its classes, where the training data know them. Where the
+    CheckpointHook keeps the best weights, they are written at the end, too: those that were validated.
 
     Args:
         interval: epochs between exports; -1 exports at the end only.
@@ -261,9 +296,13 @@ class ExportHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Export what a run lacks that was stopped between its last checkpoint and its export."""
+        """Export what a run lacks that was stopped between its last checkpoint and its export; and the best weights."""
         if self._exported != runner.epoch:
             self._export(runner, runner.epoch)
+        for hook in runner.hooks:
+            for key, path in hook.best.items() if isinstance(hook, CheckpointHook) else ():
+                if os.path.isfile(path):  # else it is on a remote storage
+                    self._export_best(runner, key, Path(path))
 
     def _export(self, runner: Runner, epoch: int) -> None:
         models = [('raw', unwrapped(runner.model))]
@@ -274,6 +313,14 @@ class ExportHook(Hook):
             save_file({key: value.cpu() for key, value in model.state_dict().items()}, path, meta)
             runner.logger.info(f'Exported {weights} weights to {path}.')
         self._exported = epoch
+
+    def _export_best(self, runner: Runner, key: str, path: Path) -> None:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        weights = 'ema' if 'ema_state_dict' in checkpoint else 'raw'  # EMAHook gave them the place of the raw ones
+        place = {name: str(checkpoint['meta'][name]) for name in ('epoch', 'iter')}
+        file = Path(runner.work_dir, f'{path.stem}_{weights}.safetensors')
+        save_file(checkpoint['state_dict'], file, {'weights': weights, 'best': key} | place | _class_names(runner))
+        runner.logger.info(f'Exported the {weights} weights that were best in {key} to {file}.')
 
 
 def _class_names(runner: Runner) -> dict[str, str]:

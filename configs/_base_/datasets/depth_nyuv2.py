@@ -10,6 +10,7 @@ _base_ = './segmentation.py'
 
 root = '{{$OMNIMAE_DATA:data}}/nyuv2'
 mean, std = 2070.7764, 777.5723
+checkpoint = dict(save_best='depth/delta1', rule='greater')  # for the hooks
 modalities = dict(rgb=dict(kind='rgb'), depth=dict(valid='mask_valid'))
 augmentation = [
     dict(type='ResizeShort', size=256),

@@ -5,6 +5,7 @@ Flip, colour jitter, large-scale jitter from 0.1 to 2, a crop of 512x512 with pa
 its maps take the nearest pixel to a corner (OpenCV's rule), ours to the centre, where colours are.
 """
 
+checkpoint = dict(save_best='segmentation/mIoU')  # for the hooks: the release tests that epoch
 flip_and_colours = [
     dict(type='Flip', prob=0.5),
     dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, prob=0.5),

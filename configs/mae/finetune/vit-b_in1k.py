@@ -8,6 +8,8 @@ Run:  bash tools/dist_train.sh configs/mae/finetune/vit-b_in1k.py 8
       (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches; the release has 32 GPUs;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/mae/vit-b_in1k/epoch_1600_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/mae/finetune/vit-b_in1k.py CHECKPOINT 8
+The release logs the best accuracy of all epochs. The log has it beside the last, with its epoch; its weights are
+best_accuracy_top1_epoch_N_raw.safetensors.
 Expect: top-1 of 83.6 (released). Ours: not yet run.
 """
 
@@ -25,3 +27,4 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay=0.65))
 train_cfg = dict(max_epochs=100)
+default_hooks = dict(checkpoint=_base_.checkpoint)

@@ -8,6 +8,8 @@ Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_in1k.py 8
       (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches, of 128 x 8 in the release;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_in1k.py CHECKPOINT 8
+The release logs and keeps the best accuracy of all epochs. The log has it beside the last, with its epoch; its weights
+are best_accuracy_top1_epoch_N_raw.safetensors.
 Expect: top-1 83.3 (README of the release). Ours: not yet run.
 """
 
@@ -37,3 +39,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(warmup_epochs=5, start_lr=0.0, peak_in_warmup=True)
 train_cfg = dict(max_epochs=100)
+default_hooks = dict(checkpoint=_base_.checkpoint)

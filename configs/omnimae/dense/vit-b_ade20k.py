@@ -18,3 +18,4 @@ _base_ = [
 
 model = dict(task=dict(type='SegmentationTask', num_classes=_base_.num_classes))
 train_cfg = dict(max_epochs=64)
+default_hooks = dict(checkpoint=_base_.checkpoint)
