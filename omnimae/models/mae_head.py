@@ -21,7 +21,7 @@ from .vit import Block, LayerNorm, PositionedModule, run_blocks, xavier_attentio
 
 
 @MODELS.register_module()
-class PixelTarget:
+class PixelTarget(nn.Module):
     """What the decoder has to predict of a patch.
 
     Args:
@@ -39,6 +39,8 @@ class PixelTarget:
         ValueError: an unknown choice.
     """
 
+    mean: Tensor | None
+    std: Tensor | None
     eps = 1e-6  # on the variance of pixels in 0..1: a patch with a standard deviation of 1e-3 is damped to 0.7
 
     def __init__(
@@ -58,21 +60,24 @@ class PixelTarget:
             raise ValueError(f"PixelTarget: frames={frames!r} is unknown. Choose 'all', 'first' or 'spread'.")
         if (mean is None) != (std is None):
             raise ValueError(f'PixelTarget: mean={mean} and std={std}. Give both or neither.')
+        super().__init__()
         self.normalize = normalize
         self.eps_on = eps_on
         self.frames = frames
-        self.mean, self.std = mean, std
+        # buffers, to be on the device before the first step
+        self.register_buffer('mean', None if mean is None else torch.tensor(mean), persistent=False)
+        self.register_buffer('std', None if std is None else torch.tensor(std), persistent=False)
 
-    def frames_of(self, num_slices: int, tubelet: int) -> Tensor:
+    def frames_of(self, num_slices: int, tubelet: int, device: torch.device | str = 'cpu') -> Tensor:
         """-> (t, F) int64: the frames of each tubelet that are predicted, counted within it."""
         if self.frames == 'all':
-            return torch.arange(tubelet).expand(num_slices, -1)
+            return torch.arange(tubelet, device=device).expand(num_slices, -1)
         if self.frames == 'first':
-            return torch.zeros(num_slices, 1, dtype=torch.int64)
+            return torch.zeros(num_slices, 1, dtype=torch.int64, device=device)
         # in whole numbers: frame i * (T - 1) / (t - 1) of the clip, less the i * tubelet frames before
-        return (torch.arange(num_slices) * (tubelet - 1) // max(num_slices - 1, 1))[:, None]
+        return (torch.arange(num_slices, device=device) * (tubelet - 1) // max(num_slices - 1, 1))[:, None]
 
-    def __call__(self, pixels: Tensor, repeats: int = 1) -> Tensor:
+    def forward(self, pixels: Tensor, repeats: int = 1) -> Tensor:
         """(B, M, P) pixels -> (B, M, P) target; ``repeats``: how often a patch of one frame fills the tubelet."""
         values = self._scaled(pixels)
         if self.normalize is not None:
@@ -87,7 +92,7 @@ class PixelTarget:
             mean, deviation, _ = self._statistics(self._scaled(pixels), repeats)
             values = values * deviation + mean
         if self.mean is not None:
-            values = values * values.new_tensor(self.std) + values.new_tensor(self.mean)
+            values = values * self.std + self.mean
         return values.flatten(-2)
 
     def _scaled(self, pixels: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ class PixelTarget:
         values = pixels.unflatten(-1, (-1, 3))
         if self.mean is None:
             return values
-        return (values - values.new_tensor(self.mean)) / values.new_tensor(self.std)
+        return (values - self.mean) / self.std
 
     def _statistics(self, values: Tensor, repeats: int) -> tuple[Tensor, Tensor, Tensor]:
         """(B, M, P/3, 3) -> mean and deviation per patch and channel, or per patch, and values less their mean.
@@ -105,7 +110,7 @@ class PixelTarget:
         dims = (-2, -1) if self.normalize == 'patch' else (-2,)
         mean = values.mean(dims, keepdim=True)
         centred = values - mean
-        count = repeats * math.prod(values.shape[dim] for dim in dims)
+        count = repeats * math.prod([values.shape[dim] for dim in dims])  # torch.compile takes no generator
         variance = centred.square().sum(dims, keepdim=True) * repeats / (count - 1)
         if self.eps_on == 'deviation':
             return mean, variance.sqrt() + self.eps, centred
@@ -235,10 +240,10 @@ class MAEHead(PositionedModule):
     def predicted_pixels(self, pixels: Tensor, decode: Tensor, grid: Grid) -> Tensor:
         """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of those of their frames that are predicted."""
         tubelet = pixels.shape[2] // self.frame_values
-        frames = self.target.frames_of(grid.t, tubelet)
+        frames = self.target.frames_of(grid.t, tubelet, decode.device)
         if frames.shape[1] == tubelet:
             return pixels
-        choice = frames.to(decode.device)[decode // (grid.h * grid.w)]  # (B, M, F)
+        choice = frames[decode // (grid.h * grid.w)]  # (B, M, F)
         patches = pixels.unflatten(2, (tubelet, -1))
         return patches.gather(2, choice[..., None].expand(-1, -1, -1, self.frame_values)).flatten(2)
 

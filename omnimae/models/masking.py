@@ -50,7 +50,7 @@ class RandomMasking:
         Raises:
             ValueError: nothing or everything would be hidden.
         """
-        hidden = self._num_hidden_units(grid) * self._units(grid).shape[1]
+        hidden = self._num_hidden_units(grid) * self._units(grid, 'meta').shape[1]
         if not 0 < hidden < grid.num_tokens:
             raise ValueError(
                 f'{type(self).__name__}(ratio={self.ratio}) hides {hidden} of {grid.num_tokens} tokens on a grid of '
@@ -65,15 +65,15 @@ class RandomMasking:
         Raises:
             ValueError: nothing or everything would be hidden.
         """
-        units = self._units(grid).to(device)
+        units = self._units(grid, device)
         num_hidden = self.num_hidden(grid) // units.shape[1]
         order = self._order(batch_size, grid, device)
         hidden, visible = order[:, :num_hidden], order[:, num_hidden:]
         return Masks(*(units[choice].flatten(1).sort(1).values for choice in (visible, hidden)))
 
-    def _units(self, grid: Grid) -> Tensor:
+    def _units(self, grid: Grid, device: torch.device | str) -> Tensor:
         """-> (units, tokens per unit) token numbers that are hidden together."""
-        return torch.arange(grid.num_tokens)[:, None]
+        return torch.arange(grid.num_tokens, device=device)[:, None]
 
     def _num_hidden_units(self, grid: Grid) -> int:
         return self._hidden_of(grid.num_tokens, self.ratio * grid.t * grid.h * grid.w)
@@ -85,15 +85,15 @@ class RandomMasking:
 
     def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
         """-> (batch_size, units): units in the order in which they are hidden."""
-        return torch.rand(batch_size, len(self._units(grid)), device=device).argsort(1)
+        return torch.rand(batch_size, len(self._units(grid, device)), device=device).argsort(1)
 
 
 @MODELS.register_module()
 class TubeMasking(RandomMasking):
     """Hide the same places in every time slice."""
 
-    def _units(self, grid: Grid) -> Tensor:
-        return torch.arange(grid.num_tokens).view(grid.t, -1).T
+    def _units(self, grid: Grid, device: torch.device | str) -> Tensor:
+        return torch.arange(grid.num_tokens, device=device).view(grid.t, -1).T
 
     def _num_hidden_units(self, grid: Grid) -> int:
         return self._hidden_of(grid.h * grid.w, self.ratio * grid.t * grid.h * grid.w / grid.t)
@@ -103,8 +103,8 @@ class TubeMasking(RandomMasking):
 class FrameMasking(RandomMasking):
     """Hide whole time slices (tubelets, not single frames)."""
 
-    def _units(self, grid: Grid) -> Tensor:
-        return torch.arange(grid.num_tokens).view(grid.t, -1)
+    def _units(self, grid: Grid, device: torch.device | str) -> Tensor:
+        return torch.arange(grid.num_tokens, device=device).view(grid.t, -1)
 
     def _num_hidden_units(self, grid: Grid) -> int:
         return self._hidden_of(grid.t, self.ratio * grid.t)
@@ -155,7 +155,7 @@ class BlockMasking(RandomMasking):
 
     def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
         sides = [(min(low, n), min(high, n)) for low, high, n in zip(self.min_size, self.max_size, grid, strict=True)]
-        volume = math.prod((low + high) / 2 for low, high in sides)
+        volume = math.prod([(low + high) / 2 for low, high in sides])  # torch.compile takes no generator
         # A block leaves 1 - volume / N of the tokens on average; three times as many blocks as leave the visible ones.
         num_blocks = math.ceil(3 * math.log(1 - self.ratio) / math.log1p(-min(volume / grid.num_tokens, 0.5)))
         inside = torch.ones(batch_size, num_blocks, *grid, dtype=torch.bool, device=device)
@@ -213,14 +213,14 @@ class RunningCellMasking:
             )
         return int(self.ratio * grid.num_tokens)
 
-    def patterns(self, grid: Grid) -> Tensor:
+    def patterns(self, grid: Grid, device: torch.device | str = 'cpu') -> Tensor:
         """-> (4, N) bool, True = hidden: the four patterns.
 
         Raises:
             ValueError: cells of 2x2 do not divide the grid.
         """
         self.num_hidden(grid)
-        pattern, t, y, x = torch.meshgrid(*(torch.arange(n) for n in (4, *grid)), indexing='ij')
+        pattern, t, y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in (4, *grid)), indexing='ij')
         position = 2 * (y % 2) + x % 2  # in the cell, row by row
         return ((position + pattern + t + 1) % 4 < int(4 * self.ratio)).flatten(1)
 
@@ -230,9 +230,11 @@ class RunningCellMasking:
         Raises:
             ValueError: cells of 2x2 do not divide the grid.
         """
-        masks = Masks.from_hidden(self.patterns(grid)).to(device)
-        choice = torch.randint(4, (batch_size,), device=device)
-        return Masks(masks.visible[choice], masks.decode[choice])
+        # as Masks.from_hidden, whose check of the counts would wait for the device
+        order = self.patterns(grid, device).to(torch.uint8).argsort(dim=1, stable=True)
+        order = order[torch.randint(4, (batch_size,), device=device)]
+        num_visible = grid.num_tokens - self.num_hidden(grid)
+        return Masks(order[:, :num_visible], order[:, num_visible:])
 
 
 @MODELS.register_module()
@@ -327,7 +329,7 @@ class DirichletMasking:
         """
         self.check(grids)
         alpha = [self.alpha[name] if isinstance(self.alpha, Mapping) else self.alpha for name in grids]
-        concentration = torch.tensor(alpha, dtype=torch.float32, device=device).expand(batch_size, -1)
+        concentration = torch.stack([torch.full((batch_size,), float(a), device=device) for a in alpha], 1)
         if self.uniform_subsets:
             concentration = concentration * self._subsets(batch_size, len(alpha), device) + 1e-5
         shares = torch.distributions.Dirichlet(concentration, validate_args=False).sample()

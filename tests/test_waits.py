@@ -1,0 +1,106 @@
+"""What makes the host wait for a GPU: copies between the two, and reading numbers of the device. Needs no GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import PRETRAINING, TRANSFER, batches, model_config
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.distributions import Dirichlet
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from omnimae.registry import MODELS
+from omnimae.structures import Grid, Masks
+
+GRID = Grid(4, 4, 4)
+MASKING = {
+    'random': dict(type='RandomMasking', ratio=0.75),
+    'tube': dict(type='TubeMasking', ratio=0.75),
+    'frame': dict(type='FrameMasking', ratio=0.5),
+    'per frame': dict(type='PerFrameMasking', ratio=0.75),
+    'block': dict(type='BlockMasking', ratio=0.75),
+    'causal': dict(type='CausalMasking', ratio=0.75),
+    'dual': dict(
+        type='DualMasking',
+        encoder=dict(type='TubeMasking', ratio=0.75),
+        decoder=dict(type='RunningCellMasking', ratio=0.5),
+    ),
+}
+
+
+class Waits(TorchDispatchMode):
+    """Writes down the operations that need numbers of the one device on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # a number of the host goes to a kernel as its argument
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.dim()]
+        try:
+            result = function(*args, **(kwargs or {}))
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            self.found.append(f'{function} reads')
+            raise
+        tensors += [x for x in tree_leaves(result) if isinstance(x, Tensor) and x.dim()]
+        if len({x.device.type for x in tensors}) > 1:
+            self.found.append(f'{function} copies')
+        return result
+
+
+def waits_of(function: Any) -> list[str]:
+    with Waits() as waits:
+        try:
+            function()
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            pass
+    return waits.found
+
+
+def test_waits_are_found():
+    with FakeTensorMode():
+        x = torch.ones(3, device='cuda')
+        assert waits_of(lambda: 2 * x + torch.tensor(3.0)) == []
+        assert waits_of(lambda: x + torch.ones(3, device='cuda')) == []
+        for wait in (
+            lambda: x.sum().item(),
+            lambda: bool((x > 0).any()),
+            lambda: x[x > 0],
+            lambda: x.cpu(),
+            lambda: x + x.new_tensor([1.0, 2.0, 3.0]),
+            lambda: torch.arange(3).to('cuda'),
+            lambda: x[torch.arange(3)],
+            lambda: Masks.from_hidden(x[None] > 0),
+        ):
+            assert len(waits_of(wait)) == 1
+
+
+@pytest.mark.parametrize('method', [*PRETRAINING, *TRANSFER])
+def test_a_loss_waits_for_nothing(method: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Dirichlet, 'sample', lambda self: self.concentration)  # fake tensors lack its kernel
+    cfg = model_config(method)
+    with torch.device('meta'):
+        model = MODELS.build(cfg)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device='cuda')
+        for batch in batches(cfg):
+            batch = tree_map(lambda x: x.to('cuda') if isinstance(x, Tensor) else x, batch)
+            assert waits_of(lambda batch=batch: model(**batch)) == []
+
+
+@pytest.mark.parametrize('name', MASKING)
+def test_masks_are_drawn_on_the_device(name: str):
+    generator = MODELS.build(MASKING[name])
+    with FakeTensorMode():
+        assert waits_of(lambda: generator(8, GRID, 'cuda')) == []
+        masks = generator(8, GRID, 'cuda')
+    assert {x.device.type for x in masks if x is not None} == {'cuda'}
