@@ -20,7 +20,7 @@ from omnimae.registry import MODELS
 from omnimae.visualization import Reconstruction, Row, sheet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
-from visualize_reconstruction import Painter, build_model, clip_seconds_of, find_files  # noqa: E402
+from visualize_reconstruction import Painter, build_model, find_files, sampling_of  # noqa: E402
 
 COLUMNS = 4  # frames of a clip
 
@@ -76,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Draw."""
     args = parse_args(words)
     cfg = load_config(args.config)
-    painter = Painter(build_model(cfg, args.checkpoint), '', clip_seconds_of(cfg), args.out_dir)
+    painter = Painter(build_model(cfg, args.checkpoint), '', sampling_of(cfg), args.out_dir)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     rows, number = [], 0
     for label, paths in (('seen', args.seen), ('unseen', args.unseen)):

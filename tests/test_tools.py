@@ -18,6 +18,7 @@ from PIL import Image, ImageSequence
 from omnimae.checkpoint import load_file, save_file
 from omnimae.config import load_config
 from omnimae.data.datasets import FileDataset
+from omnimae.data.media.frames import ClipSampling
 from omnimae.layouts import export
 from omnimae.registry import MODELS
 from omnimae.structures import Address
@@ -292,6 +293,18 @@ def test_visualize_reconstruction_shows_the_middle_of_the_picture(config, checkp
     page = np.asarray(Image.open(tmp_path / 'out' / 'images_1.png'))
     expected = visualize.resize(photo[None], 192, 80, 'bicubic')[0, 72:120]
     assert contains(page, enlarged(expected))
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('omnimae/vit-b_in1k-ssv2', ClipSampling('dense', 2.7, to_end=True)),
+        ('videomae/vit-b_ssv2', ClipSampling('strided', stride=2, to_end=True)),
+        ('mae/vit-b_in1k', ClipSampling(to_end=True)),
+    ],
+)
+def test_visualize_reconstruction_takes_clips_as_the_training_does(name, expected):
+    assert tool('visualize_reconstruction').sampling_of(load_config(ROOT / 'configs' / f'{name}.py')) == expected
 
 
 def test_visualize_reconstruction_writes_mp4(config, checkpoint, data, tmp_path):

@@ -29,7 +29,7 @@ from omnimae.config import load_config
 from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
-from omnimae.data.media.frames import FRAME_RATE
+from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import CenterCrop, resize
 from omnimae.registry import DATASETS, MODELS
@@ -45,7 +45,6 @@ from omnimae.visualization import (
 )
 
 IMAGES_PER_PAGE = 8
-DEFAULT_CLIP_SECONDS = 2.7
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,10 +98,12 @@ class Painter:
         failures: 'path: reason' of each file that is no picture.
     """
 
-    def __init__(self, model: nn.Module, title: str, clip_seconds: float, out_dir: Path):
-        self.model, self.title, self.clip_seconds, self.out_dir = model, title, clip_seconds, out_dir
+    def __init__(self, model: nn.Module, title: str, sampling: ClipSampling, out_dir: Path):
+        self.model, self.title, self.out_dir = model, title, out_dir
         grid, patch_size = model.backbone.grid, model.backbone.patch_size
         self.num_frames, self.height, self.width = (n * p for n, p in zip(grid, patch_size, strict=True))
+        self.sampling = sampling._replace(num_frames=self.num_frames)
+        self.frame_rate = 0.0  # of the clip that was read last
         self.failures: list[str] = []
 
     def draw_images(self, paths: Sequence[Path]) -> None:
@@ -123,7 +124,7 @@ class Painter:
         strip, clip = Path(f'{stem}_strip.png'), Path(f'{stem}.mp4' if mp4 else f'{stem}.gif')
         frame_strip(result, path.name, self.title).save(strip)
         write = write_mp4 if mp4 else write_gif
-        write(clip, animation(result, path.name, self.title), len(result.original) / self.clip_seconds)
+        write(clip, animation(result, path.name, self.title), self.frame_rate)
         print(strip, clip, sep='\n')
 
     def reconstruct(self, path: Path) -> Reconstruction | None:
@@ -141,8 +142,10 @@ class Painter:
     def _read_clip(self, path: Path) -> np.ndarray:
         """(T, H, W, 3): the middle of the video."""
         with open_video(str(path)) as video:
-            start = max(video.duration - self.clip_seconds, 0) / 2
-            return video.read(start, self.clip_seconds, self.num_frames)
+            seconds = video.duration if self.sampling.sampling == 'sparse' else self.sampling.clip_seconds
+            stride = self.sampling.stride
+            self.frame_rate = self.num_frames / seconds if stride is None else float(video.frame_rate / stride)
+            return self.sampling.read(video, 0.0, video.duration, None)[0]
 
     def _fit(self, frames: np.ndarray) -> np.ndarray:
         return fit(frames, self.height, self.width)
@@ -218,15 +221,12 @@ def build_model(cfg: Config, checkpoint: str) -> nn.Module:
     return model.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
 
 
-def clip_seconds_of(cfg: Config) -> float:
-    """Look up the clip length of the config's first video source; strides count at 30 frames a second here."""
+def sampling_of(cfg: Config) -> ClipSampling:
+    """Look up how the config's first video source takes clips: here one, of the middle."""
     sources = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('sources', {})
-    for source in sources.values():
-        if 'clip_seconds' in source:
-            return source['clip_seconds']
-        if 'stride' in source:
-            return source['num_frames'] * source['stride'] / FRAME_RATE
-    return DEFAULT_CLIP_SECONDS
+    source = next((x for x in sources.values() if 'clip_seconds' in x or 'sampling' in x), {})
+    sampling = ClipSampling(**{key: source[key] for key in ClipSampling._fields if key in source})
+    return sampling._replace(num_clips=1, to_end=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     images, videos = find_files(args.paths)
     title = f'{Path(args.config).stem}, {Path(args.checkpoint).name}'
-    painter = Painter(build_model(cfg, args.checkpoint), title, clip_seconds_of(cfg), args.out_dir)
+    painter = Painter(build_model(cfg, args.checkpoint), title, sampling_of(cfg), args.out_dir)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     painter.draw_images(images)
     for number, path in enumerate(videos, start=1):
