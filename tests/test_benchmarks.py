@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
-from tiny_benchmarks import TINY, write_csv, write_image, write_json, write_lines, write_video
+from tiny_benchmarks import TINY, write_csv, write_ek100_test, write_image, write_json, write_lines, write_video
 
 from omnimae.config import load_config
 from omnimae.data import preparation
@@ -188,6 +188,19 @@ def test_actions_are_pairs_of_training_and_validation_in_order(root):
     assert (root / 'actions.csv').read_text() == 'action,verb,noun\n0,0,1\n1,1,2\n2,2,0\n3,2,2\n'
     assert {line.split()[3] for line in lines(root, 'ek100')} == {'0', '1', '2'}
     assert {line.split()[3] for line in lines(root, 'ek100', 'val')} == {'0', '1', '2', '3'}
+
+
+@of('ek100')
+def test_ek100_of_the_test_set_has_no_labels(root):
+    write_ek100_test(root)
+    assert prepare('ek100', root).kept == dict(train=8, val=8, test=2)
+    assert lines(root, 'ek100', 'test') == [
+        f'P03/videos/P03_101.MP4 0.500 3.000 id=P03_101_{number}' for number in range(2)
+    ]
+    dataset = VideoDataset(root=str(root), ann_file=str(root / 'epic100_test_list_videos.txt'))
+    assert (dataset.labels, dataset[1]['id']) == (None, 'P03_101_1')
+    (root / 'P03' / 'videos' / 'P03_101.MP4').unlink()  # the annotations alone, as their repository has them
+    assert prepare('ek100', root).kept == dict(train=8, val=8)
 
 
 @of('ek100')

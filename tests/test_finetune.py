@@ -12,6 +12,7 @@ import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from paper_tables import IMAGES, TABLE_4, TABLE_5, VIDEOS
-from tiny_benchmarks import TINY
+from test_tools import tool
+from tiny_benchmarks import TINY, write_ek100_test
 
 from omnimae.checkpoint import save_file
 from omnimae.config import load_config
@@ -104,6 +106,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('benchmarks')
     for name, tiny in TINY.items():
         tiny.write(root / tiny.folder)
+        if name == 'ek100':
+            write_ek100_test(root / tiny.folder)
         prepare(name, root / tiny.folder)
     return root
 
@@ -157,7 +161,24 @@ def test_trains_validates_and_tests(method, name, benchmark, data, tmp_path, mon
         assert file['scores'].shape == (8, classes)
         assert len(set(file['ids'].tolist())) == 8
     if benchmark == 'ek100':
-        assert {'accuracy/verb_top1', 'accuracy/noun_top1'} <= metrics.keys(), json.dumps(metrics)
+        parts = ('verb_top1', 'noun_top1', 'unseen_action_top1', 'tail_verb_top1', 'tail_noun_top1', 'tail_action_top1')
+        assert {f'accuracy/{part}' for part in parts} <= metrics.keys(), json.dumps(metrics)
+        submits(cfg, data / 'epic100', tmp_path)
+
+
+def submits(cfg: Config, root: Path, folder: Path) -> None:
+    """From the test set without labels to the challenge's file."""
+    [source] = cfg.test_dataloader.dataset.sources.values()
+    source.ann_file = str(root / 'epic100_test_list_videos.txt')
+    cfg.test_evaluator.out_file, cfg.work_dir = str(folder / 'test.npz'), str(folder / 'test')
+    cfg.experiment_name += '_test'
+    assert Runner.from_cfg(cfg).test() == {}
+    words = [folder / 'test.npz', '--actions', root / 'actions.csv', '--submission', folder / 'submission.zip']
+    tool('score').main([str(word) for word in words])
+    with ZipFile(folder / 'submission.zip') as archive:
+        results = json.loads(archive.read('test.json'))['results']
+    assert [*results] == ['P03_101_0', 'P03_101_1']
+    assert [{*result['action']} for result in results.values()] == [{'0,1', '1,2', '2,0', '2,2'}] * 2
 
 
 def test_the_head_begins_with_the_rows_of_its_classes(data, tmp_path, monkeypatch):

@@ -180,6 +180,18 @@ def write_ek100(root: Path) -> None:
         write_csv(root / f'EPIC_100_{kind}_classes.csv', rows)
 
 
+def write_ek100_test(root: Path) -> None:
+    """What the challenge needs: EPIC_100_test_timestamps.csv, two segments of P03, and the lists of its subsets."""
+    write_video(root / 'P03' / 'videos' / 'P03_101.MP4', 0, 7, seconds=5)
+    times = dict(start_timestamp=timestamp(0.5, 2), stop_timestamp=timestamp(3, 2), start_frame=6, stop_frame=31)
+    named = dict(participant_id='P03', video_id='P03_101', narration_timestamp=timestamp(1, 3))
+    rows = [dict(narration_id=f'P03_101_{i}', **named, **times) for i in range(2)]
+    write_csv(root / 'EPIC_100_test_timestamps.csv', rows)
+    write_lines(root / 'EPIC_100_unseen_participant_ids_validation.csv', ['participant_id', 'P02'])
+    write_lines(root / 'EPIC_100_tail_verbs.csv', ['verb', '2'])
+    write_lines(root / 'EPIC_100_tail_nouns.csv', ['noun', '1'])
+
+
 TINY = {
     'in1k': Tiny('imagenet', write_in1k, 4, 'image'),
     'inat18': Tiny('inat2018', write_inat18, 3, 'image'),

@@ -33,13 +33,13 @@ class Item(NamedTuple):
 
     Attributes:
         path: of its file, relative to the root of the benchmark, with slashes.
-        label: class index.
+        label: class index, or None where the authors keep it to themselves.
         span: (start, stop) in seconds inside a longer video, or None for the whole file.
         id: its name in results, or None where the path serves.
     """
 
     path: str
-    label: int
+    label: int | None
     span: tuple[float, float] | None = None
     id: str | None = None
 
@@ -48,7 +48,7 @@ class Annotation(NamedTuple):
     """What the annotation files of a benchmark say.
 
     Attributes:
-        splits: 'train' and 'val' -> items.
+        splits: 'train' and 'val' -> items; of EPIC-Kitchens 'test', too, where its videos are there.
         classes: names in the order of the labels.
         actions: of EPIC-Kitchens: (action, verb, noun) each, in the order of the labels.
     """
@@ -437,13 +437,15 @@ def read_ek100(root: Path) -> Annotation:
 
         EPIC_100_{train,validation}.csv               (also in annotations/)
         EPIC_100_{verb,noun}_classes.csv              (for the names; also in annotations/)
+        EPIC_100_test_timestamps.csv                  (for the challenge, with the videos of its test set; the same)
+        EPIC_100_unseen_participant_ids_validation.csv EPIC_100_tail_{verbs,nouns}.csv    (for their scores; the same)
         PNN/videos/PNN_NN.MP4                         (long videos; also below videos/ or EPIC-KITCHENS/), or
         NARRATIONID.mp4                               (trimmed clips, below clips/ or videos/)
 
     A class is an action: a pair of verb and noun that occurs in training or validation, in their order, 3806 of them.
     actions.csv says which: action,verb,noun. The id of a sample is its narration_id, as challenge submissions want it.
     """
-    columns = ('narration_id', 'video_id', 'start_timestamp', 'stop_timestamp', 'verb_class', 'noun_class')
+    columns = ('narration_id', 'video_id', 'start_timestamp', 'stop_timestamp')
     files = {
         split: _find_annotation(root, f'EPIC_100_{name}.csv')
         for split, name in dict(train='train', val='validation').items()
@@ -452,7 +454,7 @@ def read_ek100(root: Path) -> Annotation:
     nouns = _read_names(_first_annotation(root, 'EPIC_100_noun_classes.csv'), 300)
     participants = sorted(f'{folder.name}/videos' for folder in root.glob('P[0-9][0-9]'))  # frames lie beside videos
     found = _index_files(root, ['clips', 'videos', 'EPIC-KITCHENS', *participants], VIDEO_EXTENSIONS)
-    rows = {split: list(_read_csv(file, columns)) for split, file in files.items()}
+    rows = {split: list(_read_csv(file, (*columns, 'verb_class', 'noun_class'))) for split, file in files.items()}
     pairs = {
         split: [
             (
@@ -464,15 +466,20 @@ def read_ek100(root: Path) -> Annotation:
         for split in SPLITS
     }
     index = {pair: action for action, pair in enumerate(sorted({*pairs['train'], *pairs['val']}))}
+    labels: dict[str, list[int | None]] = {split: [index[pair] for pair in pairs[split]] for split in SPLITS}
+    if (file := _first_annotation(root, 'EPIC_100_test_timestamps.csv')) is not None:
+        test = list(_read_csv(file, columns))
+        if any(row[key] in found for _, row in test for key in ('narration_id', 'video_id')):
+            files['test'], rows['test'], labels['test'] = file, test, [None] * len(test)
     splits = {}
     for split, file in files.items():
         items = _Items(file)
-        for (number, row), pair in zip(rows[split], pairs[split], strict=True):
+        for (number, row), label in zip(rows[split], labels[split], strict=True):
             place, name, video = f'line {number}', row['narration_id'], row['video_id']
             start, stop = (_seconds(row, f'{end}_timestamp', file, place) for end in ('start', 'stop'))
             span = _span(start, stop, file, place)
             path = found.get(video, f'{video[:3]}/videos/{video}.MP4')
-            items.add(place, name, found.get(name, path), index[pair], None if name in found else span, name)
+            items.add(place, name, found.get(name, path), label, None if name in found else span, name)
         splits[split] = items.items
     verb_names, noun_names = list(verbs), list(nouns)
     classes = tuple(f'{verb_names[verb]} {noun_names[noun]}' for verb, noun in index)

@@ -2,7 +2,8 @@
 
 `prepare` checks the files, makes smaller copies of videos if asked, and writes below the root
 
-- ``PREFIX_{train,val}_list_{images,videos}.txt``, lines as `annotations.read_list` reads them;
+- ``PREFIX_{train,val}_list_{images,videos}.txt``, lines as `annotations.read_list` reads them; of EPIC-Kitchens' test
+  set, too, without labels;
 - ``classes.txt``, a class name a line in the order of the labels, and for EPIC-Kitchens ``actions.csv``;
 - ``left_out.csv``: what could not be used, and why;
 - ``checked_files.jsonl``: what was found about each file, so that no good file is checked twice.
@@ -113,7 +114,8 @@ def _line(item: Item, path: str, list_root: str) -> str:
     original, path = os.path.relpath(item.path, list_root), os.path.relpath(path, list_root)
     span = '' if item.span is None else f' {item.span[0]:.3f} {item.span[1]:.3f}'
     name = item.id or (None if path == original else original)
-    return f'{path}{span} {item.label}' + ('' if name is None else f' id={name}')
+    label = '' if item.label is None else f' {item.label}'
+    return f'{path}{span}{label}' + ('' if name is None else f' id={name}')
 
 
 def _copy_path(path: str, short_side: int) -> str:

@@ -1,7 +1,14 @@
-"""EPIC-Kitchens-100, 3,806 actions, as ``python tools/prepare_dataset.py ek100 --root data/epic100`` leaves it.
+r"""EPIC-Kitchens-100, 3,806 actions, as ``python tools/prepare_dataset.py ek100 --root data/epic100`` leaves it.
 
 Clips of 2.7 seconds within the span of an action; no flip. A class is a pair of verb and noun (paper, appendix A);
-``actions.csv``, written beside the lists, says which, and the accuracy of verbs and of nouns is counted with it.
+``actions.csv``, written beside the lists, says which. With it verbs and nouns are counted, too; and unseen participants
+and tail classes, where the authors' lists of them are in the folder or in its annotations/.
+
+The test set has no labels. The file that the challenge takes of it, with the levels of supervision in ``--sls``::
+
+    bash tools/dist_test.sh CONFIG CHECKPOINT 8 --out test.json --cfg-options \
+        test_dataloader.dataset.sources.videos.ann_file=data/epic100/epic100_test_list_videos.txt
+    python tools/score.py test.npz --actions data/epic100/actions.csv --submission submission.zip --sls 3 3 3
 """
 
 _base_ = './finetune_videos.py'
