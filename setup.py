@@ -26,14 +26,15 @@ setup(
         'decord>=0.6.0; platform_system != "Darwin"',
         'av>=17',
         'numpy',
-        'pillow',
+        'pillow>=11.3',  # AVIF
         'safetensors',
         'simplejpeg',
         'setuptools<81',  # MMEngine 0.10.7 imports pkg_resources
     ],
     extras_require={
         'demo': ['scikit-image'],  # its bundled photographs make the demo data
+        'heif': ['pillow-heif'],  # photos of phones
         'loggers': ['tensorboard', 'wandb'],
-        'tests': ['pytest', 'hypothesis', 'scikit-image', 'tensorboard', 'timm', 'transformers'],
+        'tests': ['pytest', 'hypothesis', 'pillow-heif', 'scikit-image', 'tensorboard', 'timm', 'transformers'],
     },
 )

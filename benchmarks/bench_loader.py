@@ -49,9 +49,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, scan_folder
+from omnimae.data.annotations import scan_files
 from omnimae.data.datasets import MixedDataset, collate_clips
 from omnimae.data.media import open_video
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import pick_frames, train_start
 from omnimae.data.media.images import read_image
 from omnimae.data.samplers import MixedBatchSampler, MixedSampler
@@ -95,7 +96,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 def find_files(data: Path, extensions: Sequence[str]) -> list[str]:
     """Paths of the files below ``data``, none if there are none."""
     found = any(path.suffix.lower() in extensions for path in data.rglob('*'))
-    return [str(data.absolute() / path) for path in scan_folder(str(data), extensions).paths] if found else []
+    return [str(data.absolute() / path) for path in scan_files(str(data), extensions)] if found else []
 
 
 def decode_sequentially(path: str) -> tuple[np.ndarray, list[av.VideoFrame]]:

@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnimae.checkpoint import load_file, load_weights, stored_classes
 from omnimae.config import load_config
-from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, read_classes, scan_folder
+from omnimae.data.annotations import read_classes, scan_files
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, modality_of
 from omnimae.data.media.frames import ClipSampling, pick_frames, segments
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import resize
@@ -185,6 +186,8 @@ class Item(NamedTuple):
 def list_inputs(inputs: Input | Sequence[Input]) -> list[Item]:
     """Paths, folders and arrays -> every image and video in them, in their order; files of a folder sorted by path.
 
+    What a file is, its ending says; others in a folder are counted in the log.
+
     Args:
         inputs: one or several. An array is uint8 RGB, (H, W, 3) for an image and (T, H, W, 3) for a video.
 
@@ -216,12 +219,11 @@ def _path_items(path: Path) -> Iterator[Item]:
     if not path.exists():
         raise ValueError(f'{path} does not exist. Give images, videos, or folders of them.')
     extensions = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
-    files = [path / file for file in scan_folder(str(path), extensions).paths] if path.is_dir() else [path]
-    for file in files:
-        suffix = file.suffix.lower()
-        if suffix not in extensions:
+    for file in [path / file for file in scan_files(str(path), extensions)] if path.is_dir() else [path]:
+        modality = modality_of(file)
+        if modality is None:
             raise ValueError(f'{file} is neither image nor video. Known are files that end in {", ".join(extensions)}.')
-        yield Item(str(file), 'image' if suffix in IMAGE_EXTENSIONS else 'video', str(file))
+        yield Item(str(file), modality, str(file))
 
 
 class Pipeline:
@@ -540,11 +542,11 @@ class FeatureExtractor(Inferencer[FeatureVector]):
 
 
 class PredictedMap(NamedTuple):
-    """What a DensePredictor tells of an image, at the image's own size.
+    """What a DensePredictor tells of an image, at the size at which viewers show it: turned as its EXIF says.
 
     Attributes:
         input: its path, or ``inputs[3]`` for an array.
-        image: (H, W, 3) uint8; None after an error.
+        image: (H, W, 3) uint8, upright; None after an error.
         pixels: (H, W), classes as uint8, or depth as float32 in the unit that the model was trained in; None after an
             error.
         error: why there is no prediction, or None.

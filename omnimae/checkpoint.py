@@ -467,7 +467,7 @@ def read_label_map(label_map: str | Mapping[str, str]) -> list[int]:
 def _read_names(path: str) -> list[str]:
     if not os.path.isfile(path):
         raise ValueError(f'label_map: {path} does not exist. Give a file with one class name a line.')
-    return [line.strip() for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
+    return [line.strip() for line in Path(path).read_text(encoding='utf-8').split('\n') if line.strip()]
 
 
 def _read_json(path: str) -> Any:

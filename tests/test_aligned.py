@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
-from omnimae.data.aligned import AlignedDataset, read_map
+from omnimae.data.aligned import AlignedDataset
 from omnimae.data.datasets import MixedDataset, collate_clips
 from omnimae.data.dense_transforms import turn_hue
 from omnimae.data.media.errors import BrokenImageError
+from omnimae.data.media.images import read_stored_map
+from omnimae.data.media.orientation import orient
+from omnimae.data.preparation import prepare_aligned
 from omnimae.data.transforms import resize
 from omnimae.registry import TRANSFORMS
 from omnimae.structures import Address
@@ -88,6 +91,99 @@ def test_every_modality_gets_the_same_geometry(root, transforms):
         assert (classes[~known] == 255).all()
         seen.add((tuple(row[known][[0, -1]].tolist()), tuple(column[known][[0, -1]].tolist())))
     assert len(seen) > 6
+
+
+# Orientation ----------------------------------------------------------------------------------------------------------
+
+UPRIGHT = np.arange(1, 13, dtype=np.uint8).reshape(4, 3)  # class and depth of a pixel tell its place, and so does red
+BACK = {6: 8, 8: 6}  # turns back what these turn; the others do it themselves
+
+
+def write_oriented(path: Path, upright: np.ndarray, orientation: int, tag: int | None) -> None:
+    """Store a picture so that ``orientation`` makes it upright, and say ``tag`` in its EXIF."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = orient(np.atleast_3d(upright), BACK.get(orientation, orientation))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = tag
+    options = {} if tag is None else dict(exif=exif)
+    Image.fromarray(np.ascontiguousarray(stored.squeeze())).save(path, **options)
+
+
+def oriented(root: Path, picture: tuple[int, int | None], map_: tuple[int, int | None], ending: str = 'png') -> None:
+    """One sample: the orientation in which its picture and its map are stored, and what their EXIF says."""
+    write_oriented(root / 'rgb' / f'a.{ending}', np.stack([UPRIGHT * 20, UPRIGHT * 0, UPRIGHT * 0], -1), *picture)
+    write_oriented(root / 'semseg' / f'a.{ending}', UPRIGHT, *map_)
+    write_oriented(root / 'depth' / f'a.{ending}', UPRIGHT, *map_)
+    write_oriented(root / 'known' / f'a.{ending}', np.where(UPRIGHT > 6, 255, 0).astype(np.uint8), *map_)
+
+
+SCENE = dict(rgb={}, semseg=dict(kind='classes'), depth=dict(valid='known'))
+
+
+def check_scene(root: Path, aligned_as: str) -> None:
+    """Training reads every modality upright, and the check of the data keeps the sample."""
+    clips = {
+        name: clip[0, 0, 0]
+        for name, clip in AlignedDataset(root=str(root), modalities=SCENE, aligned_as=aligned_as)[0]['clips'].items()
+    }
+    assert clips['rgb'].tolist() == (UPRIGHT * 20).tolist()
+    assert clips['semseg'].tolist() == UPRIGHT.tolist()
+    assert clips['depth'].tolist() == np.where(UPRIGHT > 6, UPRIGHT.astype(int), -1).tolist()
+    assert prepare_aligned(root, SCENE, aligned_as=aligned_as).kept == 1
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_maps_of_stored_pixels_are_turned_with_their_picture(tmp_path, orientation):
+    """As MultiMAE's release makes them, which ignores EXIF; it does not matter whether the maps repeat it."""
+    for number, (tag, ending) in enumerate([(None, 'png'), (orientation, 'png'), (orientation, 'tif')]):
+        oriented(tmp_path / str(number), (orientation, orientation), (orientation, tag), ending)
+        check_scene(tmp_path / str(number), 'stored')
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_maps_of_upright_pictures_are_turned_by_their_own_exif(tmp_path, orientation):
+    for number, (map_, ending) in enumerate([((1, None), 'png'), ((5, 5), 'png'), ((6, 6), 'tif')]):
+        oriented(tmp_path / str(number), (orientation, orientation), map_, ending)
+        check_scene(tmp_path / str(number), 'upright')
+
+
+def test_stored_is_the_default(tmp_path):
+    oriented(tmp_path, (6, 6), (6, None))
+    clips = AlignedDataset(root=str(tmp_path), modalities=SCENE)[0]['clips']
+    assert clips['semseg'][0, 0, 0].tolist() == UPRIGHT.tolist()
+
+
+@pytest.mark.parametrize(
+    ('picture', 'map_', 'aligned_as', 'message'),
+    [
+        ((6, 6), (1, None), 'stored', r"different sizes, \{'rgb': \(4, 3\), 'semseg': \(3, 4\).*aligned_as='stored'"),
+        ((6, 6), (6, None), 'upright', r"different sizes, \{'rgb': \(4, 3\), 'semseg': \(3, 4\).*aligned_as='upright'"),
+        ((2, 2), (3, 3), 'stored', r"semseg/a.png: its EXIF orientation is 3 and .* 2, .* Try 'upright'"),
+        ((1, None), (3, 3), 'stored', r'its EXIF orientation is 3 and that of the picture 1'),
+    ],
+)
+def test_orientations_that_do_not_agree_are_an_error(tmp_path, picture, map_, aligned_as, message):
+    oriented(tmp_path, picture, map_)
+    with pytest.raises(BrokenImageError, match=message):
+        AlignedDataset(root=str(tmp_path), modalities=SCENE, aligned_as=aligned_as)[0]
+    with pytest.raises(ValueError, match='none of 1 samples is whole'):
+        prepare_aligned(tmp_path, SCENE, aligned_as=aligned_as)
+
+
+def test_the_picture_need_not_come_first(tmp_path):
+    oriented(tmp_path, (8, 8), (8, None))
+    modalities = {name: SCENE[name] for name in ('depth', 'rgb')}
+    clips = AlignedDataset(root=str(tmp_path), modalities=modalities)[0]['clips']
+    assert clips['rgb'][0, 0, 0].tolist() == (UPRIGHT * 20).tolist()
+    assert (clips['depth'][0, 0, 0].numpy() == UPRIGHT)[UPRIGHT > 6].all()
+
+
+def test_a_check_without_a_mask_says_so(tmp_path):
+    oriented(tmp_path, (1, None), (1, None))
+    (tmp_path / 'known' / 'a.png').rename(tmp_path / 'known' / 'b.png')
+    with pytest.raises(ValueError, match='none of 2 samples is whole'):
+        prepare_aligned(tmp_path, SCENE)
+    assert 'a,no file of depth.valid' in (tmp_path / 'left_out.csv').read_text()
 
 
 def test_colours_change_alone(root):
@@ -189,6 +285,7 @@ def test_a_file_without_partner_is_refused(root, tmp_path):
     [
         (dict(target='normals'), "target='normals': the target is to be one of them"),
         (dict(target='rgb', modalities=dict(rgb={})), 'an input has to be left'),
+        (dict(aligned_as='exif'), "aligned_as='exif' is unknown. Choose 'stored' or 'upright'"),
         (dict(modalities=dict(rgb=dict(fodler='a'))), "modalities.rgb has no 'fodler'. Known are kind, folder, stride"),
         (dict(modalities=dict(heat={})), r"modalities.heat.kind='heat' is unknown. Choose one of 'rgb', 'depth'"),
         (dict(modalities=dict(rgb=dict(valid='mask_valid'))), "modalities.rgb.valid is for kind='depth', not 'rgb'"),
@@ -230,7 +327,7 @@ def test_masks_of_one_bit_say_where_depth_is_known(tmp_path):
     for name, pixels in pictures.items():
         (tmp_path / name).mkdir()
         Image.fromarray(pixels).save(tmp_path / name / '0.png')
-    assert read_map(str(tmp_path / 'valid' / '0.png')).dtype == bool
+    assert read_stored_map(str(tmp_path / 'valid' / '0.png')).pixels.dtype == bool
     depth = dataset(tmp_path, modalities=dict(rgb={}, depth=dict(valid='valid')))[0]['clips']['depth']
     assert np.array_equal(depth[0, 0, 0].numpy() == 7, known)
     assert depth[0, 0, 0].numpy()[~known].max() == -1
@@ -239,7 +336,7 @@ def test_masks_of_one_bit_say_where_depth_is_known(tmp_path):
 def test_a_broken_map_is_no_map(tmp_path):
     (tmp_path / 'a.png').write_bytes(b'\x89PNG')
     with pytest.raises(BrokenImageError, match='not an image'):
-        read_map(str(tmp_path / 'a.png'))
+        read_stored_map(str(tmp_path / 'a.png'))
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,23 @@ from mmengine.registry import FUNCTIONS, DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 
-from omnimae.data import datasets
-from omnimae.data.annotations import StringTable, read_classes, read_list, scan_folder
+from omnimae.data import annotations, datasets
+from omnimae.data.annotations import (
+    StringTable,
+    read_classes,
+    read_frame_list,
+    read_list,
+    scan_files,
+    scan_folder,
+)
 from omnimae.data.datasets import ImageDataset, MixedDataset, VideoDataset, collate_clips
 from omnimae.data.frame_folders import FrameDataset
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError, BrokenVideoError
+from omnimae.data.media.extensions import HEIF_EXTENSIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, modality_of
 from omnimae.data.media.images import decode_image, read_image
 from omnimae.data.media.video import PyAVReader
+from omnimae.data.preparation import _write_lines
+from omnimae.engine.hooks import append_lines
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, Sample
 
@@ -119,22 +129,132 @@ def test_folders_are_classes_sorted_at_any_depth(tmp_path):
         'a b/.hidden.jpg',
         'b/notes.txt',
         '.cache/4.jpg',
-        'empty/x.md',
     )
-    rows = scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS)
+    rows = scan_folder(str(tmp_path), IMAGE_EXTENSIONS)
     assert rows.paths == ['a b/3.png', 'b/2.jpg', 'b/deep/1.JPEG']
     assert rows.labels == [0, 1, 1]
     assert rows.classes == ('a b', 'b')
-    rows = scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS, classes=['b', 'c', 'a b'])
+    rows = scan_folder(str(tmp_path), IMAGE_EXTENSIONS, classes=['b', 'c', 'a b'])
     assert rows.labels == [2, 0, 0]
     assert rows.classes == ('b', 'c', 'a b')
 
 
 def test_a_file_in_the_root_makes_a_folder_without_classes(tmp_path):
     touch(tmp_path, '2.jpg', 'holiday/1.jpg')
-    assert scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS)[:3] == (['2.jpg', 'holiday/1.jpg'], None, None)
+    assert scan_folder(str(tmp_path), IMAGE_EXTENSIONS)[:3] == (['2.jpg', 'holiday/1.jpg'], None, None)
     with pytest.raises(ValueError, match=r"has a file outside the class folders, '2.jpg'. Move it, or drop classes"):
-        scan_folder(str(tmp_path), datasets.IMAGE_EXTENSIONS, classes=['holiday'])
+        scan_folder(str(tmp_path), IMAGE_EXTENSIONS, classes=['holiday'])
+
+
+def warnings_of(monkeypatch) -> list[str]:
+    said: list[str] = []
+    for module in (datasets, annotations):
+        monkeypatch.setattr(module, 'print_log', lambda message, *rest: said.append(message))
+    return said
+
+
+def test_what_is_passed_over_is_counted_by_ending(tmp_path, monkeypatch):
+    said = warnings_of(monkeypatch)
+    touch(tmp_path, 'a/1.jpg', 'a/2.JPG', 'a/3.txt', 'b/4.TXT', 'b/5.webp2', 'b/6.jpg', 'b/README', 'b/.hidden.txt')
+    assert scan_folder(str(tmp_path), IMAGE_EXTENSIONS).paths == ['a/1.jpg', 'a/2.JPG', 'b/6.jpg']
+    assert said == [f'{tmp_path}: passed over 4 files: .txt 2, .webp2 1, no ending 1']
+    touch(tmp_path, *(f'b/x.{number}' for number in range(10)))
+    scan_files(str(tmp_path), IMAGE_EXTENSIONS)
+    assert said[1].startswith(f'{tmp_path}: passed over 14 files: .txt 2, .0 1, .1 1, .2 1, ')
+    assert said[1].endswith(', ...')
+    said.clear()
+    touch(tmp_path, 'only/1.jpg')
+    scan_folder(str(tmp_path / 'only'), IMAGE_EXTENSIONS)
+    assert said == []
+
+
+def test_heif_is_read_with_pillow_heif_and_named_without(tmp_path, monkeypatch):
+    said = warnings_of(monkeypatch)
+    monkeypatch.setattr(annotations, 'READS_HEIF', False)
+    touch(tmp_path, 'a/1.jpg', 'a/2.heic')
+    scan_folder(str(tmp_path), ('.jpg',))
+    assert said == [f'{tmp_path}: passed over 1 files: .heic 1 (for HEIF: pip install pillow-heif)']
+
+
+@pytest.mark.parametrize(
+    ('names', 'held'),
+    [(['b/1.gif', 'b/c/2.txt', 'b/3.txt'], '.txt 2, .gif 1'), (['b/.x.jpg'], 'nothing'), ([], 'nothing')],
+)
+def test_a_class_folder_without_a_file_is_an_error(tmp_path, names, held):
+    touch(tmp_path, 'a/1.jpg', 'c/1.jpg', *names)
+    (tmp_path / 'b').mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=rf"the class folder 'b', the first of 1, .* it holds {held}. Remove"):
+        scan_folder(str(tmp_path), IMAGE_EXTENSIONS)
+    with pytest.raises(ValueError, match="the class folder 'b'"):
+        ImageDataset(root=str(tmp_path))
+    assert scan_folder(str(tmp_path), IMAGE_EXTENSIONS, classes=['a', 'b', 'c']).labels == [0, 2]
+    touch(tmp_path, '0.jpg')  # no classes, then
+    assert scan_folder(str(tmp_path), IMAGE_EXTENSIONS).paths == ['0.jpg', 'a/1.jpg', 'c/1.jpg']
+    (tmp_path / 'd').mkdir()
+    (tmp_path / '0.jpg').unlink()
+    with pytest.raises(ValueError, match="'b', the first of 2"):
+        scan_folder(str(tmp_path), IMAGE_EXTENSIONS)
+
+
+def test_a_folder_without_any_file_says_what_it_holds(tmp_path):
+    touch(tmp_path, 'a.txt')
+    with pytest.raises(ValueError, match=r'holds no file that ends in .jpg, .*; it holds .txt 1. Correct root or'):
+        scan_folder(str(tmp_path), IMAGE_EXTENSIONS)
+
+
+def test_a_link_back_is_an_error(tmp_path):
+    touch(tmp_path, 'cat/1.jpg')
+    (tmp_path / 'cat' / 'again').symlink_to(tmp_path / 'cat')
+    with pytest.raises(ValueError, match='cat/again is a link to a folder that it is in. Remove it'):
+        scan_folder(str(tmp_path), IMAGE_EXTENSIONS)
+
+
+def test_every_ending_is_an_image_or_a_video():
+    assert not {*IMAGE_EXTENSIONS} & {*VIDEO_EXTENSIONS}
+    assert {'.avif', '.jfif', '.jp2', '.webp'} <= {*IMAGE_EXTENSIONS}
+    assert {'.gif', '.ts', '.mts', '.m2ts', '.vob'} <= {*VIDEO_EXTENSIONS}
+    assert [modality_of(x) for x in ('a.b/c.JPEG', Path('A.MTS'), 'a.jpg.txt', '.jpg', 'jpg')] == [
+        'image',
+        'video',
+        None,
+        None,
+        None,
+    ]
+    known = Image.registered_extensions()
+    assert all(known[ending] in {*Image.OPEN, 'MPO'} for ending in IMAGE_EXTENSIONS if ending not in HEIF_EXTENSIONS)
+
+
+NAMES = ['a\x85b', '\x85', 'a\x0b b\x0c', 'a\x1c\x1d\x1e\x1f', 'a\u2028\u2029', '\u3000a', os.fsdecode(b'caf\xe9')]
+
+
+def test_names_hold_whatever_ends_a_line_elsewhere(tmp_path):
+    """Names round a list, in paths, classes and ids, as in the folder itself."""
+    classes = tuple(sorted(NAMES))
+    for number, name in enumerate(classes):
+        write_image(tmp_path / 'images' / name / f'{name}.jpg', seed=number)
+    scanned = ImageDataset(root=str(tmp_path / 'images'))
+    assert scanned.classes == classes
+    rows = [f'{path} {name} id={name}' for path, name in zip(scanned.paths, classes, strict=True)]
+    _write_lines(tmp_path / 'list.txt', rows)
+    _write_lines(tmp_path / 'classes.txt', classes)
+    listed = ImageDataset(
+        root=str(tmp_path / 'images'), ann_file=str(tmp_path / 'list.txt'), classes=str(tmp_path / 'classes.txt')
+    )
+    assert [*listed.paths] == [*scanned.paths]
+    assert [*listed.ids] == [*classes]
+    assert listed.labels.tolist() == scanned.labels.tolist() == [*range(len(classes))]
+    assert torch.equal(listed[3]['clip'], scanned[3]['clip'])
+    skip = tmp_path / 'broken_files.txt'
+    append_lines(skip, [f'{tmp_path}/images/{path}\tbroken' for path in scanned.paths])
+    with pytest.raises(ValueError, match='is to be skipped'):
+        ImageDataset(root=str(tmp_path / 'images'), skip=str(skip))[Address(0, 2, 0)]
+    datasets.READING.write(scanned.paths[0])
+    assert datasets.READING.read(os.getpid()) == scanned.paths[0]
+
+
+def test_names_of_frame_folders_hold_them_too(tmp_path):
+    _write_lines(tmp_path / 'list.txt', [f'{name} 5 1' for name in NAMES])
+    assert read_frame_list(str(tmp_path / 'list.txt'), ['total', 'label']).paths == NAMES
 
 
 def test_linked_folders_are_followed(tmp_path):
@@ -861,8 +981,8 @@ def test_classes_that_do_not_agree_say_the_right_number(own, data, tmp_path):
 
     fails(r"num_classes=3, but source 'photos' has 2 classes: 'cat', 'dog'. Set num_classes=2, there and in the", 3)
     fails(r"'photos' and 'clips' have different classes: the same names in another order", classes=['dog', 'cat'])
-    write_image(own / 'train' / 'newt' / '9.jpg')
-    fails(r"'photos' and 'clips' have different classes: only 'photos' has 'newt'. Give both the same classes", 3)
+    newt = ['cat', 'dog', 'newt']
+    fails(r"'photos' and 'clips' have different classes: only 'photos' has 'newt'. Give both", 3, classes=newt)
     fails(
         r"Source 'photos' has no labels, and num_classes=2 asks for them", root=str(data / 'short'), extensions=['.mp4']
     )
@@ -871,6 +991,8 @@ def test_classes_that_do_not_agree_say_the_right_number(own, data, tmp_path):
         r"num_classes=2, but source 'photos' has the label 4, counted from 0. Set num_classes=5",
         ann_file=str(tmp_path / 'list.txt'),
     )
+    write_image(own / 'train' / 'newt' / '9.jpg')
+    fails(r"Source 'clips': .* the class folder 'newt', the first of 1, has no file .* it holds .jpg 1", 3)
 
 
 # Broken files ---------------------------------------------------------------------------------------------------------

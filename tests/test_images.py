@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import simplejpeg
 import skimage.data
-from PIL import Image
+from PIL import ExifTags, Image
 
+from omnimae.data.media import images
 from omnimae.data.media.errors import BrokenImageError
-from omnimae.data.media.images import decode_image, read_image, read_map
+from omnimae.data.media.images import decode_image, read_image, read_stored_map
 
 PHOTO = Image.fromarray(skimage.data.astronaut()[:200, :304])
 
@@ -218,6 +219,22 @@ def test_avif_shows_about_what_was_stored(mode):
     assert np.abs(decoded.astype(int) - np.asarray(image.convert('RGB'))).mean() < 3
 
 
+def test_heif_is_read_upright_by_pillow_heif():
+    pillow_heif = pytest.importorskip('pillow_heif')
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # what is stored in a HEIF file is turned already
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(PHOTO).save(buffer, quality=90, exif=exif.tobytes())
+    decoded = decode_image(buffer.getvalue())
+    assert np.abs(decoded.astype(int) - np.rot90(np.asarray(PHOTO), -1)).mean() < 3
+
+
+def test_heif_without_pillow_heif_names_it(monkeypatch):
+    monkeypatch.setattr(images, 'READS_HEIF', False)
+    with pytest.raises(ValueError, match='HEIF needs another package: pip install pillow-heif'):
+        decode_image(b'\0\0\0\x18ftypmif1\0\0\0\0mif1heic' + bytes(100))
+
+
 # Transparent colours --------------------------------------------------------------------------------------------------
 
 
@@ -354,4 +371,4 @@ def test_reasons_say_what_is_wrong(tmp_path: Path):
     assert reason('cut.jpg') == 'Premature end of JPEG file'
     assert not re.fullmatch(r'\W*\d+', reason('cut.tif'))
     with pytest.raises(BrokenImageError, match='colors.png: has colours, and a map has one channel'):
-        read_map(str(tmp_path / 'colors.png'))
+        read_stored_map(str(tmp_path / 'colors.png'))

@@ -334,10 +334,10 @@ def test_visualize_reconstruction_refuses_early(config, checkpoint, data, tmp_pa
     end = ['--out-dir', str(tmp_path / 'out')]
     with pytest.raises(ValueError, match=r'nowhere\.jpg does not exist\. Give images'):
         visualize([str(config), str(checkpoint), str(tmp_path / 'nowhere.jpg'), *end])
-    with pytest.raises(ValueError, match=r'tiny\.py is no image or video, nor a folder with one.*\.jpg.*\.mp4'):
+    with pytest.raises(ValueError, match=r'tiny\.py is neither image nor video\. Known are .*\.jpg.*\.mp4'):
         visualize([str(config), str(checkpoint), str(config), *end])
     (tmp_path / 'bare').mkdir()
-    with pytest.raises(ValueError, match=r'bare is no image or video'):
+    with pytest.raises(ValueError, match=r"bare' holds no file that ends in .*; it holds nothing"):
         visualize([str(config), str(checkpoint), str(tmp_path / 'bare'), *end])
     wide = tmp_path / 'wide.py'
     wide.write_text(config.read_text().replace('embed_dim=32', 'embed_dim=64'))

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 
+from omnimae.data.aligned import ALIGNED_AS
 from omnimae.data.benchmarks import BENCHMARKS
 from omnimae.data.cifar10 import make_cifar10
 from omnimae.data.demo import make_demo, make_maps
@@ -91,13 +92,20 @@ def add_multimae(datasets: argparse._SubParsersAction) -> None:
     names = ('rgb', 'depth', 'semseg')
     parser.add_argument('--modalities', nargs='+', choices=names, default=names, help='those to check; default: all')
     parser.add_argument('--num-classes', type=int, default=133, help='of semseg; default: 133')
+    parser.add_argument(
+        '--aligned-as',
+        choices=ALIGNED_AS,
+        default='stored',
+        help="how pictures that EXIF turns and their labels lie on each other, see AlignedDataset; default: 'stored'",
+    )
     parser.set_defaults(run=prepare_multimae)
 
 
 def prepare_multimae(args: argparse.Namespace) -> None:
     """Check the samples and say what lacks."""
     kinds: dict[str, dict] = dict(rgb={}, depth={}, semseg=dict(kind='classes', num_classes=args.num_classes))
-    prepared = prepare_aligned(args.root, {name: kinds[name] for name in args.modalities}, workers=args.workers)
+    modalities = {name: kinds[name] for name in args.modalities}
+    prepared = prepare_aligned(args.root, modalities, aligned_as=args.aligned_as, workers=args.workers)
     print(f'{prepared.list}: {prepared.kept} samples')
     for name, count in prepared.lacking.items():
         print(f'{count} without {name}')

@@ -13,6 +13,7 @@ the others.
 
 import argparse
 import math
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,12 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from omnimae.apis import list_inputs
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
-from omnimae.data.datasets import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import CenterCrop, resize
@@ -66,29 +68,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def find_files(inputs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Images and videos among the inputs and in folders of them.
-
-    Raises:
-        ValueError: a path that does not exist or that is neither, or a folder without any.
-    """
-    files = []
-    for path in inputs:
-        if not path.exists():
-            raise ValueError(f'{path} does not exist. Give images, videos, or folders of them.')
-        found = sorted(file for file in path.rglob('*') if _modality(file)) if path.is_dir() else [path]
-        if not all(map(_modality, found)) or not found:
-            raise ValueError(
-                f'{path} is no image or video, nor a folder with one. Known are files that end in '
-                f'{", ".join(IMAGE_EXTENSIONS + VIDEO_EXTENSIONS)}.'
-            )
-        files += found
-    images, videos = ([file for file in files if _modality(file) == modality] for modality in ('image', 'video'))
+    """Images and videos among the inputs and in folders of them; see `list_inputs`."""
+    items = list_inputs(inputs)
+    images, videos = ([Path(x.name) for x in items if x.modality == modality] for modality in ('image', 'video'))
     return images, videos
-
-
-def _modality(path: Path) -> str | None:
-    suffix = path.suffix.lower()
-    return 'image' if suffix in IMAGE_EXTENSIONS else 'video' if suffix in VIDEO_EXTENSIONS else None
 
 
 class Painter:
@@ -129,14 +112,14 @@ class Painter:
 
     def reconstruct(self, path: Path) -> Reconstruction | None:
         """Let the model reconstruct one file; None when it cannot be read."""
-        modality = _modality(path)
+        modality = modality_of(path)
         try:
             frames = read_image(str(path)) if modality == 'image' else self._read_clip(path)
         except BrokenFileError as error:
             self.failures.append(str(error))
             return None
         clip = torch.from_numpy(np.ascontiguousarray(self._fit(frames))).movedim(-1, 0)
-        torch.manual_seed(zlib.crc32(path.name.encode()))  # of the mask: another one for each file
+        torch.manual_seed(zlib.crc32(os.fsencode(path.name)))  # of the mask: another one for each file
         return reconstruct(self.model, clip, modality)
 
     def _read_clip(self, path: Path) -> np.ndarray:
@@ -161,7 +144,7 @@ def fit(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 def draw_tasks(model: nn.Module, cfg: Config, args: argparse.Namespace, title: str) -> None:
     """Draw a page for each sample, or a strip of frames for each task of it, with a MultiMAE."""
     for name, clips in find_samples(model, cfg, args.paths):
-        torch.manual_seed(zlib.crc32(name.encode()))  # of the mask: another one for each sample
+        torch.manual_seed(zlib.crc32(os.fsencode(name)))  # of the mask: another one for each sample
         results = reconstruct_tasks(model, clips, args.inputs)
         stem = args.out_dir / name.replace('/', '_')
         names = [f'{name}, {task}' for task in results]
@@ -200,7 +183,7 @@ def find_samples(model: Any, cfg: Config, paths: Sequence[Path]) -> Iterator[tup
             for row in range(min(IMAGES_PER_PAGE, len(dataset))):
                 sample = dataset[row]
                 yield sample['id'], {key: clip[0] for key, clip in sample['clips'].items()}
-        elif _modality(path) == 'image':
+        elif modality_of(path) == 'image':
             size = (n * p for n, p in zip(stem.grid[1:], stem.patch_size[1:], strict=True))
             frames = np.ascontiguousarray(fit(read_image(str(path)), *size))
             yield path.name, {'rgb': torch.from_numpy(frames).movedim(-1, 0)}

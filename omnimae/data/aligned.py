@@ -12,27 +12,30 @@ Videos have videos of colours there and maps as arrays (no video format in use k
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine import fileio
+from numpy.typing import NDArray
 from torch import Tensor
 
-from omnimae.data.annotations import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, StringTable, scan_folder
+from omnimae.data.annotations import Rows, StringTable, scan_files
 from omnimae.data.datasets import ImageDataset
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import SAME_TIME, ClipSampling, pick_frames, pick_on_screen, within
-from omnimae.data.media.images import read_image, read_map
+from omnimae.data.media.images import Stored, read_stored, read_stored_map
+from omnimae.data.media.orientation import UPRIGHT, orient
 from omnimae.data.transforms import resize
 from omnimae.registry import DATASETS
 from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample
 
-MAP_EXTENSIONS = (*IMAGE_EXTENSIONS, '.jp2', '.jpx')
 KINDS = ('rgb', 'depth', 'classes')
+ALIGNED_AS = ('stored', 'upright')
 VALID = 255  # in masks of known depth
 
 
@@ -90,6 +93,10 @@ class AlignedDataset(ImageDataset):
         modalities: name -> dict of a `Modality`; ``kind`` and ``folder`` are the name where they are left out. The
             files of the first one count: each must have its partners.
         target: the modality to be predicted, which is no input then; None has all as inputs.
+        aligned_as: how the files of a sample lie on each other. 'stored': pixel on pixel as they are stored, as maps
+            do that were made without regard to EXIF, MultiMAE's among them; all are turned as the picture's EXIF says.
+            'upright': as viewers show them; each is turned as its own EXIF says. Samples are upright in both cases,
+            and both are the same where no EXIF turns a picture. Sizes that tell it is the other one are an error.
         ann_file: as of `FileDataset`, of files of the first modality.
         kwargs: as of `FileDataset`.
 
@@ -97,11 +104,19 @@ class AlignedDataset(ImageDataset):
         ValueError: an argument that cannot be used, a folder without files, or a file without a partner.
     """
 
-    map_extensions: tuple[str, ...] = MAP_EXTENSIONS
+    map_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
 
     def __init__(
-        self, *, root: str, modalities: Mapping[str, Mapping[str, Any]], target: str | None = None, **kwargs: Any
+        self,
+        *,
+        root: str,
+        modalities: Mapping[str, Mapping[str, Any]],
+        target: str | None = None,
+        aligned_as: str = 'stored',
+        **kwargs: Any,
     ):
+        check_aligned_as(aligned_as)
+        self.aligned_as = aligned_as
         self.modalities = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
         if not {*self.modalities} - {target} or (target is not None and target not in self.modalities):
             raise ValueError(
@@ -124,9 +139,9 @@ class AlignedDataset(ImageDataset):
         self.aligned_root = root
 
     def _partners(self, root: str, folder: str, stems: Sequence[str]) -> StringTable:
-        extensions = (*self.default_extensions, *self.map_extensions)
-        rows = scan_folder(os.path.join(root, folder), extensions, backend_args=self.backend_args)
-        found = {os.path.splitext(path)[0]: path for path in rows.paths}
+        extensions = tuple(dict.fromkeys((*self.default_extensions, *self.map_extensions)))
+        paths = scan_files(os.path.join(root, folder), extensions, self.backend_args)
+        found = {os.path.splitext(path)[0]: path for path in paths}
         missing = [stem for stem in stems if stem not in found]
         if missing:
             raise ValueError(
@@ -135,29 +150,31 @@ class AlignedDataset(ImageDataset):
             )
         return StringTable(found[stem] for stem in stems)
 
+    def _scan(self, root: str, extensions: Sequence[str], **options: Any) -> Rows:
+        if self.target is not None:  # a folder all/ or data/ is no class
+            return Rows(scan_files(root, extensions, self.backend_args), None, None)
+        return super()._scan(root, extensions, **options)
+
     def _read(self, row: int, rng: np.random.Generator | None) -> list[Any]:
-        maps = {name: self._read_map(modality, row) for name, modality in self.modalities.items()}
+        def path_of(folder: str) -> str:
+            return self._file(folder, row)
+
+        maps = read_aligned(self.modalities, path_of, self.aligned_as, self.backend_args)
+        self._check_sizes(row, maps)
+        return [maps]
+
+    def _check_sizes(self, row: int, maps: Mapping[str, NDArray]) -> None:
         sizes = {name: pixels.shape[1:3] for name, pixels in maps.items()}
         if len(set(sizes.values())) > 1:
-            raise BrokenImageError(self._path(row), f'its modalities have different sizes, {sizes}')
-        return [maps]
+            raise BrokenImageError(
+                self._path(row), f'its modalities have different sizes, {sizes}, aligned_as={self.aligned_as!r}'
+            )
 
     def _file(self, folder: str, row: int) -> str:
         return os.path.join(self.aligned_root, folder, self.files[folder][row])
 
     def _files_of(self, row: int) -> list[str]:
         return [self._file(folder, row) for folder in self.files]
-
-    def _read_map(self, modality: Modality, row: int) -> np.ndarray:
-        """-> (1, H, W, 3) uint8, or a map (1, H, W, 1): depth int16 or int32, classes uint8."""
-        path = self._file(modality.folder, row)
-        pixels = read_pixels(modality, path, self.backend_args)
-        if modality.kind == 'depth' and modality.valid is not None:
-            valid = read_map(self._file(modality.valid, row), self.backend_args)
-            if valid.shape != pixels.shape:
-                raise BrokenImageError(path, f'its mask has the size {valid.shape[1:3]}, not {pixels.shape[1:3]}')
-            pixels[~valid if valid.dtype == bool else valid != VALID] = UNKNOWN_DEPTH
-        return pixels
 
     def _transform(self, clip: Any, rng: np.random.Generator | None) -> Any:
         for transform in self.transforms:
@@ -238,9 +255,7 @@ class AlignedVideoDataset(AlignedDataset):
                 generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
                 [pixels] = self.sampling.read(video, 0.0, min(durations), generator, clock=clock)
                 clips[name] = pixels if name in videos else _checked(pixels, self.modalities[name], path)
-        sizes = {name: clip.shape[1:3] for name, clip in clips.items()}
-        if len(set(sizes.values())) > 1:
-            raise BrokenFileError(self._path(row), f'its modalities have different sizes, {sizes}')
+        self._check_sizes(row, clips)
         return [clips]
 
 
@@ -297,15 +312,68 @@ def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:
     return pixels
 
 
-def read_pixels(modality: Modality, path: str, backend_args: dict | None = None) -> np.ndarray:
-    """A picture (1, H, W, 3), uint8, or a map (1, H, W, 1): depth as int16 or int32, classes as uint8.
+def check_aligned_as(aligned_as: str) -> None:
+    """Raise a ValueError for an unknown word."""
+    if aligned_as not in ALIGNED_AS:
+        raise ValueError(f"aligned_as={aligned_as!r} is unknown. Choose 'stored' or 'upright'.")
+
+
+def read_aligned(
+    modalities: Mapping[str, Modality],
+    path_of: Callable[[str], str],
+    aligned_as: str = 'stored',
+    backend_args: dict | None = None,
+) -> dict[str, NDArray]:
+    """Read the pictures and maps of a sample, upright; that they are of one size, the caller checks.
+
+    Args:
+        modalities: by name.
+        path_of: gives the sample's file in a folder.
+        aligned_as: as of `AlignedDataset`.
+        backend_args: of ``mmengine.fileio``.
+
+    Returns:
+        By name: pictures (1, H, W, 3), uint8; maps (1, H, W, 1), depth as int16 or int32, classes as uint8.
 
     Raises:
-        BrokenImageError: the file cannot be read in full, or does not hold what the modality is.
+        BrokenImageError: a file that cannot be read in full, does not hold what the modality is, or says another
+            orientation.
     """
-    if modality.kind == 'rgb':
-        return read_image(path, backend_args)
-    return _checked(read_map(path, backend_args), modality, path)
+
+    def read(kind: str, folder: str) -> Stored:
+        return (read_stored if kind == 'rgb' else read_stored_map)(path_of(folder), backend_args)
+
+    stored = {name: read(modality.kind, modality.folder) for name, modality in modalities.items()}
+    pictures = [name for name, modality in modalities.items() if modality.kind == 'rgb']
+    orientation = stored[(pictures or [*modalities])[0]].orientation
+    clips = {}
+    for name, modality in modalities.items():
+        pixels = _upright(stored[name], aligned_as, orientation)
+        if modality.kind != 'rgb':
+            pixels = _checked(pixels, modality, stored[name].path)
+        if modality.valid is not None:
+            mask = read('mask', modality.valid)
+            valid = _upright(mask, aligned_as, orientation)
+            if valid.shape != pixels.shape:
+                raise BrokenImageError(
+                    stored[name].path, f'its mask has the size {valid.shape[1:3]}, not {pixels.shape[1:3]}'
+                )
+            pixels[~valid if valid.dtype == bool else valid != VALID] = UNKNOWN_DEPTH
+        clips[name] = np.ascontiguousarray(pixels)
+    return clips
+
+
+def _upright(file: Stored, aligned_as: str, orientation: int) -> NDArray:
+    """Turn a file as its own EXIF says, or, where pixels lie on each other as stored, as that of the picture."""
+    if aligned_as == 'upright':
+        return orient(file.pixels, file.orientation)
+    if file.orientation not in (UPRIGHT, orientation):
+        raise BrokenImageError(
+            file.path,
+            f'its EXIF orientation is {file.orientation} and that of the picture {orientation}, which contradicts '
+            "aligned_as='stored'. Try 'upright'",
+        )
+    return orient(file.pixels, orientation)
 
 
 def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:

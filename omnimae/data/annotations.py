@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from mmengine import fileio
+from mmengine.logging import print_log
 
-IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm')
-VIDEO_EXTENSIONS = ('.mp4', '.webm', '.avi', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.wmv', '.flv', '.ogv', '.3gp')
+from omnimae.data.media.extensions import HEIF_EXTENSIONS, READS_HEIF
 
+BLANK = ' \t\r'  # around what a line holds; names may hold all other white space
+GAP = '[ \t]+'  # between path and label, in regular expressions
 WHOLE_FILE = (0.0, math.inf)  # the span of a row without one, in a list where others have one
 
 
@@ -62,8 +66,38 @@ def scan_folder(
     """All files below ``root``, sorted; its sub-folders are the classes, unless a file lies in ``root`` itself.
 
     Raises:
-        ValueError: no such folder, no file in it, or folders that are not the given ``classes``.
+        ValueError: as of `scan_files`, folders that are not the given ``classes``, or, if none are given, a sub-folder
+            without a file: its class would be missing, and others would take its number.
     """
+    paths, others = _scan(root, extensions, backend_args)
+    outside = next((path for path in paths if '/' not in path), None)
+    if outside is not None and classes is not None:
+        raise ValueError(f'root={root!r} has a file outside the class folders, {outside!r}. Move it, or drop classes.')
+    if outside is not None:
+        return Rows(paths, None, None)
+    folders = [path.partition('/')[0] for path in paths]
+    if classes is None:
+        _check_none_is_empty(root, {*folders, *_folders_in(root, others, backend_args)} - {*folders}, others)
+    classes = tuple(sorted(set(folders)) if classes is None else classes)
+    index = {name: label for label, name in enumerate(classes)}
+    if unknown := sorted(set(folders) - set(classes)):
+        raise ValueError(f'root={root!r} has folders that are not in classes, {unknown[:3]}. Add them to classes.')
+    return Rows(paths, [index[folder] for folder in folders], classes)
+
+
+def scan_files(root: str, extensions: Sequence[str], backend_args: dict | None = None) -> list[str]:
+    """Paths of all files below ``root`` with these endings in upper or lower case, relative to it, sorted.
+
+    Names that begin with a dot are left out; what else is passed over is counted in the log.
+
+    Raises:
+        ValueError: no such folder, no file in it, or a link to a folder that it is in.
+    """
+    return _scan(root, extensions, backend_args)[0]
+
+
+def _scan(root: str, extensions: Sequence[str], backend_args: dict | None) -> tuple[list[str], list[str]]:
+    """-> the files with these endings, and the others."""
     backend = fileio.get_file_backend(root, backend_args=backend_args)
     if not hasattr(backend, 'list_dir_or_file'):
         raise ValueError(f'root={root!r} cannot be listed by {type(backend).__name__}. Give an ann_file.')
@@ -74,37 +108,78 @@ def scan_folder(
     else:
         found = backend.list_dir_or_file(root, list_dir=False, recursive=True)
     suffixes = tuple(extensions)
-    paths = sorted(path for path in found if path.lower().endswith(suffixes))
+    paths: list[str] = []
+    others: list[str] = []
+    for path in found:
+        (paths if path.lower().endswith(suffixes) else others).append(path)
     if not paths:
         raise ValueError(
-            f'root={root!r} holds no file that ends in {", ".join(extensions)}. Correct root or extensions.'
+            f'root={root!r} holds no file that ends in {", ".join(extensions)}; it holds {_count_endings(others)}. '
+            'Correct root or extensions.'
         )
-    outside = next((path for path in paths if '/' not in path), None)
-    if outside is not None and classes is not None:
-        raise ValueError(f'root={root!r} has a file outside the class folders, {outside!r}. Move it, or drop classes.')
-    if outside is not None:
-        return Rows(paths, None, None)
-    folders = [path.partition('/')[0] for path in paths]
-    classes = tuple(sorted(set(folders)) if classes is None else classes)
-    index = {name: label for label, name in enumerate(classes)}
-    if unknown := sorted(set(folders) - set(classes)):
-        raise ValueError(f'root={root!r} has folders that are not in classes, {unknown[:3]}. Add them to classes.')
-    return Rows(paths, [index[folder] for folder in folders], classes)
+    if others:
+        print_log(f'{root}: passed over {len(others)} files: {_count_endings(others)}', 'current', logging.WARNING)
+    return sorted(paths), others
+
+
+def _count_endings(paths: Sequence[str]) -> str:
+    counts = Counter(os.path.splitext(path)[1].lower() or 'no ending' for path in paths)
+    endings = sorted(counts, key=lambda ending: (-counts[ending], ending))
+    told = ', '.join(f'{ending} {counts[ending]}' for ending in endings[:10]) or 'nothing'
+    told += ', ...' if len(endings) > 10 else ''
+    told += '' if READS_HEIF or counts.keys().isdisjoint(HEIF_EXTENSIONS) else ' (for HEIF: pip install pillow-heif)'
+    return told.encode(errors='backslashreplace').decode()  # a name need not be text
+
+
+def _folders_in(root: str, files: Sequence[str], backend_args: dict | None) -> set[str]:
+    """Sub-folders of ``root``; on storage without folders those of ``files``."""
+    if isinstance(fileio.get_file_backend(root, backend_args=backend_args), fileio.LocalBackend):
+        with os.scandir(root) as entries:
+            return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith('.')}
+    return {path.partition('/')[0] for path in files if '/' in path}
+
+
+def _check_none_is_empty(root: str, empty: set[str], others: Sequence[str]) -> None:
+    if empty:
+        name = min(empty)
+        held = _count_endings([path for path in others if path.startswith(f'{name}/')])
+        raise ValueError(
+            f'root={root!r}: the class folder {name!r}, the first of {len(empty)}, has no file of the wanted endings; '
+            f'it holds {held}. Remove it, add the ending to extensions, or give classes or an ann_file.'
+        )
 
 
 def list_files(root: str, folder: str = '') -> Iterator[str]:
     """Paths of all files below, relative to ``root``; names that begin with a dot are left out.
 
     Does what ``LocalBackend.list_dir_or_file`` does in a fifth of the time, which counts at a million files.
+
+    Raises:
+        ValueError: a link to a folder that it is in.
     """
     with os.scandir(os.path.join(root, folder)) as entries:
         for entry in entries:
             if entry.name.startswith('.'):
                 continue
             if entry.is_dir():
+                if entry.is_symlink() and _is_below(os.path.dirname(entry.path), entry.path):
+                    raise ValueError(f'{entry.path} is a link to a folder that it is in. Remove it.')
                 yield from list_files(root, f'{folder}{entry.name}/')
             else:
                 yield folder + entry.name
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return f'{os.path.realpath(path)}/'.startswith(f'{os.path.realpath(folder)}/')
+
+
+def read_lines(file: str | os.PathLike, backend_args: dict | None = None) -> list[str]:
+    """The lines of a text file in UTF-8, without the line feeds that end them.
+
+    Names of files may hold whatever else ends a line for `str.splitlines`, and bytes that are no UTF-8: these stay what
+    `os.fsdecode` makes of them.
+    """
+    return fileio.get(file, backend_args=backend_args).decode('utf-8-sig', 'surrogateescape').split('\n')
 
 
 def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, ...]:
@@ -114,7 +189,7 @@ def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, .
         ValueError: no such file, no name in it, or a name that stands there twice.
     """
     try:
-        lines = fileio.get_text(file, 'utf-8-sig', backend_args).splitlines()
+        lines = read_lines(file, backend_args)
     except FileNotFoundError:
         raise ValueError(
             f'classes={file!r} does not exist. Correct it, or write one class name a line there; for a benchmark '
@@ -122,7 +197,7 @@ def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, .
         ) from None
     numbers: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        name = line.strip()
+        name = line.strip(BLANK)
         if name in numbers:
             raise ValueError(f'{file}, line {number}: the class {name!r} stands in line {numbers[name]} too. Drop one.')
         if name:
@@ -163,7 +238,7 @@ def read_list(
     Raises:
         ValueError: no such file, no line in it, or a wrong line.
     """
-    pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:\s+(.+))?', re.IGNORECASE)
+    pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:{GAP}(.+))?', re.IGNORECASE)
     index = {name: label for label, name in enumerate(classes or ())}
     paths: list[str] = []
     labels: list[int | None] = []
@@ -225,9 +300,10 @@ def read_frame_list(
     paths, spans, labels = [], [], []
     places: dict[str, int] = {}  # id -> line
     for place, line in _lines(ann_file, select, backend_args):
-        path, *words = line.rsplit(maxsplit=len(columns))
+        words = re.fullmatch('(.+?)' + rf'{GAP}(\S+)' * len(columns), line)
         try:
-            numbers = dict(zip(columns, map(int, words), strict=True))
+            path, *values = words.groups() if words else ('',)
+            numbers = dict(zip(columns, map(int, values), strict=True))
         except ValueError:
             raise ValueError(
                 f'{ann_file}, line {place}, {line!r}: it is not "FOLDER {" ".join(columns)}" with whole numbers. '
@@ -255,14 +331,14 @@ def read_frame_list(
 def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not empty and contains ``select``."""
     try:
-        lines = fileio.get_text(ann_file, 'utf-8-sig', backend_args).splitlines()
+        lines = read_lines(ann_file, backend_args)
     except FileNotFoundError:
         raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
     found = False
     for number, line in enumerate(lines, start=1):
-        if line.strip() and (select is None or select in line):
+        if line.strip(BLANK) and (select is None or select in line):
             found = True
-            yield number, line.strip()
+            yield number, line.strip(BLANK)
     if not found:
         with_it = '' if select is None else f' with select={select!r}'
         raise ValueError(f'ann_file={ann_file!r} has no lines{with_it}. Write one "path" or "path label" a line.')
@@ -275,7 +351,7 @@ def is_outside(path: str) -> bool:
 
 def _parse_line(line: str, pattern: re.Pattern, extensions: Sequence[str], index: Mapping[str, int]) -> Row:
     match, name = pattern.fullmatch(line), None
-    if named := re.fullmatch(r'(.*?\S)\s+id=(.+)', line):
+    if named := re.fullmatch(rf'(.*?[^ \t]){GAP}id=(.+)', line):
         if without_id := pattern.fullmatch(named[1]):
             match, name = without_id, named[2]
     if match is None:

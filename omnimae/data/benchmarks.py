@@ -16,14 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnimae.data.annotations import (
-    IMAGE_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    is_outside,
-    list_files,
-    read_classes,
-    scan_folder,
-)
+from omnimae.data.annotations import BLANK, is_outside, list_files, read_classes, read_lines, scan_folder
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 SPLITS = ('train', 'val')
 
@@ -341,8 +335,8 @@ def read_ucf101(root: Path, fold: int = 1) -> Annotation:
     for split, name in dict(train='trainlist', val='testlist').items():
         file = _find(root, *(f'{folder}{name}{fold:02}.txt' for folder in folders))
         items = _Items(file)
-        for row, line in enumerate(file.read_text(encoding='utf-8').splitlines(), start=1):
-            if not line.strip():
+        for row, line in enumerate(read_lines(file), start=1):
+            if not line.strip(BLANK):
                 continue
             place, path = f'line {row}', line.split()[0]  # behind it training has the class's number
             stem = os.path.splitext(os.path.basename(path))[0]
@@ -604,19 +598,18 @@ def _index_files(
 
 def _read_pairs(file: Path) -> Iterator[tuple[str, str, str]]:
     """(place, path, label) of each line; the label is the last word."""
-    with open(file, encoding='utf-8') as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            path, _, label = line.strip().rpartition(' ')
-            if not path:
-                raise ValueError(f'{file}, line {number}, {line.strip()!r}: not "PATH LABEL". Correct the line.')
-            yield f'line {number}', path.strip(), label
+    for number, line in enumerate(read_lines(file), start=1):
+        if not (line := line.strip(BLANK)):
+            continue
+        path, _, label = line.rpartition(' ')
+        if not path:
+            raise ValueError(f'{file}, line {number}, {line!r}: not "PATH LABEL". Correct the line.')
+        yield f'line {number}', path.strip(BLANK), label
 
 
 def _read_csv(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(number of the line, column -> value) of each row."""
-    with open(file, newline='', encoding='utf-8-sig') as lines:
+    with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as lines:
         reader = csv.DictReader(lines)
         if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
             raise ValueError(f'{file}, line 1: no column {", ".join(missing)}. Fetch the file anew, with its header.')

@@ -21,17 +21,10 @@ from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from omnimae.data.annotations import (
-    IMAGE_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    Rows,
-    StringTable,
-    read_classes,
-    read_list,
-    scan_folder,
-)
+from omnimae.data.annotations import BLANK, Rows, StringTable, read_classes, read_lines, read_list, scan_folder
 from omnimae.data.media import check_reader, open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
 from omnimae.registry import DATASETS, TRANSFORMS
@@ -54,14 +47,14 @@ class ReadingNotes:
 
     def write(self, path: str) -> None:
         """Note that this process begins to read ``path``."""
-        text = f'{os.getpid()} {path}\0'.encode()[: self.SIZE]
+        text = os.fsencode(f'{os.getpid()} {path}\0')[: self.SIZE]
         begin = os.getpid() % self.SLOTS * self.SIZE
         self._memory[begin : begin + len(text)] = text
 
     def read(self, process: int) -> str | None:
         """What the process with this id began to read last; None if it noted nothing."""
         begin = process % self.SLOTS * self.SIZE
-        pid, _, path = self._memory[begin : begin + self.SIZE].split(b'\0')[0].decode(errors='replace').partition(' ')
+        pid, _, path = os.fsdecode(self._memory[begin : begin + self.SIZE].split(b'\0')[0]).partition(' ')
         return path if pid == str(process) else None
 
 
@@ -123,7 +116,7 @@ class FileDataset(Dataset):
         if ann_file is None and select is not None:
             raise ValueError(f'select={select!r} picks lines of an ann_file, and there is none. Give it, or no select.')
         if ann_file is None:
-            rows = scan_folder(root, extensions, **about)
+            rows = self._scan(root, extensions, **about)
         else:
             rows = self._read_list(ann_file, extensions, select=select, allow_outside=allow_outside, **about)
         self.skip = skip
@@ -164,6 +157,9 @@ class FileDataset(Dataset):
             BrokenFileError: the file cannot be read.
         """
         raise NotImplementedError
+
+    def _scan(self, root: str, extensions: Sequence[str], **options: Any) -> Rows:
+        return scan_folder(root, extensions, **options)
 
     def _read_list(self, ann_file: str, extensions: Sequence[str], **options: Any) -> Rows:
         return read_list(ann_file, extensions, **options)
@@ -260,8 +256,7 @@ class FileDataset(Dataset):
 def _read_paths(file: str) -> set[str]:
     if not os.path.isfile(file):
         raise ValueError(f'skip={file!r} is no file. Give one with a path a line, such as broken_files.txt of a run.')
-    with open(file) as lines:
-        return {os.path.abspath(line.split('\t')[0].strip()) for line in lines if line.strip()}
+    return {os.path.abspath(line.split('\t')[0].strip(BLANK)) for line in read_lines(file) if line.strip(BLANK)}
 
 
 @DATASETS.register_module()

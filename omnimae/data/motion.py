@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from omnimae.data.annotations import IMAGE_EXTENSIONS, list_files, scan_folder
+from omnimae.data.annotations import list_files, scan_folder
 from omnimae.data.demo import write_video
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
 
 DIRECTIONS = {'down': (1, 0), 'left': (0, -1), 'right': (0, 1), 'up': (-1, 0)}

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 from mmengine.utils import ProgressBar
 
-from omnimae.data.aligned import MAP_EXTENSIONS, Modality, read_pixels
-from omnimae.data.annotations import scan_folder
+from omnimae.data.aligned import Modality, check_aligned_as, read_aligned
+from omnimae.data.annotations import read_lines, scan_files
 from omnimae.data.benchmarks import BENCHMARKS, Item
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
 from omnimae.data.reencode import reencode
 
@@ -148,35 +149,42 @@ class PreparedAligned(NamedTuple):
 
 
 def prepare_aligned(
-    root: str | Path, modalities: Mapping[str, Mapping[str, Any]], *, workers: int = 1
+    root: str | Path,
+    modalities: Mapping[str, Mapping[str, Any]],
+    *,
+    aligned_as: str = 'stored',
+    workers: int = 1,
 ) -> PreparedAligned:
-    """Check that every picture below ``root`` has all its modalities, that all can be read and are of one size.
+    """Check that every picture below ``root`` has all its modalities, as an `AlignedDataset` reads them.
 
     Writes ``aligned_list.txt``, an ann_file of an `AlignedDataset`, and ``left_out.csv``.
 
     Args:
         root: folder of the modalities' folders.
         modalities: as of `AlignedDataset`.
+        aligned_as: as of `AlignedDataset`.
         workers: processes.
 
     Raises:
         ValueError: a folder that cannot be used, or no sample that is whole.
     """
     root = Path(root)
+    check_aligned_as(aligned_as)
     known = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
-    found = {}
-    for name, modality in known.items():
-        rows = scan_folder(str(root / modality.folder), MAP_EXTENSIONS)
-        found[name] = {os.path.splitext(path)[0]: path for path in rows.paths}
+    folders = {name: modality.folder for name, modality in known.items()}
+    folders |= {f'{name}.valid': modality.valid for name, modality in known.items() if modality.valid is not None}
+    found = {
+        name: {os.path.splitext(path)[0]: path for path in scan_files(str(root / folder), IMAGE_EXTENSIONS)}
+        for name, folder in folders.items()
+    }
     stems = sorted(set().union(*found.values()))
-    lacks = {stem: [name for name in known if stem not in found[name]] for stem in stems}
-    complete = [{name: found[name][stem] for name in known} for stem in stems if not lacks[stem]]
+    lacks = {stem: [name for name in folders if stem not in found[name]] for stem in stems}
+    complete = [{folder: found[name][stem] for name, folder in folders.items()} for stem in stems if not lacks[stem]]
     faults: dict[str, str] = {}
-    work = partial(_check_aligned, str(root), known)
+    first = next(iter(folders.values()))
+    work = partial(_check_aligned, str(root), known, aligned_as)
     for chunk, results in _in_parallel(work, complete, 64, workers, 'Checking samples'):
-        first = next(iter(known))
         faults |= {files[first]: fault for files, fault in zip(chunk, results, strict=True) if fault}
-    first = next(iter(known))
     report, kept = root / 'left_out.csv', [files[first] for files in complete if files[first] not in faults]
     lines = [(stem, f'no file of {", ".join(names)}') for stem, names in lacks.items() if names]
     _write_csv(report, ('sample', 'reason'), sorted([*lines, *faults.items()]))
@@ -184,24 +192,25 @@ def prepare_aligned(
         raise ValueError(f'{root}: none of {len(stems)} samples is whole. See {report}.')
     listed = root / 'aligned_list.txt'
     _write_lines(listed, kept)
-    lacking = {name: sum(name in names for names in lacks.values()) for name in known}
+    lacking = {name: sum(name in names for names in lacks.values()) for name in folders}
     return PreparedAligned(len(kept), lacking, len(faults), listed, report)
 
 
 def _check_aligned(
-    root: str, modalities: Mapping[str, Modality], samples: Sequence[Mapping[str, str]]
+    root: str, modalities: Mapping[str, Modality], aligned_as: str, samples: Sequence[Mapping[str, str]]
 ) -> list[str | None]:
-    return [_fault_of(root, modalities, files) for files in samples]
+    return [_fault_of(root, modalities, aligned_as, files) for files in samples]
 
 
-def _fault_of(root: str, modalities: Mapping[str, Modality], files: Mapping[str, str]) -> str | None:
-    sizes = {}
-    for name, modality in modalities.items():
-        try:
-            pixels = read_pixels(modality, os.path.join(root, modality.folder, files[name]))
-        except BrokenFileError as error:
-            return f'{name}: {error.reason}'
-        sizes[name] = 'x'.join(map(str, pixels.shape[1:3]))
+def _fault_of(root: str, modalities: Mapping[str, Modality], aligned_as: str, files: Mapping[str, str]) -> str | None:
+    """Why a sample, folder -> file, cannot be used."""
+    try:
+        maps = read_aligned(modalities, lambda folder: os.path.join(root, folder, files[folder]), aligned_as)
+    except BrokenFileError as error:
+        folder = os.path.relpath(error.path, root)
+        name = next(name for name, m in modalities.items() if folder.startswith((f'{m.folder}/', f'{m.valid}/')))
+        return f'{name}: {error.reason}'
+    sizes = {name: 'x'.join(map(str, pixels.shape[1:3])) for name, pixels in maps.items()}
     return None if len(set(sizes.values())) == 1 else f'sizes differ: {sizes}'
 
 
@@ -292,7 +301,7 @@ def _reencode_chunk(root: str, short_side: int, pairs: Sequence[tuple[str, str]]
 
 def _read_log(log: Path) -> dict[str, tuple[list[int], Check]]:
     known = {}
-    for line in log.read_text(encoding='utf-8').splitlines() if log.exists() else ():
+    for line in read_lines(log) if log.exists() else ():
         try:
             path, stat, duration, reason = json.loads(line)
         except ValueError:  # the last line of a run that was killed
@@ -355,14 +364,14 @@ def _chunks(values: Sequence, size: int) -> Iterator[Sequence]:
 
 def _write_lines(file: Path, lines: Iterable[str]) -> None:
     part = file.with_name(f'{file.name}.part')
-    with open(part, 'w', encoding='utf-8') as out:
+    with open(part, 'w', encoding='utf-8', errors='surrogateescape') as out:
         out.writelines(f'{line}\n' for line in lines)
     part.replace(file)
 
 
 def _write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     part = file.with_name(f'{file.name}.part')
-    with open(part, 'w', newline='', encoding='utf-8') as out:
+    with open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as out:
         writer = csv.writer(out, lineterminator='\n')
         writer.writerow(header)
         writer.writerows(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,12 @@ def _seed_everything(*address: int) -> None:
 def unwrapped(model: nn.Module) -> nn.Module:
     """Give the model itself, within DDP."""
     return getattr(model, 'module', model)
+
+
+def append_lines(file: Path, lines: Iterable[str]) -> None:
+    """Add lines to a text file. Names of files in them need not be text: their bytes are written as they are."""
+    with file.open('a', encoding='utf-8', errors='surrogateescape') as stream:
+        stream.writelines(f'{line}\n' for line in lines)
 
 
 @HOOKS.register_module()
@@ -100,7 +106,8 @@ class BrokenFileHook(Hook):
         self.broken = dict(runner.message_hub.get_info('broken_files', {}))
         self.listed: set[str] = set()
         if is_main_process() and self.file.exists():
-            self.listed.update(line.split('\t')[0] for line in self.file.read_text().splitlines())
+            text = self.file.read_text(encoding='utf-8', errors='surrogateescape')
+            self.listed.update(line.split('\t')[0] for line in text.split('\n'))
 
     def after_train_iter(
         self,
@@ -140,8 +147,7 @@ class BrokenFileHook(Hook):
             )
 
     def _write(self, lines: dict[str, str]) -> None:
-        with self.file.open('a') as file:
-            file.writelines(f'{path}\t{" ".join(reason.split())}\n' for path, reason in lines.items())
+        append_lines(self.file, (f'{path}\t{" ".join(reason.split())}' for path, reason in lines.items()))
         self.listed.update(lines)
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from omnimae.registry import LOOPS
 
 from .compat import find_latest_checkpoint
+from .hooks import append_lines
 
 
 @LOOPS.register_module()
@@ -143,8 +144,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             return
         paths = [self.dataloader.dataset.being_read(int(process)) for process in message[1].split(', ')]
         file = Path(self.runner.work_dir, 'broken_files.txt')
-        with file.open('a') as stream:
-            stream.writelines(f'{path}\ta loader worker died reading it\n' for path in paths if path is not None)
+        append_lines(file, (f'{path}\ta loader worker died reading it' for path in paths if path is not None))
         raise RuntimeError(
             f'A loader worker died ({message[2].strip(" .")}) while it read {", ".join(map(str, paths))}. If memory '
             'was short, lower train_dataloader.num_workers. To go on without the file, which is listed now: --resume '
@@ -161,8 +161,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         place = f'epoch {self.epoch + 1}, step {idx + 1} (iteration {self.iter + 1})'
         file = Path(self.runner.work_dir, 'skipped_steps.txt')
         if is_main_process():
-            with file.open('a') as stream:
-                stream.writelines(f'{place}\t{line}\n' for line in lines)
+            append_lines(file, (f'{place}\t{line}' for line in lines))
         self.runner.logger.warning(f'No update at {place}, {count} left out so far: {lines[0]}')
         if self._skipped_in_a_row > self.max_skipped:
             raise FloatingPointError(

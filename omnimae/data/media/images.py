@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from mmengine import fileio
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from omnimae.data.media.errors import BrokenImageError
+from omnimae.data.media.extensions import READS_HEIF
 from omnimae.data.media.jpeg import SamplingError, decode_jpeg
 from omnimae.data.media.orientation import UPRIGHT, orient
 
@@ -33,44 +34,50 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     return np.ascontiguousarray(orient(*_decode_rgb(data)))
 
 
+class Stored(NamedTuple):
+    """A file's pixels as they are stored.
+
+    Attributes:
+        path: of the file.
+        pixels: (1, H, W, 3), or of a map (1, H, W, 1).
+        orientation: EXIF's number of how they are to be shown, see `orient`.
+    """
+
+    path: str
+    pixels: NDArray
+    orientation: int
+
+    @property
+    def upright(self) -> NDArray:
+        """The pixels as they are to be shown."""
+        return np.ascontiguousarray(orient(self.pixels, self.orientation))
+
+
 def read_image(path: str, backend_args: dict | None = None) -> NDArray[np.uint8]:
     """An image file -> uint8 RGB (1, H, W, 3), a clip of one frame; see `decode_image`.
 
     Raises:
         BrokenImageError: the file cannot be read in full.
     """
-    return np.ascontiguousarray(orient(*read_stored(path, backend_args)))
+    return read_stored(path, backend_args).upright
 
 
-def read_map(path: str, backend_args: dict | None = None) -> NDArray:
-    """An image file of one channel -> its numbers as they are, (1, H, W, 1): levels of grey, or indices of a palette.
-
-    It is turned upright as its EXIF orientation says.
-
-    Raises:
-        BrokenImageError: the file cannot be read in full, or has colours.
-    """
-    return np.ascontiguousarray(orient(*read_stored_map(path, backend_args)))
-
-
-def read_stored(path: str, backend_args: dict | None = None) -> tuple[NDArray[np.uint8], int]:
-    """What `read_image` reads before it is turned, and EXIF's number of how it is to be turned; see `orient`.
+def read_stored(path: str, backend_args: dict | None = None) -> Stored:
+    """What `read_image` reads, before it is turned.
 
     Raises:
         BrokenImageError: the file cannot be read in full.
     """
-    pixels, orientation = _read(path, backend_args, _decode_rgb)
-    return pixels[None], orientation
+    return _read(path, backend_args, _decode_rgb)
 
 
-def read_stored_map(path: str, backend_args: dict | None = None) -> tuple[NDArray, int]:
-    """What `read_map` reads before it is turned, and EXIF's number of how it is to be turned; see `orient`.
+def read_stored_map(path: str, backend_args: dict | None = None) -> Stored:
+    """Read an image file of one channel: its numbers as they are, levels of grey or indices of a palette.
 
     Raises:
         BrokenImageError: the file cannot be read in full, or has colours.
     """
-    pixels, orientation = _read(path, backend_args, _decode_map)
-    return pixels[None], orientation
+    return _read(path, backend_args, _decode_map)
 
 
 # ---- Content of a file -> pixels as stored, and their orientation ----
@@ -104,7 +111,7 @@ def _open(data: bytes) -> Image.Image:
     """Read the header; decompression bombs are refused."""
     if data[4:8] != b'ftyp' or HEIF_BRANDS.isdisjoint(data[i : i + 4] for i in range(8, min(data[3], len(data)), 4)):
         return Image.open(io.BytesIO(data))
-    if importlib.util.find_spec('pillow_heif') is None:
+    if not READS_HEIF:
         raise ValueError('HEIF needs another package: pip install pillow-heif')
     import pillow_heif
 
@@ -122,9 +129,10 @@ def _decode(image: Image.Image, to_pixels: Callable[[], NDArray]) -> tuple[NDArr
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+        number = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     except SyntaxError:  # the notes are garbage, which need not cost the picture
         return UPRIGHT
+    return number if number in range(1, 9) else UPRIGHT
 
 
 def _bits_of(image: Image.Image, data: bytes) -> int:
@@ -166,13 +174,12 @@ def _to_rgb(image: Image.Image, bits: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _read(
-    path: str, backend_args: dict | None, decode: Callable[[bytes], tuple[NDArray, int]]
-) -> tuple[NDArray, int]:
+def _read(path: str, backend_args: dict | None, decode: Callable[[bytes], tuple[NDArray, int]]) -> Stored:
     data = None
     try:
         data = fileio.get(path, backend_args=backend_args)
-        return decode(data)
+        pixels, orientation = decode(data)
+        return Stored(path, pixels[None], orientation)
     except UnidentifiedImageError as error:
         reason = 'not an image that Pillow reads' if data else 'the file is empty'
         raise BrokenImageError(path, reason) from error
