@@ -331,6 +331,15 @@ def test_strides_count_frames(make, kind, reader):
         np.testing.assert_array_equal(clip, opened.read_at(times[3 + numbers]))
 
 
+@pytest.mark.parametrize('kind', ['mp4', 'webm'])
+def test_resampled_clips_follow_the_frame_rate_of_the_container(make, kind):
+    """60 frames, 20 a second: 12 frames at a stride of 2 of 30 a second are spread over 16 of them."""
+    with open_video(make(kind)) as opened:
+        [clip] = ClipSampling('resampled', num_frames=12, stride=2).read(opened, 0.0, opened.duration, None)
+        expected = np.linspace(22, 22 + 15, 12).astype(int)  # the middle: (60 - 16) / 2
+        np.testing.assert_array_equal(clip, opened.read_at(expected / 20))
+
+
 def test_what_lies_between_keyframes_and_wanted_frames_is_not_decoded(make, monkeypatch):
     monkeypatch.setattr(video.VideoReader, '_rewind', lambda *args: pytest.fail('decoded from the start'))
     runs, cut = [], video._runs

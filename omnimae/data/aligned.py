@@ -278,6 +278,7 @@ class MapVideo:
             raise BrokenFileError(
                 path, f'{self.array.dtype} {self.array.shape}, and maps are whole numbers (frames, height, width)'
             )
+        self.frame_rate = len(self.array) / duration
         self.times = np.arange(len(self.array)) * duration / len(self.array)
 
     def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[np.ndarray]:

@@ -33,6 +33,7 @@ class FrameFolder:
         self, path: str, template: str, first: int, total: int, frame_rate: float, backend_args: dict | None = None
     ) -> None:
         self.path, self.template, self.first, self.backend_args = path, template, first, backend_args
+        self.frame_rate = frame_rate
         self.times = np.arange(total) / frame_rate
         self.duration = total / frame_rate
 

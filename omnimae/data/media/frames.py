@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -76,7 +77,7 @@ def resampled(num: int, start: float, length: float, num_frames: int) -> Indices
 
 def resampled_test_starts(num: int, length: float, num_clips: int) -> list[int]:
     """Starts of the test clips of SlowFast: whole frames apart; of one clip the middle."""
-    room = max(num - length, 0)
+    room = max(num - length, 0) + SAME_TIME
     return [int(room / 2)] if num_clips == 1 else [i * int(room / (num_clips - 1)) for i in range(num_clips)]
 
 
@@ -89,8 +90,8 @@ def segments(num: int, num_frames: int, rng: np.random.Generator | None) -> Indi
     size = num // num_frames
     if not size:
         return np.maximum(np.arange(num - num_frames, num), 0)
-    within = size // 2 if rng is None else rng.integers(size, size=num_frames)
-    return np.arange(num_frames) * size + within
+    place = size // 2 if rng is None else rng.integers(size, size=num_frames)
+    return np.arange(num_frames) * size + place
 
 
 def segments_test(num: int, num_frames: int, num_clips: int) -> list[Indices]:
@@ -130,6 +131,9 @@ def within(times: NDArray[np.float64], start: float, stop: float) -> NDArray[np.
 
 class ClipReader(Protocol):
     """What clips are read from."""
+
+    @property
+    def frame_rate(self) -> Fraction | float: ...
 
     def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[NDArray[np.uint8]]: ...
 
@@ -208,10 +212,11 @@ class ClipSampling(NamedTuple):
                 starts = [train_start(length, self.clip_seconds, u) for u in rng.random(num_random)]
             seconds = min(self.clip_seconds, length)
             return video.read_clips([first + start for start in starts], seconds, self.num_frames)
-        times = (clock or video).frame_times(first, first + length)
+        clock = clock or video
+        times = clock.frame_times(first, first + length)
         if not len(times):  # a still: what is on screen
             times = np.array([first])
-        clips = [times[clip] for clip in self.pick(len(times), _rate(times), rng, num_random)]
+        clips = [times[clip] for clip in self.pick(len(times), float(clock.frame_rate), rng, num_random)]
         if len(clips) == 1:
             return [video.read_at(clips[0])]
         moments, places = np.unique(np.concatenate(clips), return_inverse=True)  # no frame is decoded twice
@@ -227,7 +232,7 @@ class ClipSampling(NamedTuple):
             return segments_test(num, count, clips)
         assert self.stride is not None  # see check
         if self.sampling == 'resampled':
-            length = self.stride * count * rate / FRAME_RATE
+            length = _resampled_length(self.stride * count, rate)
             return [resampled(num, start, length, count) for start in resampled_test_starts(num, length, clips)]
         if self.sampling == 'spread' and clips == 1:  # the validation of VideoMAE V2
             return [spread(num, (num - self.stride * count) // 2, self.stride, count)]
@@ -242,10 +247,10 @@ class ClipSampling(NamedTuple):
             return strided(num, int(rng.integers(max(num - window + 1, 1))), self.stride, self.num_frames)
         if self.sampling == 'spread':
             return spread(num, int(rng.integers(max(num - window, 1))), self.stride, self.num_frames)
-        length = window * rate / FRAME_RATE
+        length = _resampled_length(window, rate)
         return resampled(num, rng.random() * max(num - length, 0), length, self.num_frames)
 
 
-def _rate(times: NDArray[np.float64]) -> float:
-    """Frames a second, on average."""
-    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else FRAME_RATE
+def _resampled_length(window: int, rate: float) -> float:
+    """How many frames of a video last as long as ``window`` of one that has 30 a second."""
+    return max(window * rate / FRAME_RATE, 1.0)
