@@ -338,19 +338,64 @@ def test_unknown_dtype_is_refused():
 
 
 def test_accumulated_micro_batches_make_the_big_batch(data: Path, tmp_path: Path):
-    """Parameters after two epochs are those of the batch in one piece, and logs are means over the step."""
+    """Parameters after two epochs are those of the batch in one piece, and logs are means over the step.
+
+    20 pictures are steps of 12 and 8: of 12 and 8, of 4, 4, 4 and 3, 3, 2, and of twelve times one and eight times one.
+    """
     config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
     # AdamW would divide the noise in gradients that are zero, those of the keys' biases, by itself
-    options = {'optim_wrapper.optimizer': dict(type='SGD', lr=0.1)}
+    options = {
+        'optim_wrapper.optimizer': dict(type='SGD', lr=0.1),
+        'train_dataloader.batch_sampler.global_batch_size': 12,
+    }
     runners = [
-        build_runner(config, tmp_path / str(size), {**options, 'train_dataloader.batch_size': size}) for size in (8, 2)
+        build_runner(config, tmp_path / str(size), {**options, 'train_dataloader.batch_size': size})
+        for size in (12, 4, 1)
     ]
-    models = [runner.train() for runner in runners]
-    for one, four in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(one, four, rtol=0, atol=1e-6)
-    losses = [runner.message_hub.get_scalar('train/loss').data[0] for runner in runners]
-    assert len(losses[0]) == 6  # optimizer steps
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    whole, *cut = [runner.train() for runner in runners]
+    for model in cut:
+        for one, other in zip(whole.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    curves = [[runner.message_hub.get_scalar(f'train/{key}').data[0] for key in ('loss', 'top1')] for runner in runners]
+    assert len(curves[0][0]) == 4  # optimizer steps
+    for curve in curves[1:]:
+        np.testing.assert_allclose(curve, curves[0], rtol=1e-5)
+
+
+def normalised_head(runner: Runner) -> None:
+    runner.model.head = nn.Sequential(nn.BatchNorm1d(24), nn.Linear(24, 2))
+
+
+@pytest.mark.parametrize(
+    ('options', 'change', 'message'),
+    [
+        (
+            {'auto_scale_lr': dict(enable=True, base_batch_size=32)},
+            None,
+            r'auto_scale_lr.enable=True scales by train_dataloader.batch_size, .* multiply .*lr by 0.25',
+        ),
+        (
+            {},
+            normalised_head,
+            r'model.head.0 is a BatchNorm1d, .* each of 4 micro-batches .*train_dataloader.batch_size=8, ',
+        ),
+        (
+            {
+                'train_dataloader.batch_size': 1,
+                'model.data_preprocessor': dict(type='ClipPreprocessor', mixing=dict(type='MixupCutMix')),
+            },
+            None,
+            'batch_size=1 leaves nothing to mix with. Set train_dataloader.batch_size to 2 or more',
+        ),
+    ],
+)
+def test_what_depends_on_how_a_step_is_cut_is_refused(data: Path, tmp_path: Path, options, change, message):
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    runner = build_runner(config, tmp_path / 'work', {'train_dataloader.batch_size': 2, **options})
+    if change:
+        change(runner)
+    with pytest.raises(ValueError, match=message):
+        runner.train()
 
 
 def test_a_loader_without_batch_sampler_is_refused(data: Path, tmp_path: Path):

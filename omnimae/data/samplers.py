@@ -83,8 +83,8 @@ class MixedBatchSampler:
     steps an epoch, and which step takes which source is a random permutation. OmniMAE on 64 x 32 = 2048: ImageNet
     1281167 rows -> 626 steps, SSv2 168913 rows x 4 replicas x 0.25 -> int(330 * 0.25) = 82, together 708.
 
-    No row is dropped: the last step of a pass takes those that are left, as many on each rank and in each micro-batch;
-    what is missing to that is filled from the same rows again.
+    No row is dropped or counted twice: the last step of a pass takes those that are left, as many on each rank and in
+    each micro-batch as they suffice for. One that is left without has a row that does not count; `step_sizes` says so.
 
     Iterating yields the micro-batches, ``accumulation`` of them for each step; ``len()`` counts **steps**.
 
@@ -118,6 +118,7 @@ class MixedBatchSampler:
         self.global_batch_size = batch_size * self.world_size if global_batch_size is None else global_batch_size
         replicas = {name: s.replicas for name, s in zip(sampler.dataset.names, sampler.dataset.sources, strict=True)}
         _check_sizes(batch_size, self.global_batch_size, self.world_size, replicas)
+        self._replicas = np.array([*replicas.values()])
         self.accumulation = self.global_batch_size // (batch_size * self.world_size)
         self.start_step = 0
 
@@ -130,6 +131,7 @@ class MixedBatchSampler:
         self.steps = tuple(int(n * r + 1e-9) for n, r in zip(self._steps_per_pass, sampler.repeats, strict=True))
         self.steps_per_epoch = sum(self.steps)
         self._check_every_source_has_steps()
+        self._plan: tuple[int, np.ndarray] = -1, np.empty((0, 2), np.int64)
 
     def __len__(self) -> int:
         return self.steps_per_epoch
@@ -143,8 +145,10 @@ class MixedBatchSampler:
         streams = [self._steps_of(source, epoch, int(first)) for source, first in enumerate(done)]
         for source in schedule[first_step:].tolist():
             rows, seed = next(streams[source])
-            for share in self._shares_of_this_rank(rows):
-                yield [Address(source, row, seed) for row in share]
+            counts = self._counts(len(rows))
+            shares = np.resize(rows, (*counts.shape, counts[0, 0]))  # begins again when the rows run out
+            for share, count in zip(shares[:, self.rank].tolist(), counts[:, self.rank].tolist(), strict=True):
+                yield [Address(source, row, seed) for row in share[: max(count, 1)]]
 
     def _steps_of(self, source: int, epoch: int, first_step: int) -> Iterator[tuple[np.ndarray, int]]:
         """The rows of each step of one source over all ranks, and the seed of their addresses."""
@@ -156,11 +160,28 @@ class MixedBatchSampler:
                 seed = self.sampler.address_seed(epoch, pass_index)
             yield order[position * rows_per_step : (position + 1) * rows_per_step], seed
 
-    def _shares_of_this_rank(self, rows: np.ndarray) -> list[list[int]]:
-        """The rows of a step -> those of each micro-batch of this rank, equally many everywhere."""
-        size = math.ceil(len(rows) / (self.world_size * self.accumulation))
-        rows = np.resize(rows, (self.accumulation, self.world_size, size))  # begins again when the rows run out
-        return rows[:, self.rank].tolist()
+    def step_sizes(self, step: int) -> np.ndarray:
+        """-> (accumulation, world size): how many samples of each micro-batch count in a step of the epoch."""
+        if self._plan[0] != self.sampler.epoch:
+            self._plan = self.sampler.epoch, self._plan_of(self.sampler.epoch)
+        source, num_rows = self._plan[1][step]
+        return self._counts(num_rows) * self._replicas[source]
+
+    def _plan_of(self, epoch: int) -> np.ndarray:
+        """-> (steps, 2): source and number of rows of each step."""
+        schedule = self.sampler.schedule(epoch, self.steps)
+        num_rows = np.empty_like(schedule)
+        for source, rows_per_step in enumerate(self._rows_per_step):
+            first = np.arange(self.steps[source]) % self._steps_per_pass[source] * rows_per_step
+            left = len(self.sampler.dataset.sources[source]) - first
+            num_rows[schedule == source] = left.clip(max=rows_per_step)
+        return np.stack([schedule, num_rows], 1)
+
+    def _counts(self, num_rows: int) -> np.ndarray:
+        """-> (accumulation, world size): rows of each micro-batch; the last ones have what is left, or none."""
+        shares = self.accumulation * self.world_size
+        size = math.ceil(num_rows / shares)
+        return (num_rows - size * np.arange(shares)).clip(0, size).reshape(self.accumulation, self.world_size)
 
     def _check_every_source_has_steps(self) -> None:
         facts = zip(self.sampler.dataset.names, self.steps, self._steps_per_pass, self.sampler.repeats, strict=True)

@@ -77,7 +77,7 @@ class ThroughputHook(Hook):
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
         """Log the throughput of the step, waiting for data included."""
-        samples = sum(len(batch['ids']) for batch in data_batch) * get_world_size()
+        samples = runner.train_dataloader.batch_sampler.step_sizes(batch_idx).sum()
         seconds = runner.message_hub.get_scalar('train/time').current()
         unit = 'images' if data_batch[0]['modality'] == 'image' else 'clips'
         runner.message_hub.update_scalar(f'train/{unit}_per_second', samples / seconds)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.device import get_device
+from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from omnimae.registry import LOOPS
 
 from .compat import find_latest_checkpoint
-from .hooks import append_lines
+from .hooks import append_lines, unwrapped
 
 
 @LOOPS.register_module()
@@ -28,6 +31,16 @@ class EpochTrainLoop(EpochBasedTrainLoop):
     the hooks once a step, with the list of its micro-batches. Training resumes inside an epoch at the step where it
     stopped, and nothing before that step is read again.
 
+    The gradient and the logged values of a step do not depend on how it is cut into micro-batches and ranks. A loss is
+    the mean over something; a micro-batch counts as much as it has of it. That is its samples, unless the model says
+    otherwise: its ``begin_step(batches, sizes, num_samples)``, if it has one, is called before the first forward of a
+    step, without gradient, with the step's micro-batches on this rank, the numbers of their samples, and that of all
+    ranks. A size of 0 says that a micro-batch is there for the number only. ``begin_step`` may add arguments of
+    ``forward`` to the batches. It returns None, or for each micro-batch a count: () of what its loss is a mean over, or
+    (tasks,), which come back weighted as the argument ``shares``.
+
+    Random numbers are not part of it: masks, DropPath and mixing are drawn micro-batch by micro-batch.
+
     Args:
         runner: given by the Runner.
         dataloader: given by the Runner; its batch sampler is a MixedBatchSampler.
@@ -37,7 +50,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         max_skipped: optimizer steps in a row that may be left out because a loss is not finite.
 
     Raises:
-        ValueError: there is no batch sampler, or an optimizer wrapper of another kind.
+        ValueError: there is no batch sampler, an optimizer wrapper of another kind, or what depends on how a step is
+            cut: ``auto_scale_lr``, batch norm, mixing of single samples.
     """
 
     def __init__(
@@ -56,6 +70,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             )
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval)
         self.batch_sampler = self.dataloader.batch_sampler
+        _check_auto_scale_lr(runner.auto_scale_lr or {}, self.batch_sampler.global_batch_size)
         self.max_skipped = max_skipped
         self._skipped_in_a_row = 0
         runner.message_hub.update_info('steps_per_epoch', len(self.dataloader))
@@ -64,17 +79,15 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Train to the end."""
-        accumulation, optim_wrapper = self.batch_sampler.accumulation, self.runner.optim_wrapper
-        if not hasattr(optim_wrapper, 'skipped'):
+        if not hasattr(self.runner.optim_wrapper, 'skipped'):
+            name = type(self.runner.optim_wrapper).__name__
             raise ValueError(
-                f'optim_wrapper.type is {type(optim_wrapper).__name__}, which makes a step whatever the loss is. Use '
+                f'optim_wrapper.type is {name}, which makes a step whatever the loss is. Use '
                 "AutocastOptimWrapper, with dtype=None, 'bfloat16' or 'float16': it leaves out what is not finite."
             )
-        optim_wrapper._accumulative_counts = accumulation
-        # The Runner has just told the wrapper steps where it counts micro-batches.
-        optim_wrapper.initialize_count_status(
-            self.runner.model, self.iter * accumulation, self.max_iters * accumulation
-        )
+        self.runner.model.train()
+        _check_batch_norm(unwrapped(self.runner.model), self.batch_sampler)
+        _check_mixing(unwrapped(self.runner.model), self.batch_sampler.batch_size)
         self.runner.call_hook('before_train')
         self._validate_if_due()  # a run that was stopped in a validation is resumed in front of it
         while self.epoch < self.max_epochs and not self.stop_training:
@@ -124,14 +137,38 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """
         runner = self.runner
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
-        logs = [runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper) for batch in data_batch]
-        outputs = _mean(logs)
+        batches = [batch.copy() for batch in data_batch]
+        weights = self._begin_step(batches, self.batch_sampler.step_sizes(idx))
+        runner.optim_wrapper.begin_step(weights)
+        logs = [runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper) for batch in batches]
+        outputs = _mean(logs, weights, of_all_ranks=not runner.optim_wrapper.skipped)
         if runner.optim_wrapper.skipped:
             self._note_skipped(idx, [batch['ids'] for batch in data_batch], [log['loss'].item() for log in logs])
         else:
             self._skipped_in_a_row = 0
         runner.call_hook('after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+
+    def _begin_step(self, batches: list[dict[str, Any]], sizes: np.ndarray) -> Sequence[float | Tensor]:
+        """What the mean of each micro-batch counts in that of the step, 1 on average over micro-batches and ranks."""
+        own, num_samples = sizes[:, self.batch_sampler.rank].tolist(), int(sizes.sum())
+        model, counts = unwrapped(self.runner.model), None
+        if hasattr(model, 'begin_step'):
+            with torch.no_grad(), self.runner.optim_wrapper.optim_context(model):
+                counts = model.begin_step(batches, own, num_samples)
+        if counts is None:
+            return [size * sizes.size / num_samples for size in own]
+        # Nothing waits for the device here.
+        counts = [count.to(get_device(), non_blocking=True) for count in counts]
+        table = torch.stack([count * (size > 0) for count, size in zip(counts, own, strict=True)])
+        total = table.sum(0)
+        all_reduce(total)
+        weights = (table * sizes.size / total.clamp(min=1)).unbind()
+        if table.dim() == 1:
+            return weights
+        for batch, shares in zip(batches, weights, strict=True):
+            batch['shares'] = shares
+        return [1.0] * len(batches)
 
     def _name_fatal_files(self, error: RuntimeError) -> None:
         """If a loader's worker died (out of memory, a crash in a codec), list and say which file it was reading.
@@ -172,5 +209,44 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             )
 
 
-def _mean(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {key: torch.stack([log[key].detach() for log in logs]).mean() for key in logs[0]}
+def _mean(logs: list[dict[str, Tensor]], weights: Sequence[float | Tensor], of_all_ranks: bool) -> dict[str, Tensor]:
+    """The mean of each value over the micro-batches; of this rank alone, where another one may not be finite."""
+    parts = [torch.stack([*log.values()]).detach() * weight for log, weight in zip(logs, weights, strict=True)]
+    means = torch.stack(parts).mean(0)
+    if of_all_ranks:
+        all_reduce(means, 'mean')
+    return dict(zip(logs[0], means.unbind(), strict=True))
+
+
+def _check_auto_scale_lr(options: Mapping[str, Any], global_batch_size: int) -> None:
+    if options.get('enable', False):
+        factor = global_batch_size / options.get('base_batch_size', global_batch_size)
+        raise ValueError(
+            'auto_scale_lr.enable=True scales by train_dataloader.batch_size, which is one micro-batch of a rank: the '
+            f'rate would change with the machine. A step has global_batch_size={global_batch_size} on all. Remove '
+            f'auto_scale_lr and multiply optim_wrapper.optimizer.lr by {factor:g}.'
+        )
+
+
+def _check_batch_norm(model: nn.Module, batch_sampler: Any) -> None:
+    """Batch norms that train see the samples of a whole step."""
+    accumulation, world_size = batch_sampler.accumulation, batch_sampler.world_size
+    for name, module in model.named_modules():
+        if not (isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training):
+            continue
+        if accumulation == 1 and (world_size == 1 or isinstance(module, nn.SyncBatchNorm)):
+            continue
+        raise ValueError(
+            f'model.{name} is a {type(module).__name__}, which would normalise each of {accumulation} micro-batches of '
+            f'{world_size} rank(s) by itself, not the global_batch_size={batch_sampler.global_batch_size}. Set '
+            f"train_dataloader.batch_size={batch_sampler.global_batch_size // world_size}, and sync_bn='torch' on "
+            'several ranks; or use a norm of single samples.'
+        )
+
+
+def _check_mixing(model: nn.Module, batch_size: int) -> None:
+    if batch_size == 1 and getattr(model.data_preprocessor, 'mixing', None) is not None:
+        raise ValueError(
+            'model.data_preprocessor.mixing mixes the samples of a micro-batch, and train_dataloader.batch_size=1 '
+            'leaves nothing to mix with. Set train_dataloader.batch_size to 2 or more, or mixing=None.'
+        )

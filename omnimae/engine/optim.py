@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ class AutocastOptimWrapper(OptimWrapper):
     """Optimizer wrapper with autocast, on CPU and GPU.
 
     MMEngine's AmpOptimWrapper refuses to run without a GPU (0.11.0rc0 still does). Gradient accumulation is not an
-    argument: the train loop sets it from the recipe's global batch.
+    argument: the train loop says before each step how many micro-batches it has, and what each of them counts.
 
     A step is left out on all ranks when the loss of any of its micro-batches, on any rank, is not finite; ``skipped``
     says so of the last one.
@@ -54,6 +54,7 @@ class AutocastOptimWrapper(OptimWrapper):
         self.device_type = torch.device(get_device()).type
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.dtype == torch.float16)
         self.skipped = False
+        self._weights: Sequence[float | Tensor] = ()
         self._finite: list[Tensor] = []  # of the micro-batches since the last step
 
     @contextmanager
@@ -62,6 +63,17 @@ class AutocastOptimWrapper(OptimWrapper):
         autocast = torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None)
         with super().optim_context(model), autocast:
             yield
+
+    def begin_step(self, weights: Sequence[float | Tensor]) -> None:
+        """Begin a step of as many micro-batches; the loss of each is multiplied with its weight, 1 on average."""
+        self._weights = weights
+        self._accumulative_counts = len(weights)
+        self._inner_count, self._max_counts = 0, -1  # micro-batches of this step; MMEngine counts those of the run
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """() -> (): the part of a micro-batch in the loss of its step."""
+        part = super().scale_loss(loss)
+        return part * self._weights[self._inner_count] if self._weights else part
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """() -> gradients of the scaled loss, added to those that are there."""

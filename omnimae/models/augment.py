@@ -81,8 +81,10 @@ class MixupCutMix:
     Either all pixels are mixed, share * own + (1 - share) * other (mixup, arXiv:1710.09412), or one box of all frames
     is taken from the other (CutMix, arXiv:1905.04899), where the share is what the box leaves: cut in space only.
     (MMPretrain's CutMix cuts time and height of a clip.) Targets are mixed with the same share. With an odd number of
-    samples the middle one is mixed with itself. (timm refuses such a batch; the release leaves its last sample as it
-    is, without label smoothing.)
+    samples the middle one is mixed with the first. (timm refuses such a batch; the release leaves its last sample as it
+    is, without label smoothing.) A lone sample stays as it is; EpochTrainLoop refuses micro-batches of one.
+
+    A batch is a micro-batch of one rank, as it is that of one GPU in the releases: each draws for itself.
 
     Args:
         mixup_alpha: shares of mixup are drawn from Beta(alpha, alpha).
@@ -108,17 +110,25 @@ class MixupCutMix:
         if torch.rand(()) < self.switch_prob:
             top, bottom, left, right = self.draw_box(*clip.shape[-2:])
             box = clip[..., top:bottom, left:right]
-            box.copy_(box.flip(0))
+            box.copy_(_partners(box))
             share = 1 - (bottom - top) * (right - left) / (clip.shape[-2] * clip.shape[-1])
         else:
             share = Beta(self.mixup_alpha, self.mixup_alpha).sample().item()
-            clip = clip.flip(0).lerp_(clip, share)
-        return clip, targets.flip(0).lerp_(targets, share)
+            clip = _partners(clip).lerp_(clip, share)
+        return clip, _partners(targets).lerp_(targets, share)
 
     def draw_box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, bottom, left, right: a box of the frame's aspect ratio about any pixel, cut off at the frame's edge."""
         side = math.sqrt(1 - Beta(self.cutmix_alpha, self.cutmix_alpha).sample().item())
         return *_span(int(height * side), height), *_span(int(width * side), width)
+
+
+def _partners(x: Tensor) -> Tensor:
+    """(B, ...) -> for each row a copy of the one that it is mixed with."""
+    partners = x.flip(0)
+    if len(x) % 2:
+        partners[len(x) // 2] = x[0]
+    return partners
 
 
 def _span(size: int, length: int) -> tuple[int, int]:

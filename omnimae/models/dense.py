@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_reduce
 from mmengine.model import BaseModel
 from torch import Tensor
 
@@ -30,15 +31,21 @@ class SegmentationTask:
         ValueError: more classes than a map of 8 bits holds.
     """
 
+    needs_largest_error = False
+
     def __init__(self, *, num_classes: int):
         if num_classes > UNKNOWN_CLASS:
             raise ValueError(f'num_classes={num_classes} is too many for maps of 8 bits. Merge some, to at most 255.')
         self.num_classes = self.out_channels = num_classes
 
+    def known(self, target: Tensor) -> Tensor:
+        """-> bool of the same shape: pixels that have a class."""
+        return target != UNKNOWN_CLASS
+
     def loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'top1': pixels right, in percent}."""
         target = target[:, 0, 0].long()
-        known = target != UNKNOWN_CLASS
+        known = self.known(target)
         count = known.sum().clamp(min=1)  # a crop of padding alone
         loss = F.cross_entropy(output.float(), target, ignore_index=UNKNOWN_CLASS, reduction='sum') / count
         right = is_first(output, target.masked_fill(~known, 0)) & known
@@ -66,7 +73,8 @@ class DepthTask:
     """Depth of every pixel, standardised with the mean and deviation of the data set.
 
     'berhu' is the reversed Huber loss (arXiv:1606.00373): up to c the error, beyond it (error^2 + c^2) / 2c, where c is
-    a fifth of the largest error of the batch. 'l1' is the error.
+    a fifth of the largest error of the step, on all ranks. (In the release, of the batch of each GPU.) 'l1' is the
+    error.
 
     Args:
         mean, std: of the depth, in the unit of the files; the released ones are those of NYUv2 in millimetres.
@@ -82,16 +90,30 @@ class DepthTask:
         if error not in ('berhu', 'l1'):
             raise ValueError(f"DepthTask: error={error!r} is unknown. Choose 'berhu' or 'l1'.")
         self.mean, self.std, self.error = mean, std, error
+        self.needs_largest_error = error == 'berhu'
 
-    def loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """(B, 1, H, W), (B, 1, T=1, H, W) as stored, negative where not known -> {'loss': mean over what is known}."""
-        target = target[:, :, 0]
-        known = target >= 0
-        errors = (output.float() - (target - self.mean) / self.std).abs().masked_fill(~known, 0)
-        if self.error == 'berhu':
-            c = (0.2 * errors.detach().max()).clamp(min=1e-5)
+    def known(self, target: Tensor) -> Tensor:
+        """-> bool of the same shape: pixels with a depth."""
+        return target >= 0
+
+    def errors(self, output: Tensor, target: Tensor) -> Tensor:
+        """(B, 1, H, W), (B, 1, T=1, H, W) as stored -> (B, 1, H, W) in standard deviations, 0 where not known."""
+        errors = output.float() - (target[:, :, 0] - self.mean) / self.std
+        return errors.abs().masked_fill(~self.known(target[:, :, 0]), 0)
+
+    def loss(self, output: Tensor, target: Tensor, largest_error: Tensor | None = None) -> dict[str, Tensor]:
+        """(B, 1, H, W), (B, 1, T=1, H, W) as stored, negative where not known -> {'loss': mean over what is known}.
+
+        ``largest_error``: () of the step; by default that of this batch on all ranks.
+        """
+        errors = self.errors(output, target)
+        if self.needs_largest_error:
+            if largest_error is None:
+                largest_error = errors.detach().amax()
+                all_reduce(largest_error, 'max')
+            c = (0.2 * largest_error).clamp(min=1e-5)
             errors = torch.where(errors < c, errors, (errors.square() + c * c) / (2 * c))
-        return {'loss': errors.sum() / known.sum().clamp(min=1)}
+        return {'loss': errors.sum() / self.known(target).sum().clamp(min=1)}
 
     def results(self, output: Tensor) -> list[dict]:
         """(B, 1, H, W) -> B times dict(depth=(H, W)), in the unit of the files."""
@@ -159,7 +181,11 @@ class DensePredictor(BaseModel):
             raise ValueError(f'head.layers={self.head.layers} are not ascending numbers of blocks. Sort them.')
 
     def forward(
-        self, clips: Mapping[str, Tensor], target: Tensor | None = None, mode: str = 'loss'
+        self,
+        clips: Mapping[str, Tensor],
+        target: Tensor | None = None,
+        mode: str = 'loss',
+        largest_error: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict]:
         """What MMEngine calls: ``mode`` 'loss' or 'predict'.
 
@@ -171,10 +197,32 @@ class DensePredictor(BaseModel):
                 raise ValueError(
                     'DensePredictor.loss needs a target, and this batch has none. Give the dataset target=.'
                 )
-            return self.loss(clips, target)
+            given = {} if largest_error is None else dict(largest_error=largest_error)
+            return self.task.loss(self.outputs(clips), target, **given)
         if mode == 'predict':
             return self.predict(clips)
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+
+    def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor] | None:
+        """The known pixels of each micro-batch (EpochTrainLoop).
+
+        Where the loss needs the largest error of several micro-batches, they are all predicted beforehand, with the
+        random numbers that they will have: a third more work.
+        """
+        if not all('target' in batch for batch in batches):
+            return None  # forward will say so
+        if self.task.needs_largest_error and len(batches) > 1:
+            device = self.data_preprocessor.device
+            with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+                largest_error = torch.stack([self._largest_error(batch) for batch in batches]).amax()
+            all_reduce(largest_error, 'max')
+            for batch in batches:
+                batch['largest_error'] = largest_error
+        return [self.task.known(batch['target']).sum() for batch in batches]
+
+    def _largest_error(self, batch: dict) -> Tensor:
+        inputs = self.data_preprocessor(batch, training=True)
+        return self.task.errors(self.outputs(inputs['clips']), inputs['target']).amax()
 
     def loss(self, clips: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
         """Modality -> (B, C, 1, H, W), and (B, 1, 1, H, W) -> {'loss', ...}, what the task says."""

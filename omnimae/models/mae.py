@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -113,6 +115,23 @@ class MaskedAutoencoder(BaseModel):
             dict(patches=p, decode=decode, visible=visible, modality=modality, loss=loss)
             for p, decode, visible, loss in rows
         ]
+
+    def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor] | None:
+        """The scored tokens of each micro-batch, where their number differs from sample to sample (EpochTrainLoop).
+
+        These masks are drawn here, for the whole step.
+        """
+        generator = self._mask_generator(batches[0]['modality'])
+        if getattr(generator, 'scores_all', False) and not any('masks' in batch for batch in batches):
+            return None
+        counts = []
+        for batch in batches:
+            if 'masks' not in batch:
+                grid = Grid.of(batch['clip'].shape[2:], self.backbone.patch_size)
+                batch['masks'] = generator(len(batch['clip']), grid, self.data_preprocessor.device)
+            masks = batch['masks']
+            counts.append((torch.ones_like(masks.decode) if masks.scored is None else masks.scored).sum())
+        return counts
 
     def head_of(self, modality: str) -> Any:
         """Return the head that decodes this modality, an MAEHead or one like it: the shared one, or its own."""

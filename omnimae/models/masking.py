@@ -34,6 +34,8 @@ class RandomMasking:
         ValueError: a ratio or a choice that there is not.
     """
 
+    scores_all = True  # every decoded token counts in the loss
+
     def __init__(self, *, ratio: float, round_down: str = 'hidden'):
         if not 0 < ratio < 1:
             raise ValueError(f'{type(self).__name__}: ratio={ratio} must lie between 0 and 1.')
@@ -195,6 +197,8 @@ class RunningCellMasking:
         ratio: share of the cell to hide: 0.25, 0.5 or 0.75.
     """
 
+    scores_all = True
+
     def __init__(self, *, ratio: float):
         if ratio not in (0.25, 0.5, 0.75):
             raise ValueError(f'RunningCellMasking: ratio={ratio} of a cell of 2x2. Choose 0.25, 0.5 or 0.75.')
@@ -248,6 +252,8 @@ class DualMasking:
         encoder: config of the generator that hides tokens from the encoder.
         decoder: config of the generator that hides tokens from the decoder, too.
     """
+
+    scores_all = False
 
     def __init__(self, *, encoder: dict, decoder: dict):
         self.encoder, self.decoder = MODELS.build(encoder), MODELS.build(decoder)

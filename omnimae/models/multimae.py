@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +71,11 @@ class MultiMAE(BaseModel):
         self.log_variances = nn.ParameterDict({task: torch.zeros(()) for task in head} if uncertainty else {})
 
     def forward(
-        self, clips: Mapping[str, Tensor], masks: Masks | None = None, mode: str = 'loss'
+        self,
+        clips: Mapping[str, Tensor],
+        masks: Masks | None = None,
+        mode: str = 'loss',
+        shares: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict]:
         """What MMEngine calls: ``mode`` 'loss' or 'predict'.
 
@@ -79,31 +83,52 @@ class MultiMAE(BaseModel):
             ValueError: another mode.
         """
         if mode == 'loss':
-            return self.loss(clips, masks)
+            return self.loss(clips, masks, shares)
         if mode == 'predict':
             return self.predict(clips, masks)
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
-    def loss(self, clips: Mapping[str, Tensor], masks: Masks | None = None) -> dict[str, Tensor]:
+    def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor]:
+        """Draw the masks of the step and count, (tasks,), the samples that hide something of each (EpochTrainLoop)."""
+        counts = []
+        for batch in batches:
+            clips = batch['clips']
+            grids = self.backbone.grids_of(clips)
+            if 'masks' not in batch:
+                batch_size = len(next(iter(clips.values())))
+                batch['masks'] = self.mask_generator(batch_size, grids, self.data_preprocessor.device)
+            modalities = [self.head_of(task).modality for task in self._tasks_of(grids)]
+            hidden = [self._hidden(modality, batch['masks'].visible, grids) for modality in modalities]
+            counts.append(torch.stack([some.any(1).sum() for some in hidden]))
+        return counts
+
+    def loss(
+        self, clips: Mapping[str, Tensor], masks: Masks | None = None, shares: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Modality -> (B, C, T, H, W) -> {'loss', '<error>_<task>'}; draws masks unless given.
 
         Of each sample the mean over the hidden tokens counts, then the mean over the samples that hide any. A task
-        whose modality is not given has no part in it.
+        whose modality is not given has no part in it. Given ``shares``, of those that have, the loss of each is
+        multiplied with its share.
 
         Raises:
             ValueError: a size that the patch does not divide, an unknown modality, none that a task predicts, or a mask
                 of other tokens or with ``scored``.
         """
         encoded = self._encode(clips, masks)
-        errors = {task: self._mean_error(task, encoded) for task in self._known_tasks(encoded)}
-        if not errors:
+        tasks = self._tasks_of(encoded.grids)
+        if not tasks:
             raise ValueError(
                 f'No task of {list(self.head)} predicts one of {list(encoded.grids)}, so there is no loss. Give the '
                 'clips of a modality that a task predicts, too.'
             )
-        total = torch.stack([self._weighted(task, error) for task, error in errors.items()]).sum()
+        errors = torch.stack([self._mean_error(task, encoded) for task in tasks])
+        losses = torch.stack([self._weighted(task, error) for task, error in zip(tasks, errors, strict=True)])
+        if shares is not None:
+            errors, losses = errors * shares, losses * shares
         # a curve per task; MMEngine would add up every name that contains 'loss'
-        return {'loss': total, **{f'{self.head_of(task).error}_{task}': x.detach() for task, x in errors.items()}}
+        curves = {f'{self.head_of(task).error}_{task}': x for task, x in zip(tasks, errors.detach(), strict=True)}
+        return {'loss': losses.sum(), **curves}
 
     def predict(self, clips: Mapping[str, Tensor], masks: Masks | None = None) -> list[dict]:
         """Modality -> (B, C, T, H, W) -> B results: patches, visible, losses, loss, modality.
@@ -119,7 +144,7 @@ class MultiMAE(BaseModel):
         encoded = self._encode(clips, masks)
         predictions = {task: self._predict(task, encoded) for task in self.head}
         losses = {}
-        for task in self._known_tasks(encoded):
+        for task in self._tasks_of(encoded.grids):
             errors, some = self._errors(task, predictions[task], encoded)
             losses[task] = torch.where(some, errors, torch.nan)
         modality = 'image' if all(clip.shape[2] == 1 for clip in clips.values()) else 'video'
@@ -171,23 +196,24 @@ class MultiMAE(BaseModel):
         grid = self.grid_of(head.modality, encoded.grids)
         return head(encoded.latent, encoded.visible, encoded.grids, grid)
 
-    def _known_tasks(self, encoded: _Encoded) -> list[str]:
-        return [task for task in self.head if self.head_of(task).modality in encoded.patches]
+    def _tasks_of(self, grids: Mapping[str, Grid]) -> list[str]:
+        """The tasks whose modality is given."""
+        return [task for task in self.head if self.head_of(task).modality in grids]
 
     def _errors(self, task: str, prediction: Tensor, encoded: _Encoded) -> tuple[Tensor, Tensor]:
         """(B, N, P) -> (B,) mean error over the hidden tokens, 0 where none is hidden; (B,) whether some are."""
         head = self.head_of(task)
         errors = head.errors(prediction, encoded.patches[head.modality])
-        hidden = self._hidden(encoded)[:, token_spans(encoded.grids)[head.modality]]
+        hidden = self._hidden(head.modality, encoded.visible, encoded.grids)
         count = hidden.sum(1)
         return (errors * hidden).sum(1) / count.clamp(min=1), count > 0
 
     @staticmethod
-    def _hidden(encoded: _Encoded) -> Tensor:
-        """-> (B, N of all) bool."""
-        num_tokens = sum(grid.num_tokens for grid in encoded.grids.values())
-        hidden = encoded.visible.new_ones(len(encoded.visible), num_tokens, dtype=torch.bool)
-        return hidden.scatter(1, encoded.visible, False)
+    def _hidden(modality: str, visible: Tensor, grids: Mapping[str, Grid]) -> Tensor:
+        """-> (B, N of the modality) bool."""
+        num_tokens = sum(grid.num_tokens for grid in grids.values())
+        hidden = visible.new_ones(len(visible), num_tokens, dtype=torch.bool).scatter(1, visible, False)
+        return hidden[:, token_spans(grids)[modality]]
 
     def _mean_error(self, task: str, encoded: _Encoded) -> Tensor:
         """-> (): mean over the samples that hide something; 0, with a gradient of 0, if there is none."""

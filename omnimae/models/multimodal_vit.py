@@ -316,6 +316,12 @@ class MultiModalViT(BaseModule):
         given = {name: tokenizers[name].patchify(clips[name]) for name in self.modalities if name in clips}
         return {name: pair[0] for name, pair in given.items()}, {name: pair[1] for name, pair in given.items()}
 
+    def grids_of(self, clips: Mapping[str, Tensor]) -> dict[str, Grid]:
+        """Modality -> (B, C, T, H, W) -> the grid of each, as ``patchify``."""
+        tokenizers: Any = self.tokenizers
+        given = [name for name in self.modalities if name in clips]
+        return {name: Grid.of(clips[name].shape[2:], tokenizers[name].patch_size) for name in given}
+
     def embed(self, patches: Mapping[str, Tensor], grids: Mapping[str, Grid]) -> Tensor:
         """Modality -> (B, N, P) -> (B, N of all, D): tokens with their positions, one modality after the other."""
         tokenizers: Any = self.tokenizers

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from omnimae.registry import MODELS
 from omnimae.structures import UNKNOWN_CLASS, Batch
 
-MODEL_INPUTS = ('clip', 'modality', 'labels', 'masks')
+STEP_INPUTS = ('features', 'shares', 'largest_error')  # what a model's ``begin_step`` may add
+MODEL_INPUTS = ('clip', 'modality', 'labels', 'masks', *STEP_INPUTS)
 
 
 @MODELS.register_module()
@@ -56,7 +57,7 @@ class ClipPreprocessor(BaseDataPreprocessor):
         if 'labels' in data and self.num_classes is not None:
             _check_labels(data, self.num_classes)
         inputs = self.cast_data({key: value for key, value in data.items() if key in MODEL_INPUTS})
-        if training and (self.erasing or self.mixing):
+        if training and (self.erasing or self.mixing) and 'features' not in data:
             self._augment(inputs)
         return inputs
 
@@ -137,7 +138,7 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
         Raises:
             ValueError: a label, or a class in the target or in an input, that is none of the model's.
         """
-        keys = ['clip', 'clips', 'masks']
+        keys = ['clip', 'clips', 'masks', *STEP_INPUTS]
         self._check_inputs(data)
         if self.target:
             keys.append('target')

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModel
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from omnimae.registry import MODELS
 from omnimae.structures import is_first
@@ -77,11 +80,12 @@ class FrozenBackbone(BaseModel):
         return self.norm(pooled).unflatten(0, clip.shape[:2])
 
 
-class FeatureNorm(nn.BatchNorm1d):
+class FeatureNorm(_NormBase):
     """Batch normalisation of features, without scale and shift, over the batches of all ranks.
 
     MAE (arXiv:2111.06377, appendix A) has each rank use its own batch, and the averages of rank 0. Features carry no
-    gradient, so the statistics of all ranks cost two sums, and any number of ranks gives the same.
+    gradient, so the statistics of all ranks cost two sums, and any number of ranks gives the same. It is no
+    ``nn.BatchNorm1d`` for those who replace, or refuse, norms that see one rank.
     """
 
     # None in some batch norms, never in this one
@@ -93,16 +97,19 @@ class FeatureNorm(nn.BatchNorm1d):
     def __init__(self, num_features: int):
         super().__init__(num_features, eps=1e-6, affine=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D) without gradient -> (B, D). A single sample, which has no variance, is normalised as in evaluation."""
-        num_samples = len(x) * get_world_size()
+    def forward(self, x: Tensor, num_samples: int | None = None) -> Tensor:
+        """(B, D) without gradient -> (B, D). A single sample, which has no variance, is normalised as in evaluation.
+
+        ``num_samples``: of all ranks together; by default each has B.
+        """
+        num_samples = num_samples or len(x) * get_world_size()
         if not self.training or num_samples == 1:
             return F.batch_norm(x.float(), self.running_mean, self.running_var, eps=self.eps)
         x = x.float()
-        mean = x.mean(0)
-        all_reduce(mean, 'mean')
-        variance = (x - mean).square().mean(0)
-        all_reduce(variance, 'mean')
+        mean = x.sum(0) / num_samples
+        all_reduce(mean)
+        variance = (x - mean).square().sum(0) / num_samples
+        all_reduce(variance)
         unbiased = variance * num_samples / (num_samples - 1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(unbiased, self.momentum)
@@ -147,9 +154,16 @@ class LinearProbe(FrozenBackbone):
         nn.init.zeros_(linear.bias)
 
     def forward(
-        self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'loss'
+        self,
+        clip: Tensor | None = None,
+        modality: str = 'video',
+        labels: Tensor | None = None,
+        mode: str = 'loss',
+        features: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used.
+        """What MMEngine calls: ``mode`` 'loss' or 'predict', of clips or of what `begin_step` made of them.
+
+        The modality is not used.
 
         Raises:
             ValueError: another mode, or a loss without labels.
@@ -157,16 +171,27 @@ class LinearProbe(FrozenBackbone):
         if mode == 'loss':
             if labels is None:
                 raise ValueError('LinearProbe.loss needs labels, and this batch has none. Give the dataset labels.')
-            return self.loss(clip, labels)
+            return self.loss(clip, labels) if features is None else self._loss(self.head[1](features), labels)
         if mode == 'predict':
             logits = self.logits(clip)
             rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
             return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
+    def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> None:
+        """Replace the clips by their features, normalised over the whole step: one update of the averages for each."""
+        features = [self.features(self.data_preprocessor(batch, training=True)['clip']) for batch in batches]
+        counted = torch.cat([x[:size] for x, size in zip(features, sizes, strict=True)])
+        normalised = self.head[0](counted, num_samples).split(list(sizes))
+        for batch, raw, x, size in zip(batches, features, normalised, sizes, strict=True):
+            batch['features'] = x if size else raw  # which do not count
+            del batch['clip']
+
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': right answers, in percent}."""
-        logits = self.logits(clip).squeeze(1)
+        return self._loss(self.logits(clip).squeeze(1), labels)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {'loss': F.cross_entropy(logits, labels), 'top1': 100 * is_first(logits, labels).float().mean()}
 
     def predict(self, clip: Tensor) -> Tensor:
