@@ -11,13 +11,13 @@ import time
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import mmengine.fileio
 import numpy as np
 import pytest
 import torch
+from av.bitstream import BitStreamFilterContext
 from torch.utils.data import DataLoader, Dataset
 
 from omnimae.data import media
@@ -25,6 +25,9 @@ from omnimae.data.media import decord, open_video, video
 from omnimae.data.media.container import count_missing_bytes
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
 from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen
+from omnimae.data.media.orientation import orient, orientation_of_matrix
+from omnimae.data.media.packets import Picture
+from omnimae.data.reencode import reencode
 
 READERS = ('pyav', 'decord')
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
@@ -69,11 +72,13 @@ def test_starts_of_test_clips_that_reach_the_end(duration, num_clips, starts):
         pytest.param([0, 1, 5, 6, 7], 0, 6, 3, [0, 1, 2], id='times, not indices'),
         pytest.param([0, 1, 5], 2, 2, 3, [1, 1, 1], id='a still: the frame on screen'),
         pytest.param([0.04, 1], 0, 0.04, 2, [0, 0], id='before the first frame'),
+        pytest.param(np.arange(100) / 50, 0.6, 1.8 - 0.6, 60, range(30, 90), id='end excluded up to rounding'),
+        pytest.param(np.arange(100) / 50, 1.1 - 0.5, 0.2, 10, range(30, 40), id='start included up to rounding'),
         pytest.param([0, 1, 5], 5.5, 2, 2, [2, 2], id='behind the last frame'),
     ],
 )
 def test_pick_frames(times, start, seconds, num_frames, expected):
-    assert pick_frames(list(times), start, seconds, num_frames).tolist() == expected
+    assert pick_frames(list(times), start, seconds, num_frames).tolist() == list(expected)
 
 
 @pytest.mark.parametrize('num_frames', [8, 16, 32])
@@ -179,6 +184,7 @@ def encode(
     rate=20,
     size=(64, 96),
     rotation=0,
+    matrix=None,
     b_frames=2,
     **options,
 ):
@@ -192,6 +198,8 @@ def encode(
         stream.codec_context.max_b_frames = b_frames
         if rotation:
             stream.set_display_rotation(rotation)
+        if matrix:
+            stream.set_display_matrix([round(65536 * x) for x in matrix[:8]] + [1 << 30])
         for number, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(picture(number, *size), 'rgb24').reformat(format=pix_fmt)
             frame.pts, frame.time_base = stamp, Fraction(1, rate)
@@ -239,15 +247,23 @@ def decode_sequentially(path):
     with av.open(path) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
-        times = [float((frame.pts - stream.start_time) * stream.time_base) for frame in frames]
-        # AVI has no times of display: frames come out in order, labelled in order of decoding.
-        return np.array(sorted(times) if path.endswith('avi') else times), frames
+        # AVI has no times of display: frames come out in order, labelled in order of decoding; the first is at 0.
+        origin = min(frame.pts for frame in frames) if path.endswith('avi') else stream.start_time
+        return np.array(sorted(float((frame.pts - origin) * stream.time_base) for frame in frames)), frames
 
 
 def expected_clip(times, frames, start, seconds, num_frames):
-    inside = [i for i, t in enumerate(times) if start <= t < start + seconds] or [max(np.flatnonzero(times <= start))]
+    times = np.round(times, 6)  # no frame of these begins so near an end but at it
+    begin, end = round(start, 6), round(start + seconds, 6)
+    inside = [i for i, t in enumerate(times) if begin <= t < end] or [max(np.flatnonzero(times <= begin))]
     picked = [frames[inside[i]] for i in np.floor(np.linspace(0, len(inside) - 1, num_frames)).astype(int)]
-    return np.stack([np.rot90(f.to_ndarray(format='rgb24', threads=1), round(f.rotation / 90)) for f in picked])
+    return np.stack([as_shown(frame) for frame in picked])
+
+
+def as_shown(frame):
+    matrix = frame.side_data.get('DISPLAYMATRIX')
+    pixels = frame.to_ndarray(format='rgb24', threads=1)
+    return orient(pixels, 1 if matrix is None else orientation_of_matrix(np.frombuffer(matrix, np.int32)))
 
 
 @pytest.mark.parametrize(
@@ -303,8 +319,7 @@ def test_sparse_clips_equal_sequential_decoding(make, kind, reader):
         # all over the video, at its end, three in one frame, and two far from each other
         for moments in ((np.arange(8) + 0.5) * opened.duration / 8, [2.3, 2.45], [1.01, 1.02, 1.03], [0.37, 2.16]):
             on_screen = [max(np.flatnonzero(times <= moment), default=0) for moment in moments]
-            expected = [frames[i].to_ndarray(format='rgb24', threads=1) for i in on_screen]
-            expected = [np.rot90(x, round(frames[i].rotation / 90)) for x, i in zip(expected, on_screen, strict=True)]
+            expected = [as_shown(frames[i]) for i in on_screen]
             np.testing.assert_array_equal(opened.read_at(moments), expected)
 
 
@@ -322,8 +337,7 @@ def test_strides_count_frames(make, kind, reader):
         rule = ClipSampling('strided', num_frames=4, num_clips=3, stride=3)
         clips = rule.read(opened, 0.0, opened.duration, None)
         for clip, numbers in zip(clips, rule.pick(len(times), 25.0, None), strict=True):
-            expected = [frames[i].to_ndarray(format='rgb24', threads=1) for i in numbers]
-            expected = [np.rot90(x, round(frames[i].rotation / 90)) for x, i in zip(expected, numbers, strict=True)]
+            expected = [as_shown(frames[i]) for i in numbers]
             np.testing.assert_array_equal(clip, expected)
         rule = ClipSampling('spread', num_frames=4, stride=1)
         [clip] = rule.read(opened, times[3], times[9] - times[3], None)  # of the frames 3 to 8 of a span
@@ -353,10 +367,10 @@ def test_what_lies_between_keyframes_and_wanted_frames_is_not_decoded(make, monk
 
 def test_a_frame_shown_before_the_keyframe_in_front_of_it_is_decoded_from_the_one_before():
     # in the order of decoding; the one shown at 18 refers to both keyframes and follows one shown at 24
-    packets = [SimpleNamespace(pts=pts, is_keyframe=pts in (0, 20)) for pts in (0, 8, 4, 20, 24, 18, 28)]
+    pictures = [Picture(stamp, stamp in (0, 20), True, []) for stamp in (0, 8, 4, 20, 24, 18, 28)]
     for wanted in ({18, 24}, {4, 18, 24}):
-        assert [[packet.pts for packet in run] for run in video._runs(packets, wanted)] == [[0, 8, 4, 20, 24, 18]]
-    assert [[packet.pts for packet in run] for run in video._runs(packets, {8, 24})] == [[0, 8], [20, 24]]
+        assert [[picture.stamp for picture in run] for run in video._runs(pictures, wanted)] == [[0, 8, 4, 20, 24, 18]]
+    assert [[picture.stamp for picture in run] for run in video._runs(pictures, {8, 24})] == [[0, 8], [20, 24]]
 
 
 @pytest.mark.parametrize('kind', PYAV_ONLY)
@@ -368,7 +382,7 @@ def test_decord_refuses_what_it_would_read_wrongly(make, kind):
 @pytest.mark.parametrize('reader', READERS)
 @pytest.mark.parametrize(
     ('kind', 'origin', 'duration'),
-    [('mp4', 0, 3.0), ('webm', 0, 3.0), ('late start', 0, 3.0), ('negative stamps', 10, 2.5), ('avi mpeg4', -1, 3.05)],
+    [('mp4', 0, 3.0), ('webm', 0, 3.0), ('late start', 0, 3.0), ('negative stamps', 10, 2.5), ('avi mpeg4', 0, 3.0)],
 )  # fmt: skip
 def test_frames_are_those_of_their_time(make, kind, origin, duration, reader):
     with open_video(make(kind), reader) as opened:
@@ -383,6 +397,69 @@ def test_pictures_are_turned_as_the_file_says(make, reader):
         clip = opened.read(1.0, 0.8, 4)
     assert clip.shape == (4, 96, 64, 3)
     assert [number_of(np.rot90(frame, -1)) for frame in clip] == [20, 25, 30, 35]  # stored: 90 degrees clockwise
+
+
+# By FFmpeg's own filters, which its players insert: where a pixel of the first row is shown
+MATRICES = {
+    1: (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    2: (-1, 0, 0, 0, 1, 0, 96, 0, 1),
+    3: (-1, 0, 0, 0, -1, 0, 96, 64, 1),
+    4: (1, 0, 0, 0, -1, 0, 0, 64, 1),
+    5: (0, 1, 0, 1, 0, 0, 0, 0, 1),
+    6: (0, 1, 0, -1, 0, 0, 64, 0, 1),
+    7: (0, -1, 0, -1, 0, 0, 64, 96, 1),
+    8: (0, -1, 0, 1, 0, 0, 0, 96, 1),
+}
+FILTERS = {2: 'hflip', 3: 'hflip,vflip', 4: 'vflip', 5: 'transpose=cclock_flip', 6: 'transpose=clock'}
+FILTERS |= {7: 'transpose=clock_flip', 8: 'transpose=cclock'}
+
+
+def filtered(path, filters):
+    """The first frame as a filter graph of FFmpeg shows it, RGB."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        graph = av.filter.Graph()
+        nodes = [
+            graph.add_buffer(template=stream),
+            *(graph.add(*f.split('=')) for f in filters),
+            graph.add('buffersink'),
+        ]
+        graph.link_nodes(*nodes).configure()
+        graph.push(next(container.decode(stream)))
+        return graph.pull().to_ndarray(format='rgb24')
+
+
+@pytest.mark.parametrize('orientation', MATRICES)
+def test_pictures_are_turned_and_mirrored_as_players_do_it(tmp_path, orientation):
+    path = encode(tmp_path / 'v.mp4', range(3), matrix=MATRICES[orientation])
+    filters = FILTERS.get(orientation)
+    shown = filtered(path, filters.split(',') if filters else [])
+    with open_video(path) as opened:
+        np.testing.assert_array_equal(opened.read_at([0.0])[0], shown)
+    reencode(path, tmp_path / 'copy.mp4', 64)
+    with open_video(tmp_path / 'copy.mp4') as copy:
+        assert copy.read_at([0.0]).shape[1:] == shown.shape
+        assert np.abs(copy.read_at([0.0])[0] - shown.astype(int)).mean() < 12
+    if orientation in (1, 3, 6, 8):
+        with open_video(path, 'decord') as opened:
+            assert np.abs(opened.read_at([0.0])[0] - shown.astype(int)).mean() < 1
+    else:
+        with pytest.raises(BrokenVideoError, match="decord would not turn or mirror it. Use reader='pyav'"):
+            open_video(path, 'decord')
+
+
+def test_frames_that_say_themselves_how_they_are_shown(tmp_path):
+    path = str(tmp_path / 'v.mp4')
+    with av.open(encode(tmp_path / 's.mp4', range(40))) as source, av.open(path, 'w') as target:
+        video, stream = source.streams.video[0], target.add_stream_from_template(source.streams.video[0])
+        message = 'h264_metadata=display_orientation=insert:rotate=180:flip=horizontal'
+        for packet in BitStreamFilterContext(message, video, stream).filter(next(source.demux(video))):
+            packet.stream = stream
+            target.mux(packet)
+    with open_video(path) as opened, open_video(tmp_path / 's.mp4') as plain:
+        np.testing.assert_array_equal(opened.read_at([0.0]), plain.read_at([0.0])[:, ::-1])
+    with pytest.raises(BrokenVideoError, match='decord would not turn or mirror it'):
+        open_video(path, 'decord')
 
 
 @pytest.mark.parametrize('reader', READERS)

@@ -16,7 +16,8 @@ from av.video.frame import PictureType
 
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenVideoError
-from omnimae.data.media.video import VideoReader
+from omnimae.data.media.orientation import UPRIGHT, orient
+from omnimae.data.media.video import VideoReader, orientation_of
 
 # A keyframe each 16 frames: a clip begins anywhere, and all that lies between the keyframe and it is decoded in vain.
 # No B-frames: with them MP4 does not say how long a frame is shown, which at a variable rate may be seconds.
@@ -81,9 +82,9 @@ def _packets(container: Any, video: VideoReader, short_side: int) -> Iterator[An
 def _shrink(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
     """The frame in its new size, the way it is to be shown."""
     height, width = scaled_size(frame.height, frame.width, short_side)
-    turns = round(frame.rotation / 90)
-    if turns % 4 == 0:
+    orientation = orientation_of(frame)
+    if orientation == UPRIGHT:
         return frame.reformat(width, height, 'yuv420p', interpolation='BICUBIC')
-    lying = frame.reformat(width, height, 'rgb24', interpolation='BICUBIC').to_ndarray()
-    upright: Any = np.ascontiguousarray(np.rot90(lying, turns))
+    stored = frame.reformat(width, height, 'rgb24', interpolation='BICUBIC').to_ndarray()
+    upright: Any = np.ascontiguousarray(orient(stored, orientation))
     return av.VideoFrame.from_ndarray(upright, 'rgb24').reformat(format='yuv420p')

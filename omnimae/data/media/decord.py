@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import pickle
 import signal
@@ -11,13 +12,16 @@ import sys
 import threading
 from typing import Any
 
+import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from numpy.typing import NDArray
 
 from omnimae.data.media import video
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.frames import within
-from omnimae.data.media.video import Picker, VideoReader
+from omnimae.data.media.orientation import UPRIGHT
+from omnimae.data.media.video import Picker, VideoReader, orientation_of
 
 DECORD_FORMATS = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')
 DECORD_PROCESSES: dict[int, DecordProcess] = {}  # by the id of the process that started it: a fork needs its own
@@ -32,10 +36,39 @@ class DecordReader(VideoReader):
             raise BrokenVideoError(self.path, "decord would give other frames of it. Use reader='pyav'.")
         with self._reporting():
             self._reopen()
-            packets = [(packet.pts, packet.is_discard) for packet in self._demux()]
+            packets = list(self._demux())
+        try:
+            pictures = self._group(packets, self._origin - 1)
+        except BrokenVideoError as error:
+            raise BrokenVideoError(self.path, f"{error.reason}. Use reader='pyav'.") from error
+        if not pictures or not pictures[0].is_keyframe:
+            raise BrokenVideoError(self.path, "decord would give other frames of it. Use reader='pyav'.")
+        with self._reporting():
+            if not self._turns_alike():
+                raise BrokenVideoError(self.path, "decord would not turn or mirror it. Use reader='pyav'.")
         self._num_packets = len(packets)
-        stamps = sorted(stamp for stamp, is_discard in packets if not is_discard)  # an edit list may cut some
-        self._frame_times = self._times(stamps)
+        self._frame_times = self._times(sorted(p.stamp for p in pictures if p.is_shown))  # an edit list may cut some
+
+    def _turns_alike(self) -> bool:
+        """Whether decord shows frames as they are to be shown: it knows the rotations of MP4, and nothing else."""
+        frame = self._first_frame()
+        orientation = orientation_of(frame)
+        if orientation == UPRIGHT:
+            return True
+        if self._container.format.name != DECORD_FORMATS[0] or orientation not in (3, 6, 8) or frame.rotation % 90:
+            return False
+        messages = dict(h264='6', hevc='39-40').get(self._stream.codec_context.name)  # which may turn frames, too
+        return messages is None or orientation_of(self._first_frame(without=messages)) == orientation
+
+    def _first_frame(self, without: str | None = None) -> av.VideoFrame:
+        """The first frame, decoded without NAL units of these types."""
+        self._reopen()
+        packets = self._demux()
+        if without is not None:
+            cut = BitStreamFilterContext(f'filter_units=remove_types={without}', self._stream)
+            packets = itertools.chain.from_iterable(map(cut.filter, packets))
+        decode = self._stream.codec_context.decode
+        return next(frame for packet in itertools.chain(packets, [None]) for frame in decode(packet))
 
     def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
         """See `VideoReader.frame_times`."""
@@ -139,7 +172,7 @@ def _serve_decord() -> None:
                 raise ValueError('damaged, a frame does not decode')
         except Exception as error:
             opened = None
-            answer = f'decord: {(str(error) or repr(error)).splitlines()[0]}'
+            answer = f'decord: {(str(error) or repr(error)).splitlines()[0]}. See whether reader="pyav" reads it.'
         signal.setitimer(signal.ITIMER_REAL, 0)
         pickle.dump(answer, answers, protocol=5)
         answers.flush()

@@ -108,11 +108,11 @@ def segments_test(num: int, num_frames: int, num_clips: int) -> list[Indices]:
 def pick_frames(times: ArrayLike, start: float, seconds: float, num_frames: int) -> NDArray[np.int64]:
     """Ascending frame times (n,) -> indices (num_frames,) of the frames that make the clip.
 
-    Of the n frames with start <= time < start + seconds these are floor(linspace(0, n - 1, num_frames)), in whole
-    numbers; if there are fewer than asked, frames repeat. If none starts then (a still in a video of variable frame
-    rate), it is the frame on screen, the last that started before.
+    Of the n frames with start <= time < start + seconds, up to ``SAME_TIME``, these are floor(linspace(0, n - 1,
+    num_frames)), in whole numbers; if there are fewer than asked, frames repeat. If none starts then (a still in a
+    video of variable frame rate), it is the frame on screen, the last that started before.
     """
-    first, end = np.searchsorted(times, [start, start + seconds])
+    first, end = np.searchsorted(times, np.array([start, start + seconds]) - SAME_TIME)
     if first == end:
         return np.full(num_frames, max(first - 1, 0))
     return first + np.arange(num_frames) * (end - 1 - first) // max(num_frames - 1, 1)

@@ -17,19 +17,25 @@ make a valid stream pass for a picture (VP8, VP9 and AV1 carry no redundancy).
 
 from __future__ import annotations
 
+import heapq
 import io
 import itertools
 import math
 import os
+import struct
 import time
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import cached_property, partial
 from typing import Any, BinaryIO, TypeAlias
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from mmengine.fileio import LocalBackend, get_file_backend
@@ -38,6 +44,8 @@ from numpy.typing import ArrayLike, NDArray
 from omnimae.data.media.container import count_missing_bytes
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.frames import pick_frames, pick_on_screen, within
+from omnimae.data.media.orientation import UPRIGHT, orient, orientation_of_matrix
+from omnimae.data.media.packets import Packet, Picture, counter_of, group
 
 TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 
@@ -45,10 +53,12 @@ TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'metadata_errors': 'replace'}
 
 ONE_PASS = 60.0  # seconds of video up to which it is cheaper to step over packets between clips than to seek again
+MAX_DELAY = 16  # frames that a decoder may hold back to put them in order
 NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS of FFmpeg's libavformat
 
+END = Picture(0, False, False, [None])  # lets a decoder hand out what it holds back
+
 Picker: TypeAlias = Callable[[ArrayLike], NDArray[np.int64]]  # ascending frame times -> indices of the wanted ones
-Packet: TypeAlias = Any  # av.Packet: its stubs call every time stamp optional, and after _demux none is
 
 
 class VideoReader:
@@ -60,6 +70,8 @@ class VideoReader:
             self._source = _fetch(self.path, backend_args)
             self._open()
             self._origin = self._stream.start_time or 0
+            if self._container.format.name == 'avi':  # it begins with its first frame, whatever FFmpeg makes of it
+                self._origin = next(filter(_is_begin, self._demux())).pts
             self.duration = (self._find_end() - self._origin) * self._unit
 
     def read(self, start: float, seconds: float, num_frames: int) -> NDArray[np.uint8]:
@@ -97,13 +109,20 @@ class VideoReader:
         return self._read_from(moments[0], moments[-1], partial(pick_on_screen, moments=moments))
 
     def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
-        """Seconds at which the frames begin that begin in [start, stop), in order; decodes none.
+        """Seconds at which the frames begin that begin in [start, stop), in order.
+
+        Only files whose packets do not tell are decoded for it.
 
         Raises:
             BrokenVideoError: as of `read`.
         """
         with self._reporting():
-            return within(self._times(_shown(self._seek(*self._stamps(start, stop)))), start, stop)
+            begin, end, late = self._stamps(start, stop)
+            try:
+                stamps = _shown(self._group(self._seek(begin, late), begin))
+            except BrokenVideoError:
+                stamps = [stamp for stamp, _ in itertools.takewhile(lambda pair: pair[0] < end, self._decode_all())]
+            return within(self._times(stamps), start, stop)
 
     def _read_from(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         self._check_begun(start)
@@ -131,28 +150,8 @@ class VideoReader:
             BrokenVideoError: a frame is damaged, or takes longer than ``TIME_LIMIT``.
         """
         with self._reporting():
-            stamps = None
-            if self._max_delay:
-                self._reopen()
-                stamps = iter(sorted(packet.pts for packet in self._demux()))
-            self._reopen()
-            context, not_shown = self._stream.codec_context, set()
-            origin = None
-            for packet in itertools.chain(self._demux(), [None]):
-                if packet is not None:
-                    if origin is None and not packet.is_keyframe:
-                        continue
-                    origin = packet.pts if origin is None else origin
-                    if packet.is_discard or packet.pts < origin:
-                        not_shown.add(packet.pts)
-                for frame in context.decode(packet):
-                    stamp = frame.pts if stamps is None else next(stamps, None)
-                    if stamp is None:  # a StopIteration here would end the caller's program, not this file
-                        raise BrokenVideoError(self.path, 'it has more frames than packets')
-                    if frame.is_corrupt:
-                        raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(stamp)}')
-                    if stamp not in not_shown:
-                        yield stamp - self._origin, frame
+            for stamp, frame in self._decode_all():
+                yield stamp - self._origin, frame
                 self._deadline = time.monotonic() + TIME_LIMIT
 
     def close(self) -> None:
@@ -197,9 +196,9 @@ class VideoReader:
         self._container = container
         self._stream = stream
         self._unit = float(stream.time_base)  # seconds
-        # AVI has no times of display, and with B-frames those of FFmpeg are wrong by a few frames: these have to be
-        # counted as they come out, up to 16 packets late.
-        self._max_delay = 16 if container.format.name == 'avi' and context.has_b_frames else 0
+        # AVI has no times of display, and with B-frames those of FFmpeg are wrong by a few frames.
+        self._is_unordered = container.format.name == 'avi' and context.has_b_frames
+        self._counter = counter_of(context.name, context.extradata or b'')
 
     def _find_end(self) -> int:
         """Time stamp at which the last frame ends. Containers give none, or that of the sound, or a wrong one."""
@@ -207,9 +206,10 @@ class VideoReader:
         promised = stream.duration or (self._container.duration or 0) / av.time_base / self._unit
         frame_duration = int(1 / float(stream.average_rate or 25) / self._unit)
         packets = [packet for packet in self._seek(self._origin + int(promised) - 1) if not packet.is_discard]
-        if not packets:
+        ends = [packet.pts + (packet.duration or frame_duration) for packet in packets if packet.pts is not None]
+        if not ends:
             raise BrokenVideoError(self.path, 'no frames')
-        return max(packet.pts + (packet.duration or frame_duration) for packet in packets)
+        return max(ends)
 
     def _seek(self, begin: int, end: float = math.inf) -> list[Packet]:
         """Packets from a keyframe that is shown at or before ``begin`` until all that are shown before ``end`` came."""
@@ -218,7 +218,7 @@ class VideoReader:
         step = int(1 / self._unit)
         while target >= self._origin:
             self._container.seek(target, stream=self._stream)
-            packets = _from_keyframe(self._demux(end))
+            packets = list(_from_keyframe(self._demux(end)))
             if packets and packets[0].pts <= begin:
                 return packets
             target, step = target - step, 2 * step  # some containers come up with a later one, or with nothing
@@ -227,7 +227,7 @@ class VideoReader:
     def _rewind(self, end: float = math.inf) -> list[Packet]:
         """Like ``_seek``, but from the first keyframe of the file. Not every container can seek there."""
         self._reopen()
-        return _from_keyframe(self._demux(end))
+        return list(_from_keyframe(self._demux(end)))
 
     def _reopen(self) -> None:
         self.close()
@@ -245,16 +245,58 @@ class VideoReader:
                 continue
             if packet.pts is None:
                 packet.pts = packet.dts
-            if packet.pts is None:
+            if packet.pts is None and self._counter is None:  # a second field need not have one
                 raise BrokenVideoError(self.path, 'no time stamps. Try: ffmpeg -i OLD -c copy NEW.mp4')
             yield packet
             if packet.dts is not None and packet.dts >= end:  # no frame is shown before its dts, and dts ascend
                 return
 
-    def _stamps(self, start: float, stop: float) -> tuple[int, int]:
-        """Time stamps between which packets hold all frames of [start, stop) seconds."""
-        begin = self._origin + math.floor(start / self._unit)
-        return begin, self._origin + math.ceil(stop / self._unit) + self._max_delay
+    def _stamps(self, start: float, stop: float) -> tuple[int, int, int]:
+        """Time stamps between which all frames of [start, stop) seconds are shown, and one by which all have come."""
+        end = self._origin + math.ceil(stop / self._unit)
+        late = end + math.ceil(MAX_DELAY / self.frame_rate / self._stream.time_base)
+        return self._origin + math.floor(start / self._unit), end, late
+
+    def _group(self, packets: list[Packet], begin: int) -> list[Picture]:
+        """What these packets, from a keyframe on, show from ``begin`` on at the latest.
+
+        Raises:
+            BrokenVideoError: only decoding tells.
+        """
+        try:
+            pictures = group(packets, self._counter)
+        except ValueError as error:
+            raise BrokenVideoError(self.path, f'unusual {self._stream.codec_context.name}: {error}') from error
+        if pictures and begin < pictures[0].stamp and any(p.stamp < pictures[0].stamp for p in pictures):
+            raise BrokenVideoError(self.path, 'unusual, frames may be shown before the first keyframe')
+        return pictures
+
+    def _decode_all(self, end: float = math.inf) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames from the first keyframe on and their time stamps, ascending, up to the first from ``end`` on.
+
+        What comes out is what the file shows; frames without times of display are in their order all the same.
+        """
+        self._reopen()
+        context = self._stream.codec_context
+        delay = MAX_DELAY if context.has_b_frames else 0
+        packets = _from_keyframe(self._demux())
+        held: deque[av.VideoFrame] = deque()
+        stamps: list[int] = []  # a heap
+        first = None
+        for packet in itertools.chain(packets, [None]):
+            self._check_time()
+            first = packet.pts if first is None else first
+            for frame in context.decode(packet):
+                if frame.pts is None:
+                    raise BrokenVideoError(self.path, 'no time stamps. Try: ffmpeg -i OLD -c copy NEW.mp4')
+                if frame.is_corrupt:
+                    if frame.pts < first:  # shown before the first keyframe, and refers to what came before that
+                        continue
+                    raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(frame.pts)}')
+                heapq.heappush(stamps, frame.pts)
+                held.append(frame)
+            while len(held) > (delay if packet else 0):
+                yield heapq.heappop(stamps), held.popleft()
 
     def _times(self, stamps: list[int]) -> NDArray[np.float64]:
         """Seconds after the start of the stream, each the nearest floating number: at the ends of a clip it matters."""
@@ -288,69 +330,124 @@ class VideoReader:
             logging.set_skip_repeated(skips_repeated)
 
 
+class Clip:
+    """Frames that are picked, some of them several times, as they are filled in.
+
+    Args:
+        path: of the video.
+        picked: numbers of the frames, in order of the clip.
+    """
+
+    def __init__(self, path: str, picked: NDArray[np.int64]) -> None:
+        self._path = path
+        self._picked = picked
+        self.missing = set(picked.tolist())
+        self.frames = np.empty(0, np.uint8)
+
+    def add(self, number: int, picture: NDArray[np.uint8], at: str) -> None:
+        """Put a frame, shown ``at``, wherever it is picked."""
+        if not self.frames.size:
+            self.frames = np.empty((len(self._picked), *picture.shape), np.uint8)
+        if picture.shape != self.frames.shape[1:]:
+            raise BrokenVideoError(self._path, f'its size changes at {at}')
+        for place in np.flatnonzero(self._picked == number):  # a mask takes three times as long
+            self.frames[place] = picture
+        self.missing.remove(number)
+
+
 class PyAVReader(VideoReader):
     """Decodes in this process, in one thread."""
 
     def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
-        begin, end = self._stamps(start, stop)
+        begin, end, late = self._stamps(start, stop)
+        attempts: list[Callable[[], NDArray[np.uint8]]] = [
+            lambda: self._decode(self._seek(begin, end), begin, pick, skip=True),
+            lambda: self._decode(self._seek(begin, late), begin, pick, skip=False),
+            # A keyframe may need earlier frames (gradual refresh).
+            lambda: self._decode(self._rewind(late), begin, pick, skip=False),
+        ]
+        for attempt in attempts[1:] if self._is_unordered else attempts:
+            with suppress(BrokenVideoError, av.FFmpegError):
+                return attempt()
+        # Packets and frames disagree, or something is damaged: the judge is decoding all frames from the first on.
+        stamps = [stamp for stamp, _ in itertools.takewhile(lambda pair: pair[0] < end, self._decode_all())]
+        if not stamps:
+            raise BrokenVideoError(self.path, f'no frames at {start:.3f} s')
+        clip = Clip(self.path, pick(self._times(stamps)))
+        for place, (stamp, frame) in enumerate(self._decode_all()):
+            if place in clip.missing:
+                clip.add(place, self._picture(frame), self._at(stamp))
+            if not clip.missing:
+                break
+        return clip.frames
 
-        def decode(packets: list[Packet], skip: bool) -> NDArray[np.uint8]:
-            stamps = _shown(packets)
-            if not stamps:
-                raise BrokenVideoError(self.path, f'no frames at {start:.3f} s')
-            return self._decode(packets, [stamps[i] for i in pick(self._times(stamps))], skip)
-
-        try:
-            return decode(self._seek(begin, end), skip=True)
-        except (BrokenVideoError, av.FFmpegError):
-            # A keyframe may need earlier frames (gradual refresh), so the judge is decoding from the first on.
-            return decode(self._rewind(end), skip=False)
-
-    def _decode(self, packets: list[Packet], wanted: list[int], skip: bool) -> NDArray[np.uint8]:
-        """Decode the frames with the time stamps ``wanted``, and no packet behind the last of them.
+    def _decode(self, packets: list[Packet], begin: int, pick: Picker, skip: bool) -> NDArray[np.uint8]:
+        """Decode what is picked of the frames that these packets, from a keyframe on, show.
 
         skip: leave out the frames that no other refers to, and from one wanted frame to the last keyframe before the
             next, unless they are wanted.
+
+        Raises:
+            BrokenVideoError: something is damaged, or not the frames came out that the packets promise.
         """
-        context = self._stream.codec_context
+        pictures = self._group(packets, begin)
+        stamps = _shown(pictures)
+        if not stamps or (skip and len(set(stamps)) < len(stamps)):
+            raise BrokenVideoError(self.path, f'no frames at {self._at(begin)}, or several')
+        picked = pick(self._times(stamps))
+        wanted, clip = {stamps[place] for place in picked}, Clip(self.path, picked)
         # HEVC's mark only speaks for frames of the same layer.
-        skips_frames = skip and context.name in ('h264', 'mpeg4') and not self._max_delay
-        stamps = iter(_shown(packets))
-        missing = set(wanted)
-        last = max(i for i, packet in enumerate(packets) if packet.pts in missing) + self._max_delay
-        runs = _runs(packets, missing) if skip and not self._max_delay else [packets[: last + 1]]
-        clip = None
-        for run in runs:
-            for packet in [*run, None]:  # None: hand out what is left
-                self._check_time()
-                context.skip_frame = 'NONREF' if skips_frames and packet and packet.pts not in missing else 'DEFAULT'
+        skips_frames = skip and self._stream.codec_context.name in ('h264', 'mpeg4')
+        for run in _runs(pictures, wanted) if skip else [pictures]:
+            due = _shown(run)
+            came: list[int] = []  # as they are labelled, which is only roughly in order where there are no times
+            for frame in self._decode_run(run, wanted if skips_frames else None):
+                if frame.pts < due[0]:  # shown before the keyframe, see _shown
+                    continue
+                came.append(frame.pts)
+                if len(came) > len(due):
+                    break
+                stamp = frame.pts if skips_frames else due[len(came) - 1]
+                place = bisect_left(stamps, stamp) if skip else len(came) - 1
+                if place in clip.missing:
+                    clip.add(place, self._picture(frame), self._at(stamp))
+                if not clip.missing and _agree(due, came, skips_frames):
+                    return clip.frames
+            num_needed = len(due) if skip else max(picked) + 1
+            if not (_agree(due, came, True) if skips_frames else sorted(came)[:num_needed] == due[:num_needed]):
+                raise BrokenVideoError(self.path, f'damaged, not every frame came from {self._at(due[0])} on')
+        if clip.missing:
+            raise BrokenVideoError(self.path, f'damaged, no frame for {self._at(stamps[min(clip.missing)])}')
+        return clip.frames
+
+    def _decode_run(self, run: list[Picture], wanted: set[int] | None) -> Iterator[av.VideoFrame]:
+        """Decode pictures from a keyframe on; with ``wanted``, without the others that no frame refers to."""
+        context = self._stream.codec_context
+        for picture in [*run, END]:
+            self._check_time()
+            context.skip_frame = 'DEFAULT' if wanted is None or picture.stamp in wanted else 'NONREF'
+            for packet in picture.packets:
                 for frame in context.decode(packet):
-                    stamp = next(stamps, None) if self._max_delay else frame.pts
                     if frame.is_corrupt:
-                        raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(max(wanted))}')
-                    if stamp not in missing:
-                        continue
-                    missing.remove(stamp)
-                    picture = self._picture(frame)
-                    if clip is None:
-                        clip = np.empty((len(wanted), *picture.shape), np.uint8)
-                    if picture.shape != clip.shape[1:]:
-                        raise BrokenVideoError(self.path, f'its size changes at {self._at(stamp)}')
-                    for place in np.flatnonzero(np.equal(wanted, stamp)):  # a mask takes three times as long
-                        clip[place] = picture
-                    if not missing:
-                        return clip
-            context.flush_buffers()
-        raise BrokenVideoError(self.path, f'damaged, no frame for {self._at(min(missing))}')
+                        raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(frame.pts)}')
+                    yield frame
+        context.flush_buffers()
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """RGB (H, W, 3), turned the way the file says it is to be shown."""
+        """RGB (H, W, 3), the way the file says it is to be shown."""
         picture = self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray()
-        return np.rot90(picture, round(frame.rotation / 90))
+        return orient(picture, orientation_of(frame))
 
     @cached_property
     def _to_rgb(self) -> VideoReformatter:
         return VideoReformatter()  # one for all frames: a new one costs three times the conversion of a small frame
+
+
+def orientation_of(frame: av.VideoFrame) -> int:
+    """EXIF's number of the display matrix that the container or the frame itself (H.264, HEVC) gives it."""
+    # frame.side_data would keep the frame, and it would keep that: memory in a circle
+    matrix: Any = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)
+    return UPRIGHT if matrix is None else orientation_of_matrix(struct.unpack('9i', matrix))
 
 
 def _fetch(path: str, backend_args: dict[str, Any] | None) -> str | bytes:
@@ -359,29 +456,41 @@ def _fetch(path: str, backend_args: dict[str, Any] | None) -> str | bytes:
     return path if isinstance(backend, LocalBackend) else backend.get(path)
 
 
-def _from_keyframe(packets: Iterator[Packet]) -> list[Packet]:
+def _is_begin(packet: Packet) -> bool:
+    """Whether decoding may begin here; the second of two fields has no time stamp."""
+    return packet.is_keyframe and packet.pts is not None
+
+
+def _from_keyframe(packets: Iterator[Packet]) -> Iterator[Packet]:
     """Leave out what comes before the first keyframe."""
-    return list(itertools.dropwhile(lambda packet: not packet.is_keyframe, packets))
+    return itertools.dropwhile(lambda packet: not _is_begin(packet), packets)
 
 
-def _shown(packets: list[Packet]) -> list[int]:
-    """Give the time stamps of the frames that these packets, from a keyframe on, show, in order of display."""
+def _shown(pictures: list[Picture]) -> list[int]:
+    """Give the time stamps of the frames that these pictures, from a keyframe on, show, in order of display."""
     # Frames that follow the keyframe but are shown before it lack what they refer to; an edit list cuts others.
-    return sorted({packet.pts for packet in packets if packet.pts >= packets[0].pts and not packet.is_discard})
+    return sorted(p.stamp for p in pictures if p.is_shown and p.stamp >= pictures[0].stamp)
 
 
-def _runs(packets: list[Packet], wanted: set[int]) -> list[list[Packet]]:
-    """Cut out the packets that the frames ``wanted`` need: runs from a keyframe to a wanted frame each."""
+def _agree(due: list[int], came: list[int], may_skip: bool) -> bool:
+    """Whether the frames that came are those that are due: the first ones, or with ``may_skip`` any after the first."""
+    if may_skip:
+        return came[:1] == due[:1] and came == sorted(came) and set(came) <= set(due)
+    return sorted(came) == due[: len(came)]
+
+
+def _runs(pictures: list[Picture], wanted: set[int]) -> list[list[Picture]]:
+    """Cut out the pictures that the frames ``wanted`` need: runs from a keyframe to a wanted frame each."""
     runs: list[tuple[int, int]] = []
     keyframes: list[int] = []
-    for number, packet in enumerate(packets):
-        if packet.is_keyframe:
+    for number, picture in enumerate(pictures):
+        if picture.is_keyframe:
             keyframes.append(number)
-        if packet.pts not in wanted:
+        if picture.stamp not in wanted:
             continue
         # A frame that is shown before the keyframe in front of it refers to what comes before that.
-        first = next(i for i in reversed(keyframes) if packets[i].pts <= packet.pts)
+        first = next(i for i in reversed(keyframes) if pictures[i].stamp <= picture.stamp)
         while runs and first <= runs[-1][1] + 1:  # the last may begin later: a wanted frame may come between these two
             first = min(first, runs.pop()[0])
         runs.append((first, number))
-    return [packets[first : last + 1] for first, last in runs]
+    return [pictures[first : last + 1] for first, last in runs]
