@@ -280,6 +280,14 @@ def test_a_file_without_partner_is_refused(root, tmp_path):
         dataset(tmp_path, modalities=dict(rgb={}, depth={}))
 
 
+def test_two_partners_are_refused(tmp_path):
+    oriented(tmp_path, (1, None), (1, None))
+    Image.new('L', (3, 4)).save(tmp_path / 'depth' / 'a.bmp')
+    for use in (lambda: dataset(tmp_path, modalities=SCENE), lambda: prepare_aligned(tmp_path, SCENE)):
+        with pytest.raises(ValueError, match="depth' has both 'a.bmp' and 'a.png', and partners share a stem"):
+            use()
+
+
 @pytest.mark.parametrize(
     ('more', 'message'),
     [

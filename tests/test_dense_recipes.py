@@ -439,6 +439,17 @@ def test_maps_of_own_images(small_runs, tmp_path):
     assert (depth.pixels.shape, depth.pixels.dtype) == ((40, 130), np.float32)
 
 
+def test_maps_of_photos_are_those_of_the_upright_picture(small_runs, tmp_path):
+    config, weights = small_runs['ade20k']
+    upright = np.random.default_rng(0).integers(0, 256, (64, 40, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise
+    Image.fromarray(np.rot90(upright)).save(tmp_path / 'a.png', exif=exif)
+    [of_file, of_array] = predict_maps(config, weights, [tmp_path / 'a.png', upright], device='cpu')
+    np.testing.assert_array_equal(of_file.image, upright)
+    np.testing.assert_array_equal(of_file.pixels, of_array.pixels)
+
+
 def test_maps_are_told_behind_the_interpolation_of_the_config(small_runs):
     path, weights = small_runs['depth-nyuv2']
     config = load_config(path)

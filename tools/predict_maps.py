@@ -3,7 +3,8 @@
 python tools/predict_maps.py CONFIG CHECKPOINT INPUT... --out-dir D
 
 Of every image D has its map at the image's size, NUMBER_NAME.png: classes in 8 bits, or depth in 16, in the unit that
-the model was trained in. NUMBER_NAME_picture.png shows image and map side by side.
+the model was trained in. NUMBER_NAME_picture.png shows image and map side by side. Both are upright, turned as the EXIF
+of the image says: to train with such maps, set ``aligned_as='upright'`` in the source, see `AlignedDataset`.
 """
 
 from __future__ import annotations

@@ -95,8 +95,9 @@ class AlignedDataset(ImageDataset):
         target: the modality to be predicted, which is no input then; None has all as inputs.
         aligned_as: how the files of a sample lie on each other. 'stored': pixel on pixel as they are stored, as maps
             do that were made without regard to EXIF, MultiMAE's among them; all are turned as the picture's EXIF says.
-            'upright': as viewers show them; each is turned as its own EXIF says. Samples are upright in both cases,
-            and both are the same where no EXIF turns a picture. Sizes that tell it is the other one are an error.
+            'upright': as viewers show them, as maps of `predict_maps` do; each is turned as its own EXIF says. Samples
+            are upright in both cases, and both are the same where no EXIF turns a picture. Where sizes or the EXIF of
+            a map tell that it is the other one, the sample is broken.
         ann_file: as of `FileDataset`, of files of the first modality.
         kwargs: as of `FileDataset`.
 
@@ -140,8 +141,7 @@ class AlignedDataset(ImageDataset):
 
     def _partners(self, root: str, folder: str, stems: Sequence[str]) -> StringTable:
         extensions = tuple(dict.fromkeys((*self.default_extensions, *self.map_extensions)))
-        paths = scan_files(os.path.join(root, folder), extensions, self.backend_args)
-        found = {os.path.splitext(path)[0]: path for path in paths}
+        found = files_by_stem(os.path.join(root, folder), extensions, self.backend_args)
         missing = [stem for stem in stems if stem not in found]
         if missing:
             raise ValueError(
@@ -311,6 +311,20 @@ def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:
     if modality.num_classes is not None and (largest := int(pixels.max())) >= modality.num_classes:
         raise BrokenImageError(path, f'has the class {largest}, and num_classes={modality.num_classes}')
     return pixels
+
+
+def files_by_stem(folder: str, extensions: Sequence[str], backend_args: dict | None = None) -> dict[str, str]:
+    """Paths below a folder, by themselves without their endings.
+
+    Raises:
+        ValueError: as of `scan_files`, or two files that differ in their endings only.
+    """
+    found: dict[str, str] = {}
+    for path in scan_files(folder, extensions, backend_args):
+        other = found.setdefault(os.path.splitext(path)[0], path)
+        if other != path:
+            raise ValueError(f'{folder!r} has both {other!r} and {path!r}, and partners share a stem. Move one.')
+    return found
 
 
 def check_aligned_as(aligned_as: str) -> None:

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from mmengine.utils import ProgressBar
 
-from omnimae.data.aligned import Modality, check_aligned_as, read_aligned
-from omnimae.data.annotations import read_lines, scan_files
+from omnimae.data.aligned import Modality, check_aligned_as, files_by_stem, read_aligned
+from omnimae.data.annotations import read_lines
 from omnimae.data.benchmarks import BENCHMARKS, Item
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
@@ -173,10 +173,7 @@ def prepare_aligned(
     known = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
     folders = {name: modality.folder for name, modality in known.items()}
     folders |= {f'{name}.valid': modality.valid for name, modality in known.items() if modality.valid is not None}
-    found = {
-        name: {os.path.splitext(path)[0]: path for path in scan_files(str(root / folder), IMAGE_EXTENSIONS)}
-        for name, folder in folders.items()
-    }
+    found = {name: files_by_stem(str(root / folder), IMAGE_EXTENSIONS) for name, folder in folders.items()}
     stems = sorted(set().union(*found.values()))
     lacks = {stem: [name for name in folders if stem not in found[name]] for stem in stems}
     complete = [{folder: found[name][stem] for name, folder in folders.items()} for stem in stems if not lacks[stem]]
