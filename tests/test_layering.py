@@ -25,6 +25,7 @@ ALLOWED = {
     'visualization': FLOOR,
     'flops': FLOOR,
     'config': FLOOR,
+    'planning': FLOOR | {'models'},  # what its layers do on CPUs alone
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation'},
     # files through the data room, features as the frozen evaluation defines them

@@ -1,0 +1,403 @@
+"""What a training will cost, before its first hour: memory, time, loader cores.
+
+A training step runs once on fake tensors, which have shapes and no numbers. Every operation is written down with its
+FLOPs and the bytes that it moves, and every tensor that waits for the backward pass with its size. A roofline (the
+larger of FLOPs over the card's rate and bytes over its bandwidth, operation by operation) makes seconds of that.
+
+The rates of `CARDS` are those of data sheets times shares that were never measured here; see `Card`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from omnimae.models.linear import linear
+from omnimae.registry import DATASETS
+
+GIB = 2**30
+CONTEXT = 1.0 * GIB  # of the driver, cuBLAS and the allocator, taken before the first tensor
+USABLE = 0.92  # share of the rest that an allocator can hand out before it is too fragmented
+
+Inputs = Callable[[int], Mapping[str, Any]]  # number of samples -> arguments of the model's forward
+
+
+class Card(NamedTuple):
+    """A device, by its data sheet, and the shares of it that a training is expected to reach.
+
+    Attributes:
+        tflops: of dense bfloat16 products with float32 sums, in 10^12 FLOPs a second.
+        bandwidth: of its memory, in 10^9 bytes a second.
+        memory: in GiB.
+        float32: like ``tflops``, of float32 products without TF32.
+        product_share: of ``tflops``, in a product of large matrices.
+        attention_share: of ``tflops``, in the fused kernels of attention with heads of 64 and more; half of it in
+            smaller ones.
+        bandwidth_share: of ``bandwidth``.
+        launch: seconds that a kernel takes the host, at least; a step is never faster than its kernels times this.
+    """
+
+    tflops: float
+    bandwidth: float
+    memory: float
+    float32: float
+    product_share: float = 0.55
+    attention_share: float = 0.3
+    bandwidth_share: float = 0.78
+    launch: float = 15e-6
+
+
+# Data sheets of the makers, without sparsity.
+CARDS = {
+    'h200': Card(989, 4800, 141, 67),
+    'h100': Card(989, 3350, 80, 67),
+    'a100-80': Card(312, 2039, 80, 19.5),
+    'a100': Card(312, 1555, 40, 19.5),
+    'l40s': Card(362, 864, 48, 91.6),
+    'a6000': Card(155, 768, 48, 38.7),
+    '5090': Card(210, 1792, 32, 105),
+    '4090': Card(165, 1008, 24, 82.6),
+    '3090': Card(71, 936, 24, 35.6),
+}
+
+
+def measured_cpu(memory: float) -> Card:
+    """Measure this machine's rates, with the threads that PyTorch uses, in about two seconds."""
+    rates = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        a = torch.ones(1024, 1024, dtype=dtype)
+        layer = nn.Linear(1024, 1024, bias=False).to(dtype)
+        rates[dtype] = 2 * 1024**3 / _fastest(lambda a=a, layer=layer: linear(a, layer.weight, None))
+    x, y = torch.ones(2, 2**24)
+    copied = 2 * x.nbytes / _fastest(lambda: y.copy_(x))
+    # PyTorch's attention for CPUs reaches a third of its products, as benchmarks/results/*_step_*.md found.
+    return Card(
+        rates[torch.bfloat16] / 1e12, copied / 1e9, memory, rates[torch.float32] / 1e12, 0.7, 0.3, 0.8, launch=10e-6
+    )
+
+
+def _fastest(function: Callable[[], Any]) -> float:
+    seconds = []
+    with torch.no_grad():
+        for _ in range(10):
+            begin = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+class _Counter(TorchDispatchMode):
+    """Writes down (FLOPs, bytes, width of a head or 0) of every operation that does something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[float, float, int]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        outputs = [x for x in _flat(result) if isinstance(x, Tensor)]
+        inputs = [x for x in _flat(args) if isinstance(x, Tensor)]
+        owned = {id(x.untyped_storage()) for x in inputs}
+        if not outputs or all(id(x.untyped_storage()) in owned for x in outputs):
+            return result  # a view
+        packet, flops, head = function.overloadpacket, 0.0, 0
+        if packet in flop_registry:
+            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+        elif '_flash_attention' in str(packet):
+            flops, head = _attention_flops(str(packet), inputs)
+        self.rows.append((flops, sum(x.nbytes for x in (*inputs, *outputs)), head))
+        return result
+
+
+def _attention_flops(name: str, inputs: Sequence[Tensor]) -> tuple[float, int]:
+    query, key = inputs[1:3] if 'backward' in name else inputs[:2]
+    batch, heads, length, width = query.shape
+    products = 5 if 'backward' in name else 2
+    return 2.0 * products * batch * heads * length * key.shape[2] * width, width
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _flat(value)
+    else:
+        yield values
+
+
+class StepCount(NamedTuple):
+    """What one micro-batch takes, forward and backward, as a straight line over its size.
+
+    Each array has a row for the fixed part and one for a sample.
+
+    Attributes:
+        flops, moved: (2, operations), FLOPs and bytes.
+        heads: (operations,), width of the heads of an attention, 0 elsewhere.
+        saved: (2,), bytes that wait for the backward pass, parameters left out.
+    """
+
+    flops: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    heads: NDArray[np.int64]
+    saved: NDArray[np.float64]
+
+    @property
+    def num_kernels(self) -> int:
+        """How many operations the host has to launch."""
+        return len(self.heads)
+
+    def total_flops(self, batch_size: int) -> float:
+        """FLOPs of a micro-batch, forward and backward."""
+        return float((_line(batch_size) @ self.flops).sum())
+
+    def seconds(self, batch_size: int, card: Card, *, reduced: bool) -> float:
+        """Time of a micro-batch on a card, in bfloat16 (``reduced``) or float32."""
+        rate = 1e12 * (card.tflops if reduced else card.float32)
+        attention = np.where(self.heads < 64, card.attention_share / 2, card.attention_share)
+        shares = np.where(self.heads > 0, attention, card.product_share)
+        flops, moved = _line(batch_size) @ self.flops, _line(batch_size) @ self.moved
+        busy = np.maximum(flops / (rate * shares), moved / (1e9 * card.bandwidth * card.bandwidth_share)).sum()
+        return max(float(busy), self.num_kernels * card.launch)
+
+
+def _line(batch_size: int) -> NDArray[np.float64]:
+    return np.array([1.0, batch_size])
+
+
+def count_step(model: nn.Module, inputs: Inputs, *, reduced: bool) -> StepCount:
+    """Run forward and backward of a model on the meta device, twice, with 2 and with 4 samples.
+
+    Raises:
+        ValueError: the two take other operations, so no straight line goes through them.
+    """
+    own = copy.deepcopy(model)  # the caller's stays on its device
+    with _as_on_a_card(), FakeTensorMode(allow_non_fake_inputs=True):
+        fake = own.to_empty(device='cpu').train()
+        (rows, saved), (more_rows, more_saved) = (_run(fake, inputs(size), reduced) for size in (2, 4))
+    if len(rows) != len(more_rows):
+        raise ValueError(
+            f'{type(model).__name__} takes {len(rows)} operations for 2 samples and {len(more_rows)} for 4, so the '
+            'cost of a batch cannot be foretold from them.'
+        )
+    (flops, moved, heads), (more_flops, more_moved, _) = np.array(rows).T, np.array(more_rows).T
+    return StepCount(_fit(flops, more_flops), _fit(moved, more_moved), heads.astype(np.int64), _fit(saved, more_saved))
+
+
+def _fit(two: Any, four: Any) -> NDArray[np.float64]:
+    slope = (np.asarray(four, float) - two) / 2
+    return np.stack([two - 2 * slope, slope])
+
+
+def _run(model: nn.Module, arguments: Mapping[str, Any], reduced: bool) -> tuple[list[tuple[float, float, int]], float]:
+    own = {id(x.untyped_storage()) for x in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Tensor] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        saved[id(x.untyped_storage())] = x
+        return x
+
+    with _Counter() as counter:
+        with saved_tensors_hooks(keep, lambda x: x), torch.autocast('cpu', torch.bfloat16, enabled=reduced):
+            loss = model(**arguments, mode='loss')['loss']
+        waiting = sum(x.untyped_storage().nbytes() for key, x in saved.items() if key not in own)
+        saved.clear()
+        loss.backward()
+    model.zero_grad()
+    return counter.rows, waiting
+
+
+@contextmanager
+def _as_on_a_card() -> Iterator[None]:
+    """Leave out what the layers do on CPUs alone; fake tensors of a card cannot go backward without a driver."""
+    with patch('omnimae.models.vit.SHORT', 0), patch('omnimae.models.linear.USE_ONEDNN', False):
+        yield
+
+
+# ---- What a config trains on ----
+
+# Training rows of the data sets as they are published, by a word of their folder or list: where the data are not there.
+PUBLISHED_ROWS = {
+    'imagenet': 1281167,
+    'sthv2': 168913,
+    'kinetics400': 240436,
+    'kinetics710': 658340,
+    'inat2018': 437513,
+    'places365': 1803460,
+    'epic100': 67217,
+    'ek100': 67217,
+    'ucf101': 9537,
+    'hmdb51': 3570,
+    'ade20k': 20210,
+    'nyuv2': 795,
+}
+
+
+class Source(NamedTuple):
+    """One source of the training data, as the config has it.
+
+    Attributes:
+        name, modality: of the source.
+        rows: files or spans, None where nothing tells.
+        origin: how ``rows`` is known.
+        replicas: samples of a row.
+        repeats: passes of an epoch.
+        clips: name of each input of the model -> (C, T, H, W), dtype.
+        target: the same of what is predicted, None if that is no map.
+    """
+
+    name: str
+    modality: str
+    rows: int | None
+    origin: str
+    replicas: int
+    repeats: float
+    clips: Mapping[str, tuple[tuple[int, int, int, int], torch.dtype]]
+    target: tuple[tuple[int, int, int, int], torch.dtype] | None
+
+    @property
+    def bytes_a_sample(self) -> int:
+        """What the loader hands over for a sample."""
+        parts = [*self.clips.values(), *([] if self.target is None else [self.target])]
+        return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in parts)
+
+    def steps(self, global_batch_size: int) -> int | None:
+        """Optimizer steps of an epoch, by the rule of `MixedBatchSampler`."""
+        if self.rows is None:
+            return None
+        return int(-(-self.rows * self.replicas // global_batch_size) * self.repeats + 1e-9)
+
+
+def sources_of(cfg: Mapping[str, Any], rows: Mapping[str, int]) -> list[Source]:
+    """The sources of ``train_dataloader``; ``rows`` says how many files those have that are neither here nor published.
+
+    Raises:
+        ValueError: rows of a source that does not exist, or a source whose crops have no size.
+    """
+    loader = cfg['train_dataloader']
+    sources = loader['dataset']['sources']
+    if unknown := sorted(set(rows) - set(sources)):
+        raise ValueError(f'--rows names {unknown}, but the sources are {list(sources)}. Name those.')
+    repeats = loader.get('sampler', {}).get('repeats') or {}
+    return [_source(name, source, rows.get(name), repeats.get(name, 1.0)) for name, source in sources.items()]
+
+
+def _source(name: str, cfg: Mapping[str, Any], rows: int | None, repeats: float) -> Source:
+    kind: Any = DATASETS.get(cfg['type'])
+    sizes = [transform['size'] for transform in cfg.get('transforms', ()) if 'size' in transform]
+    if not sizes:
+        raise ValueError(f'train_dataloader.dataset.sources.{name}.transforms have no size. Add a crop.')
+    height, width = (sizes[-1],) * 2 if isinstance(sizes[-1], int) else sizes[-1]
+    frames = 1
+    if kind.modality == 'video':
+        frames = cfg.get('num_frames', inspect.signature(kind).parameters['num_frames'].default)
+    clips = {'clip': ((3, frames, height, width), torch.uint8)}
+    if 'modalities' in cfg:
+        clips = {key: _map(key, part, frames, height, width) for key, part in cfg['modalities'].items()}
+    target = clips.pop(cfg['target']) if cfg.get('target') else None
+    known, origin = _count_rows(cfg) if rows is None else (rows, '--rows')
+    return Source(name, kind.modality, known, origin, cfg.get('replicas', 1), repeats, clips, target)
+
+
+def _map(
+    name: str, cfg: Mapping[str, Any], frames: int, height: int, width: int
+) -> tuple[tuple[int, int, int, int], torch.dtype]:
+    channels, dtype = {'rgb': (3, torch.uint8), 'depth': (1, torch.int32)}.get(cfg.get('kind', name), (1, torch.uint8))
+    stride = cfg.get('stride', 1)
+    return (channels, frames, height // stride, width // stride), dtype
+
+
+def _count_rows(cfg: Mapping[str, Any]) -> tuple[int | None, str]:
+    where = str(cfg.get('ann_file') or cfg['root'])
+    if os.path.exists(where):
+        return len(DATASETS.build(dict(cfg))), where
+    for word, count in PUBLISHED_ROWS.items():
+        if word in f'{cfg["root"]}/{where}':
+            return count, 'published'
+    return None, 'unknown'
+
+
+def inputs_of(cfg: Mapping[str, Any], source: Source) -> Inputs:
+    """Arguments of the model's forward, as its preprocessor would give them in training."""
+    model = cfg['model']
+    preprocessor = model.get('data_preprocessor') or {}
+    mixes = bool(preprocessor.get('mixing'))
+    normalised = mixes or bool(preprocessor.get('erasing'))
+
+    def inputs(size: int) -> Mapping[str, Any]:
+        clips = {
+            name: torch.zeros(size, *shape, dtype=torch.float32 if normalised else dtype)
+            for name, (shape, dtype) in source.clips.items()
+        }
+        arguments: dict[str, Any] = dict(clips=clips)
+        if 'clip' in clips:
+            arguments = dict(clip=clips['clip'], modality=source.modality)
+        if source.target is not None:
+            shape, dtype = source.target
+            arguments['target'] = torch.zeros(size, *shape, dtype=dtype)
+        elif model.get('num_classes') is not None:
+            labels = torch.zeros(size, dtype=torch.int64)
+            arguments['labels'] = F.one_hot(labels, model['num_classes']).float() if mixes else labels
+        return arguments
+
+    return inputs
+
+
+# ---- Memory ----
+
+
+class Memory(NamedTuple):
+    """Bytes on one device, while a micro-batch is in its backward pass.
+
+    Attributes:
+        fixed: what -> bytes, whatever the batch.
+        per_sample: activations that wait for the backward pass, the largest operation, and the sample itself.
+    """
+
+    fixed: Mapping[str, float]
+    per_sample: float
+
+    def of(self, batch_size: int) -> float:
+        """All together."""
+        return sum(self.fixed.values()) + batch_size * self.per_sample
+
+    def largest_batch(self, memory: float) -> int:
+        """How many samples fit ``memory`` bytes."""
+        room = CONTEXT + (memory - CONTEXT) * USABLE - sum(self.fixed.values())
+        return max(int(room / self.per_sample), 0)
+
+
+def memory_of(model: nn.Module, count: StepCount, source: Source, *, ema: bool, num_gpus: int) -> Memory:
+    """Weights, gradients and AdamW's two averages in float32, and what a micro-batch adds."""
+    size = 4.0 * sum(parameter.numel() for parameter in model.parameters())
+    trained = 4.0 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    fixed = {'weights': size, 'gradients': trained, 'AdamW': 2 * trained}
+    if ema:
+        fixed['average of the weights'] = size
+    if num_gpus > 1:
+        fixed['buckets of DDP'] = trained
+    fixed |= {'reduced copies of the weights': float(count.saved[0]), 'CUDA, cuBLAS': CONTEXT}
+    return Memory(fixed, float(count.saved[1] + count.moved[1].max()) + source.bytes_a_sample)
+
+
+def fitting_batch(largest: int, global_batch_size: int, num_gpus: int, replicas: int) -> int:
+    """The largest micro-batch of at most ``largest`` samples that makes the global batch; 0 if there is none."""
+    if global_batch_size % num_gpus:
+        return 0
+    per_gpu = global_batch_size // num_gpus
+    sizes = (size for size in range(min(largest, per_gpu), 0, -1) if per_gpu % size == 0 and size % replicas == 0)
+    return next(sizes, 0)

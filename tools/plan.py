@@ -1,0 +1,195 @@
+"""Say what a training will cost before it starts: memory, batch size, hours, loader cores, shared memory.
+
+python tools/plan.py CONFIG [--gpus N] [--gpu h100|a100|4090|...|cpu] [--memory GB] [--tflops T]
+                            [--rows SOURCE=N ...] [--cfg-options k=v ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config, DictAction
+from torch import nn
+
+import omnimae.data
+import omnimae.engine  # noqa: F401  # fills the registries
+from omnimae.config import infer_num_classes, load_config
+from omnimae.planning import (
+    CARDS,
+    GIB,
+    Card,
+    Memory,
+    Source,
+    StepCount,
+    count_step,
+    fitting_batch,
+    inputs_of,
+    measured_cpu,
+    memory_of,
+    sources_of,
+)
+from omnimae.registry import MODELS
+
+# CPU ms of a file and of each crop of it, on a core of an EPYC: benchmarks/results/2026-11-21_loader_epyc-2-cores.md.
+LOADER = {'image': (1.2, 0.2), 'video': (33.9, 1.8)}
+REENCODED = 0.5  # share of that time for videos of `prepare_dataset.py --short-side 256`
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description='Say what a training will cost before it starts.')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument('--gpus', type=int, default=1, help='how many devices')
+    parser.add_argument('--gpu', default='h100', choices=[*CARDS, 'cpu'], help='which one; cpu measures this machine')
+    parser.add_argument('--memory', type=float, help='GiB of each, in place of what the data sheet says')
+    parser.add_argument('--tflops', type=float, help='bfloat16 TFLOP/s of each, in place of what the data sheet says')
+    parser.add_argument(
+        '--rows', nargs='+', action=DictAction, default={}, metavar='SOURCE=N', help='how many files a source has'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+    )
+    return parser.parse_args(argv)
+
+
+class Part(NamedTuple):
+    """What is known about one source."""
+
+    source: Source
+    count: StepCount
+    memory: Memory
+    batch_size: int  # of the config
+    fitting: int  # the largest that fits and divides; 0 if none does
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Plan."""
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    infer_num_classes(cfg)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    card = measured_cpu(memory=args.memory or 0.0) if args.gpu == 'cpu' else CARDS[args.gpu]
+    card = card._replace(memory=args.memory or card.memory, tflops=args.tflops or card.tflops)
+    loader = cfg.train_dataloader
+    global_batch_size = loader.batch_sampler.get('global_batch_size') or loader.batch_size * args.gpus
+    parts = [_part(cfg, model, source, card, args.gpus, global_batch_size) for source in sources_of(cfg, args.rows)]
+    print(_head(args, cfg, model, card))
+    print(_memory_table(parts, card))
+    print(_time_table(parts, cfg, model, card, args.gpus, global_batch_size))
+    print(_notes(args, cfg, parts))
+
+
+def _part(cfg: Config, model: nn.Module, source: Source, card: Card, num_gpus: int, global_batch_size: int) -> Part:
+    count = count_step(model, inputs_of(cfg, source), reduced=_is_reduced(cfg))
+    hooks = cfg.get('custom_hooks') or ()
+    memory = memory_of(model, count, source, ema=any(hook['type'] == 'EMAHook' for hook in hooks), num_gpus=num_gpus)
+    largest = memory.largest_batch(card.memory * GIB)
+    fitting = fitting_batch(largest, global_batch_size, num_gpus, source.replicas)
+    return Part(source, count, memory, cfg.train_dataloader.batch_size, fitting)
+
+
+def _is_reduced(cfg: Config) -> bool:
+    return cfg.optim_wrapper.get('dtype') is not None
+
+
+def _head(args: argparse.Namespace, cfg: Config, model: nn.Module, card: Card) -> str:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    rates = f'{card.tflops:.3g} TFLOP/s in bfloat16, {card.float32:.3g} in float32, {card.bandwidth:.4g} GB/s'
+    origin = 'measured here' if args.gpu == 'cpu' else 'data sheet'
+    return (
+        f'{args.config}: {type(model).__name__}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained\n'
+        f'{args.gpus} x {args.gpu}: {card.memory:g} GiB, {rates} ({origin}); trains in '
+        f'{cfg.optim_wrapper.dtype if _is_reduced(cfg) else "float32"}\n'
+    )
+
+
+def _table(head: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    lines = [f'{head:44}' + ''.join(f'{column:>18}' for column in columns)]
+    lines += [f'  {name:42}' + ''.join(f'{value:>18}' for value in values) for name, values in rows]
+    return '\n'.join(line.rstrip() for line in lines) + '\n'
+
+
+def _memory_table(parts: Sequence[Part], card: Card) -> str:
+    rows = [(what, [f'{part.memory.fixed[what] / GIB:.2f}' for part in parts]) for what in parts[0].memory.fixed]
+    rows += [
+        ('a sample', [f'{part.memory.per_sample / GIB:.3f}' for part in parts]),
+        ('all, at the batch size of the config', [f'{part.memory.of(part.batch_size) / GIB:.1f}' for part in parts]),
+        (f'largest batch size in {card.memory:g} GiB', [
+            str(part.memory.largest_batch(card.memory * GIB)) for part in parts
+        ]),
+        ('largest that makes the global batch size', [str(part.fitting or 'none') for part in parts]),
+    ]  # fmt: skip
+    return _table('GiB on a device', [part.source.name for part in parts], rows)
+
+
+def _time_table(
+    parts: Sequence[Part], cfg: Config, model: nn.Module, card: Card, num_gpus: int, global_batch_size: int
+) -> str:
+    reduced, epochs = _is_reduced(cfg), cfg.train_cfg.max_epochs
+    # AdamW reads weight, gradient and two averages, and writes three of them.
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    update = 7 * 4 * trained / (1e9 * card.bandwidth * card.bandwidth_share)
+    rows: dict[str, list[str]] = {}
+    hours: list[float | None] = []
+    for part in parts:
+        source, size = part.source, part.batch_size
+        seconds = part.count.seconds(size, card, reduced=reduced)
+        step = seconds * global_batch_size / (size * num_gpus) + update
+        rate = global_batch_size / step / num_gpus
+        steps = source.steps(global_batch_size)
+        hours.append(None if steps is None else steps * epochs * step / 3600)
+        file, crop = LOADER[source.modality]
+        cores = rate * (file / source.replicas + crop) / 1000
+        copies = rate * (file * REENCODED / source.replicas + crop) / 1000
+        for name, value in {
+            'batch size of the config': f'{size}',
+            'TFLOP a sample, forward and backward': f'{part.count.total_flops(size) / size / 1e12:.3f}',
+            'operations to launch': f'{part.count.num_kernels}',
+            'ms of a micro-batch': f'{1000 * seconds:.1f}',
+            'samples/s of a device': f'{rate:.0f}' if rate >= 10 else f'{rate:.2f}',
+            'the same at the largest batch size': _rate_at(part, card, reduced),
+            'files': '?' if source.rows is None else f'{source.rows} ({source.origin})'[-18:],
+            'optimizer steps an epoch': '?' if steps is None else f'{steps}',
+            f'hours of {epochs} epochs': '?' if hours[-1] is None else f'{hours[-1]:.1f}',
+            'loader cores a device': f'{cores:.1f}',
+            'the same, short side 256': f'{copies:.1f}' if source.modality == 'video' else '',
+        }.items():
+            rows.setdefault(name, []).append(value)
+    table = _table('Time', [part.source.name for part in parts], list(rows.items()))
+    known = [value for value in hours if value is not None]
+    if len(known) < len(hours):
+        return f'{table}\nThe hours of the recipe are unknown: give --rows SOURCE=N for the sources marked "?".'
+    spread = 1.3 if card not in CARDS.values() and num_gpus == 1 else 2
+    total = sum(known)
+    return f'{table}\nThe whole recipe: {total:.1f} hours, probably {total / spread:.1f} to {total * spread:.1f}.'
+
+
+def _rate_at(part: Part, card: Card, reduced: bool) -> str:
+    if not part.fitting:
+        return 'none'
+    return f'{part.fitting / part.count.seconds(part.fitting, card, reduced=reduced):.0f} at {part.fitting}'
+
+
+def _notes(args: argparse.Namespace, cfg: Config, parts: Sequence[Part]) -> str:
+    loader = cfg.train_dataloader
+    waiting = max(part.source.bytes_a_sample * part.batch_size for part in parts)
+    batches = max(loader.num_workers, 1) * (loader.get('prefetch_factor') or 2) if loader.num_workers else 0
+    lines = [
+        f'/dev/shm: up to {batches * waiting / GIB:.1f} GiB for each device ({batches} batches of '
+        f'{waiting / 2**20:.0f} MiB wait there). Docker gives 64 MB: start it with --shm-size or --ipc=host.'
+    ]
+    if args.gpu != 'cpu':
+        lines.append(
+            'Not measured: nothing here was compared with a card. Memory is a count of tensors; rates are shares of '
+            'the data sheet. Exchange between devices and waiting for data are left out.'
+        )
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()
