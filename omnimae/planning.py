@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -81,11 +82,10 @@ def measured_cpu(memory: float) -> Card:
     """Measure this machine's rates, with the threads that PyTorch uses, in about two seconds."""
     rates = {}
     for dtype in (torch.bfloat16, torch.float32):
-        a = torch.ones(1024, 1024, dtype=dtype)
-        layer = nn.Linear(1024, 1024, bias=False).to(dtype)
-        rates[dtype] = 2 * 1024**3 / _fastest(lambda a=a, layer=layer: linear(a, layer.weight, None))
+        a, b = torch.ones(2, 1024, 1024, dtype=dtype)
+        rates[dtype] = 2 * 1024**3 / _fastest(partial(linear, a, b, None))
     x, y = torch.ones(2, 2**24)
-    copied = 2 * x.nbytes / _fastest(lambda: y.copy_(x))
+    copied = 2 * x.nbytes / _fastest(partial(y.copy_, x))
     # PyTorch's attention for CPUs reaches a third of its products, as benchmarks/results/*_step_*.md found.
     return Card(
         rates[torch.bfloat16] / 1e12, copied / 1e9, memory, rates[torch.float32] / 1e12, 0.7, 0.3, 0.8, launch=10e-6
@@ -324,11 +324,11 @@ def _map(
 def _count_rows(cfg: Mapping[str, Any]) -> tuple[int | None, str]:
     where = str(cfg.get('ann_file') or cfg['root'])
     if os.path.exists(where):
-        return len(DATASETS.build(dict(cfg))), where
+        return len(DATASETS.build(dict(cfg))), 'the data'
     for word, count in PUBLISHED_ROWS.items():
         if word in f'{cfg["root"]}/{where}':
-            return count, 'published'
-    return None, 'unknown'
+            return count, 'publication'
+    return None, 'nowhere'
 
 
 def inputs_of(cfg: Mapping[str, Any], source: Source) -> Inputs:

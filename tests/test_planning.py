@@ -95,8 +95,8 @@ def test_fitting_batch(largest, global_batch_size, num_gpus, replicas, expected)
 
 def test_steps_are_those_of_the_sampler():
     clips = dict(clip=((3, 1, 2, 2), torch.uint8))
-    assert Source('in1k', 'image', 1281167, 'published', 1, 1.0, clips, None).steps(2048) == 626
-    assert Source('ssv2', 'video', 168913, 'published', 4, 0.25, clips, None).steps(2048) == 82
+    assert Source('in1k', 'image', 1281167, 'publication', 1, 1.0, clips, None).steps(2048) == 626
+    assert Source('ssv2', 'video', 168913, 'publication', 4, 0.25, clips, None).steps(2048) == 82
 
 
 def test_sources_of_aligned_data():

@@ -109,8 +109,9 @@ def _head(args: argparse.Namespace, cfg: Config, model: nn.Module, card: Card) -
 
 
 def _table(head: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    lines = [f'{head:44}' + ''.join(f'{column:>18}' for column in columns)]
-    lines += [f'  {name:42}' + ''.join(f'{value:>18}' for value in values) for name, values in rows]
+    width = max(18, 2 + max(len(value) for _, values in [('', columns), *rows] for value in values))
+    lines = [f'{head:44}' + ''.join(f'{column:>{width}}' for column in columns)]
+    lines += [f'  {name:42}' + ''.join(f'{value:>{width}}' for value in values) for name, values in rows]
     return '\n'.join(line.rstrip() for line in lines) + '\n'
 
 
@@ -153,7 +154,8 @@ def _time_table(
             'ms of a micro-batch': f'{1000 * seconds:.1f}',
             'samples/s of a device': f'{rate:.0f}' if rate >= 10 else f'{rate:.2f}',
             'the same at the largest batch size': _rate_at(part, card, reduced),
-            'files': '?' if source.rows is None else f'{source.rows} ({source.origin})'[-18:],
+            'files': '?' if source.rows is None else f'{source.rows}',
+            'known from': source.origin,
             'optimizer steps an epoch': '?' if steps is None else f'{steps}',
             f'hours of {epochs} epochs': '?' if hours[-1] is None else f'{hours[-1]:.1f}',
             'loader cores a device': f'{cores:.1f}',
