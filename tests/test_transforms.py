@@ -361,6 +361,13 @@ def test_three_crops_lie_along_the_longer_side(height, width, corners):
     assert [tuple(view[1, 0, 0, :2]) for view in views] == corners
 
 
+@pytest.mark.parametrize(('round_down', 'middle'), [(False, 37), (True, 36)])
+def test_half_a_pixel_of_the_middle_crop(round_down, middle):
+    """SlowFast's uniform_crop takes the ceiling, VideoMAE int(split * (width - 224) / 2)."""
+    views = ThreeCrop(size=4, round_down=round_down)(numbered(4, 77))
+    assert views[:, 0, 0, 0, 1].tolist() == [0, middle, 73]
+
+
 @pytest.mark.parametrize(
     ('cfg', 'message'),
     [

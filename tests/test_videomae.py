@@ -379,7 +379,7 @@ def test_fine_tuning_recipes(name):
     assert (val.get('num_clips', 1), test.num_clips) == (1, 2 if sparse else 5)
     resized = dict(type='ResizeShort', size=224, interpolation='bilinear')
     assert val.transforms == [resized, dict(type='CenterCrop', size=224)]
-    assert test.transforms == [resized, dict(type='ThreeCrop', size=224)]
+    assert test.transforms == [resized, dict(type='ThreeCrop', size=224, round_down=True)]
     augment = dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4, interpolation='bicubic')
     crop = dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0))  # bilinear, without antialiasing
     assert train.transforms == [augment, crop, *([] if sparse else [dict(type='Flip', prob=0.5)])]

@@ -278,28 +278,31 @@ class CenterCrop:
 class ThreeCrop:
     """Three square test views along the longer side: left, centre, right or top, centre, bottom.
 
+    Args:
+        size: of a view.
+        round_down: whether half a pixel of the centre's place is rounded down, as in VideoMAE, or up, as in SlowFast.
+
     Raises:
         ValueError: the clip is smaller, or used in training.
     """
 
-    def __init__(self, *, size: int):
-        self.size = size
+    def __init__(self, *, size: int, round_down: bool = False):
+        self.size, self.round_down = size, round_down
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """(T, H, W, 3) -> (3, T, size, size, 3)."""
         if rng is not None:
             raise ValueError('ThreeCrop makes test views. Use RandomResizedCrop in the transforms of training.')
         _check_covers(clip, self.size, self.size, self)
-        top, left = (_three_offsets(length - self.size) for length in clip.shape[1:3])
+        top, left = (self._offsets(length - self.size) for length in clip.shape[1:3])
         if clip.shape[1] > clip.shape[2]:
             left = left[1:2] * 3
         else:
             top = top[1:2] * 3
         return np.stack([clip[:, y : y + self.size, x : x + self.size] for y, x in zip(top, left, strict=True)])
 
-
-def _three_offsets(room: int) -> tuple[int, int, int]:
-    return 0, math.ceil(room / 2), room
+    def _offsets(self, room: int) -> tuple[int, int, int]:
+        return 0, room // 2 if self.round_down else (room + 1) // 2, room
 
 
 def needed_rng(rng: np.random.Generator | None, transform: object) -> np.random.Generator:

@@ -1,7 +1,7 @@
 """Kinetics-400 for fine-tuning MAE-ST, as ``python tools/prepare_dataset.py k400 --root data/kinetics400`` leaves it.
 
 As ``videomae_finetune_k400.py`` but for SlowFast's configs/masked_ssl: strides count frames of a video that would have
-30 a second, RandAugment has two layers, tests take 7 clips x 3 crops, with the middle crop as ours.
+30 a second, RandAugment has two layers, tests take 7 clips x 3 crops, of which the middle one rounds half a pixel up.
 
 What differs: SlowFast decodes to a short side of 256 before it augments, and validates on random crops of random clips.
 """
@@ -12,4 +12,6 @@ augment = _base_.train.transforms
 train = dict(sampling='resampled', transforms=[dict(augment[0], num_layers=2), *augment[1:]])
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
 val_dataloader = dict(dataset=dict(sources=dict(videos=dict(sampling='resampled'))))
-test_dataloader = dict(dataset=dict(sources=dict(videos=dict(sampling='resampled', num_clips=7))))
+views = [dict(type='ResizeShort', size=224, interpolation='bilinear'), dict(type='ThreeCrop', size=224)]
+test = dict(sampling='resampled', num_clips=7, transforms=views)
+test_dataloader = dict(dataset=dict(sources=dict(videos=test)))

@@ -6,8 +6,8 @@ increasing, bicubic) on the whole frame, then a bilinear crop without antialiasi
 clips x 3 crops of every fourth frame, from the first to the last, whose softmax is averaged; validated on the middle of
 the middle clip, as V2 (VideoMAE validates on a random clip).
 
-What differs: the middle crop of a frame with odd room begins one pixel later. CutMix of V2 (timm 0.4.12, made for
-images) takes a box of frames and rows for one of rows and columns; ours cuts in space, as VideoMAE's.
+What differs: CutMix of V2 (timm 0.4.12, made for images) takes a box of frames and rows for one of rows and columns;
+ours cuts in space, as VideoMAE's.
 """
 
 _base_ = './finetune_videos.py'
@@ -32,6 +32,10 @@ train = dict(
 val = dict(rows, ann_file=f'{root}/kinetics400_val_list_videos.txt')
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
 val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
-test_dataloader = dict(dataset=dict(sources=dict(videos=val)))
+views = [
+    dict(type='ResizeShort', size=224, interpolation='bilinear'),
+    dict(type='ThreeCrop', size=224, round_down=True),
+]
+test_dataloader = dict(dataset=dict(sources=dict(videos=dict(val, transforms=views))))
 val_evaluator = dict(softmax=True)
 test_evaluator = val_evaluator

@@ -31,6 +31,10 @@ train = dict(
 val = dict(rows, ann_file=f'{root}/sthv2_val_list_videos.txt')
 train_dataloader = dict(dataset=dict(sources=dict(videos=train)))
 val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
-test_dataloader = dict(dataset=dict(sources=dict(videos=dict(val, num_clips=2))))
+views = [
+    dict(type='ResizeShort', size=224, interpolation='bilinear'),
+    dict(type='ThreeCrop', size=224, round_down=True),
+]
+test_dataloader = dict(dataset=dict(sources=dict(videos=dict(val, num_clips=2, transforms=views))))
 val_evaluator = dict(softmax=True)
 test_evaluator = val_evaluator
