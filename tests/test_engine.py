@@ -385,7 +385,15 @@ def normalised_head(runner: Runner) -> None:
                 'model.data_preprocessor': dict(type='ClipPreprocessor', mixing=dict(type='MixupCutMix')),
             },
             None,
-            'batch_size=1 leaves nothing to mix with. Set train_dataloader.batch_size to 2 or more',
+            'batch_size=1, replicas=1, leaves nothing to mix with. Set train_dataloader.batch_size to 2 or more',
+        ),
+        (
+            {
+                'train_dataloader.dataset.sources.pictures.replicas': 2,
+                'model.data_preprocessor': dict(type='ClipPreprocessor', mixing=dict(type='MixupCutMix')),
+            },
+            None,
+            'batch_size=2, replicas=2, leaves nothing to mix with. Set train_dataloader.batch_size to 4 or more',
         ),
     ],
 )

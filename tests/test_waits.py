@@ -97,6 +97,24 @@ def test_a_loss_waits_for_nothing(method: str, monkeypatch: pytest.MonkeyPatch):
             assert waits_of(lambda batch=batch: model(**batch)) == []
 
 
+@pytest.mark.parametrize('method', ['pretrain', 'videomae_v2', 'multimae', 'linear_images'])
+def test_what_begins_a_step_waits_for_nothing(method: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Dirichlet, 'sample', lambda self: self.concentration)  # fake tensors lack its kernel
+    cfg = model_config(method)
+    with torch.device('meta'):
+        model = MODELS.build(cfg)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model.to_empty(device='cuda')
+        model.data_preprocessor._device = torch.device('cuda')
+        for batch in batches(cfg):
+            batch = tree_map(lambda x: x.to('cuda') if isinstance(x, Tensor) else x, batch)
+            batch['ids'] = [''] * 4
+            batch.pop('labels', None)  # the preprocessor checks them, before the loader's go to the device
+            parts = [{**batch}, {**batch}]
+            assert waits_of(lambda parts=parts: model.begin_step(parts, [4, 4], 8)) == []
+            assert (method == 'pretrain') or 'masks' in parts[1] or 'features' in parts[1]
+
+
 @pytest.mark.parametrize('name', MASKING)
 def test_masks_are_drawn_on_the_device(name: str):
     generator = MODELS.build(MASKING[name])

@@ -87,7 +87,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             )
         self.runner.model.train()
         _check_batch_norm(unwrapped(self.runner.model), self.batch_sampler)
-        _check_mixing(unwrapped(self.runner.model), self.batch_sampler.batch_size)
+        replicas = max(source.replicas for source in self.dataloader.dataset.sources)
+        _check_mixing(unwrapped(self.runner.model), self.batch_sampler.batch_size, replicas)
         self.runner.call_hook('before_train')
         self._validate_if_due()  # a run that was stopped in a validation is resumed in front of it
         while self.epoch < self.max_epochs and not self.stop_training:
@@ -244,9 +245,10 @@ def _check_batch_norm(model: nn.Module, batch_sampler: Any) -> None:
         )
 
 
-def _check_mixing(model: nn.Module, batch_size: int) -> None:
-    if batch_size == 1 and getattr(model.data_preprocessor, 'mixing', None) is not None:
+def _check_mixing(model: nn.Module, batch_size: int, replicas: int) -> None:
+    if batch_size <= replicas and getattr(model.data_preprocessor, 'mixing', None) is not None:
         raise ValueError(
-            'model.data_preprocessor.mixing mixes the samples of a micro-batch, and train_dataloader.batch_size=1 '
-            'leaves nothing to mix with. Set train_dataloader.batch_size to 2 or more, or mixing=None.'
+            f'model.data_preprocessor.mixing mixes the samples of a micro-batch, and train_dataloader.batch_size='
+            f'{batch_size}, replicas={replicas}, leaves nothing to mix with. Set train_dataloader.batch_size to '
+            f'{2 * replicas} or more, or mixing=None.'
         )

@@ -2,7 +2,8 @@
 
 Flip, colour jitter, large-scale jitter from 0.1 to 2, a crop of 512x512 with padding; tested on the image fitted into
 512x512, scored at that size: the released code of MultiMAE (arXiv:2204.01678). It resizes twice, which is once here;
-its maps take the nearest pixel to a corner (OpenCV's rule), ours to the centre, where colours are.
+its maps take the nearest pixel to a corner (OpenCV's rule), ours to the centre, where colours are. Its loss is the mean
+over the known pixels of each GPU, then over GPUs; ours is the mean over those of the step.
 """
 
 checkpoint = dict(save_best='segmentation/mIoU')  # for the hooks: the release tests that epoch

@@ -1,7 +1,7 @@
 """MultiMAE ViT-B, fine-tuned to tell depth from colours on NYUv2 (arXiv:2204.01678).
 
 Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE): DPT head on the blocks 2, 5, 8 and 11, reversed
-     Huber loss, float32.
+     Huber loss, float32. The release takes its mean, and the largest error in it, GPU by GPU; ours are of the step.
 Data: laid out as ``configs/_base_/datasets/segmentation_nyuv2.py`` says; ``depth_nyuv2.py`` beside it, on the unit.
 Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_depth-nyuv2.py 2
       (global batch 128 = 64 per GPU x 2 GPUs;
