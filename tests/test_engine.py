@@ -37,7 +37,7 @@ from omnimae.engine import compat
 from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, LabelHook, StepSeedHook
 from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
-from omnimae.evaluation import ClipAccuracy, load_scores
+from omnimae.evaluation import ClipAccuracy, SegmentationScore, load_scores
 from omnimae.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 
 RUNTIME = Path(__file__).parents[1] / 'configs/_base_/default_runtime.py'
@@ -516,12 +516,16 @@ def test_more_than_ten_broken_files_and_than_one_percent_stop_the_run(tmp_path: 
 def test_the_log_smooths_training_and_not_the_accuracies_of_validations():
     hub = MessageHub.get_instance('smoothing')
     for value in (0.2, 0.4):
-        hub.update_scalars({'train/loss': value, 'train/top1': value, 'val/accuracy/top1': value})
+        train = {f'train/{name}': value for name in ('loss', 'top1', 'top1_image', 'mse_video', 'l1_depth')}
+        val = {f'val/{name}': value for name in ('accuracy/top1', 'accuracy/time_lapse/top1', 'depth/rel', 'time')}
+        hub.update_scalars(train | val)
     runner = SimpleNamespace(message_hub=hub)
     processor = LOG_PROCESSORS.build(Config.fromfile(RUNTIME).log_processor)
     train, val = (processor._collect_scalars([], runner, mode) for mode in ('train', 'val'))
-    assert train == pytest.approx({'loss': 0.3, 'top1': 0.3})
-    assert val == {'accuracy/top1': 0.4}
+    assert train == pytest.approx({'loss': 0.3, 'top1': 0.3, 'top1_image': 0.3, 'mse_video': 0.3, 'l1_depth': 0.3})
+    assert val == pytest.approx({'accuracy/top1': 0.4, 'accuracy/time_lapse/top1': 0.4, 'depth/rel': 0.4, 'time': 0.3})
+    whole = processor._collect_scalars([], runner, 'train', reserve_prefix=True)
+    assert whole['train/top1'] == pytest.approx(0.3)
 
 
 def test_curves_in_memory_are_bounded():
@@ -794,6 +798,16 @@ def test_samples_without_labels_are_refused_before_anything_runs(tmp_path: Path)
     with pytest.raises(ValueError, match=r"test_dataloader: source 'pictures' has no labels.* test with --out FILE"):
         LabelHook().before_test(labelled_runner(2, [0, 1], None))
     LabelHook().before_test(labelled_runner(2, [0, 1], None, out_file=str(tmp_path / 'scores.npz')))
+
+
+def test_maps_that_are_lacking_are_refused_before_anything_runs():
+    runner = labelled_runner(2, None, None)
+    runner.val_loop.evaluator.metrics = [SegmentationScore()]
+    runner.val_dataloader.dataset.sources[0].target = None
+    with pytest.raises(
+        ValueError, match="val_dataloader: source 'pictures' has no true maps, and SegmentationScore nee"
+    ):
+        LabelHook().before_train(runner)
 
 
 def test_more_k_than_the_head_has_classes_is_refused_before_anything_runs():

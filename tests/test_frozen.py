@@ -398,6 +398,24 @@ def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, c
         main([str(config), str(pretrained), '--out', 'x.npz', '--data', 'val'])
 
 
+def test_knn_that_cannot_be_counted_is_refused_before_anything_runs(data, tmp_path):
+    (tmp_path / 'list.txt').write_text('a/0.png\nb/1.png\n')
+    unlabelled = {'dataset.sources.pictures.ann_file': str(tmp_path / 'list.txt')}
+    config = knn_config(tmp_path, data)
+    options = {f'test_cfg.bank_dataloader.{key}': value for key, value in unlabelled.items()}
+    with pytest.raises(ValueError, match=r"bank_dataloader: source 'pictures' has no labels, which k-NN needs"):
+        build_runner(config, tmp_path / 'bank', options).test()
+    with pytest.raises(ValueError, match=r'^ClipAccuracy: topk=\(1, 5\) asks for more than the 3 classes there are'):
+        (tmp_path / 'labels.txt').write_text('a/0.png 0\nb/1.png 1\n')  # without names of the classes
+        place = 'test_dataloader.dataset.sources.pictures.ann_file'
+        options = {'test_evaluator.topk': (1, 5), place: str(tmp_path / 'labels.txt')}
+        build_runner(config, tmp_path / 'topk', options).test()
+    online = write_config(tmp_path / 'online.py', PRETRAIN, data, WATCHED + ONLINE)
+    options = {f'custom_hooks.1.query_dataloader.{key}': value for key, value in unlabelled.items()}
+    with pytest.raises(ValueError, match=r"knn: query_dataloader: source 'pictures' has no labels, which k-NN needs"):
+        build_runner(online, tmp_path / 'online', options).train()
+
+
 def test_two_ranks_test_like_one_to_the_last_sample(data, tmp_path, pretrained, capsys):
     config = knn_config(tmp_path, data)
     result = run('dist_test.sh', config, pretrained, 2, '--out', tmp_path / 'two.json', path=tmp_path)

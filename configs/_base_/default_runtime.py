@@ -21,12 +21,12 @@ default_hooks = dict(
     preemption=dict(type='PreemptionHook'),
 )
 
-# Curves of one modality or task and speeds change from step to step: smooth them like the loss. Of top1 only that of
-# training batches: `accuracy/top1` of a validation is not to be averaged with those of earlier ones.
+# Curves of one modality or task and speeds change from step to step: smooth them like the loss. Not what a metric says,
+# whose name has a slash: `accuracy/top1` of a validation is not to be averaged with those of earlier ones.
 log_processor = dict(
     type='LogProcessor',
     window_size=10,
-    mean_pattern=r'loss|mse_|l1_|cross_entropy_|(^|train/)top1|time|grad_norm|per_second',
+    mean_pattern=r'^((train|val|test)/)?[^/]*(loss|mse_|l1_|cross_entropy_|top1|time|grad_norm|per_second)[^/]*$',
 )
 
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from omnimae.evaluation import ClipAccuracy
+from omnimae.evaluation import ClipAccuracy, DepthScore, SegmentationScore
 from omnimae.registry import HOOKS
 from omnimae.structures import UNKNOWN_CLASS, Batch
 from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
@@ -53,7 +53,8 @@ class StepSeedHook(Hook):
 class ThroughputHook(Hook):
     """Says at the start what a step is made of, and logs images or clips per second over all ranks.
 
-    Replicas count: a video cropped four times is four clips.
+    Replicas count: a video cropped four times is four clips. Where images and clips are classified, ``top1_image`` and
+    ``top1_video`` are logged, too: ``top1`` is now of the one, now of the other.
     """
 
     # Behind MMEngine's IterTimerHook, which has the same priority and comes first; before its LoggerHook.
@@ -62,6 +63,7 @@ class ThroughputHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Log batch size, ranks, accumulation and steps."""
         sampler, world_size = runner.train_dataloader.batch_sampler, get_world_size()
+        self._is_mixed = len({source.modality for source in runner.train_dataloader.dataset.sources}) > 1
         effective = sampler.batch_size * world_size * sampler.accumulation
         runner.logger.info(
             f'Effective batch: {effective} = {sampler.batch_size} per rank x {world_size} ranks '
@@ -76,11 +78,14 @@ class ThroughputHook(Hook):
         data_batch: list[Batch],
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
-        """Log the throughput of the step, waiting for data included."""
+        """Log the throughput of the step, waiting for data included, and the accuracy of its modality."""
         samples = runner.train_dataloader.batch_sampler.step_sizes(batch_idx).sum()
         seconds = runner.message_hub.get_scalar('train/time').current()
-        unit = 'images' if data_batch[0]['modality'] == 'image' else 'clips'
+        modality = data_batch[0]['modality']
+        unit = 'images' if modality == 'image' else 'clips'
         runner.message_hub.update_scalar(f'train/{unit}_per_second', samples / seconds)
+        if self._is_mixed and outputs is not None and 'top1' in outputs:
+            runner.message_hub.update_scalar(f'train/top1_{modality}', outputs['top1'])
 
 
 @HOOKS.register_module()
@@ -289,15 +294,25 @@ class LabelHook(Hook):
             _name_absent(runner, f'{mode}_dataloader', present, [f'class {number}' for number in range(size)])
 
 
+def lacking(dataset: Any, what: str = 'labels') -> list[str]:
+    """Names of the sources that have no labels, or no target."""
+    sources = zip(dataset.names, dataset.sources, strict=True)
+    return [name for name, source in sources if getattr(source, what, ()) is None]
+
+
 def _check_countable(dataset: Any, loader: str, metrics: Sequence[Any], size: int | None) -> None:
-    """Where a ClipAccuracy counts, there are labels, and as many classes as its largest k."""
+    """Where a metric counts, there is what it counts; and as many classes as the largest k of a ClipAccuracy."""
     for metric in metrics:
+        if isinstance(metric, SegmentationScore | DepthScore) and (names := lacking(dataset, 'target')):
+            raise ValueError(
+                f'{loader}: source {names[0]!r} has no true maps, and {type(metric).__name__} needs them. Set target '
+                'of the dataset.'
+            )
         if not isinstance(metric, ClipAccuracy):
             continue
         if size is not None:
             metric.check_size(size)
-        sources = zip(dataset.names, dataset.sources, strict=True)
-        unlabelled = [name for name, source in sources if getattr(source, 'labels', ()) is None]
+        unlabelled = lacking(dataset)
         if unlabelled and (metric.out_file is None or len(unlabelled) < len(dataset.names)):
             remedy = (
                 'test with --out FILE.json, which writes the scores alone'

@@ -15,9 +15,11 @@ from mmengine.runner import Runner, TestLoop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from omnimae.evaluation import Features, knn, knn_accuracy
+from omnimae.evaluation import ClipAccuracy, Features, knn, knn_accuracy
 from omnimae.registry import HOOKS, LOOPS, MODELS
 from omnimae.structures import Batch
+
+from .hooks import lacking
 
 
 def frozen_model(model: dict) -> dict:
@@ -115,6 +117,10 @@ class KNNTestLoop(TestLoop):
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
         self.bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
+        _check_labels(self.bank_dataloader, 'bank_dataloader')
+        for metric in self.evaluator.metrics:
+            if isinstance(metric, ClipAccuracy):
+                metric.check_size(num_classes)
         self.num_classes, self.k, self.temperature = num_classes, k, temperature
 
     def run(self) -> dict[str, float]:
@@ -122,8 +128,6 @@ class KNNTestLoop(TestLoop):
         self.runner.model.eval()
         self.runner.logger.info(f'Features of the bank, {len(self.bank_dataloader.dataset)} samples:')
         bank = extract(self._features, self.bank_dataloader)
-        if not len(bank.labels):
-            raise ValueError('bank_dataloader has no labels, so its samples cannot vote. Give the dataset labels.')
         self.bank, self.labels = (torch.from_numpy(part).to(_device(self.runner.model)) for part in bank[:0:-1])
         return super().run()
 
@@ -175,6 +179,8 @@ class KNNHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Build the loaders: a mistake in them is seen before the first step."""
         self.built = {key: runner.build_dataloader(cfg, seed=runner.seed) for key, cfg in self.loaders.items()}
+        _check_labels(self.built['bank'], f'{self.name}: bank_dataloader')
+        _check_labels(self.built['queries'], f'{self.name}: query_dataloader')
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Extract and count when due."""
@@ -197,6 +203,16 @@ def _pooled(model: BaseModel, batch: Batch) -> Tensor:
     views = clip if clip.dim() == 6 else clip.unsqueeze(1)
     pooled = model.backbone.pooled(model.data_preprocessor.normalize(views.flatten(0, 1)))
     return pooled.unflatten(0, views.shape[:2]).mean(1)
+
+
+def _check_labels(loader: DataLoader, place: str) -> None:
+    """Refuse samples that cannot vote, or be counted, before any features are made.
+
+    Raises:
+        ValueError: a source has no labels.
+    """
+    if names := lacking(loader.dataset):
+        raise ValueError(f'{place}: source {names[0]!r} has no labels, which k-NN needs. Give the dataset labels.')
 
 
 def _device(model: nn.Module) -> torch.device:
