@@ -405,10 +405,10 @@ def test_knn_that_cannot_be_counted_is_refused_before_anything_runs(data, tmp_pa
     options = {f'test_cfg.bank_dataloader.{key}': value for key, value in unlabelled.items()}
     with pytest.raises(ValueError, match=r"bank_dataloader: source 'pictures' has no labels, which k-NN needs"):
         build_runner(config, tmp_path / 'bank', options).test()
+    (tmp_path / 'labels.txt').write_text('a/0.png 0\nb/1.png 1\n')  # without names of the classes
+    place = 'test_dataloader.dataset.sources.pictures.ann_file'
+    options = {'test_evaluator.topk': (1, 5), place: str(tmp_path / 'labels.txt')}
     with pytest.raises(ValueError, match=r'^ClipAccuracy: topk=\(1, 5\) asks for more than the 3 classes there are'):
-        (tmp_path / 'labels.txt').write_text('a/0.png 0\nb/1.png 1\n')  # without names of the classes
-        place = 'test_dataloader.dataset.sources.pictures.ann_file'
-        options = {'test_evaluator.topk': (1, 5), place: str(tmp_path / 'labels.txt')}
         build_runner(config, tmp_path / 'topk', options).test()
     online = write_config(tmp_path / 'online.py', PRETRAIN, data, WATCHED + ONLINE)
     options = {f'custom_hooks.1.query_dataloader.{key}': value for key, value in unlabelled.items()}
