@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+import odd_videos
 import pytest
 from PIL import Image
 
@@ -63,6 +64,18 @@ def test_colours_of_a_video_are_those_of_its_matrix_and_range(tmp_path, matrix, 
         for reader in readers:
             with open_video(file, reader) as video:
                 assert np.abs(video.read(0.0, 0.8, 2)[:, 20, 30].astype(int) - RGB).max() <= 5, (file, reader)
+
+
+def test_before_the_first_keyframe_of_a_recording_its_frame_is_shown(tmp_path):
+    """facebookresearch/pytorchvideo#246: clips of a stream that begins between keyframes (broadcasts) were None."""
+    whole = odd_videos.encode(tmp_path / 'whole.ts', 'libx264')
+    path = odd_videos.rearrange(whole, tmp_path / 'v.ts', lambda pieces: pieces[10:])
+    with av.open(path) as container:
+        first = next(container.decode(video=0)).to_ndarray(format='rgb24', threads=1)
+    with open_video(path) as video:
+        assert 1.9 < video.duration < 2.6  # of 2.5 s the first half second cannot be decoded
+        for clip in (video.read(0.0, 0.2, 2), video.read_at([0.0, 0.1])):
+            np.testing.assert_array_equal(clip, np.stack([first, first]))
 
 
 @pytest.mark.parametrize('transfer', ['smpte2084', 'arib-std-b67'])
