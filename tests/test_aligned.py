@@ -158,8 +158,8 @@ def test_stored_is_the_default(tmp_path):
     [
         ((6, 6), (1, None), 'stored', r"different sizes, \{'rgb': \(4, 3\), 'semseg': \(3, 4\).*aligned_as='stored'"),
         ((6, 6), (6, None), 'upright', r"different sizes, \{'rgb': \(4, 3\), 'semseg': \(3, 4\).*aligned_as='upright'"),
-        ((2, 2), (3, 3), 'stored', r"semseg/a.png: its EXIF orientation is 3 and .* 2, .* Try 'upright'"),
-        ((1, None), (3, 3), 'stored', r'its EXIF orientation is 3 and that of the picture 1'),
+        ((2, 2), (3, 3), 'stored', r"semseg/a.png: its orientation is 3 and .* 2, .* Try 'upright'"),
+        ((1, None), (3, 3), 'stored', r'its orientation is 3 and that of the picture 1'),
     ],
 )
 def test_orientations_that_do_not_agree_are_an_error(tmp_path, picture, map_, aligned_as, message):

@@ -25,6 +25,7 @@ from omnimae.config import load_config
 from omnimae.data.aligned import AlignedDataset, AlignedVideoDataset
 from omnimae.data.demo import make_maps
 from omnimae.data.media.errors import BrokenFileError
+from omnimae.data.media.orientation import orient
 from omnimae.data.preparation import prepare_aligned
 from omnimae.flops import task_rows
 from omnimae.layouts import export_multimae, export_timm, take_modality
@@ -594,6 +595,41 @@ def test_a_second_video_may_be_shorter(clips_root, tmp_path, sampling):
         numbers = [(clips[name].float().mean((0, 1, 3, 4)) / 4).round().tolist() for name in ('rgb', 'heat')]
         assert numbers[0] == numbers[1] == clips['semseg'][0, 0, :, 0, 0].tolist()
         assert max(numbers[0]) <= 14
+
+
+MATRICES = {1: (1, 0, 0, 1), 2: (-1, 0, 0, 1), 6: (0, 1, -1, 0), 7: (0, -1, -1, 0)}  # EXIF's number -> a, b, c, d
+
+
+def write_sides(path: Path, orientation: int) -> np.ndarray:
+    """A video of four greys, each in a quarter as it is coded, and a display matrix -> what is coded."""
+    coded = np.kron([[0, 80], [160, 240]], np.ones((24, 32), np.uint8)).astype(np.uint8)
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        a, b, c, d = (65536 * x for x in MATRICES[orientation])
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        for _ in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.dstack([coded] * 3), format='rgb24')))
+        container.mux(stream.encode(None))
+    return coded
+
+
+@pytest.mark.parametrize('aligned_as', ['stored', 'upright'])
+@pytest.mark.parametrize('orientation', MATRICES)
+def test_maps_of_videos_are_turned_with_them(tmp_path, orientation, aligned_as):
+    coded = write_sides(tmp_path / 'rgb' / 'a.mp4', orientation)
+    maps = coded if aligned_as == 'stored' else orient(coded[..., None], orientation)[..., 0]
+    (tmp_path / 'depth').mkdir()
+    np.save(tmp_path / 'depth' / 'a.npy', np.stack([maps] * 10))
+    settings = dict(modalities=dict(rgb={}, depth={}), clip_seconds=0.5, num_frames=2)
+    clips = clips_of(tmp_path, **settings, **({} if aligned_as == 'stored' else dict(aligned_as='upright')))[0]['clips']
+    assert clips['depth'][0, 0, 0].tolist() == orient(coded[..., None], orientation)[..., 0].tolist()
+    assert (clips['rgb'][0, :1].int() - clips['depth'][0].int()).abs().float().mean() < 2
+    if orientation in (6, 7):
+        other = 'upright' if aligned_as == 'stored' else 'stored'
+        with pytest.raises(BrokenFileError, match=rf"different sizes, .*aligned_as='{other}'"):
+            clips_of(tmp_path, **settings, aligned_as=other)[0]
 
 
 def test_testing_takes_the_same_clip_every_time(clips_root):

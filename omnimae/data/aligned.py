@@ -207,6 +207,9 @@ class AlignedVideoDataset(AlignedDataset):
     as evenly spread over it, and are only near its frames in time. Depth may be negative where it is not known. Of
     several videos the shortest says where clips end.
 
+    As of images, maps are aligned with the frames as stored and are turned with them, as the container's display matrix
+    says. For maps of frames as players show them, which ffmpeg and OpenCV give, set ``aligned_as='upright'``.
+
     Args:
         clip_seconds, num_frames, sampling, stride: as of `VideoDataset`; testing takes one clip of a video.
 
@@ -254,6 +257,9 @@ class AlignedVideoDataset(AlignedDataset):
                 video: Any = videos.get(name) or MapVideo(path, durations[0], self.backend_args)
                 generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
                 [pixels] = self.sampling.read(video, 0.0, min(durations), generator, clock=clock)
+                own = videos[name].orientation if name in videos else UPRIGHT
+                turn = _turn_of(path, own, self.aligned_as, clock.orientation)
+                pixels = orient(pixels, turn) if own == UPRIGHT else pixels  # the others come turned
                 clips[name] = pixels if name in videos else _checked(pixels, self.modalities[name], path)
         self._check_sizes(row, clips)
         return [clips]
@@ -361,14 +367,17 @@ def read_aligned(
     stored = {name: read(modality.kind, modality.folder) for name, modality in modalities.items()}
     pictures = [name for name, modality in modalities.items() if modality.kind == 'rgb']
     orientation = stored[(pictures or [*modalities])[0]].orientation
+
+    def upright(file: Stored) -> NDArray:
+        return orient(file.pixels, _turn_of(file.path, file.orientation, aligned_as, orientation))
+
     clips = {}
     for name, modality in modalities.items():
-        pixels = _upright(stored[name], aligned_as, orientation)
+        pixels = upright(stored[name])
         if modality.kind != 'rgb':
             pixels = _checked(pixels, modality, stored[name].path)
         if modality.valid is not None:
-            mask = read('mask', modality.valid)
-            valid = _upright(mask, aligned_as, orientation)
+            valid = upright(read('mask', modality.valid))
             if valid.shape != pixels.shape:
                 raise BrokenImageError(
                     stored[name].path, f'its mask has the size {valid.shape[1:3]}, not {pixels.shape[1:3]}'
@@ -378,17 +387,17 @@ def read_aligned(
     return clips
 
 
-def _upright(file: Stored, aligned_as: str, orientation: int) -> NDArray:
-    """Turn a file as its own EXIF says, or, where pixels lie on each other as stored, as that of the picture."""
+def _turn_of(path: str, own: int, aligned_as: str, orientation: int) -> int:
+    """Number of the orientation by which a file is turned: its own, or that of the picture if all are stored alike."""
     if aligned_as == 'upright':
-        return orient(file.pixels, file.orientation)
-    if file.orientation not in (UPRIGHT, orientation):
+        return own
+    if own not in (UPRIGHT, orientation):
         raise BrokenImageError(
-            file.path,
-            f'its EXIF orientation is {file.orientation} and that of the picture {orientation}, which contradicts '
+            path,
+            f'its orientation is {own} and that of the picture {orientation}, which contradicts '
             "aligned_as='stored'. Try 'upright'",
         )
-    return orient(file.pixels, orientation)
+    return orientation
 
 
 def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:

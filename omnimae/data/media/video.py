@@ -62,7 +62,13 @@ Picker: TypeAlias = Callable[[ArrayLike], NDArray[np.int64]]  # ascending frame 
 
 
 class VideoReader:
-    """An open video, and what both readers need of it: its packets and their time stamps."""
+    """An open video, and what both readers need of it: its packets and their time stamps.
+
+    Attributes:
+        orientation: by EXIF's number, how the frames read last are stored; they come upright. Only PyAVReader tells.
+    """
+
+    orientation = UPRIGHT
 
     def __init__(self, path: str, backend_args: dict[str, Any] | None = None) -> None:
         self.path = os.fspath(path)
@@ -436,7 +442,8 @@ class PyAVReader(VideoReader):
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """RGB (H, W, 3), the way the file says it is to be shown."""
         picture = self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray()
-        return orient(picture, orientation_of(frame))
+        self.orientation = orientation_of(frame)
+        return orient(picture, self.orientation)
 
     @cached_property
     def _to_rgb(self) -> VideoReformatter:
