@@ -32,7 +32,7 @@ from omnimae.config import load_config
 from omnimae.data.annotations import read_classes, scan_files
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
-from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, modality_of
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, heif_hint, modality_of
 from omnimae.data.media.frames import ClipSampling, pick_frames, segments
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import resize
@@ -222,7 +222,8 @@ def _path_items(path: Path) -> Iterator[Item]:
     for file in [path / file for file in scan_files(str(path), extensions)] if path.is_dir() else [path]:
         modality = modality_of(file)
         if modality is None:
-            raise ValueError(f'{file} is neither image nor video. Known are files that end in {", ".join(extensions)}.')
+            known = f'Known are files that end in {", ".join(extensions)}.'
+            raise ValueError(f'{file} is neither image nor video{heif_hint(file)}. {known}')
         yield Item(str(file), modality, str(file))
 
 

@@ -170,10 +170,13 @@ def test_what_is_passed_over_is_counted_by_ending(tmp_path, monkeypatch):
 
 def test_heif_is_read_with_pillow_heif_and_named_without(tmp_path, monkeypatch):
     said = warnings_of(monkeypatch)
-    monkeypatch.setattr(annotations, 'READS_HEIF', False)
+    monkeypatch.setattr('omnimae.data.media.extensions.READS_HEIF', False)
     touch(tmp_path, 'a/1.jpg', 'a/2.heic')
     scan_folder(str(tmp_path), ('.jpg',))
     assert said == [f'{tmp_path}: passed over 1 files: .heic 1 (for HEIF: pip install pillow-heif)']
+    (tmp_path / 'list.txt').write_text('a/2.HEIC 1')
+    with pytest.raises(ValueError, match=r'does not end in one of .jpg \(for HEIF: pip install pillow-heif\). Correct'):
+        read_list(str(tmp_path / 'list.txt'), ('.jpg',))
 
 
 @pytest.mark.parametrize(

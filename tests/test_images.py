@@ -126,6 +126,9 @@ def test_a_cmyk_jpeg_without_its_middle_is_an_error(options):
     whole, refused = encoded(PHOTO.convert('CMYK'), **options), 0
     np.testing.assert_array_equal(decode_image(whole), by_pillow(whole))
     np.testing.assert_array_equal(decode_image(put(whole, 0xDB, b'\0\0')), by_pillow(whole))
+    unknown = whole.replace(adobe(0)[4:], adobe(3)[4:])
+    assert unknown != whole
+    np.testing.assert_array_equal(decode_image(unknown), by_pillow(unknown))
     begins = range(3000, len(whole) - 1000, len(whole) // 30)
     for begin in begins:
         try:
@@ -297,6 +300,17 @@ def test_of_gif_the_transparent_entry_is_white(mode):
     decoded = decode_image(encoded(image, 'GIF', transparency=2))
     assert decoded[0, 1].tolist() == [255, 255, 255]
     assert decoded[0, 0].tolist() == (PALETTE[1].tolist() if mode == 'P' else [1, 1, 1])
+
+
+@pytest.mark.parametrize('premultiplied', [True, False])
+def test_alpha_of_tiff_may_be_multiplied_into_the_grey(premultiplied):
+    grey, alpha = np.array([200, 200, 200, 10]), np.array([255, 128, 0, 64])
+    shown = grey * alpha / 255 + 255 - alpha
+    stored = np.stack([(grey * alpha / 255).round() if premultiplied else grey, alpha], -1).astype(np.uint8)
+    tags = {256: 4, 257: 1, 258: 8 << 16 | 8, 262: 1, 273: 8, 277: 2, 279: 8, 338: 1 if premultiplied else 2}
+    entries = [struct.pack('<HHII', tag, 3, 2 if tag == 258 else 1, value) for tag, value in tags.items()]
+    data = b'II*\0' + struct.pack('<I', 16) + stored.tobytes() + struct.pack('<H', len(tags)) + b''.join(entries)
+    assert np.abs(decode_image(data + bytes(4))[0, :, 0] - shown).max() <= 1
 
 
 # Numbers without a known range ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from omnimae.data.media.extensions import HEIF_EXTENSIONS, READS_HEIF
+from omnimae.data.media.extensions import heif_hint
 
 BLANK = ' \t\r'  # around what a line holds; names may hold all other white space
 GAP = '[ \t]+'  # between path and label, in regular expressions
@@ -107,7 +107,7 @@ def _scan(root: str, extensions: Sequence[str], backend_args: dict | None) -> tu
         found = list_files(root)
     else:
         found = backend.list_dir_or_file(root, list_dir=False, recursive=True)
-    suffixes = tuple(extensions)
+    suffixes = tuple(ending.lower() for ending in extensions)
     paths: list[str] = []
     others: list[str] = []
     for path in found:
@@ -127,7 +127,7 @@ def _count_endings(paths: Sequence[str]) -> str:
     endings = sorted(counts, key=lambda ending: (-counts[ending], ending))
     told = ', '.join(f'{ending} {counts[ending]}' for ending in endings[:10]) or 'nothing'
     told += ', ...' if len(endings) > 10 else ''
-    told += '' if READS_HEIF or counts.keys().isdisjoint(HEIF_EXTENSIONS) else ' (for HEIF: pip install pillow-heif)'
+    told += max(heif_hint(f'x{ending}') for ending in counts) if counts else ''
     return told.encode(errors='backslashreplace').decode()  # a name need not be text
 
 
@@ -355,7 +355,10 @@ def _parse_line(line: str, pattern: re.Pattern, extensions: Sequence[str], index
         if without_id := pattern.fullmatch(named[1]):
             match, name = without_id, named[2]
     if match is None:
-        raise ValueError(f'The path does not end in one of {", ".join(extensions)}. Correct the line or extensions.')
+        hint = heif_hint(line.split(' ')[0])
+        raise ValueError(
+            f'The path does not end in one of {", ".join(extensions)}{hint}. Correct the line or extensions.'
+        )
     path, rest = match.groups()
     if rest is None or rest in index:
         return Row(path, index.get(rest), None, name)

@@ -21,6 +21,12 @@ VIDEO_EXTENSIONS = (
 )
 
 
+def heif_hint(path: str | os.PathLike) -> str:
+    """What a message adds about a file that only lacks a package."""
+    is_heif = os.path.splitext(path)[1].lower() in HEIF_EXTENSIONS
+    return ' (for HEIF: pip install pillow-heif)' if is_heif and not READS_HEIF else ''
+
+
 def modality_of(path: str | os.PathLike) -> str | None:
     """'image' or 'video', by the ending in upper or lower case; None for neither."""
     ending = os.path.splitext(path)[1].lower()

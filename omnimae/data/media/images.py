@@ -152,7 +152,7 @@ def _to_rgb(image: Image.Image, bits: int) -> NDArray[np.uint8]:
     """-> (H, W, 3)."""
     key = None if image.mode == 'P' else image.info.pop('transparency', None)  # the one colour that is transparent
     if image.has_transparency_data:
-        image = image.convert('RGBA')
+        image = (image.convert('LA') if image.mode == 'La' else image).convert('RGBA')  # Pillow knows no shorter way
         return np.array(Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB'))
     if image.mode == 'F':
         raise ValueError('floating-point pixels have no known range; store 8 or 16 bits')
