@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -648,6 +649,32 @@ def test_times_of_frames_and_maps_may_round_differently(tmp_path):
     clips = source[0]['clips']
     assert (clips['rgb'].float().mean((0, 1, 3, 4)) / 4).round().tolist() == [0, 80 % 64]
     assert clips['semseg'][0, 0, :, 0, 0].tolist() == [0, 80]
+
+
+@pytest.mark.parametrize('sampling', [dict(clip_seconds=0.7), dict(sampling='sparse')])
+def test_maps_have_the_times_of_their_frames_where_the_frame_rate_varies(tmp_path, sampling):
+    (tmp_path / 'rgb' / 'walk').mkdir(parents=True)
+    (tmp_path / 'semseg' / 'walk').mkdir(parents=True)
+    stamps = [*range(10), *range(20, 40, 2), *range(70, 80)]  # in 1 / 20 s
+    write_numbered(tmp_path / 'rgb' / 'walk' / 'a.mp4', stamps)
+    np.save(tmp_path / 'semseg' / 'walk' / 'a.npy', np.arange(30, dtype=np.uint8).repeat(48 * 64).reshape(30, 48, 64))
+    source = clips_of(tmp_path, **sampling, modalities=dict(rgb={}, semseg=dict(kind='classes')), train=True)
+    for seed in range(20):
+        clips = source[Address(0, 0, seed)]['clips']
+        numbers = (clips['rgb'].float().mean((0, 1, 3, 4)) / 4).round()
+        assert numbers.tolist() == clips['semseg'][0, 0, :, 0, 0].tolist()
+
+
+def write_numbered(path: Path, stamps: list[int]) -> None:
+    """A grey of 4 i at each time stamp in 1 / 20 s."""
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=20)
+        stream.height, stream.width, stream.codec_context.time_base = 48, 64, Fraction(1, 20)
+        for number, stamp in enumerate(stamps):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * number, np.uint8), 'rgb24')
+            frame.pts, frame.time_base = stamp, Fraction(1, 20)
+            container.mux(stream.encode(frame.reformat(format='yuv420p')))
+        container.mux(stream.encode())
 
 
 def test_only_the_frames_of_the_clip_are_read(clips_root, monkeypatch):

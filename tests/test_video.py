@@ -643,6 +643,48 @@ def test_truncated_files(make, tmp_path, kind, share):
         open_video(path)
 
 
+@pytest.mark.parametrize('extra', [8, 3000])
+@pytest.mark.parametrize(
+    'kind', ['mp4 index first', 'mp4 fragments', 'mp4 fragments of old', 'avi mpeg4', 'mkv', 'webm']
+)
+def test_a_length_that_reaches_over_the_end_of_a_whole_file(make, tmp_path, kind, extra):
+    """All that the index refers to is inside; without the last byte of that, the file is truncated."""
+    flags = {
+        'mp4 index first': '+faststart',
+        'mp4 fragments': '+frag_keyframe+empty_moov+default_base_moof+skip_trailer',
+        'mp4 fragments of old': '+frag_keyframe+empty_moov+skip_trailer',
+    }.get(kind)
+    name = 'v.mp4' if flags else Path(make(kind)).name
+    path = tmp_path / name
+    if flags:
+        with av.open(make('mp4')) as old, av.open(str(path), 'w', container_options={'movflags': flags}) as new:
+            stream = new.add_stream_from_template(old.streams.video[0])
+            for packet in old.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    new.mux(packet)
+    else:
+        path.write_bytes(Path(make(kind)).read_bytes())
+    with open_video(path) as whole:
+        expected = whole.read(0.0, 3.0, 8)
+    data = bytearray(path.read_bytes())
+    if name.endswith('avi'):
+        struct.pack_into('<I', data, 4, struct.unpack_from('<I', data, 4)[0] + extra)
+    elif name.endswith('mp4'):
+        begin = data.rindex(b'mdat') - 4
+        struct.pack_into('>I', data, begin, len(data) - begin + extra)
+    else:
+        begin = data.index(b'\x18\x53\x80\x67') + 5
+        data[begin : begin + 7] = (int.from_bytes(data[begin : begin + 7], 'big') + extra).to_bytes(7, 'big')
+    path.write_bytes(data)
+    with open_video(path) as opened:
+        np.testing.assert_array_equal(opened.read(0.0, 3.0, 8), expected)
+    for cut in (1, 500):
+        path.write_bytes(data[:-cut])
+        with pytest.raises(BrokenVideoError, match=f'truncated, {extra + cut} bytes are missing'):
+            open_video(path)
+
+
 def test_a_codec_that_nobody_knows(make, tmp_path):
     path = tmp_path / 'v.mp4'
     path.write_bytes(Path(make('mp4')).read_bytes().replace(b'avc1', b'x9x9'))
@@ -732,6 +774,25 @@ def test_reading_takes_bounded_time(make, monkeypatch):
         monkeypatch.setattr(video, 'TIME_LIMIT', -1.0)
         with pytest.raises(BrokenVideoError, match='not read within -1 s'):
             opened.read(0.0, 1.0, 4)
+
+
+@pytest.mark.parametrize(
+    ('error', 'reason'),
+    [
+        (av.error.PermissionError(1, 'Operation not permitted'), 'damaged or not supported, FFmpeg stops with EPERM$'),
+        (av.error.ArgumentError(22, 'Invalid argument'), 'damaged or not supported, FFmpeg stops with EINVAL$'),
+        (av.error.ExitError(-1, 'Immediate exit requested'), 'not read within 60 s$'),
+        (av.error.OSError(5, 'Input/output error'), 'Input/output error$'),
+        (PermissionError(13, 'Permission denied'), 'Permission denied$'),
+    ],
+)
+def test_reasons_say_what_is_wrong(make, monkeypatch, error, reason):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(video.av, 'open', fail)
+    with pytest.raises(BrokenVideoError, match=reason):
+        open_video(make('mp4'))
 
 
 def test_ffmpeg_logs_as_before(make):

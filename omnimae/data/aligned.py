@@ -27,9 +27,10 @@ from omnimae.data.datasets import ImageDataset
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from omnimae.data.media.frames import SAME_TIME, ClipSampling, pick_frames, pick_on_screen, within
+from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen, within
 from omnimae.data.media.images import Stored, read_stored, read_stored_map
 from omnimae.data.media.orientation import UPRIGHT, orient
+from omnimae.data.media.video import VideoReader
 from omnimae.data.transforms import resize
 from omnimae.registry import DATASETS
 from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample
@@ -203,9 +204,9 @@ class AlignedDataset(ImageDataset):
 class AlignedVideoDataset(AlignedDataset):
     """Clips of several modalities, aligned frame by frame and pixel by pixel; see `AlignedDataset`.
 
-    Maps are a .npy file of whole numbers, (frames, height, width), one for each frame of the first video. Fewer count
-    as evenly spread over it, and are only near its frames in time. Depth may be negative where it is not known. Of
-    several videos the shortest says where clips end.
+    Maps are a .npy file of whole numbers, (frames, height, width), one for each frame of the first video. Other numbers
+    count as evenly spread over it, and are only near its frames in time. Depth may be negative where it is not known.
+    Of several videos the shortest says where clips end.
 
     As of images, maps are aligned with the frames as stored and are turned with them, as the container's display matrix
     says. For maps of frames as players show them, which ffmpeg and OpenCV give, set ``aligned_as='upright'``.
@@ -250,13 +251,13 @@ class AlignedVideoDataset(AlignedDataset):
                 for name, path in paths.items()
                 if self.modalities[name].kind == 'rgb'
             }
-            durations = [video.duration for video in videos.values()]
+            length = min(video.duration for video in videos.values())
             clock = next(iter(videos.values()))
             for name, path in paths.items():
                 # of a VideoReader maps have what sampling needs
-                video: Any = videos.get(name) or MapVideo(path, durations[0], self.backend_args)
+                video: Any = videos.get(name) or MapVideo(path, clock, self.backend_args)
                 generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
-                [pixels] = self.sampling.read(video, 0.0, min(durations), generator, clock=clock)
+                [pixels] = self.sampling.read(video, 0.0, length, generator, clock=clock)
                 own = videos[name].orientation if name in videos else UPRIGHT
                 turn = _turn_of(path, own, self.aligned_as, clock.orientation)
                 pixels = orient(pixels, turn) if own == UPRIGHT else pixels  # the others come turned
@@ -268,11 +269,16 @@ class AlignedVideoDataset(AlignedDataset):
 class MapVideo:
     """Maps of the frames of a video, read as a video is: of the whole array only the frames that are asked for.
 
+    Args:
+        path: of the array, (frames, height, width).
+        clock: the video. Maps as many as its frames begin with them; others are evenly spread over it.
+        backend_args: of ``mmengine.fileio``.
+
     Raises:
         BrokenFileError: no array of whole numbers, (frames, height, width).
     """
 
-    def __init__(self, path: str, duration: float, backend_args: dict | None = None):
+    def __init__(self, path: str, clock: VideoReader, backend_args: dict | None = None):
         try:
             with fileio.get_local_path(path, backend_args=backend_args) as local:
                 self.array = np.load(local, mmap_mode='r', allow_pickle=False)
@@ -284,13 +290,14 @@ class MapVideo:
             raise BrokenFileError(
                 path, f'{self.array.dtype} {self.array.shape}, and maps are whole numbers (frames, height, width)'
             )
-        self.frame_rate = len(self.array) / duration
-        self.times = np.arange(len(self.array)) * duration / len(self.array)
+        self.frame_rate = len(self.array) / clock.duration
+        self.times = clock.frame_times(0.0, clock.duration)
+        if len(self.times) != len(self.array):
+            self.times = np.arange(len(self.array)) * clock.duration / len(self.array)
 
     def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[np.ndarray]:
         """Maps (num_frames, H, W, 1) of each clip, see `pick_frames`."""
-        times = self.times + SAME_TIME  # those of the video's frames, stamps times their unit, round in another way
-        return [self._maps(pick_frames(times, start, seconds, num_frames)) for start in starts]
+        return [self._maps(pick_frames(self.times, start, seconds, num_frames)) for start in starts]
 
     def read_at(self, moments: np.ndarray) -> np.ndarray:
         """Maps (n, H, W, 1) of these moments in seconds, see `pick_on_screen`."""

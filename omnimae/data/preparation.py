@@ -73,7 +73,8 @@ def prepare(name: str, root: str | Path, *, fold: int = 1, short_side: int | Non
         raise ValueError(f'fold={fold}, and {name} has {benchmark.num_folds}. Count from 1.')
     annotation = benchmark.read(root) if benchmark.num_folds == 1 else benchmark.read(root, fold)
     paths = sorted({item.path for items in annotation.splits.values() for item in items})
-    checks = check_files(root, paths, benchmark.modality, workers=workers)
+    # a copy that can be made has been read to its end
+    checks = check_files(root, paths, benchmark.modality, in_full=short_side is None, workers=workers)
     listed = {path: path for path in paths}
     if short_side is not None:
         usable = [path for path in paths if not checks[path].reason]
@@ -226,8 +227,12 @@ class Check(NamedTuple):
     reason: str | None = None
 
 
-def check_files(root: Path, paths: Sequence[str], modality: str, *, workers: int = 1) -> dict[str, Check]:
-    """Whether each file is there and opens: images are read in full, of videos the ends and the first frame.
+def check_files(
+    root: Path, paths: Sequence[str], modality: str, *, in_full: bool = True, workers: int = 1
+) -> dict[str, Check]:
+    """Whether each file is there and can be read: every frame, or of videos without ``in_full`` the ends and the first.
+
+    What training would refuse may lie in any frame. To decode all costs about what an epoch of training costs.
 
     Results are appended to ``checked_files.jsonl`` as they come. A good file of the same size and time as then is not
     checked again; one that could not be read is, for it may have been the network or a time limit.
@@ -238,15 +243,15 @@ def check_files(root: Path, paths: Sequence[str], modality: str, *, workers: int
     checks = {path: Check(reason='the file is missing') for path in paths if stats[path] is None}
     there = [path for path in paths if stats[path] is not None]
     for path in there:
-        stat, check = known.get(path, (None, Check()))
-        if stat == stats[path] and check.reason is None:
+        stat, check, was_in_full = known.get(path, (None, Check(), False))
+        if stat == stats[path] and check.reason is None and (was_in_full or not in_full or modality == 'image'):
             checks[path] = check
     todo = [path for path in there if path not in checks]
-    work = partial(_check_chunk, str(root), modality)
+    work = partial(_check_chunk, str(root), modality, in_full)
     with open(log, 'a', encoding='utf-8') as file:
         for chunk, results in _in_parallel(work, todo, 64 if modality == 'image' else 8, workers, 'Checking files'):
             checks |= dict(zip(chunk, results, strict=True))
-            rows = ((path, stats[path], *result) for path, result in zip(chunk, results, strict=True))
+            rows = ((path, stats[path], *result, in_full) for path, result in zip(chunk, results, strict=True))
             file.write(''.join(f'{json.dumps(row)}\n' for row in rows))
             file.flush()
     return checks
@@ -269,17 +274,20 @@ def _is_older(copy: list[int] | None, original: list[int] | None) -> bool:
     return copy is None or (original is not None and copy[1] < original[1])
 
 
-def _check_chunk(root: str, modality: str, paths: Sequence[str]) -> list[Check]:
-    return [_check(os.path.join(root, path), modality) for path in paths]
+def _check_chunk(root: str, modality: str, in_full: bool, paths: Sequence[str]) -> list[Check]:
+    return [_check(os.path.join(root, path), modality, in_full) for path in paths]
 
 
-def _check(path: str, modality: str) -> Check:
+def _check(path: str, modality: str, in_full: bool) -> Check:
     try:
         if modality == 'image':
             read_image(path)
             return Check()
         with open_video(path) as video:
-            video.read(0.0, min(video.duration, 1.0), 1)
+            if in_full:
+                video.check()
+            else:
+                video.read(0.0, min(video.duration, 1.0), 1)
             return Check(video.duration)
     except BrokenFileError as error:
         return Check(reason=error.reason)
@@ -296,14 +304,14 @@ def _reencode_chunk(root: str, short_side: int, pairs: Sequence[tuple[str, str]]
     return reasons
 
 
-def _read_log(log: Path) -> dict[str, tuple[list[int], Check]]:
+def _read_log(log: Path) -> dict[str, tuple[list[int], Check, bool]]:
     known = {}
     for line in read_lines(log) if log.exists() else ():
         try:
-            path, stat, duration, reason = json.loads(line)
+            path, stat, duration, reason, *in_full = json.loads(line)  # older logs have no last one
         except ValueError:  # the last line of a run that was killed
             continue
-        known[path] = stat, Check(duration, reason)
+        known[path] = stat, Check(duration, reason), bool(in_full and in_full[0])
     return known
 
 

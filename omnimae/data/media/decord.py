@@ -127,6 +127,7 @@ def _serve_decord() -> None:
     import io
     import os
     import pickle
+    import re
     import signal
     import sys
     import tempfile
@@ -172,7 +173,8 @@ def _serve_decord() -> None:
                 raise ValueError('damaged, a frame does not decode')
         except Exception as error:
             opened = None
-            answer = f'decord: {(str(error) or repr(error)).splitlines()[0]}. See whether reader="pyav" reads it.'
+            text = re.sub(r'^\[[\d:]+\] \S+: ', '', (str(error) or repr(error)).splitlines()[0])  # the time, and a line
+            answer = f"decord: {text}. Try reader='pyav'."
         signal.setitimer(signal.ITIMER_REAL, 0)
         pickle.dump(answer, answers, protocol=5)
         answers.flush()

@@ -17,6 +17,7 @@ make a valid stream pass for a picture (VP8, VP9 and AV1 carry no redundancy).
 
 from __future__ import annotations
 
+import errno
 import heapq
 import io
 import itertools
@@ -54,6 +55,8 @@ LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'m
 
 ONE_PASS = 60.0  # seconds of video up to which it is cheaper to step over packets between clips than to seek again
 MAX_DELAY = 16  # frames that a decoder may hold back to put them in order
+# Numbers that FFmpeg gives where nothing is wrong with permissions, memory or arguments
+FFMPEGS_OWN = (errno.EPERM, errno.EAGAIN, errno.ENOMEM, errno.EINVAL, errno.EDOM, errno.ERANGE, errno.ENOSYS)
 NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS of FFmpeg's libavformat
 
 END = Picture(0, False, False, [None])  # lets a decoder hand out what it holds back
@@ -65,6 +68,7 @@ class VideoReader:
     """An open video, and what both readers need of it: its packets and their time stamps.
 
     Attributes:
+        duration: in seconds.
         orientation: by EXIF's number, how the frames read last are stored; they come upright. Only PyAVReader tells.
     """
 
@@ -147,7 +151,7 @@ class VideoReader:
     @property
     def frame_rate(self) -> Fraction:
         """Frames a second, on average."""
-        return self._stream.average_rate or Fraction(25)
+        return self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
 
     def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """All frames as they are coded, in order of display, with their time stamps after the start of the stream.
@@ -159,6 +163,21 @@ class VideoReader:
             for stamp, frame in self._decode_all():
                 yield stamp - self._origin, frame
                 self._deadline = time.monotonic() + TIME_LIMIT
+
+    def check(self) -> None:
+        """Decode all frames.
+
+        Raises:
+            BrokenVideoError: a clip could not be read: something is damaged, or the size changes.
+        """
+        sizes = set()
+        for stamp, frame in self.frames():
+            size = frame.height, frame.width
+            sizes.add(size if orientation_of(frame) < 5 else size[::-1])
+            if len(sizes) > 1:
+                raise BrokenVideoError(self.path, f'its size changes at {float(stamp * self.time_base):.3f} s')
+        if not sizes:
+            raise BrokenVideoError(self.path, 'no frames')
 
     def close(self) -> None:
         """Let go of the file."""
@@ -185,7 +204,7 @@ class VideoReader:
             size, missing = file.seek(0, os.SEEK_END), count_missing_bytes(file)
         if size == 0:
             raise BrokenVideoError(self.path, 'the file is empty')
-        if missing:
+        if missing > 0:
             raise BrokenVideoError(self.path, f'truncated, {missing} bytes are missing at its end')
         container: Any = av.open(source, timeout=TIME_LIMIT, **LENIENT)
         stream = container.streams.best('video')
@@ -197,6 +216,7 @@ class VideoReader:
             raise BrokenVideoError(
                 self.path, f'a bare stream without a container ({container.format.name}) has no times'
             )
+        self._ends_early = missing < 0
         context.thread_type = 'NONE'
         context.thread_count = 1
         self._container = container
@@ -244,6 +264,8 @@ class VideoReader:
         for packet in self._container.demux(self._stream):
             # FFmpeg steps over what it cannot make out in a container, and only notes it down.
             skipped = [text.strip() for _, name, text in self._notes[num_notes:] if name == self._container.format.name]
+            if self._ends_early:
+                skipped = [text for text in skipped if not text.startswith('File ended prematurely')]
             if skipped or packet.is_corrupt:
                 raise BrokenVideoError(self.path, f'damaged, {skipped[0] if skipped else "incomplete packet"}')
             self._check_time()
@@ -329,8 +351,7 @@ class VideoReader:
                 yield
         except (OSError, av.FFmpegError) as error:
             notes = [text.strip() for _, _, text in self._notes]
-            reason = f'{error.strerror or error}' + (f' ({notes[-1]})' if notes else '')
-            raise BrokenVideoError(self.path, reason) from error
+            raise BrokenVideoError(self.path, _reason_of(error) + (f' ({notes[-1]})' if notes else '')) from error
         finally:
             logging.set_level(level)
             logging.set_skip_repeated(skips_repeated)
@@ -455,6 +476,15 @@ def orientation_of(frame: av.VideoFrame) -> int:
     # frame.side_data would keep the frame, and it would keep that: memory in a circle
     matrix: Any = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)
     return UPRIGHT if matrix is None else orientation_of_matrix(struct.unpack('9i', matrix))
+
+
+def _reason_of(error: OSError | av.FFmpegError) -> str:
+    """What went wrong; FFmpeg also takes the numbers of the system's errors for its own, -1 for any."""
+    if isinstance(error, av.error.ExitError):
+        return f'not read within {TIME_LIMIT:g} s'
+    if isinstance(error, av.FFmpegError) and error.errno in FFMPEGS_OWN:
+        return f'damaged or not supported, FFmpeg stops with {errno.errorcode[error.errno]}'
+    return str(error.strerror or error)
 
 
 def _fetch(path: str, backend_args: dict[str, Any] | None) -> str | bytes:
