@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
+import runpy
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -327,6 +330,20 @@ def test_broken_files_are_named_and_the_others_drawn(config, checkpoint, data, t
     assert re.findall(r'(\w+)\.jpg: ', message) == re.findall(r'(\w+)\.mp4: ', message) == ['half', 'text', 'zero']
     assert 'text.jpg: not an image' in message
     assert len(list((tmp_path / 'out').iterdir())) == 1 + 2 * 2
+
+
+def test_names_that_are_no_text_are_drawn_and_told(config, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / 'in').mkdir()
+    Image.new('RGB', (40, 40)).save(tmp_path / 'in' / os.fsdecode(b'a\xff.png'))
+    (tmp_path / 'in' / os.fsdecode(b'b\xff.gif')).write_bytes(b'nothing')
+    script = str(Path(__file__).parents[1] / 'tools' / 'visualize_reconstruction.py')
+    out = os.fsdecode(bytes(tmp_path) + b'/out\xff')
+    monkeypatch.setattr('sys.argv', [script, str(config), str(checkpoint), str(tmp_path / 'in'), '--out-dir', out])
+    monkeypatch.setattr('sys.stdout', io.TextIOWrapper(io.BytesIO(), 'utf-8'))
+    with pytest.raises(SystemExit, match='1 of 2 files could not be read'):
+        runpy.run_path(script, run_name='__main__')
+    sys.stdout.seek(0)
+    assert sys.stdout.read().endswith('out\\udcff/images_1.png\n')
 
 
 def test_visualize_reconstruction_refuses_early(config, checkpoint, data, tmp_path):

@@ -4,6 +4,7 @@ python tools/browse_dataset.py CONFIG --out-dir D
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,4 +129,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
     main()

@@ -10,6 +10,7 @@ of the image says: to train with such maps, set ``aligned_as='upright'`` in the 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,4 +57,5 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
     main()
