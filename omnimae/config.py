@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, VISBACKENDS, VISUALIZERS, Registry
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
+from torch import compile as torch_compile
 from torch.utils.data import DataLoader
 
 from omnimae.registry import (
@@ -85,6 +86,7 @@ SECTIONS = {
     'log_processor': Section(LOG_PROCESSORS, 'LogProcessor'),
     'randomness': Section(None, Runner.set_randomness),
     'mp_cfg': Section(None, set_multi_processing),
+    'compile': Section(None, torch_compile),
 }
 
 # Dicts whose keys are names of the user's choice, not sections.

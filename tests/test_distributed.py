@@ -121,8 +121,10 @@ def test_two_ranks_train_and_test_like_one(tmp_path: Path):
     more += 'default_hooks = dict(checkpoint=dict(by_epoch=False, interval=4))\n'
     config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
     options = ['--work-dir', tmp_path / 'two', '--cfg-options', 'train_dataloader.batch_size=2']
+    options.append('compile.backend=aot_eager')
     result = run('dist_train.sh', config, 2, *options, path=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
+    assert 'The loss is compiled' in next((tmp_path / 'two').rglob('*.log')).read_text()
 
     one = build_runner(config, tmp_path / 'one')
     one.train()

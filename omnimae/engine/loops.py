@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from omnimae.registry import LOOPS
 
 from .compat import find_latest_checkpoint
+from .compiling import compile_loss
 from .hooks import append_lines, unwrapped
 
 
@@ -73,9 +74,16 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         _check_auto_scale_lr(runner.auto_scale_lr or {}, self.batch_sampler.global_batch_size)
         self.max_skipped = max_skipped
         self._skipped_in_a_row = 0
+        # MMEngine would compile train_step, optimizer included, in 16 graphs, and fail where groups are ConfigDicts.
+        runner._maybe_compile = self._compile  # type: ignore[method-assign]
         runner.message_hub.update_info('steps_per_epoch', len(self.dataloader))
         # Schedulers are built before MMEngine's RuntimeInfoHook says this.
         runner.message_hub.update_info('max_iters', self.max_iters)
+
+    def _compile(self, target: str) -> None:
+        """Called by the Runner between loading a checkpoint and training."""
+        if compile_loss(unwrapped(self.runner.model), self.runner.cfg.get('compile')):
+            self.runner.logger.info('The loss is compiled: the first step of each modality takes a minute or more.')
 
     def run(self) -> torch.nn.Module:
         """Train to the end."""

@@ -242,7 +242,7 @@ class DensePredictor(BaseModel):
         """
         if missing := [name for name in self.read if name not in clips]:
             raise ValueError(f'The head reads {list(self.read)}, and {missing} are not given. Set model.read.')
-        size = max(tuple(clip.shape[3:]) for clip in clips.values())
+        size = max([tuple(clip.shape[3:]) for clip in clips.values()])  # torch.compile takes no generator
         maps = self.backbone.feature_maps(self.data_preprocessor.normalize(clips), self.layers, self.read)
         if maps[0].shape[2] != 1:
             raise ValueError(f'DensePredictor answers for images, and was given clips of {maps[0].shape[2]} tubelets.')

@@ -127,11 +127,15 @@ class MaskedAutoencoder(BaseModel):
         counts = []
         for batch in batches:
             if 'masks' not in batch:
-                grid = Grid.of(batch['clip'].shape[2:], self.backbone.patch_size)
-                batch['masks'] = generator(len(batch['clip']), grid, self.data_preprocessor.device)
+                batch['masks'] = self.draw_masks(batch['clip'], batch['modality'], self.data_preprocessor.device)
             masks = batch['masks']
             counts.append((torch.ones_like(masks.decode) if masks.scored is None else masks.scored).sum())
         return counts
+
+    def draw_masks(self, clip: Tensor, modality: str = 'video', device: torch.device | None = None, **_: Any) -> Masks:
+        """Masks of a clip (B, C, T, H, W), on its device or another; what else ``forward`` takes is not used."""
+        grid = Grid.of(clip.shape[2:], self.backbone.patch_size)
+        return self._mask_generator(modality)(len(clip), grid, device or clip.device)
 
     def head_of(self, modality: str) -> Any:
         """Return the head that decodes this modality, an MAEHead or one like it: the shared one, or its own."""
@@ -140,7 +144,7 @@ class MaskedAutoencoder(BaseModel):
     def _split(self, clip: Tensor, modality: str, masks: Masks | None) -> _Split:
         patches, grid = self.backbone.patchify(clip)
         if masks is None:
-            masks = self._mask_generator(modality)(len(clip), grid, clip.device)
+            masks = self.draw_masks(clip, modality)
         visible = self.data_preprocessor.normalize_patches(gather_tokens(patches, masks.visible))
         pixels = self.data_preprocessor.pixels_of_patches(gather_tokens(patches, masks.decode))
         return _Split(grid, masks, visible, pixels)

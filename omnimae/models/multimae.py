@@ -95,8 +95,7 @@ class MultiMAE(BaseModel):
             clips = batch['clips']
             grids = self.backbone.grids_of(clips)
             if 'masks' not in batch:
-                batch_size = len(next(iter(clips.values())))
-                batch['masks'] = self.mask_generator(batch_size, grids, self.data_preprocessor.device)
+                batch['masks'] = self.draw_masks(clips, self.data_preprocessor.device)
             modalities = [self.head_of(task).modality for task in self._tasks_of(grids)]
             hidden = [self._hidden(modality, batch['masks'].visible, grids) for modality in modalities]
             counts.append(torch.stack([some.any(1).sum() for some in hidden]))
@@ -161,6 +160,11 @@ class MultiMAE(BaseModel):
             for row, visible in enumerate(encoded.visible)
         ]
 
+    def draw_masks(self, clips: Mapping[str, Tensor], device: torch.device | None = None, **_: Any) -> Masks:
+        """Masks of clips, on their device or another; what else ``forward`` takes is not used."""
+        clip = next(iter(clips.values()))
+        return self.mask_generator(len(clip), self.backbone.grids_of(clips), device or clip.device)
+
     def head_of(self, task: str) -> Any:
         """Return the head of a task, a CrossAttentionHead or one like it."""
         return self.head[task]
@@ -175,9 +179,8 @@ class MultiMAE(BaseModel):
 
     def _encode(self, clips: Mapping[str, Tensor], masks: Masks | None) -> _Encoded:
         patches, grids = self.backbone.patchify(self.data_preprocessor.normalize(clips))
-        first = next(iter(patches.values()))
         if masks is None:
-            masks = self.mask_generator(len(first), grids, first.device)
+            masks = self.draw_masks(clips)
         num_tokens = sum(grid.num_tokens for grid in grids.values())
         if masks.visible.shape[1] + masks.decode.shape[1] != num_tokens:
             raise ValueError(
