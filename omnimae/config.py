@@ -20,6 +20,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch import compile as torch_compile
 from torch.utils.data import DataLoader
 
+from omnimae.consistency import contradictions
 from omnimae.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -100,6 +101,7 @@ TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
     'compile',
     'activation_checkpointing',
     'efficient_conv_bn_eval',
+    'interpolate_positions',  # read here alone
     'custom_imports',
     'runner_type',
 }
@@ -111,9 +113,13 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
     Variables that a file reads itself, or that an inheriting file reads as ``_base_.NAME``, are helpers: they are
     allowed, and dropped from the result, where changing them would change nothing.
 
+    ``interpolate_positions=True`` says that crops and clips of training may have another size than ``clip_size``, for
+    which the positions of the model are made: that of a checkpoint, for instance.
+
     Raises:
         FileNotFoundError: no such config.
-        ValueError: a key, type or argument that nothing takes; says where it stands and what is near.
+        ValueError: a key, type or argument that nothing takes, or two values that contradict each other; says where it
+            stands and what is near.
     """
     options = dict(cfg_options or {})
     loaded = Config.fromfile(str(path))
@@ -223,12 +229,15 @@ class _Checker:
         """Walk all sections.
 
         Raises:
-            ValueError: an unknown type or argument.
+            ValueError: an unknown type or argument, or values that contradict each other.
         """
         for key, value in cfg.items():
             if key in SECTIONS or key == 'env_cfg':
                 self._walk(value, key, SECTIONS.get(key, Section()))
         self._check_constructor(cfg.get('optim_wrapper') or {})
+        for found in contradictions(cfg):
+            other = f'{found.other}={found.other_value!r} of {self._source(found.other)}'
+            self._refuse(found.key, found.value, f'contradicts {other}. {found.remedy}')
 
     def _walk(self, value: Any, path: str, section: Section) -> None:
         if isinstance(value, list | tuple):
@@ -295,9 +304,12 @@ class _Checker:
         if any(f'{path}.'.startswith(f'{option}.') for option in self.options):
             return '--cfg-options'
         words = [word for word in path.split('.') if not word.isdigit() and word != 'type']
-        pattern = re.compile(rf'\b{re.escape(words[-1])}\b')
-        mentions = (file for file in self.files if pattern.search(file.read_text(encoding='utf-8')))
-        return str(next(mentions, self.files[0]))
+        word = re.escape(words[-1])
+        for pattern in (rf"""\b{word}\s*=|['"]{word}['"]\s*:""", rf'\b{word}\b'):  # set there, or at least named
+            for file in self.files:
+                if re.search(pattern, file.read_text(encoding='utf-8')):
+                    return str(file)
+        return str(self.files[0])
 
 
 def _parameters(component: Callable) -> tuple[set[str], bool]:

@@ -15,7 +15,7 @@ size = 32
 crop = [dict(type='RandomResizedCrop', size=size)]
 model = dict(
     type='MaskedAutoencoder',
-    backbone=dict(type='SpatioTemporalViT', arch='small'),
+    backbone=dict(type='SpatioTemporalViT', arch='small', clip_size=(16, size, size)),
     head=dict(type='MAEHead', embed_dim=32, depth=1, num_heads=2, target=dict(type='PixelTarget')),
     mask_generator=dict(image=dict(type='RandomMasking', ratio=0.9), video=dict(type='RandomMasking', ratio=0.95)),
 )

@@ -24,8 +24,9 @@ ALLOWED = {
     'checkpoint': FLOOR | {'layouts'},  # what it reads may be of any published layout
     'visualization': FLOOR,
     'flops': FLOOR,
-    'config': FLOOR,
     'planning': FLOOR | {'models'},  # what its layers do on CPUs alone
+    'consistency': FLOOR,
+    'config': FLOOR | {'consistency'},
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation'},
     # files through the data room, features as the frozen evaluation defines them

@@ -6,6 +6,8 @@ released one, else the one that OMNIMAE_CHECKPOINT names. For MAE's: patch_size=
 positions='sincos2d', cls_token=True.
 """
 
+interpolate_positions = True  # maps are larger than what the positions were trained for
+
 model = dict(
     type='DensePredictor',
     data_preprocessor=dict(type='MultiModalPreprocessor'),

@@ -4,6 +4,7 @@ Numbers: FINETUNE.md and main_finetune.py of github.com/facebookresearch/mae_st;
          step: 128 videos in two crops (2 on each of 64 GPUs, which the file does not say). It differs from
          ``vit-l_k400.py``, which is SlowFast's: the warm-up begins at 0 and the cosine ends at 1e-6, class token and
          positions are spared weight decay, it trains in float32, and its tests (main_test.py) take 10 clips x 3 crops.
+         The bias of its head begins as PyTorch draws it; ours is zero.
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/mae_st/finetune/vit-l_k400_repository.py 8
       (global batch 256 = 8 per GPU x 8 GPUs x 4 accumulated micro-batches;

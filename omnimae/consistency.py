@@ -1,0 +1,235 @@
+"""Values of a config that contradict each other: two that say the same thing, or of which one must fit the other.
+
+Nothing is built and no file is read. What is compared is what the config says, or the default of what it leaves out;
+where neither is known, as with a component of another package, nothing is compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+from omnimae.registry import DATASETS, MODELS
+
+# transforms that end with a size, and those after which it depends on the file
+CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'RandomCrop', 'CenterCrop', 'ThreeCrop')
+RESIZES = ('ResizeShort', 'ResizeLong', 'LargeScaleJitter')
+OF_ONE_VIEW = ('ReconstructionLoss', 'SegmentationScore', 'DepthScore')  # metrics
+
+
+class Contradiction(NamedTuple):
+    """Two keys with their values, and what to do."""
+
+    key: str
+    value: Any
+    other: str
+    other_value: Any
+    remedy: str
+
+
+def contradictions(cfg: Config) -> Iterator[Contradiction]:
+    """Find the contradictions of a config, worst first."""
+    if 'model' in cfg:
+        yield from _clip_sizes(cfg)
+        yield from _numbers_of_classes(cfg)
+        yield from _pixels(cfg)
+        yield from _mask_generators(cfg)
+    yield from _views(cfg)
+    yield from _schedules(cfg)
+
+
+class _Source(NamedTuple):
+    key: str
+    cfg: Mapping
+    trains: bool
+
+
+def _sources(cfg: Mapping, key: str = '') -> Iterator[_Source]:
+    """Every source of every loader, also of those within loops and hooks."""
+    for name, value in cfg.items():
+        path = f'{key}{name}'
+        if name.endswith('_dataloader') and value:
+            dataset = value.get('dataset') or {}
+            sources = dataset.get('sources')
+            named = {f'.sources.{name}': source for name, source in sources.items()} if sources else {'': dataset}
+            for place, source in named.items():
+                yield _Source(f'{path}.dataset{place}', source, path == 'train_dataloader')
+        elif isinstance(value, Mapping):
+            yield from _sources(value, f'{path}.')
+        elif isinstance(value, list | tuple):
+            yield from _sources({str(i): item for i, item in enumerate(value) if isinstance(item, Mapping)}, f'{path}.')
+
+
+def _component(cfg: Mapping, registry: Registry) -> Any:
+    kind = cfg.get('type')
+    return registry.get(kind) if isinstance(kind, str) else kind
+
+
+def _value(cfg: Mapping, name: str, registry: Registry) -> Any:
+    """What a dict says of an argument, or the default of its component; None where neither does."""
+    component = _component(cfg, registry)
+    if name in cfg or component is None:
+        return cfg.get(name)
+    parameter = inspect.signature(component).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def _crop(source: _Source) -> tuple[str, Any] | None:
+    """Key and value of the size that a source's clips end with."""
+    found = None
+    for index, transform in enumerate(source.cfg.get('transforms') or ()):
+        kind = str(transform.get('type')).removeprefix('omnimae.')
+        if kind in CROPS:
+            found = f'{source.key}.transforms.{index}.size', transform.get('size')
+        elif kind in RESIZES or '.' in kind:
+            found = None
+    return found
+
+
+def _frames(source: _Source) -> int | None:
+    frames = _value(source.cfg, 'num_frames', DATASETS)
+    return 1 if frames is None and getattr(_component(source.cfg, DATASETS), 'modality', None) == 'image' else frames
+
+
+def _stems(cfg: Config, source: _Source) -> Iterator[tuple[str, Mapping, int]]:
+    """What cuts a source's clips into patches: key, config, and pixels of the crop that are one of the clip."""
+    backbone = cfg.model.get('backbone') or {}
+    if 'tokenizers' not in backbone:
+        yield 'model.backbone', backbone, 1
+        return
+    modalities = source.cfg.get('modalities') or {'rgb': {}}
+    for name, tokenizer in backbone.tokenizers.items():
+        if name in modalities and name != source.cfg.get('target'):
+            yield f'model.backbone.tokenizers.{name}', tokenizer, modalities[name].get('stride', 1)
+
+
+def _clip_sizes(cfg: Config) -> Iterator[Contradiction]:
+    """Crops and frames of the data, patches and the clip that the positions are made for."""
+    for source in _sources(cfg):
+        crop, frames = _crop(source), _frames(source)
+        for key, stem, stride in _stems(cfg, source):
+            patch, clip = (_value(stem, name, MODELS) for name in ('patch_size', 'clip_size'))
+            if patch is None or clip is None:
+                continue
+            if crop is not None and crop[1] is not None:
+                size = (crop[1], crop[1]) if isinstance(crop[1], int) else (*crop[1],)
+                size = tuple(length // stride for length in size)
+                if any(length % side for length, side in zip(size, patch[1:], strict=True)):
+                    yield Contradiction(*crop, f'{key}.patch_size', patch, 'Choose a multiple of the patch.')
+                if source.trains and size != tuple(clip[1:]) and not cfg.get('interpolate_positions'):
+                    yield Contradiction(*crop, f'{key}.clip_size', clip, _SAME_SIZE)
+            if frames is None or frames == 1:
+                continue
+            if frames % patch[0]:
+                remedy = 'Choose a multiple of the frames of a patch.'
+                yield Contradiction(f'{source.key}.num_frames', frames, f'{key}.patch_size', patch, remedy)
+            if source.trains and frames != clip[0] and not cfg.get('interpolate_positions'):
+                yield Contradiction(f'{source.key}.num_frames', frames, f'{key}.clip_size', clip, _SAME_SIZE)
+
+
+_SAME_SIZE = (
+    'Training would interpolate the positions. Give both one size, or set interpolate_positions=True where that is '
+    'meant, as for a checkpoint of another size.'
+)
+
+
+def _numbers_of_classes(cfg: Config) -> Iterator[Contradiction]:
+    """The head's classes and those of the data, of the loops and of the input maps."""
+    task = cfg.model.get('task') or {}
+    heads = {'model.num_classes': cfg.model.get('num_classes'), 'model.task.num_classes': task.get('num_classes')}
+    said: dict[str, Any] = {}  # where the classes of a sample are counted
+    for source in _sources(cfg):
+        said[f'{source.key}.num_classes'] = source.cfg.get('num_classes')
+        classes = source.cfg.get('classes')
+        said[f'{source.key}.classes'] = classes if isinstance(classes, list | tuple) else None
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = (cfg.get(name) or {}).get('dataset') or {}
+        said[f'{name}.dataset.num_classes'] = dataset.get('num_classes')
+    said['model.data_preprocessor.num_classes'] = (cfg.model.get('data_preprocessor') or {}).get('num_classes')
+    loops = {f'{name}.num_classes': (cfg.get(name) or {}).get('num_classes') for name in ('val_cfg', 'test_cfg')}
+    for key, value in (said | loops).items():
+        for head, number in heads.items():
+            yield from _other_number(key, value, head, number)
+        for loop, number in loops.items():  # k-NN has no head; its bank stands within the loop
+            phase = loop.removesuffix('cfg.num_classes')
+            if key.startswith(phase) and key != loop:
+                yield from _other_number(key, value, loop, number)
+    tokenizers = (cfg.model.get('backbone') or {}).get('tokenizers') or {}
+    for source in _sources(cfg):
+        for name, modality in (source.cfg.get('modalities') or {}).items():
+            count, number = modality.get('num_classes'), tokenizers.get(name, {}).get('num_classes')
+            other = f'model.backbone.tokenizers.{name}.num_classes'
+            if name == source.cfg.get('target'):
+                number, other = task.get('num_classes'), 'model.task.num_classes'
+            if not modality.get('reduce_zero_label'):  # which changes the count
+                yield from _other_number(f'{source.key}.modalities.{name}.num_classes', count, other, number)
+
+
+def _other_number(key: str, value: Any, other: str, number: int | None) -> Iterator[Contradiction]:
+    """Compare a number of classes, or names of classes, with another number; None says nothing."""
+    count = len(value) if isinstance(value, list | tuple) else value
+    if None not in (count, number) and count != number:
+        yield Contradiction(key, value, other, number, 'Give both the same number of classes.')
+
+
+def _pixels(cfg: Config) -> Iterator[Contradiction]:
+    """Mean and std that the input is normalised by, and those of a target that is predicted in its space."""
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    head = cfg.model.get('head') or {}
+    for place, part in {'': head, **{f'.{name}': part for name, part in head.items()}}.items():
+        target = part.get('target') if isinstance(part, Mapping) else None
+        for name in ('mean', 'std') if isinstance(target, Mapping) else ():
+            value, own = target.get(name), _value(preprocessor, name, MODELS)
+            if None not in (value, own) and tuple(value) != tuple(own):
+                key, other = f'model.head{place}.target.{name}', f'model.data_preprocessor.{name}'
+                yield Contradiction(key, value, other, own, "Give the target those of the encoder's input, or none.")
+
+
+def _mask_generators(cfg: Config) -> Iterator[Contradiction]:
+    """The modalities of the data and those that masks and decoders are for."""
+    for name in ('mask_generator', 'head'):
+        parts = cfg.model.get(name) or {}
+        if 'type' in parts or not {*parts} <= {'image', 'video'}:
+            continue
+        for source in _sources(cfg):
+            modality = getattr(_component(source.cfg, DATASETS), 'modality', None)
+            if parts and modality in ('image', 'video') and modality not in parts:
+                remedy = f'Add model.{name}.{modality}, or leave the source out.'
+                yield Contradiction(f'{source.key}.type', source.cfg['type'], f'model.{name}', list(parts), remedy)
+
+
+def _views(cfg: Config) -> Iterator[Contradiction]:
+    """Several views of a test video, and metrics that are of one."""
+    for phase in ('val', 'test'):
+        evaluators = cfg.get(f'{phase}_evaluator') or []
+        evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
+        kinds = [kind for kind in (evaluator.get('type') for evaluator in evaluators) if kind in OF_ONE_VIEW]
+        for source in _sources({f'{phase}_dataloader': cfg.get(f'{phase}_dataloader')}) if kinds else ():
+            views = {f'{source.key}.num_clips': source.cfg.get('num_clips', 1)}
+            for index, transform in enumerate(source.cfg.get('transforms') or ()):
+                if transform.get('type') == 'ThreeCrop':
+                    views[f'{source.key}.transforms.{index}.type'] = 'ThreeCrop'
+            for key, value in views.items():
+                if value != 1:
+                    remedy = 'Its score is of one view: take num_clips=1 and a CenterCrop.'
+                    yield Contradiction(key, value, f'{phase}_evaluator', kinds[0], remedy)
+
+
+def _schedules(cfg: Config) -> Iterator[Contradiction]:
+    """Warm-up and end of the learning rate, and the epochs of the training."""
+    epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    schedulers = cfg.get('param_scheduler') or []
+    for index, scheduler in enumerate([schedulers] if isinstance(schedulers, Mapping) else schedulers):
+        if epochs is None or scheduler.get('type') != 'WarmupCosineLR':
+            continue
+        key = 'param_scheduler.' if isinstance(schedulers, Mapping) else f'param_scheduler.{index}.'
+        warmup, end = scheduler.get('warmup_epochs', 0), scheduler.get('end', epochs)
+        if end != epochs:
+            yield Contradiction(f'{key}end', end, 'train_cfg.max_epochs', epochs, 'Leave the end out.')
+        if not 0 <= warmup < epochs:
+            remedy = 'Choose a shorter warm-up (0 for none) or train longer.'
+            yield Contradiction(f'{key}warmup_epochs', warmup, 'train_cfg.max_epochs', epochs, remedy)
