@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from omnimae.config import load_config
+from omnimae.consistency import CROPS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 SSV2 = 'train_dataloader.dataset.sources.ssv2'
@@ -126,3 +129,14 @@ def test_maps_are_larger_than_what_the_positions_are_for_and_say_so():
         assert load_config(path).interpolate_positions
         with pytest.raises(ValueError, match=r'size=(512|256): contradicts model\.backbone.*\.clip_size='):
             load_config(path, {'interpolate_positions': False})
+
+
+def test_a_size_of_crops_and_a_number_of_frames_stand_once_in_a_file():
+    for path in CONFIGS.rglob('*.py'):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        said = Counter()
+        for call in calls:
+            words = {word.arg: word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)}
+            crop = words.get('size') if words.get('type') in CROPS else None
+            said.update(value for value in (crop, words.get('num_frames')) if value is not None)
+        assert not said or max(said.values()) == 1, f'{path}: {said}. Give it a name.'

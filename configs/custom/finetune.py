@@ -26,13 +26,15 @@ _base_ = [
     '../_base_/schedules/finetune.py',
 ]
 
+size = 224  # pixels of a crop; for another than that of the checkpoint say interpolate_positions = True, too
+num_frames = 16  # of a clip
 root = '{{$OMNIMAE_LABELLED:data/custom_labelled}}'
-crop = dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bicubic')
+crop = dict(type='RandomResizedCrop', size=size, scale=(0.08, 1.0), interpolation='bicubic')
 flip = dict(type='Flip', prob=0.5)
-middle = [dict(type='ResizeShort', size=224, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
-views = [dict(type='ResizeShort', size=224, interpolation='bilinear'), dict(type='ThreeCrop', size=224)]
+middle = [dict(type='ResizeShort', size=size, interpolation='bicubic'), dict(type='CenterCrop', size=size)]
+views = [dict(type='ResizeShort', size=size, interpolation='bilinear'), dict(type='ThreeCrop', size=size)]
 image = dict(type='ImageDataset')
-video = dict(type='VideoDataset', clip_seconds=2.7, num_frames=16)  # shorter for fast motion, longer for slow
+video = dict(type='VideoDataset', clip_seconds=2.7, num_frames=num_frames)  # shorter for fast motion, longer for slow
 image_augment = [crop, flip, dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2)]
 video_augment = [crop, flip, dict(type='RandAugment', policy='pytorchvideo', magnitude=7, num_layers=4)]
 loader = dict(

@@ -8,17 +8,18 @@ looks at do not depend on the unit.
 
 _base_ = './segmentation.py'
 
+size = 256  # pixels of a crop
 root = '{{$OMNIMAE_DATA:data}}/nyuv2'
 mean, std = 2070.7764, 777.5723
 checkpoint = dict(save_best='depth/delta1', rule='greater')  # for the hooks
 modalities = dict(rgb=dict(kind='rgb'), depth=dict(valid='mask_valid'))
 augmentation = [
-    dict(type='ResizeShort', size=256),
+    dict(type='ResizeShort', size=size),
     dict(type='Flip', prob=0.5),
     dict(type='ColorJitter', brightness=0.1255, contrast=0.4, saturation=0.5, hue=0.2, prob=0.5, grey_prob=0.3),
-    dict(type='RandomCrop', size=256),
+    dict(type='RandomCrop', size=size),
 ]
-middle = [dict(type='ResizeShort', size=256), dict(type='CenterCrop', size=256)]
+middle = [dict(type='ResizeShort', size=size), dict(type='CenterCrop', size=size)]
 
 source = dict(target='depth', modalities=modalities)
 train_dataloader = dict(

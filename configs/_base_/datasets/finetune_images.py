@@ -7,6 +7,7 @@ of a short side of 224, and the head's initial weights.
 """
 
 # for the hooks: Table 4 has the best test accuracy of all epochs, MAE's and MultiMAE's releases log it
+size = 224  # pixels of a crop
 checkpoint = dict(save_best='accuracy/top1')
 
 # for the model
@@ -24,7 +25,7 @@ train_dataloader = dict(
             images=dict(
                 type='ImageDataset',
                 transforms=[
-                    dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bicubic'),
+                    dict(type='RandomResizedCrop', size=size, scale=(0.08, 1.0), interpolation='bicubic'),
                     dict(type='Flip', prob=0.5),
                     dict(type='RandAugment', policy='timm', magnitude=9, num_layers=2),
                 ],
@@ -46,8 +47,8 @@ val_dataloader = dict(
             images=dict(
                 type='ImageDataset',
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bicubic'),
-                    dict(type='CenterCrop', size=224),
+                    dict(type='ResizeShort', size=size, interpolation='bicubic'),
+                    dict(type='CenterCrop', size=size),
                 ],
             ),
         ),

@@ -12,7 +12,7 @@ num_classes = 400
 erasing = None
 rows = dict(root=root, clip_seconds=2.0, classes=f'{root}/classes.txt')
 transforms = [
-    dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bicubic'),
+    dict(type='RandomResizedCrop', size=_base_.size, scale=(0.08, 1.0), interpolation='bicubic'),
     dict(type='Flip', prob=0.5),
     dict(type='RandAugment', policy='pytorchvideo', magnitude=9, num_layers=2),
 ]

@@ -6,6 +6,8 @@ a short side of 256; here the crop is resized once, from the original frame. Era
 and the head's initial weights: the release for SSv2.
 """
 
+size = 224  # pixels of a crop
+num_frames = 16  # of a clip
 # for the model
 head_init_std = 0.01
 erasing = dict(type='RandomErasing', fill='noise', prob=0.25)
@@ -20,9 +22,9 @@ train_dataloader = dict(
         sources=dict(
             videos=dict(
                 type='VideoDataset',
-                num_frames=16,
+                num_frames=num_frames,
                 transforms=[
-                    dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bicubic'),
+                    dict(type='RandomResizedCrop', size=size, scale=(0.08, 1.0), interpolation='bicubic'),
                     dict(type='RandAugment', policy='pytorchvideo', magnitude=7, num_layers=4),
                 ],
             ),
@@ -42,11 +44,11 @@ val_dataloader = dict(
         sources=dict(
             videos=dict(
                 type='VideoDataset',
-                num_frames=16,
+                num_frames=num_frames,
                 # during training one view says enough: the first clip, the middle of its frames
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
-                    dict(type='CenterCrop', size=224),
+                    dict(type='ResizeShort', size=size, interpolation='bilinear'),
+                    dict(type='CenterCrop', size=size),
                 ],
             ),
         ),
@@ -67,11 +69,11 @@ test_dataloader = dict(
         sources=dict(
             videos=dict(
                 type='VideoDataset',
-                num_frames=16,
+                num_frames=num_frames,
                 num_clips=5,
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
-                    dict(type='ThreeCrop', size=224),
+                    dict(type='ResizeShort', size=size, interpolation='bilinear'),
+                    dict(type='ThreeCrop', size=size),
                 ],
             ),
         ),

@@ -5,6 +5,7 @@ Expected files, under ``data`` or the folder named by the environment variable O
     imagenet/{train,val}/CLASS/*.JPEG
 """
 
+size = 224  # pixels of a crop
 data_root = '{{$OMNIMAE_DATA:data}}'
 num_classes = 1000
 
@@ -12,7 +13,7 @@ bank = dict(
     type='ImageDataset',
     root=f'{data_root}/imagenet/train',
     num_classes=num_classes,
-    transforms=[dict(type='ResizeShort', size=224, interpolation='bicubic'), dict(type='CenterCrop', size=224)],
+    transforms=[dict(type='ResizeShort', size=size, interpolation='bicubic'), dict(type='CenterCrop', size=size)],
 )
 test_dataloader = dict(
     batch_size=128,

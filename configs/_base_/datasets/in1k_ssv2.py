@@ -12,6 +12,8 @@ modality, replicas included. A video is decoded once for four of them and a quar
 the release: 626 + 82 = 708 steps.
 """
 
+size = 224  # pixels of a crop
+num_frames = 16  # of a clip
 data_root = '{{$OMNIMAE_DATA:data}}'
 
 train_dataloader = dict(
@@ -26,7 +28,7 @@ train_dataloader = dict(
                 type='ImageDataset',
                 root=f'{data_root}/imagenet/train',
                 transforms=[
-                    dict(type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic'),
+                    dict(type='RandomResizedCrop', size=size, scale=(0.2, 1.0), interpolation='bicubic'),
                     dict(type='Flip', prob=0.5),
                 ],
             ),
@@ -36,11 +38,11 @@ train_dataloader = dict(
                 allow_outside=True,  # prepare_dataset.py --short-side writes ../videos_SIZE/NAME.mp4
                 ann_file=f'{data_root}/sthv2/sthv2_train_list_videos.txt',
                 clip_seconds=2.7,
-                num_frames=16,
+                num_frames=num_frames,
                 replicas=4,
                 # no flip: "from left to right" is a label of this data set
                 transforms=[
-                    dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0), interpolation='bilinear'),
+                    dict(type='RandomResizedCrop', size=size, scale=(0.08, 1.0), interpolation='bilinear'),
                 ],
             ),
         ),
@@ -61,8 +63,8 @@ val_dataloader = dict(
                 type='ImageDataset',
                 root=f'{data_root}/imagenet/val',
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bicubic'),
-                    dict(type='CenterCrop', size=224),
+                    dict(type='ResizeShort', size=size, interpolation='bicubic'),
+                    dict(type='CenterCrop', size=size),
                 ],
             ),
             ssv2=dict(
@@ -71,10 +73,10 @@ val_dataloader = dict(
                 allow_outside=True,  # prepare_dataset.py --short-side writes ../videos_SIZE/NAME.mp4
                 ann_file=f'{data_root}/sthv2/sthv2_val_list_videos.txt',
                 clip_seconds=2.7,
-                num_frames=16,
+                num_frames=num_frames,
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
-                    dict(type='CenterCrop', size=224),
+                    dict(type='ResizeShort', size=size, interpolation='bilinear'),
+                    dict(type='CenterCrop', size=size),
                 ],
             ),
         ),

@@ -17,7 +17,7 @@ train_dataloader = dict(
             images=dict(
                 _base_.bank,
                 transforms=[
-                    dict(type='RandomResizedCrop', size=224, interpolation='bicubic', redraw=False),
+                    dict(type='RandomResizedCrop', size=_base_.size, interpolation='bicubic', redraw=False),
                     dict(type='Flip', prob=0.5),
                 ],
             ),

@@ -10,7 +10,7 @@ erasing = dict(_delete_=True, type='RandomErasing', fill='noise', prob=0.25)
 crop, flip, augment = _base_.train_dataloader.dataset.sources.images.transforms
 augment = dict(augment, interpolation='bicubic', fill=(124, 116, 104))
 train_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=[crop, flip, augment]))))
-middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
+middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=_base_.size)]
 val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle))))
 test_dataloader = val_dataloader
 custom_hooks = []  # no average of weights

@@ -16,7 +16,7 @@ train_dataloader = dict(
                 replicas=4,
                 new_clips=True,
                 transforms=[
-                    dict(type='RandomResizedCrop', size=224, scale=(0.5, 1.0)),
+                    dict(type='RandomResizedCrop', size=_base_.size, scale=(0.5, 1.0)),
                     dict(type='Flip', prob=0.5),
                 ],
             ),

@@ -15,6 +15,7 @@ Crops and flips, the same for all modalities: the paper's appendix A and the rel
 bicubically, classes to the nearest pixel, all by Pillow's rules: the released code leaves them to Pillow's defaults.
 """
 
+size = 224  # pixels of a crop
 data_root = '{{$OMNIMAE_DATA:data}}/imagenet_multimae'
 modalities = dict(rgb=dict(), depth=dict(), semseg=dict(kind='classes', stride=4, num_classes=133))
 
@@ -32,7 +33,7 @@ train_dataloader = dict(
                 modalities=modalities,
                 transforms=[
                     dict(
-                        type='RandomResizedCrop', size=224, scale=(0.2, 1.0), interpolation='bicubic', depth='bicubic'
+                        type='RandomResizedCrop', size=size, scale=(0.2, 1.0), interpolation='bicubic', depth='bicubic'
                     ),
                     dict(type='Flip', prob=0.5),
                 ],
@@ -56,8 +57,8 @@ val_dataloader = dict(
                 root=f'{data_root}/val',
                 modalities=modalities,
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bicubic', depth='bicubic'),
-                    dict(type='CenterCrop', size=224),
+                    dict(type='ResizeShort', size=size, interpolation='bicubic', depth='bicubic'),
+                    dict(type='CenterCrop', size=size),
                 ],
             ),
         ),

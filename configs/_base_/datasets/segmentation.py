@@ -6,6 +6,7 @@ its maps take the nearest pixel to a corner (OpenCV's rule), ours to the centre,
 over the known pixels of each GPU, then over GPUs; ours is the mean over those of the step.
 """
 
+size = 512  # pixels of a crop
 checkpoint = dict(save_best='segmentation/mIoU')  # for the hooks: the release tests that epoch
 flip_and_colours = [
     dict(type='Flip', prob=0.5),
@@ -13,8 +14,8 @@ flip_and_colours = [
 ]
 augmentation = [
     *flip_and_colours,
-    dict(type='LargeScaleJitter', size=512, scale=(0.1, 2.0)),
-    dict(type='RandomCrop', size=512),
+    dict(type='LargeScaleJitter', size=size, scale=(0.1, 2.0)),
+    dict(type='RandomCrop', size=size),
 ]
 
 train_dataloader = dict(
@@ -38,7 +39,7 @@ val_dataloader = dict(
     dataset=dict(
         type='MixedDataset',
         sources=dict(
-            images=dict(type='AlignedDataset', target='semseg', transforms=[dict(type='ResizeLong', size=512)])
+            images=dict(type='AlignedDataset', target='semseg', transforms=[dict(type='ResizeLong', size=size)])
         ),
     ),
     sampler=dict(type='EvalSampler'),

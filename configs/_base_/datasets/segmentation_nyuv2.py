@@ -11,6 +11,7 @@ As ``tools/prepare_nyuv2.py`` of MultiMAE's release writes it, the masks added:
 
 _base_ = './segmentation.py'
 
+size = 640  # pixels of a crop
 root = '{{$OMNIMAE_DATA:data}}/nyuv2'
 num_classes = 40
 modalities = dict(
@@ -18,8 +19,8 @@ modalities = dict(
 )
 augmentation = [
     *_base_.flip_and_colours,
-    dict(type='LargeScaleJitter', size=640, scale=(0.1, 2.0)),
-    dict(type='RandomCrop', size=640),
+    dict(type='LargeScaleJitter', size=size, scale=(0.1, 2.0)),
+    dict(type='RandomCrop', size=size),
 ]
 
 train_dataloader = dict(
@@ -29,6 +30,6 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=2,
-    dataset=dict(sources=dict(images=dict(root=f'{root}/test', transforms=[dict(type='ResizeLong', size=640)]))),
+    dataset=dict(sources=dict(images=dict(root=f'{root}/test', transforms=[dict(type='ResizeLong', size=size)]))),
 )
 test_dataloader = val_dataloader

@@ -7,6 +7,7 @@ Expected files, under ``data`` or the folder named by the environment variable O
 Clips of 2.7 seconds, as in fine-tuning: paper (arXiv:2206.08356), B.2.
 """
 
+size = 224  # pixels of a crop
 data_root = '{{$OMNIMAE_DATA:data}}'
 num_classes = 174
 
@@ -18,7 +19,7 @@ bank = dict(
     num_classes=num_classes,
     clip_seconds=2.7,
     num_frames=16,
-    transforms=[dict(type='ResizeShort', size=224, interpolation='bilinear'), dict(type='CenterCrop', size=224)],
+    transforms=[dict(type='ResizeShort', size=size, interpolation='bilinear'), dict(type='CenterCrop', size=size)],
 )
 queries = dict(bank, ann_file=f'{data_root}/sthv2/sthv2_val_list_videos.txt')
 test_dataloader = dict(

@@ -25,7 +25,7 @@ train = dict(
     replicas=2,
     transforms=[
         dict(type='RandAugment', policy='timm', magnitude=7, num_layers=4, interpolation='bicubic'),
-        dict(type='RandomResizedCrop', size=224, scale=(0.08, 1.0)),
+        dict(type='RandomResizedCrop', size=_base_.size, scale=(0.08, 1.0)),
         dict(type='Flip', prob=0.5),
     ],
 )

@@ -8,6 +8,8 @@ Crops and clips: the released scripts. Every fourth frame, 16 in all, whatever t
 no held-out loss.
 """
 
+size = 224  # pixels of a crop
+num_frames = 16  # of a clip
 data_root = '{{$OMNIMAE_DATA:data}}'
 
 train_dataloader = dict(
@@ -23,8 +25,8 @@ train_dataloader = dict(
                 root=f'{data_root}/kinetics400/videos_train',
                 sampling='strided',
                 stride=4,
-                num_frames=16,
-                transforms=[dict(type='MultiScaleCrop', size=224)],
+                num_frames=num_frames,
+                transforms=[dict(type='MultiScaleCrop', size=size)],
             ),
         ),
     ),
@@ -45,10 +47,10 @@ val_dataloader = dict(
                 root=f'{data_root}/kinetics400/videos_val',
                 sampling='strided',
                 stride=4,
-                num_frames=16,
+                num_frames=num_frames,
                 transforms=[
-                    dict(type='ResizeShort', size=224, interpolation='bilinear'),
-                    dict(type='CenterCrop', size=224),
+                    dict(type='ResizeShort', size=size, interpolation='bilinear'),
+                    dict(type='CenterCrop', size=size),
                 ],
             ),
         ),

@@ -28,7 +28,7 @@ model = dict(
         checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth}}',
     ),
 )
-middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=224)]
+middle = [dict(type='ResizeShort', size=256, interpolation='bicubic'), dict(type='CenterCrop', size=_base_.size)]
 val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle))))
 test_dataloader = val_dataloader
 default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))

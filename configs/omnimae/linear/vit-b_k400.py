@@ -14,7 +14,7 @@ model = dict(num_classes=num_classes)
 rows = dict(root=root, clip_seconds=2.0, num_classes=num_classes)
 train = dict(rows, ann_file=f'{root}/kinetics400_train_list_videos.txt')
 val = dict(rows, ann_file=f'{root}/kinetics400_val_list_videos.txt')
-transforms = [dict(type='RandomResizedCrop', size=224), dict(type='Flip', prob=0.5)]
+transforms = [dict(type='RandomResizedCrop', size=_base_.size), dict(type='Flip', prob=0.5)]
 train_dataloader = dict(dataset=dict(sources=dict(videos=dict(train, transforms=transforms))))
 val_dataloader = dict(dataset=dict(sources=dict(videos=val)))
 test_dataloader = dict(dataset=dict(sources=dict(videos=val)))

@@ -36,7 +36,7 @@ train_dataloader = dict(
     pin_memory=True,
     dataset=dict(
         type='MixedDataset',
-        sources=dict(videos=dict(_base_.bank, transforms=[dict(type='RandomResizedCrop', size=224)])),
+        sources=dict(videos=dict(_base_.bank, transforms=[dict(type='RandomResizedCrop', size=_base_.size)])),
     ),
     sampler=dict(type='MixedSampler'),
     batch_sampler=dict(type='MixedBatchSampler', global_batch_size=1024),
@@ -45,7 +45,7 @@ train_dataloader = dict(
 val_dataloader = _base_.test_dataloader
 val_evaluator = _base_.test_evaluator
 val_cfg = dict(type='ValLoop')
-views = [dict(type='ResizeShort', size=224), dict(type='ThreeCrop', size=224)]
+views = [dict(type='ResizeShort', size=_base_.size), dict(type='ThreeCrop', size=_base_.size)]
 test_dataloader = dict(
     batch_size=4,
     dataset=dict(sources=dict(videos=dict(_base_.queries, num_clips=5, transforms=views))),
