@@ -548,8 +548,8 @@ class PredictedMap(NamedTuple):
     Attributes:
         input: its path, or ``inputs[3]`` for an array.
         image: (H, W, 3) uint8, upright; None after an error.
-        pixels: (H, W), classes as uint8, or depth as float32 in the unit that the model was trained in; None after an
-            error.
+        pixels: (H, W), classes as uint8 (255 where no single class has the largest score), or depth as float32 in the
+            unit that the model was trained in; None after an error.
         error: why there is no prediction, or None.
     """
 

@@ -56,10 +56,10 @@ def test_pretrain_fine_tune_probe_and_knn(work, monkeypatch):
         runner = run(name, work, **{'model.init_cfg.checkpoint': weights})
         runner.train()
         assert 0 <= runner.test()['accuracy/top1'] <= 100
-    knn = load_config(SMALL / 'cifar10_knn.py', {'test_dataloader.num_workers': 0, 'test_evaluator.topk': (1,)})
+    knn = load_config(SMALL / 'cifar10_knn.py', {'test_dataloader.num_workers': 0, 'test_evaluator.topk': (1, 4)})
     knn.test_cfg.bank_dataloader.num_workers = 0
     knn.work_dir, knn.experiment_name = str(work / 'knn'), 'small_knn'
     runner = Runner.from_cfg(knn)
     load_weights(runner.model, weights, complete=True)
     metrics = runner.test()
-    assert metrics['accuracy/top1'] >= 20, json.dumps(metrics)  # three colours for ten classes
+    assert metrics['accuracy/top4'] >= 90, json.dumps(metrics)  # ten classes of three colours: four tie at most

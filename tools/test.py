@@ -2,7 +2,8 @@
 
 python tools/test.py CONFIG CHECKPOINT [--out FILE] [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
 
-The scores that --out writes are counted again, or averaged with those of other tests, by tools/score.py.
+The scores that --out writes are counted again, or averaged with those of other tests, by tools/score.py. Data without
+labels, such as a challenge's test set, have scores alone.
 """
 
 from __future__ import annotations
