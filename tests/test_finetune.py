@@ -185,7 +185,8 @@ def test_the_head_begins_with_the_rows_of_its_classes(data, tmp_path, monkeypatc
     """From a classifier of K710 to one of K400, by the names that the prepared data have."""
     monkeypatch.setenv('OMNIMAE_DATA', str(data))
     options = {key: value for key, value in SMALL.items() if key.startswith('model.backbone')} | {
-        'model.num_classes': 3
+        'model.num_classes': 3,
+        **{f'{split}_dataloader.dataset.sources.videos.num_frames': 4 for split in ('train', 'val', 'test')},
     }
     folder = FINETUNE.parents[1] / 'videomae' / 'finetune'
     large = MODELS.build(load_config(folder / 'v2_vit-g_k710.py', {**options, 'model.init_cfg': None}).model)

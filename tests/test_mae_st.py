@@ -319,7 +319,7 @@ def test_timm_computes_the_same_of_an_image(tmp_path: Path):
     image = torch.randn(2, 3, 1, 24, 12)
     torch.testing.assert_close(theirs(image[:, :, 0]), model.logits(image), rtol=1e-3, atol=1e-4)
     assert (theirs.pretrained_cfg['mean'], theirs.pretrained_cfg['std']) == ([0.45] * 3, [0.225] * 3)
-    with pytest.raises(ValueError, match='VideoMAE of transformers has fixed positions'):
+    with pytest.raises(ValueError, match='ViTMAE, which is for images alone'):
         convert_checkpoint([*command, 'huggingface'])
 
 
