@@ -8,7 +8,7 @@ from functools import cache
 import av
 import numpy as np
 import pytest
-from odd_videos import ODD, REFUSED_BY_DECORD
+from odd_videos import ODD, REFUSED_BY_DECORD, encode
 
 from omnimae.data.media import open_video, video
 from omnimae.data.media.errors import BrokenVideoError
@@ -89,6 +89,25 @@ def test_what_headers_tell_is_read_from_the_nearest_keyframe(make, monkeypatch, 
     with open_video(make(kind)) as opened:
         monkeypatch.setattr(video.VideoReader, '_rewind', lambda *args: pytest.fail('decoded from the start'))
         opened.read(1.1, 0.3, 4)
+
+
+def test_clips_before_the_first_keyframe_show_its_frame(tmp_path):
+    data = encode(tmp_path / 's.ts', 'mpeg2video', b_frames=2).read_bytes()
+    path = tmp_path / 'v.ts'
+    path.write_bytes(data[len(data) // 5 // 188 * 188 :])
+    times, frames = decode_sequentially(str(path))
+    assert times[0] > 0.3
+    with open_video(path) as opened:
+        for start, seconds in ((0.0, 0.1), (0.05, 0.2)):
+            np.testing.assert_array_equal(opened.read(start, seconds, 2), frames[[0, 0]])
+        np.testing.assert_array_equal(opened.read(times[0], 0.2, 4), frames[:4])
+
+
+def test_a_time_that_goes_back_is_found(tmp_path):
+    path = tmp_path / 'v.ts'
+    path.write_bytes(2 * encode(tmp_path / 's.ts', 'libx264').read_bytes())
+    with open_video(path) as opened, pytest.raises(BrokenVideoError, match=r'its time goes back at 2\.\d+ s'):
+        opened.check()
 
 
 # ---- Headers ----

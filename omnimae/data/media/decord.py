@@ -41,7 +41,8 @@ class DecordReader(VideoReader):
             pictures = self._group(packets, self._origin - 1)
         except BrokenVideoError as error:
             raise BrokenVideoError(self.path, f"{error.reason}. Use reader='pyav'.") from error
-        if not pictures or not pictures[0].is_keyframe:
+        has_all_stamps = sum(len(picture.packets) for picture in pictures) == len(packets)
+        if not pictures or not pictures[0].is_keyframe or not has_all_stamps:
             raise BrokenVideoError(self.path, "decord would give other frames of it. Use reader='pyav'.")
         with self._reporting():
             if not self._turns_alike():

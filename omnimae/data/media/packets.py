@@ -42,7 +42,12 @@ def group(packets: Sequence[Packet], counter: Counter | None) -> list[Picture]:
         ValueError: headers that no rule covers.
     """
     if counter is None:
-        return [Picture(packet.pts, packet.is_keyframe, not packet.is_discard, [packet]) for packet in packets]
+        # Packets without a time stamp follow a first keyframe and lack what they refer to: they show nothing.
+        return [
+            Picture(packet.pts, packet.is_keyframe, not packet.is_discard, [packet])
+            for packet in packets
+            if packet.pts is not None
+        ]
     pictures: list[Picture] = []
     waiting: list[Packet] = []  # hidden ones before the first that shows something
     try:

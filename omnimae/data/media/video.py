@@ -2,13 +2,20 @@
 
 ``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3), ``.read_clips`` several
 such clips, decoding no frame twice, ``.read_at(moments)`` the frames on screen then. Times are seconds after the start
-of the stream. The time stamps say which frames these are, a reader only decodes them:
+of the stream (of AVI, after its first frame). Frames and times are those of a sequential decode. Which there are, the
+packets say before anything is decoded (`packets`); a reader only decodes what is picked:
 
-- ``pyav`` decodes in the calling process, from a keyframe before frames of the clip to the last of them that needs it;
-- ``decord`` (`omnimae.data.media.decord`) can hang, so it decodes in a helper process that a timer kills.
+- ``pyav`` decodes in the calling process, from a keyframe before frames of the clip to the last of them that needs it.
+  What comes out is compared with what the packets promise. Where they disagree it is decoded without leaving anything
+  out, then from the first frame of the file on, and in the end what comes out is what counts;
+- ``decord`` (`omnimae.data.media.decord`) can hang, so it decodes in a helper process that a timer kills. It refuses
+  files of which it would give other frames.
 
-Both give the same frames. Their pixels are equal too, except for 10-bit video and odd sizes: decord's FFmpeg of 2021
-converts those differently.
+Both give the same frames. Their pixels are equal too, except for 10-bit and interlaced video and odd sizes: decord's
+FFmpeg of 2021 converts those differently.
+
+Frames are turned and mirrored as players do it (`orientation`). They are not stretched where pixels are not square
+(sample aspect ratio), as the readers of the published code, decord and PyTorchVideo's PyAV, do not stretch them.
 
 A damaged file is an error, never a grey or a repeated picture: a file that ends before its container says, a container
 that FFmpeg can only read with gaps, a frame that does not decode or that FFmpeg patched up. Changed bytes that still
@@ -131,7 +138,7 @@ class VideoReader:
             try:
                 stamps = _shown(self._group(self._seek(begin, late), begin))
             except BrokenVideoError:
-                stamps = [stamp for stamp, _ in itertools.takewhile(lambda pair: pair[0] < end, self._decode_all())]
+                stamps = self._stamps_of_all(end)
             return within(self._times(stamps), start, stop)
 
     def _read_from(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
@@ -234,7 +241,7 @@ class VideoReader:
         packets = [packet for packet in self._seek(self._origin + int(promised) - 1) if not packet.is_discard]
         ends = [packet.pts + (packet.duration or frame_duration) for packet in packets if packet.pts is not None]
         if not ends:
-            raise BrokenVideoError(self.path, 'no frames')
+            raise BrokenVideoError(self.path, 'no frame with a time stamp. Try: ffmpeg -i OLD -c copy NEW.mp4')
         return max(ends)
 
     def _seek(self, begin: int, end: float = math.inf) -> list[Packet]:
@@ -273,8 +280,6 @@ class VideoReader:
                 continue
             if packet.pts is None:
                 packet.pts = packet.dts
-            if packet.pts is None and self._counter is None:  # a second field need not have one
-                raise BrokenVideoError(self.path, 'no time stamps. Try: ffmpeg -i OLD -c copy NEW.mp4')
             yield packet
             if packet.dts is not None and packet.dts >= end:  # no frame is shown before its dts, and dts ascend
                 return
@@ -310,21 +315,37 @@ class VideoReader:
         packets = _from_keyframe(self._demux())
         held: deque[av.VideoFrame] = deque()
         stamps: list[int] = []  # a heap
-        first = None
+        first = last = None
         for packet in itertools.chain(packets, [None]):
             self._check_time()
             first = packet.pts if first is None else first
             for frame in context.decode(packet):
+                # Shown before the first keyframe, it may lack what it refers to, and in Matroska its time stamp.
+                if (frame.pts is None and not stamps) or (frame.is_corrupt and frame.pts < first):
+                    continue
                 if frame.pts is None:
-                    raise BrokenVideoError(self.path, 'no time stamps. Try: ffmpeg -i OLD -c copy NEW.mp4')
+                    raise BrokenVideoError(
+                        self.path, 'a frame without a time stamp. Try: ffmpeg -i OLD -c copy NEW.mp4'
+                    )
                 if frame.is_corrupt:
-                    if frame.pts < first:  # shown before the first keyframe, and refers to what came before that
-                        continue
                     raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(frame.pts)}')
                 heapq.heappush(stamps, frame.pts)
                 held.append(frame)
             while len(held) > (delay if packet else 0):
-                yield heapq.heappop(stamps), held.popleft()
+                if last is not None and stamps[0] < last:
+                    raise BrokenVideoError(
+                        self.path, f'its time goes back at {self._at(last)}. Try: ffmpeg -i OLD NEW.mp4'
+                    )
+                last = heapq.heappop(stamps)
+                yield last, held.popleft()
+
+    def _stamps_of_all(self, end: int) -> list[int]:
+        """Time stamps of all frames before ``end``, and of the first."""
+        frames = self._decode_all()
+        stamps = [stamp for stamp, _ in itertools.islice(frames, 1)]
+        if not stamps:
+            raise BrokenVideoError(self.path, 'no frames')
+        return stamps + [stamp for stamp, _ in itertools.takewhile(lambda pair: pair[0] < end, frames)]
 
     def _times(self, stamps: list[int]) -> NDArray[np.float64]:
         """Seconds after the start of the stream, each the nearest floating number: at the ends of a clip it matters."""
@@ -397,9 +418,7 @@ class PyAVReader(VideoReader):
             with suppress(BrokenVideoError, av.FFmpegError):
                 return attempt()
         # Packets and frames disagree, or something is damaged: the judge is decoding all frames from the first on.
-        stamps = [stamp for stamp, _ in itertools.takewhile(lambda pair: pair[0] < end, self._decode_all())]
-        if not stamps:
-            raise BrokenVideoError(self.path, f'no frames at {start:.3f} s')
+        stamps = self._stamps_of_all(end)
         clip = Clip(self.path, pick(self._times(stamps)))
         for place, (stamp, frame) in enumerate(self._decode_all()):
             if place in clip.missing:
@@ -419,12 +438,16 @@ class PyAVReader(VideoReader):
         """
         pictures = self._group(packets, begin)
         stamps = _shown(pictures)
-        if not stamps or (skip and len(set(stamps)) < len(stamps)):
-            raise BrokenVideoError(self.path, f'no frames at {self._at(begin)}, or several')
+        context, coded = self._stream.codec_context, [picture.stamp for picture in pictures]
+        # Stamps in the order of decoding although B-frames are announced, and those of MPEG-4, which may be packed, may
+        # not be those of display. Only decoding without a gap shows it.
+        is_doubtful = context.has_b_frames and (coded == sorted(coded) or context.name == 'mpeg4')
+        if not stamps or (skip and (is_doubtful or len(set(stamps)) < len(stamps))):
+            raise BrokenVideoError(self.path, f'no frames at {self._at(begin)}, or their order is not certain')
         picked = pick(self._times(stamps))
         wanted, clip = {stamps[place] for place in picked}, Clip(self.path, picked)
         # HEVC's mark only speaks for frames of the same layer.
-        skips_frames = skip and self._stream.codec_context.name in ('h264', 'mpeg4')
+        skips_frames = skip and context.name == 'h264'
         for run in _runs(pictures, wanted) if skip else [pictures]:
             due = _shown(run)
             came: list[int] = []  # as they are labelled, which is only roughly in order where there are no times
@@ -455,6 +478,8 @@ class PyAVReader(VideoReader):
             context.skip_frame = 'DEFAULT' if wanted is None or picture.stamp in wanted else 'NONREF'
             for packet in picture.packets:
                 for frame in context.decode(packet):
+                    if frame.pts is None:
+                        raise BrokenVideoError(self.path, 'a frame without a time stamp')
                     if frame.is_corrupt:
                         raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(frame.pts)}')
                     yield frame
