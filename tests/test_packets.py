@@ -104,8 +104,8 @@ def test_clips_before_the_first_keyframe_show_its_frame(tmp_path):
 
 
 def test_a_time_that_goes_back_is_found(tmp_path):
-    path = tmp_path / 'v.ts'
-    path.write_bytes(2 * encode(tmp_path / 's.ts', 'libx264').read_bytes())
+    path, data = tmp_path / 'v.flv', encode(tmp_path / 's.flv', 'libx264').read_bytes()
+    path.write_bytes(data + data[13:])  # without the second header
     with open_video(path) as opened, pytest.raises(BrokenVideoError, match=r'its time goes back at 2\.\d+ s'):
         opened.check()
 
