@@ -97,12 +97,12 @@ def _frames(source: _Source) -> int | None:
 
 def _stems(cfg: Config, source: _Source) -> Iterator[tuple[str, Mapping, int]]:
     """What cuts a source's clips into patches: key, config, and pixels of the crop that are one of the clip."""
-    backbone = cfg.model.get('backbone') or {}
+    backbone: Mapping[str, Any] = cfg.model.get('backbone') or {}
     if 'tokenizers' not in backbone:
         yield 'model.backbone', backbone, 1
         return
     modalities = source.cfg.get('modalities') or {'rgb': {}}
-    for name, tokenizer in backbone.tokenizers.items():
+    for name, tokenizer in backbone['tokenizers'].items():
         if name in modalities and name != source.cfg.get('target'):
             yield f'model.backbone.tokenizers.{name}', tokenizer, modalities[name].get('stride', 1)
 
@@ -181,7 +181,7 @@ def _pixels(cfg: Config) -> Iterator[Contradiction]:
     preprocessor = cfg.model.get('data_preprocessor') or {}
     head = cfg.model.get('head') or {}
     for place, part in {'': head, **{f'.{name}': part for name, part in head.items()}}.items():
-        target = part.get('target') if isinstance(part, Mapping) else None
+        target: Any = part.get('target') if isinstance(part, Mapping) else None
         for name in ('mean', 'std') if isinstance(target, Mapping) else ():
             value, own = target.get(name), _value(preprocessor, name, MODELS)
             if None not in (value, own) and tuple(value) != tuple(own):

@@ -176,10 +176,13 @@ def test_unknown_choices_are_refused():
 def test_first_weights():
     torch.manual_seed(0)
     backbone = dict(embed_dim=96, depth=1, num_heads=2, xavier_patch_embed=False)
-    head = autoencoder(backbone, dict(embed_dim=96, num_heads=2, mask_token_std=0.02, pred_std=None)).head
+    weights = dict(mask_token_std=0.02, mask_token_cut=True, pred_std=None, xavier_embed=False)
+    head = autoencoder(backbone, dict(embed_dim=96, num_heads=2, **weights)).head
     assert 0.015 < head.mask_token.abs().max() <= 0.02
     bound = (6 / (96 + 1536)) ** 0.5
     assert 0.99 * bound < head.pred.weight.abs().max() <= bound
+    bound = 96**-0.5  # of a linear layer of PyTorch
+    assert 0.99 * bound < head.decoder_embed.weight.abs().max() <= bound
     # of a convolution: uniform up to 1 / sqrt(inputs); Xavier's goes up to sqrt(6 / (inputs + outputs))
     for xavier, bound in ((False, 1536**-0.5), (True, (6 / (96 + 1536)) ** 0.5)):
         cfg = dict(backbone, type='SpatioTemporalViT', xavier_patch_embed=xavier)
