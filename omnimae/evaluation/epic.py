@@ -55,7 +55,8 @@ def load_actions(path: str | Path) -> Actions:
         ValueError: no such file, another header, or lines that do not number the actions 0, 1, 2, ...
     """
     try:
-        lines = list(csv.reader(Path(path).read_text(encoding='utf-8').split('\n')))
+        with open(path, newline='', encoding='utf-8') as file:
+            lines = list(csv.reader(file))
     except FileNotFoundError:
         raise ValueError(f'actions={str(path)!r} does not exist. prepare_dataset.py ek100 writes it.') from None
     if not lines or lines[0] != ['action', 'verb', 'noun']:
