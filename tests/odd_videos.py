@@ -50,7 +50,8 @@ def encode(
 
 def rearrange(source: Path, target: Path, change: Callable[[list[Piece]], list[Piece]], bsf: str | None = None) -> str:
     """Write the packets of a video into another file; pts and dts count frames."""
-    with av.open(str(source)) as old, av.open(str(target), 'w') as new:
+    options = {'avoid_negative_ts': 'disabled'}
+    with av.open(str(source)) as old, av.open(str(target), 'w', options=options) as new:
         video = old.streams.video[0]
         stream = new.add_stream_from_template(video, opaque=True)  # there is no encoder for every decoder
         cut = BitStreamFilterContext(bsf, video) if bsf else None
@@ -94,6 +95,18 @@ def one_after_another(pieces: list[Piece]) -> list[Piece]:
 def from_second_keyframe(pieces: list[Piece]) -> list[Piece]:
     """Cut off what comes before the second keyframe."""
     return pieces[[number for number, piece in enumerate(pieces) if piece.is_keyframe][1] :]
+
+
+def from_second_at_zero(pieces: list[Piece]) -> list[Piece]:
+    """Cut off what comes before the second keyframe, and begin with it at 0: what is shown before that has no time."""
+    pieces = from_second_keyframe(pieces)
+    return [piece._replace(pts=piece.pts - pieces[0].pts, dts=piece.dts - pieces[0].pts) for piece in pieces]
+
+
+def from_second_at_once(pieces: list[Piece]) -> list[Piece]:
+    """The same, and what is shown before it begins with it."""
+    pieces = from_second_at_zero(pieces)
+    return [piece._replace(pts=max(piece.pts, 0)) for piece in pieces]
 
 
 def unchanged(pieces: list[Piece]) -> list[Piece]:
@@ -240,6 +253,7 @@ def write_h264(path: Path, structures: Sequence[str], *, together: bool = False)
 REALTIME = {'cpu-used': '8', 'deadline': 'realtime'}
 ALT_REF = {'cpu-used': '8', 'auto-alt-ref': '1', 'lag-in-frames': '12', 'b': '100000'}
 RADL = 'radl=2:open-gop=0:keyint=20:min-keyint=20:scenecut=0:bframes=3:b-adapt=0:log-level=none'
+OPEN = {'x264-params': 'open-gop=1:keyint=20:scenecut=0:b-adapt=0'}
 REFRESH = {'intra-refresh': '1', 'x264-params': 'keyint=40:scenecut=0'}
 MIXED = (['frame'] * 4 + ['fields'] * 3 + ['bottom first'] * 3) * 3
 
@@ -268,9 +282,18 @@ ODD: dict[str, Callable[[Path], str]] = {
     'packed.avi': lambda d: rearrange(encode(d / 's.avi', 'mpeg4', b_frames=1), d / 'v.avi', pack),
     'no times.mkv': lambda d: rearrange(encode(d / 's.mp4', 'libx264', b_frames=2), d / 'v.mkv', one_after_another),
     'no times.mp4': lambda d: rearrange(encode(d / 's.mp4', 'libx264', b_frames=2), d / 'v.mp4', one_after_another),
+    'no times, open.mp4': lambda d: rearrange(
+        encode(d / 's.mp4', 'libx264', b_frames=2, **OPEN), d / 'v.mp4', one_after_another
+    ),
     'twice at once.mkv': lambda d: rearrange(encode(d / 's.mp4', 'libx264'), d / 'v.mkv', twice_at_once),
     'leading.mkv': lambda d: rearrange(
         encode(d / 's.mp4', 'libx265', b_frames=3, **{'x265-params': RADL}), d / 'v.mkv', from_second_keyframe
+    ),
+    'leading, before 0.mkv': lambda d: rearrange(
+        encode(d / 's.mp4', 'libx264', b_frames=2, **OPEN), d / 'v.mkv', from_second_at_zero
+    ),
+    'leading, at once.mkv': lambda d: rearrange(
+        encode(d / 's.mkv', 'mpeg2video', b_frames=2), d / 'v.mkv', from_second_at_once
     ),
     'refresh.mp4': lambda d: str(encode(d / 'v.mp4', 'libx264', count=100, size=(64, 160), gop=40, **REFRESH)),
 }
@@ -281,4 +304,6 @@ REFUSED_BY_DECORD = {
     'fields together.ts': 'would give other frames',
     'a lone field.mp4': 'a field without its partner',
     'leading.mkv': 'frames may be shown before the first keyframe',
+    'leading, before 0.mkv': 'would give other frames',
+    'leading, at once.mkv': 'would give other frames',
 }

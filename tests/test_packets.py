@@ -84,7 +84,17 @@ def test_decord_refuses_what_it_cannot_read(make, kind, reason):
         opened.read(0.5, 0.5, 4)
 
 
-@pytest.mark.parametrize('kind', sorted(ODD.keys() - {'a lone field.mp4', 'leading.mkv', 'packed.avi', 'refresh.mp4'}))
+DECODED_FROM_THE_START = {
+    'a lone field.mp4',
+    'leading.mkv',
+    'leading, at once.mkv',
+    'no times, open.mp4',
+    'packed.avi',
+    'refresh.mp4',
+}
+
+
+@pytest.mark.parametrize('kind', sorted(ODD.keys() - DECODED_FROM_THE_START))
 def test_what_headers_tell_is_read_from_the_nearest_keyframe(make, monkeypatch, kind):
     with open_video(make(kind)) as opened:
         monkeypatch.setattr(video.VideoReader, '_rewind', lambda *args: pytest.fail('decoded from the start'))
@@ -108,6 +118,13 @@ def test_a_time_that_goes_back_is_found(tmp_path):
     path.write_bytes(data + data[13:])  # without the second header
     with open_video(path) as opened, pytest.raises(BrokenVideoError, match=r'its time goes back at 2\.\d+ s'):
         opened.check()
+
+
+def test_frames_without_times_are_in_their_order_however_short_the_clip(make):
+    times, frames = decode_sequentially(make('no times, open.mp4'))
+    with open_video(make('no times, open.mp4')) as opened:
+        for time, frame in zip(times, frames, strict=True):
+            np.testing.assert_array_equal(opened.read(time, 0.04, 1), frame[None])
 
 
 # ---- Headers ----
@@ -175,3 +192,14 @@ def test_hidden_packets_go_with_the_picture_before_them(make):
     assert Counter(len(picture.packets) for picture in pictures) == {1: 39, 2: 9}
     assert [packet.pts for packet in pictures[0].packets] == [150, 200]
     assert pictures[0].stamp == 200
+
+
+class FakePacket(bytes):
+    """As much of a packet as grouping asks for."""
+
+    pts, is_keyframe, is_discard = 0, True, True
+
+
+def test_what_an_edit_list_cuts_of_vp9_may_be_shown_again():
+    with pytest.raises(ValueError, match='may be shown again'):
+        group([FakePacket(SHOWN), FakePacket(EXISTING)], counter_of('vp9', b''))

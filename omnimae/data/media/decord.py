@@ -21,7 +21,7 @@ from omnimae.data.media import video
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.frames import within
 from omnimae.data.media.orientation import UPRIGHT
-from omnimae.data.media.video import Picker, VideoReader, orientation_of
+from omnimae.data.media.video import Picker, VideoReader, begin_together, orientation_of
 
 DECORD_FORMATS = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')
 DECORD_PROCESSES: dict[int, DecordProcess] = {}  # by the id of the process that started it: a fork needs its own
@@ -42,13 +42,14 @@ class DecordReader(VideoReader):
         except BrokenVideoError as error:
             raise BrokenVideoError(self.path, f"{error.reason}. Use reader='pyav'.") from error
         has_all_stamps = sum(len(picture.packets) for picture in pictures) == len(packets)
-        if not pictures or not pictures[0].is_keyframe or not has_all_stamps:
+        stamps = sorted(p.stamp for p in pictures if p.is_shown)  # an edit list may cut some
+        if not pictures or not pictures[0].is_keyframe or not has_all_stamps or begin_together(stamps):
             raise BrokenVideoError(self.path, "decord would give other frames of it. Use reader='pyav'.")
         with self._reporting():
             if not self._turns_alike():
                 raise BrokenVideoError(self.path, "decord would not turn or mirror it. Use reader='pyav'.")
         self._num_packets = len(packets)
-        self._frame_times = self._times(sorted(p.stamp for p in pictures if p.is_shown))  # an edit list may cut some
+        self._frame_times = self._times(stamps)
 
     def _turns_alike(self) -> bool:
         """Whether decord shows frames as they are to be shown: it knows the rotations of MP4, and nothing else."""

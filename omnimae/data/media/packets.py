@@ -48,6 +48,8 @@ def group(packets: Sequence[Packet], counter: Counter | None) -> list[Picture]:
             for packet in packets
             if packet.pts is not None
         ]
+    if counter is _count_vp9 and any(packet.is_discard for packet in packets):
+        raise ValueError('what an edit list cuts may be shown again, and FFmpeg cuts that, too')
     pictures: list[Picture] = []
     waiting: list[Packet] = []  # hidden ones before the first that shows something
     try:

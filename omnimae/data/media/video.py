@@ -137,6 +137,8 @@ class VideoReader:
             begin, end, late = self._stamps(start, stop)
             try:
                 stamps = _shown(self._group(self._seek(begin, late), begin))
+                if begin_together(stamps):
+                    raise BrokenVideoError(self.path, 'several first frames')
             except BrokenVideoError:
                 stamps = self._stamps_of_all(end)
             return within(self._times(stamps), start, stop)
@@ -441,7 +443,7 @@ class PyAVReader(VideoReader):
         context, coded = self._stream.codec_context, [picture.stamp for picture in pictures]
         # Stamps in the order of decoding although B-frames are announced, and those of MPEG-4, which may be packed, may
         # not be those of display. Only decoding without a gap shows it.
-        is_doubtful = context.has_b_frames and (coded == sorted(coded) or context.name == 'mpeg4')
+        is_doubtful = context.has_b_frames and (self._is_unordered or coded == sorted(coded) or context.name == 'mpeg4')
         if not stamps or (skip and (is_doubtful or len(set(stamps)) < len(stamps))):
             raise BrokenVideoError(self.path, f'no frames at {self._at(begin)}, or their order is not certain')
         picked = pick(self._times(stamps))
@@ -461,9 +463,10 @@ class PyAVReader(VideoReader):
                 place = bisect_left(stamps, stamp) if skip else len(came) - 1
                 if place in clip.missing:
                     clip.add(place, self._picture(frame), self._at(stamp))
-                if not clip.missing and _agree(due, came, skips_frames):
+                if not clip.missing and len(came) > int(is_doubtful) and _agree(due, came, skips_frames):
                     return clip.frames
-            num_needed = len(due) if skip else max(picked) + 1
+            # In doubt the second frame tells whether leading ones were left out, and the first stands for them.
+            num_needed = len(due) if skip else max(picked) + 1 + int(is_doubtful)
             if not (_agree(due, came, True) if skips_frames else sorted(came)[:num_needed] == due[:num_needed]):
                 raise BrokenVideoError(self.path, f'damaged, not every frame came from {self._at(due[0])} on')
         if clip.missing:
@@ -532,6 +535,11 @@ def _shown(pictures: list[Picture]) -> list[int]:
     """Give the time stamps of the frames that these pictures, from a keyframe on, show, in order of display."""
     # Frames that follow the keyframe but are shown before it lack what they refer to; an edit list cuts others.
     return sorted(p.stamp for p in pictures if p.is_shown and p.stamp >= pictures[0].stamp)
+
+
+def begin_together(stamps: list[int]) -> bool:
+    """Whether several frames begin with the first: of a file that was cut, they may be what lacks its references."""
+    return stamps[:1] == stamps[1:2]
 
 
 def _agree(due: list[int], came: list[int], may_skip: bool) -> bool:
