@@ -35,6 +35,15 @@ setup(
         'demo': ['scikit-image'],  # its bundled photographs make the demo data
         'heif': ['pillow-heif'],  # photos of phones
         'loggers': ['tensorboard', 'wandb'],
-        'tests': ['pytest', 'hypothesis', 'pillow-heif', 'scikit-image', 'tensorboard', 'timm', 'transformers'],
+        'tests': [
+            'pytest',
+            'pytest-xdist',
+            'hypothesis',
+            'pillow-heif',
+            'scikit-image',
+            'tensorboard',
+            'timm',
+            'transformers',
+        ],
     },
 )
