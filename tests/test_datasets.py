@@ -1117,7 +1117,7 @@ def test_training_batches_are_the_same_with_and_without_workers(data):
         batches = list(alone)
         assert len(alone) == 2  # ceil(7 / 8) + int(ceil(5 * 2 / 8) * 0.5) steps
         assert sorted((b['modality'], tuple(b['clip'].shape)) for b in batches) == [
-            ('image', (4, 3, 1, 32, 32)),
+            ('image', (3, 3, 1, 32, 32)),  # 7 images, each once
             ('image', (4, 3, 1, 32, 32)),
             ('video', (4, 3, 4, 32, 32)),
             ('video', (4, 3, 4, 32, 32)),
