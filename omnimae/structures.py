@@ -6,7 +6,7 @@ numbered with t slowest, then h, then w.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple, TypedDict
 
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
         return self.t * self.h * self.w
 
     @classmethod
-    def of(cls, clip_size: Size3, patch_size: Size3) -> Grid:
+    def of(cls, clip_size: Sequence[int], patch_size: Size3) -> Grid:
         """The grid of a clip of (T, H, W) pixels. A clip of one frame is one tubelet that does not move.
 
         Raises:

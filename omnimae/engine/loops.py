@@ -162,9 +162,10 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """What the mean of each micro-batch counts in that of the step, 1 on average over micro-batches and ranks."""
         own, num_samples = sizes[:, self.batch_sampler.rank].tolist(), int(sizes.sum())
         model, counts = unwrapped(self.runner.model), None
-        if hasattr(model, 'begin_step'):
+        begin_step: Any = getattr(model, 'begin_step', None)
+        if begin_step is not None:
             with torch.no_grad(), self.runner.optim_wrapper.optim_context(model):
-                counts = model.begin_step(batches, own, num_samples)
+                counts = begin_step(batches, own, num_samples)
         if counts is None:
             return [size * sizes.size / num_samples for size in own]
         # Nothing waits for the device here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,7 +156,7 @@ class LinearProbe(FrozenBackbone):
 
     def forward(
         self,
-        clip: Tensor | None = None,
+        clip: Any = None,
         modality: str = 'video',
         labels: Tensor | None = None,
         mode: str = 'loss',

@@ -10,6 +10,7 @@ import numpy as np
 from mmengine import fileio
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from omnimae.data.media.errors import BrokenImageError
 from omnimae.data.media.extensions import READS_HEIF
@@ -19,7 +20,8 @@ from omnimae.data.media.orientation import UPRIGHT, orient
 JPEGS = ('JPEG', 'MPO')
 HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'}
 WHITE = 255
-WHITE_IS_ZERO = 0  # a photometric interpretation of TIFF
+PHOTOMETRIC = ExifTags.Base.PhotometricInterpretation
+WHITE_IS_ZERO = 0  # one of TIFF
 SIGNED = 2  # a sample format of TIFF
 
 
@@ -139,13 +141,13 @@ def _bits_of(image: Image.Image, data: bytes) -> int:
     """Bits of a channel in the file, which Pillow's modes tell no more."""
     if image.format == 'PNG':
         return data[24]
-    if image.format == 'TIFF':
+    if isinstance(image, TiffImageFile):
         return image.tag_v2.get(ExifTags.Base.BitsPerSample, (1,))[0]
     return 16 if image.mode.startswith('I') else 8
 
 
 def _is_signed(image: Image.Image) -> bool:
-    return image.format == 'TIFF' and SIGNED in image.tag_v2.get(ExifTags.Base.SampleFormat, ())
+    return isinstance(image, TiffImageFile) and SIGNED in image.tag_v2.get(ExifTags.Base.SampleFormat, ())
 
 
 def _to_rgb(image: Image.Image, bits: int) -> NDArray[np.uint8]:
@@ -161,7 +163,7 @@ def _to_rgb(image: Image.Image, bits: int) -> NDArray[np.uint8]:
     if image.mode.startswith('I'):  # Pillow's own conversion cuts everything above 255
         grey = np.asarray(image)
         is_key = grey == key
-        if image.format == 'TIFF' and image.tag_v2.get(ExifTags.Base.PhotometricInterpretation) == WHITE_IS_ZERO:
+        if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
             grey = 2**bits - 1 - grey
         pixels = np.repeat((grey >> bits - 8).astype(np.uint8)[..., None], 3, axis=-1)
     else:

@@ -68,6 +68,7 @@ NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS of FFmpeg's libavformat
 
 END = Picture(0, False, False, [None])  # lets a decoder hand out what it holds back
 
+Frame: TypeAlias = Any  # av.VideoFrame: its stubs call the time stamp optional, and after _decode_run none is
 Picker: TypeAlias = Callable[[ArrayLike], NDArray[np.int64]]  # ascending frame times -> indices of the wanted ones
 
 
@@ -473,7 +474,7 @@ class PyAVReader(VideoReader):
             raise BrokenVideoError(self.path, f'damaged, no frame for {self._at(stamps[min(clip.missing)])}')
         return clip.frames
 
-    def _decode_run(self, run: list[Picture], wanted: set[int] | None) -> Iterator[av.VideoFrame]:
+    def _decode_run(self, run: list[Picture], wanted: set[int] | None) -> Iterator[Frame]:
         """Decode pictures from a keyframe on; with ``wanted``, without the others that no frame refers to."""
         context = self._stream.codec_context
         for picture in [*run, END]:
@@ -502,7 +503,8 @@ class PyAVReader(VideoReader):
 def orientation_of(frame: av.VideoFrame) -> int:
     """EXIF's number of the display matrix that the container or the frame itself (H.264, HEVC) gives it."""
     # frame.side_data would keep the frame, and it would keep that: memory in a circle
-    matrix: Any = SideDataContainer(frame).get(SideDataType.DISPLAYMATRIX)
+    side_data = SideDataContainer(frame)  # type: ignore[call-arg]  # which its stub lacks
+    matrix: Any = side_data.get(SideDataType.DISPLAYMATRIX)
     return UPRIGHT if matrix is None else orientation_of_matrix(struct.unpack('9i', matrix))
 
 
