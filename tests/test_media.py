@@ -121,3 +121,14 @@ def test_profiles_and_gamma_are_not_applied():
         file = io.BytesIO()
         image.save(file, 'PNG', **options)
         assert (decode_image(file.getvalue()) == RGB).all()
+
+
+def test_a_copy_has_the_times_of_its_original(tmp_path):
+    """Spans of a list mean the same moments in both (prepare_dataset.py ek100 --short-side)."""
+    whole = odd_videos.encode(tmp_path / 'whole.ts', 'libx264')
+    path = odd_videos.rearrange(whole, tmp_path / 'v.ts', lambda pieces: pieces[10:])
+    reencode(path, tmp_path / 'copy.mp4', 64)
+    with open_video(path) as original, open_video(str(tmp_path / 'copy.mp4')) as copy:
+        assert copy.duration == pytest.approx(original.duration, abs=0.02)
+        clips = [video.read(1.0, 0.5, 4).astype(int) for video in (original, copy)]
+    assert np.abs(clips[0] - clips[1]).mean() < 8

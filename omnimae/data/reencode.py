@@ -36,7 +36,7 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 def reencode(source: str | Path, target: str | Path, short_side: int) -> None:
     """Write a copy of a video with a short side of at most ``short_side`` pixels, without sound, turned upright.
 
-    Times are those of the original after its first frame.
+    Times are those of the original. Of a recording that begins between keyframes the first frame is shown from 0 on.
 
     Raises:
         BrokenVideoError: the source cannot be read to its end; nothing is written then.
@@ -65,6 +65,7 @@ def _packets(container: Any, video: VideoReader, short_side: int) -> Iterator[An
     for stamp, frame in video.frames():
         picture = _shrink(frame, short_side)
         if stream is None:
+            stamp = 0  # a copy that begins later would be read from its first frame on: other moments in all spans
             stream = container.add_stream('libx264', rate=video.frame_rate, options=OPTIONS)
             context = stream.codec_context
             context.width, context.height, context.pix_fmt = picture.width, picture.height, 'yuv420p'
