@@ -12,10 +12,8 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -29,7 +27,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from omnimae.models.linear import linear
+from omnimae.models import linear, vit
 from omnimae.registry import DATASETS
 
 GIB = 2**30
@@ -78,30 +76,6 @@ CARDS = {
 }
 
 
-def measured_cpu(memory: float) -> Card:
-    """Measure this machine's rates, with the threads that PyTorch uses, in about two seconds."""
-    rates = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        a, b = torch.ones(2, 1024, 1024, dtype=dtype)
-        rates[dtype] = 2 * 1024**3 / _fastest(partial(linear, a, b, None))
-    x, y = torch.ones(2, 2**24)
-    copied = 2 * x.nbytes / _fastest(partial(y.copy_, x))
-    # PyTorch's attention for CPUs reaches a third of its products, as benchmarks/results/*_step_*.md found.
-    return Card(
-        rates[torch.bfloat16] / 1e12, copied / 1e9, memory, rates[torch.float32] / 1e12, 0.7, 0.3, 0.8, launch=10e-6
-    )
-
-
-def _fastest(function: Callable[[], Any]) -> float:
-    seconds = []
-    with torch.no_grad():
-        for _ in range(10):
-            begin = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - begin)
-    return min(seconds)
-
-
 class _Counter(TorchDispatchMode):
     """Writes down (FLOPs, bytes, width of a head or 0) of every operation that does something."""
 
@@ -117,10 +91,10 @@ class _Counter(TorchDispatchMode):
         if not outputs or all(id(x.untyped_storage()) in owned for x in outputs):
             return result  # a view
         packet, flops, head = function.overloadpacket, 0.0, 0
-        if packet in flop_registry:
-            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
-        elif '_flash_attention' in str(packet):
+        if '_flash_attention' in str(packet):
             flops, head = _attention_flops(str(packet), inputs)
+        elif packet in flop_registry:
+            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
         self.rows.append((flops, sum(x.nbytes for x in (*inputs, *outputs)), head))
         return result
 
@@ -180,7 +154,7 @@ def _line(batch_size: int) -> NDArray[np.float64]:
 
 
 def count_step(model: nn.Module, inputs: Inputs, *, reduced: bool) -> StepCount:
-    """Run forward and backward of a model on the meta device, twice, with 2 and with 4 samples.
+    """Run forward and backward of a model on fake tensors, twice, with 2 and with 4 samples.
 
     Raises:
         ValueError: the two take other operations, so no straight line goes through them.
@@ -224,7 +198,7 @@ def _run(model: nn.Module, arguments: Mapping[str, Any], reduced: bool) -> tuple
 @contextmanager
 def _as_on_a_card() -> Iterator[None]:
     """Leave out what the layers do on CPUs alone; fake tensors of a card cannot go backward without a driver."""
-    with patch('omnimae.models.vit.SHORT', 0), patch('omnimae.models.linear.USE_ONEDNN', False):
+    with patch.object(vit, 'SHORT', 0), patch.object(linear, 'USE_ONEDNN', False):
         yield
 
 

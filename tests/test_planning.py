@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,10 @@ def test_the_tool(config, capsys):
     assert 'largest batch size in 24 GiB' in said
     assert 'Not measured: nothing here was compared with a card.' in said
     assert ('give --rows SOURCE=N' in said) == ('hours of' in said and ' ?' in said)
+
+
+def test_numbers_of_the_users_own_make_no_surer_hours(capsys):
+    plan('configs/demo/linear_images.py', '--memory', '16', '--rows', 'images=1000000000')
+    hours = re.search(r'The whole recipe: (.+) hours, probably (.+) to (.+)\.', capsys.readouterr().out)
+    total, low, high = map(float, hours.groups())
+    assert (low, high) == pytest.approx((total / 2, total * 2), rel=0.01)

@@ -1,6 +1,6 @@
 """Say what a training will cost before it starts: memory, batch size, hours, loader cores, shared memory.
 
-python tools/plan.py CONFIG [--gpus N] [--gpu h100|a100|4090|...|cpu] [--memory GB] [--tflops T]
+python tools/plan.py CONFIG [--gpus N] [--gpu h100|a100|4090|...] [--memory GB] [--tflops T]
                             [--rows SOURCE=N ...] [--cfg-options k=v ...]
 """
 
@@ -27,7 +27,6 @@ from omnimae.planning import (
     count_step,
     fitting_batch,
     inputs_of,
-    measured_cpu,
     memory_of,
     sources_of,
 )
@@ -43,7 +42,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Say what a training will cost before it starts.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--gpus', type=int, default=1, help='how many devices')
-    parser.add_argument('--gpu', default='h100', choices=[*CARDS, 'cpu'], help='which one; cpu measures this machine')
+    parser.add_argument('--gpu', default='h100', choices=[*CARDS], help='which one')
     parser.add_argument('--memory', type=float, help='GiB of each, in place of what the data sheet says')
     parser.add_argument('--tflops', type=float, help='bfloat16 TFLOP/s of each, in place of what the data sheet says')
     parser.add_argument(
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     infer_num_classes(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    card = measured_cpu(memory=args.memory or 0.0) if args.gpu == 'cpu' else CARDS[args.gpu]
+    card = CARDS[args.gpu]
     card = card._replace(memory=args.memory or card.memory, tflops=args.tflops or card.tflops)
     loader = cfg.train_dataloader
     global_batch_size = loader.batch_sampler.get('global_batch_size') or loader.batch_size * args.gpus
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(_head(args, cfg, model, card))
     print(_memory_table(parts, card))
     print(_time_table(parts, cfg, model, card, args.gpus, global_batch_size))
-    print(_notes(args, cfg, parts))
+    print(_notes(cfg, parts))
 
 
 def _part(cfg: Config, model: nn.Module, source: Source, card: Card, num_gpus: int, global_batch_size: int) -> Part:
@@ -100,10 +99,9 @@ def _head(args: argparse.Namespace, cfg: Config, model: nn.Module, card: Card) -
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     rates = f'{card.tflops:.3g} TFLOP/s in bfloat16, {card.float32:.3g} in float32, {card.bandwidth:.4g} GB/s'
-    origin = 'measured here' if args.gpu == 'cpu' else 'data sheet'
     return (
         f'{args.config}: {type(model).__name__}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained\n'
-        f'{args.gpus} x {args.gpu}: {card.memory:g} GiB, {rates} ({origin}); trains in '
+        f'{args.gpus} x {args.gpu}: {card.memory:g} GiB, {rates}; trains in '
         f'{cfg.optim_wrapper.dtype if _is_reduced(cfg) else "float32"}\n'
     )
 
@@ -166,9 +164,8 @@ def _time_table(
     known = [value for value in hours if value is not None]
     if len(known) < len(hours):
         return f'{table}\nThe hours of the recipe are unknown: give --rows SOURCE=N for the sources marked "?".'
-    spread = 1.3 if card not in CARDS.values() and num_gpus == 1 else 2
     total = sum(known)
-    return f'{table}\nThe whole recipe: {total:.1f} hours, probably {total / spread:.1f} to {total * spread:.1f}.'
+    return f'{table}\nThe whole recipe: {total:.1f} hours, probably {total / 2:.1f} to {total * 2:.1f}.'
 
 
 def _rate_at(part: Part, card: Card, reduced: bool) -> str:
@@ -177,20 +174,16 @@ def _rate_at(part: Part, card: Card, reduced: bool) -> str:
     return f'{part.fitting / part.count.seconds(part.fitting, card, reduced=reduced):.0f} at {part.fitting}'
 
 
-def _notes(args: argparse.Namespace, cfg: Config, parts: Sequence[Part]) -> str:
+def _notes(cfg: Config, parts: Sequence[Part]) -> str:
     loader = cfg.train_dataloader
     waiting = max(part.source.bytes_a_sample * part.batch_size for part in parts)
-    batches = max(loader.num_workers, 1) * (loader.get('prefetch_factor') or 2) if loader.num_workers else 0
-    lines = [
+    batches = loader.num_workers * (loader.get('prefetch_factor') or 2)
+    return (
         f'/dev/shm: up to {batches * waiting / GIB:.1f} GiB for each device ({batches} batches of '
-        f'{waiting / 2**20:.0f} MiB wait there). Docker gives 64 MB: start it with --shm-size or --ipc=host.'
-    ]
-    if args.gpu != 'cpu':
-        lines.append(
-            'Not measured: nothing here was compared with a card. Memory is a count of tensors; rates are shares of '
-            'the data sheet. Exchange between devices and waiting for data are left out.'
-        )
-    return '\n'.join(lines)
+        f'{waiting / 2**20:.0f} MiB wait there). Docker gives 64 MB: start it with --shm-size or --ipc=host.\n'
+        'Not measured: nothing here was compared with a card. Memory is a count of tensors; rates are shares of '
+        'the data sheet. Exchange between devices and waiting for data are left out.'
+    )
 
 
 if __name__ == '__main__':
