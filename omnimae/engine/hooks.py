@@ -244,7 +244,7 @@ class LabelHook(Hook):
             labels = [labels for source in dataset.sources if (labels := getattr(source, 'labels', None)) is not None]
             if size is not None and labels and not self._to_count:
                 present = {*np.unique(np.concatenate(labels)).tolist()}
-                _name_absent(runner, f'{mode}_dataloader', present, _names(dataset, size))
+                _name_absent(runner, f'{mode}_dataloader', present, size, class_names(dataset, size))
 
     def before_test(self, runner: Runner) -> None:
         """Look at the labels of the test."""
@@ -291,7 +291,7 @@ class LabelHook(Hook):
             all_reduce(areas)
             size = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', 0)
             present = {*areas[:size].nonzero()[:, 0].tolist()}
-            _name_absent(runner, f'{mode}_dataloader', present, [f'class {number}' for number in range(size)])
+            _name_absent(runner, f'{mode}_dataloader', present, size, None)
 
 
 def lacking(dataset: Any, what: str = 'labels') -> list[str]:
@@ -325,14 +325,14 @@ def _check_countable(dataset: Any, loader: str, metrics: Sequence[Any], size: in
             )
 
 
-def _names(dataset: Any, size: int) -> list[str]:
-    """The names of the classes, in quotes, where a source knows them, else their numbers."""
+def class_names(dataset: Any, size: int) -> list[str] | None:
+    """The names of the classes in the order of the labels; None where no source knows ``size`` of them."""
     known = (getattr(source, 'classes', None) for source in dataset.sources)
-    names = next((names for names in known if names is not None and len(names) == size), None)
-    return [f'class {number}' for number in range(size)] if names is None else [*map(repr, names)]
+    return next((list(names) for names in known if names is not None and len(names) == size), None)
 
 
-def _name_absent(runner: Runner, loader: str, present: Collection[int], names: Sequence[str]) -> None:
+def _name_absent(runner: Runner, loader: str, present: Collection[int], size: int, classes: list[str] | None) -> None:
+    names = [f'class {number}' for number in range(size)] if classes is None else [*map(repr, classes)]
     absent = [name for number, name in enumerate(names) if number not in present]
     if len(present) == 1:
         runner.logger.warning(

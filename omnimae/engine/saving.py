@@ -27,7 +27,7 @@ from omnimae.checkpoint import replacing, save_file
 from omnimae.registry import HOOKS
 
 from .compat import exit_together, find_latest_checkpoint
-from .hooks import unwrapped
+from .hooks import class_names, unwrapped
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again"
 
@@ -326,6 +326,5 @@ class ExportHook(Hook):
 def _class_names(runner: Runner) -> dict[str, str]:
     """The names in the order of the labels, as JSON; nothing where there are none."""
     size = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', None)
-    known = (getattr(source, 'classes', None) for source in runner.train_dataloader.dataset.sources)
-    names = next((names for names in known if names is not None and len(names) == size), None)
-    return {} if names is None else {'classes': json.dumps(list(names))}
+    names = class_names(runner.train_dataloader.dataset, size)
+    return {} if names is None else {'classes': json.dumps(names)}
