@@ -197,8 +197,7 @@ class DensePredictor(BaseModel):
                 raise ValueError(
                     'DensePredictor.loss needs a target, and this batch has none. Give the dataset target=.'
                 )
-            given = {} if largest_error is None else dict(largest_error=largest_error)
-            return self.task.loss(self.outputs(clips), target, **given)
+            return self.loss(clips, target, largest_error)
         if mode == 'predict':
             return self.predict(clips)
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
@@ -224,9 +223,12 @@ class DensePredictor(BaseModel):
         inputs = self.data_preprocessor(batch, training=True)
         return self.task.errors(self.outputs(inputs['clips']), inputs['target']).amax()
 
-    def loss(self, clips: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+    def loss(
+        self, clips: Mapping[str, Tensor], target: Tensor, largest_error: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Modality -> (B, C, 1, H, W), and (B, 1, 1, H, W) -> {'loss', ...}, what the task says."""
-        return self.task.loss(self.outputs(clips), target)
+        given = {} if largest_error is None else dict(largest_error=largest_error)
+        return self.task.loss(self.outputs(clips), target, **given)
 
     def predict(self, clips: Mapping[str, Tensor]) -> list[dict]:
         """Modality -> (B, C, 1, H, W) -> B results, as the task says, of H x W pixels."""
