@@ -87,7 +87,7 @@ class RandomMasking:
 
     def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
         """-> (batch_size, units): units in the order in which they are hidden."""
-        return torch.rand(batch_size, len(self._units(grid, device)), device=device).argsort(1)
+        return torch.rand(batch_size, len(self._units(grid, 'meta')), device=device).argsort(1)
 
 
 @MODELS.register_module()
