@@ -101,7 +101,7 @@ TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
     'compile',
     'activation_checkpointing',
     'efficient_conv_bn_eval',
-    'interpolate_positions',  # read here alone
+    'interpolate_positions',  # read in consistency.py alone
     'custom_imports',
     'runner_type',
 }
