@@ -13,7 +13,9 @@ import odd_videos
 import pytest
 from PIL import Image
 
+from omnimae.data.annotations import scan_files
 from omnimae.data.media import open_video
+from omnimae.data.media.extensions import VIDEO_EXTENSIONS
 from omnimae.data.media.images import decode_image
 from omnimae.data.reencode import reencode
 
@@ -64,6 +66,31 @@ def test_colours_of_a_video_are_those_of_its_matrix_and_range(tmp_path, matrix, 
         for reader in readers:
             with open_video(file, reader) as video:
                 assert np.abs(video.read(0.0, 0.8, 2)[:, 20, 30].astype(int) - RGB).max() <= 5, (file, reader)
+
+
+@pytest.mark.parametrize(
+    ('ending', 'codec', 'kind'),
+    [
+        *(('mts', 'libx264', 'mpegts'), ('M2TS', 'libx264', 'mpegts'), ('ts', 'mpeg2video', 'mpegts')),
+        *(('vob', 'mpeg2video', 'vob'), ('gif', 'gif', 'gif')),
+    ],
+)
+def test_videos_of_every_ending_are_found_and_read(tmp_path, ending, codec, kind):
+    name = f'v.{ending}'
+    with av.open(str(tmp_path / name), 'w', format=kind) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'rgb8' if codec == 'gif' else 'yuv420p'
+        for number in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * number, np.uint8), 'rgb24')
+            frame = frame.reformat(format=stream.pix_fmt)
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert scan_files(str(tmp_path), VIDEO_EXTENSIONS) == [name]
+    with open_video(tmp_path / name) as video:
+        assert video.duration == pytest.approx(1.0, abs=0.05)
+        shown = video.read(0.0, 0.98, 4).mean((1, 2, 3))
+    assert np.abs(shown - [0, 80, 160, 240]).max() < 20  # a GIF has 256 colours
 
 
 def test_before_the_first_keyframe_of_a_recording_its_frame_is_shown(tmp_path):

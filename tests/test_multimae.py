@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import DefaultScope
+from odd_videos import ODD
 from PIL import Image
 from test_datasets import write_video
 from test_distributed import run
@@ -663,6 +664,24 @@ def test_maps_have_the_times_of_their_frames_where_the_frame_rate_varies(tmp_pat
         clips = source[Address(0, 0, seed)]['clips']
         numbers = (clips['rgb'].float().mean((0, 1, 3, 4)) / 4).round()
         assert numbers.tolist() == clips['semseg'][0, 0, :, 0, 0].tolist()
+
+
+@pytest.mark.parametrize('kind', ['hidden vp8.webm', 'hidden vp9.avi', 'fields.mp4', 'not coded.mp4'])
+def test_maps_are_those_of_frames_where_packets_are_not(tmp_path, kind):
+    video = Path(ODD[kind](tmp_path))
+    (tmp_path / 'rgb').mkdir()
+    (tmp_path / 'depth').mkdir()
+    video.rename(tmp_path / 'rgb' / f'a{video.suffix}')
+    with av.open(str(tmp_path / 'rgb' / f'a{video.suffix}')) as container:
+        frames = [frame.to_ndarray(format='rgb24', threads=1) for frame in container.decode(video=0)]
+    maps = np.arange(len(frames), dtype=np.uint16).repeat(frames[0][..., 0].size)
+    np.save(tmp_path / 'depth' / 'a.npy', maps.reshape(-1, *frames[0].shape[:2]))
+    for more in (dict(clip_seconds=0.8), dict(sampling='sparse'), dict(sampling='strided', stride=3)):
+        source = clips_of(tmp_path, modalities=dict(rgb={}, depth={}), num_frames=6, **more)
+        for clips in (source[address]['clips'] for address in (0, Address(0, 0, 1), Address(0, 0, 2))):
+            numbers = clips['depth'][0, 0, :, 0, 0].tolist()
+            assert len({*numbers}) == 6
+            np.testing.assert_array_equal(clips['rgb'][0].movedim(0, -1), [frames[number] for number in numbers])
 
 
 def write_numbered(path: Path, stamps: list[int]) -> None:

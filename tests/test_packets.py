@@ -56,6 +56,10 @@ def test_frames_and_times_equal_sequential_decoding(make, kind, reader):
             assert_same(opened.read(start, seconds, num_frames), frames[picked], reader)
         for moments in np.sort(rng.uniform(max(times[0], 0), opened.duration, (3, 8))):
             assert_same(opened.read_at(moments), frames[np.searchsorted(times, moments, side='right') - 1], reader)
+        at_once = np.flatnonzero(np.diff(times, append=opened.duration) == 0)  # the last of several counts
+        for last in range(5, len(times), 5):  # at the very times of frames, as samplings that count frames ask for them
+            picked = np.setdiff1d([last - 5, last - 2, last], at_once)
+            assert_same(opened.read_at(times[picked]), frames[picked], reader)
 
 
 def assert_same(clip, expected, reader):
@@ -96,9 +100,14 @@ DECODED_FROM_THE_START = {
 
 @pytest.mark.parametrize('kind', sorted(ODD.keys() - DECODED_FROM_THE_START))
 def test_what_headers_tell_is_read_from_the_nearest_keyframe(make, monkeypatch, kind):
+    times, _ = decode_sequentially(make(kind))
+    expected = times[(1.1 <= times) & (times < 1.4)].tolist()
+    assert len(expected) > 2
     with open_video(make(kind)) as opened:
-        monkeypatch.setattr(video.VideoReader, '_rewind', lambda *args: pytest.fail('decoded from the start'))
-        opened.read(1.1, 0.3, 4)
+        monkeypatch.setattr(video.VideoReader, '_reopen', lambda *args: pytest.fail('decoded from the start'))
+        assert len(opened.read(1.1, 0.3, 4)) == 4
+        if kind != 'twice at once.mkv':  # of several first frames only decoding tells which are shown
+            assert opened.frame_times(1.1, 1.4).tolist() == expected
 
 
 def test_clips_before_the_first_keyframe_show_its_frame(tmp_path):

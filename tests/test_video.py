@@ -355,7 +355,7 @@ def test_resampled_clips_follow_the_frame_rate_of_the_container(make, kind):
 
 
 def test_what_lies_between_keyframes_and_wanted_frames_is_not_decoded(make, monkeypatch):
-    monkeypatch.setattr(video.VideoReader, '_rewind', lambda *args: pytest.fail('decoded from the start'))
+    monkeypatch.setattr(video.VideoReader, '_reopen', lambda *args: pytest.fail('decoded from the start'))
     runs, cut = [], video._runs
     monkeypatch.setattr(video, '_runs', lambda *args: runs.append(cut(*args)) or runs[-1])
     with open_video(make('webm')) as opened:  # 60 frames, 20 a second; a keyframe every 20
@@ -500,11 +500,12 @@ def test_streams_that_start_between_keyframes(make, tmp_path):
 
 
 def test_seeking_suffices(make, monkeypatch):
-    monkeypatch.setattr(video.VideoReader, '_rewind', lambda *args: pytest.fail('decoded from the start'))
+    monkeypatch.setattr(video.VideoReader, '_reopen', lambda *args: pytest.fail('decoded from the start'))
     for kind in ('mp4', 'webm', 'mkv', 'open gop', 'hevc', 'late start'):
         with open_video(make(kind)) as opened:
             for start in (0.0, 0.4, 1.0, 1.95, 2.2):
-                opened.read(start, 0.5, 4)
+                numbers = [number_of(frame) for frame in opened.read(start, 0.5, 4)]
+                assert numbers == [round(20 * start) + i for i in (0, 3, 6, 9)]
 
 
 @pytest.mark.parametrize('reader', READERS)
@@ -787,12 +788,14 @@ def test_reading_takes_bounded_time(make, monkeypatch):
     ],
 )
 def test_reasons_say_what_is_wrong(make, monkeypatch, error, reason):
+    path = make('mp4')
+
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(video.av, 'open', fail)
     with pytest.raises(BrokenVideoError, match=reason):
-        open_video(make('mp4'))
+        open_video(path)
 
 
 def test_ffmpeg_logs_as_before(make):

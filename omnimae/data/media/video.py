@@ -51,7 +51,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from omnimae.data.media.container import count_missing_bytes
 from omnimae.data.media.errors import BrokenVideoError
-from omnimae.data.media.frames import pick_frames, pick_on_screen, within
+from omnimae.data.media.frames import SAME_TIME, pick_frames, pick_on_screen, within
 from omnimae.data.media.orientation import UPRIGHT, orient, orientation_of_matrix
 from omnimae.data.media.packets import Packet, Picture, counter_of, group
 
@@ -124,7 +124,8 @@ class VideoReader:
             BrokenVideoError: as of `read`.
         """
         moments = np.asarray(moments)
-        return self._read_from(moments[0], moments[-1], partial(pick_on_screen, moments=moments))
+        # the end is excluded, and a frame that begins at the last moment is shown then
+        return self._read_from(moments[0], moments[-1] + SAME_TIME, partial(pick_on_screen, moments=moments))
 
     def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
         """Seconds at which the frames begin that begin in [start, stop), in order.
