@@ -462,6 +462,52 @@ def test_frames_that_say_themselves_how_they_are_shown(tmp_path):
         open_video(path, 'decord')
 
 
+def say(source, path, messages):
+    """Copy an H.264 video with messages of display orientation: number of a frame -> (mirrored, quarters to the left).
+
+    They are byte for byte those of FFmpeg's filter h264_metadata, which writes some after the frame, where none counts.
+    """
+    with av.open(source) as container, av.open(path, 'w') as target:
+        video, stream = container.streams.video[0], target.add_stream_from_template(container.streams.video[0])
+        for packet in list(container.demux(video))[:-1]:
+            copy = packet
+            if (message := messages.get(round(packet.pts * packet.time_base * 20))) is not None:
+                mirrored, quarters = message
+                bits = f'0{mirrored:b}0{quarters << 14:016b}0100' + '1'  # H.264, D.1.27
+                unit = bytes([6, 47, 3]) + int(bits, 2).to_bytes(3, 'big') + b'\x80'
+                copy = av.Packet(struct.pack('>I', len(unit)) + unit + bytes(packet))
+                copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+                copy.is_keyframe = packet.is_keyframe
+            copy.stream = stream
+            target.mux(copy)
+
+
+def test_a_message_holds_until_the_next_or_a_keyframe(make, tmp_path):
+    path, moments = str(tmp_path / 'v.mp4'), np.arange(60) / 20
+    say(make('mp4'), path, {0: (True, 0), 40: (False, 2), 51: (True, 2)})
+    with open_video(make('mp4')) as opened:
+        stored = opened.read_at(moments)
+    shown = np.concatenate([stored[:20, :, ::-1], stored[20:40], stored[40:51, ::-1, ::-1], stored[51:, ::-1]])
+    with open_video(path) as opened:
+        for start, stop in [(0, 60), (45, 55), (25, 35), (5, 15), (15, 25), (35, 45)]:  # forth and back
+            np.testing.assert_array_equal(opened.read_at(moments[start:stop]), shown[start:stop])
+            np.testing.assert_array_equal(opened.read_at(moments[[start, stop - 1]]), shown[[start, stop - 1]])
+    reencode(path, tmp_path / 'copy.mp4', 64)
+    with open_video(tmp_path / 'copy.mp4') as copy:
+        assert np.abs(copy.read_at(moments) - shown.astype(int)).mean((1, 2, 3)).max() < 12
+
+
+def test_messages_that_change_the_size(make, tmp_path):
+    path = str(tmp_path / 'v.mp4')
+    say(make('mp4'), path, {0: (False, 1), 20: (False, 1), 40: (False, 1)})
+    with open_video(path) as opened:
+        opened.check()
+        assert opened.read(0.0, 3.0, 8).shape == (8, 96, 64, 3)
+    say(make('mp4'), path, {0: (False, 1), 20: (False, 1)})
+    with open_video(path) as opened, pytest.raises(BrokenVideoError, match=r'its size changes at 2\.000 s'):
+        opened.check()
+
+
 @pytest.mark.parametrize('reader', READERS)
 @pytest.mark.parametrize('kind', ['uneven mp4', 'uneven mkv'])
 def test_times_decide_where_the_frame_rate_varies(make, kind, reader):

@@ -17,7 +17,7 @@ from av.video.frame import PictureType
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.orientation import UPRIGHT, orient
-from omnimae.data.media.video import VideoReader, orientation_of
+from omnimae.data.media.video import VideoReader
 
 # A keyframe each 16 frames: a clip begins anywhere, and all that lies between the keyframe and it is decoded in vain.
 # No B-frames: with them MP4 does not say how long a frame is shown, which at a variable rate may be seconds.
@@ -63,7 +63,7 @@ def _encode(source: str, target: str, short_side: int) -> None:
 def _packets(container: Any, video: VideoReader, short_side: int) -> Iterator[Any]:
     stream = None
     for stamp, frame in video.frames():
-        picture = _shrink(frame, short_side)
+        picture = _shrink(frame, video.orientation, short_side)
         if stream is None:
             stamp = 0  # a copy that begins later would be read from its first frame on: other moments in all spans
             stream = container.add_stream('libx264', rate=video.frame_rate, options=OPTIONS)
@@ -80,10 +80,9 @@ def _packets(container: Any, video: VideoReader, short_side: int) -> Iterator[An
     yield from stream.encode(None)
 
 
-def _shrink(frame: av.VideoFrame, short_side: int) -> av.VideoFrame:
+def _shrink(frame: av.VideoFrame, orientation: int, short_side: int) -> av.VideoFrame:
     """The frame in its new size, the way it is to be shown."""
     height, width = scaled_size(frame.height, frame.width, short_side)
-    orientation = orientation_of(frame)
     if orientation == UPRIGHT:
         return frame.reformat(width, height, 'yuv420p', interpolation='BICUBIC')
     stored = frame.reformat(width, height, 'rgb24', interpolation='BICUBIC').to_ndarray()

@@ -37,7 +37,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, BinaryIO, TypeAlias
 
 import av
@@ -77,7 +77,7 @@ class VideoReader:
 
     Attributes:
         duration: in seconds.
-        orientation: by EXIF's number, how the frames read last are stored; they come upright. Only PyAVReader tells.
+        orientation: by EXIF's number, how the frame that PyAV decoded last is stored. Clips come upright.
     """
 
     orientation = UPRIGHT
@@ -167,6 +167,8 @@ class VideoReader:
     def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """All frames as they are coded, in order of display, with their time stamps after the start of the stream.
 
+        ``orientation`` is that of the frame given last.
+
         Raises:
             BrokenVideoError: a frame is damaged, or takes longer than ``TIME_LIMIT``.
         """
@@ -184,7 +186,7 @@ class VideoReader:
         sizes = set()
         for stamp, frame in self.frames():
             size = frame.height, frame.width
-            sizes.add(size if orientation_of(frame) < 5 else size[::-1])
+            sizes.add(size if self.orientation < 5 else size[::-1])
             if len(sizes) > 1:
                 raise BrokenVideoError(self.path, f'its size changes at {float(stamp * self.time_base):.3f} s')
         if not sizes:
@@ -320,6 +322,7 @@ class VideoReader:
         held: deque[av.VideoFrame] = deque()
         stamps: list[int] = []  # a heap
         first = last = None
+        self.orientation = UPRIGHT
         for packet in itertools.chain(packets, [None]):
             self._check_time()
             first = packet.pts if first is None else first
@@ -340,8 +343,9 @@ class VideoReader:
                     raise BrokenVideoError(
                         self.path, f'its time goes back at {self._at(last)}. Try: ffmpeg -i OLD NEW.mp4'
                     )
-                last = heapq.heappop(stamps)
-                yield last, held.popleft()
+                last, frame = heapq.heappop(stamps), held.popleft()
+                self.orientation = orientation_of(frame, self.orientation)
+                yield last, frame
 
     def _stamps_of_all(self, end: int) -> list[int]:
         """Time stamps of all frames before ``end``, and of the first."""
@@ -435,7 +439,7 @@ class PyAVReader(VideoReader):
         """Decode what is picked of the frames that these packets, from a keyframe on, show.
 
         skip: leave out the frames that no other refers to, and from one wanted frame to the last keyframe before the
-            next, unless they are wanted.
+            next, unless they are wanted. What they say of orientation is lost with them.
 
         Raises:
             BrokenVideoError: something is damaged, or not the frames came out that the packets promise.
@@ -478,6 +482,7 @@ class PyAVReader(VideoReader):
     def _decode_run(self, run: list[Picture], wanted: set[int] | None) -> Iterator[Frame]:
         """Decode pictures from a keyframe on; with ``wanted``, without the others that no frame refers to."""
         context = self._stream.codec_context
+        self.orientation = UPRIGHT
         for picture in [*run, END]:
             self._check_time()
             context.skip_frame = 'DEFAULT' if wanted is None or picture.stamp in wanted else 'NONREF'
@@ -487,26 +492,37 @@ class PyAVReader(VideoReader):
                         raise BrokenVideoError(self.path, 'a frame without a time stamp')
                     if frame.is_corrupt:
                         raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(frame.pts)}')
+                    self.orientation = orientation_of(frame, self.orientation)
                     yield frame
         context.flush_buffers()
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """RGB (H, W, 3), the way the file says it is to be shown."""
-        picture = self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray()
-        self.orientation = orientation_of(frame)
-        return orient(picture, self.orientation)
+        """The frame decoded last as RGB (H, W, 3), the way the file says it is to be shown."""
+        return orient(self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray(), self.orientation)
 
     @cached_property
     def _to_rgb(self) -> VideoReformatter:
         return VideoReformatter()  # one for all frames: a new one costs three times the conversion of a small frame
 
 
-def orientation_of(frame: av.VideoFrame) -> int:
-    """EXIF's number of the display matrix that the container or the frame itself (H.264, HEVC) gives it."""
+def orientation_of(frame: av.VideoFrame, before: int = UPRIGHT) -> int:
+    """EXIF's number of the display matrix that the container or the frame itself (H.264, HEVC) gives it.
+
+    What a frame says itself holds for those shown after it, until another one or a keyframe (H.264, D.2.17). ``before``
+    is the number of the frame before.
+    """
     # frame.side_data would keep the frame, and it would keep that: memory in a circle
     side_data = SideDataContainer(frame)  # type: ignore[call-arg]  # which its stub lacks
-    matrix: Any = side_data.get(SideDataType.DISPLAYMATRIX)
-    return UPRIGHT if matrix is None else orientation_of_matrix(struct.unpack('9i', matrix))
+    # most frames have nothing, and that is known in a tenth of the time
+    matrix: Any = side_data.get(SideDataType.DISPLAYMATRIX) if side_data else None
+    if matrix is not None:
+        return _orientation_of_bytes(bytes(matrix))
+    return UPRIGHT if frame.key_frame else before
+
+
+@lru_cache  # of every frame of a turned video
+def _orientation_of_bytes(matrix: bytes) -> int:
+    return orientation_of_matrix(struct.unpack('9i', matrix))
 
 
 def _reason_of(error: OSError | av.FFmpegError) -> str:
