@@ -340,11 +340,12 @@ def test_wrong_lists_name_file_line_text_and_remedy(tmp_path, text, message):
         ('a.mp4 0 2 2 4', 'a.mp4', (0.0, 2.0), 2, 'a.mp4 0-2'),
         ('a.mp4 1 id=b.mp4', 'a.mp4', None, 1, 'b.mp4'),
         ('a.mp4 10 20', 'a.mp4', None, 3, None),
+        ('a.mp4 0 2 \x0bb', 'a.mp4', (0.0, 2.0), 4, 'a.mp4 0-2'),
     ],
 )
 def test_lines_with_spans_and_ids(tmp_path, line, path, span, label, name):
     (tmp_path / 'list.txt').write_text(line)
-    classes = ['cat', 'a dog in the rain', '2 4', '10 20']
+    classes = ['cat', 'a dog in the rain', '2 4', '10 20', '\x0bb']
     rows = read_list(str(tmp_path / 'list.txt'), ['.mp4'], classes=classes)
     assert (rows.paths, rows.labels) == ([path], [label])
     assert rows.spans == (None if span is None else [span])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import simplejpeg
 import skimage.data
-from PIL import ExifTags, Image
+import tifffile
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from omnimae.data.media import images
 from omnimae.data.media.errors import BrokenImageError
@@ -145,6 +146,25 @@ def test_samplings_that_simplejpeg_does_not_know_are_left_to_pillow():
     with pytest.raises(ValueError, match='Could not determine subsampling'):
         simplejpeg.decode_jpeg(bytes(data), 'CMYK')
     np.testing.assert_array_equal(decode_image(bytes(data)), by_pillow(bytes(data)))
+
+
+@pytest.mark.parametrize(
+    'notes',
+    [b'\0', b'stray', segment(0xE0, b'JFIF\0'), segment(0xE2, b'ICC_PROFILE\0'), segment(0xEE, b'Adobe')],
+    ids=['stray', 'strays', 'JFIF cut short', 'ICC cut short', 'Adobe cut short'],
+)
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
+def test_jpegs_that_pillow_does_not_open_show_what_the_clean_ones_do(notes, mode, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    clean = encoded(PHOTO.convert(mode), exif=exif)
+    odd = clean[:2] + notes + clean[2:]
+    with pytest.raises(UnidentifiedImageError):
+        by_pillow(odd)
+    np.testing.assert_array_equal(decode_image(odd), np.rot90(by_pillow(clean), -1))
+    (tmp_path / 'a.jpg').write_bytes(odd[:-2000] + odd[-1000:])
+    with pytest.raises(BrokenImageError, match='[Pp]remature end|orrupt'):
+        read_image(str(tmp_path / 'a.jpg'))
 
 
 # Every mode of every format -------------------------------------------------------------------------------------------
@@ -283,6 +303,12 @@ def test_of_rgb_png_the_transparent_colour_is_white(bits):
     assert decoded[0].tolist() == [[255, 255, 255], [10, 20, 31], [0, 255, 52], [255, 255, 255]]
 
 
+def test_of_16_bit_rgb_only_the_very_colour_is_transparent():
+    pixels = np.array([[0x1234, 0x5678, 0x9ABC], [0x1234, 0x5678, 0x9ABD], [0x1134, 0x5678, 0x9ABC]])
+    decoded = decode_image(png(16, 2, pixels, struct.pack('>HHH', *pixels[0])))
+    assert decoded[0].tolist() == [[255] * 3, [0x12, 0x56, 0x9A], [0x11, 0x56, 0x9A]]
+
+
 @pytest.mark.parametrize('transparency', [3, bytes([255, 0, 128, 255])], ids=['one', 'levels'])
 def test_of_palettes_the_transparent_entries_are_white(transparency):
     image = Image.frombytes('P', (4, 1), bytes(range(4)))
@@ -313,15 +339,70 @@ def test_alpha_of_tiff_may_be_multiplied_into_the_grey(premultiplied):
     assert np.abs(decode_image(data + bytes(4))[0, :, 0] - shown).max() <= 1
 
 
+@pytest.mark.parametrize('mode', ['LA', 'RGBA'])
+def test_of_tga_without_bits_of_alpha_nothing_is_transparent(mode):
+    data = bytearray(encoded(image_of(mode), 'TGA'))
+    assert data[17] & 15 == 8
+    data[17] ^= 8
+    expected = np.broadcast_to(pixels_of(mode)[..., :-1], (*SIZE[::-1], 3))
+    np.testing.assert_array_equal(decode_image(bytes(data)), expected)
+
+
+# PNG: odd notes -------------------------------------------------------------------------------------------------------
+
+NOTES = {
+    'checksum': chunk(b'tEXt', b'Title\0Photo')[:-1] + b'?',
+    'EXIF checksum': chunk(b'eXIf', b'MM\0*')[:-1] + b'?',
+    'short pHYs': chunk(b'pHYs', b'\0\0'),
+    'empty gAMA': chunk(b'gAMA', b''),
+    'odd iCCP': chunk(b'iCCP', b'name\0\7'),
+    'long text': chunk(b'zTXt', b'a\0\0' + zlib.compress(bytes(2**20 + 1))),
+}
+
+
+@pytest.mark.parametrize('note', NOTES.values(), ids=NOTES)
+@pytest.mark.parametrize('place', [b'IDAT', b'IEND'])
+def test_a_png_with_an_odd_note_shows_what_the_clean_one_does(note, place):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    data = encoded(PHOTO.convert('RGBA'), 'PNG', exif=exif)
+    begin = data.index(place) - 4
+    data = data[:begin] + note + data[begin:]
+    np.testing.assert_array_equal(decode_image(data), np.rot90(np.asarray(PHOTO), -1))
+    for cut in (data[:-2000], data[:-2000] + data[-1000:]):
+        with pytest.raises(ValueError, match='damaged or cut, the checksum of its chunk IDAT is another'):
+            decode_image(cut)
+
+
+def test_what_makes_the_pixels_of_a_png_is_no_note():
+    data = png(8, 0, np.arange(4), b'\0\1')
+    for name in ('IHDR', 'tRNS', 'IDAT'):
+        end = data.index(name.encode()) + 5
+        with pytest.raises(ValueError, match=f'the checksum of its chunk {name} is another'):
+            decode_image(data[:end] + bytes([data[end] ^ 1]) + data[end + 1 :])
+
+
+def test_a_png_that_lacks_bytes_of_its_last_rows_is_an_error():
+    """Pillow reads it: rubbish makes rows enough."""
+    data = encoded(PHOTO, 'PNG')
+    whole = data.index(b'IEND') - 4
+    damaged = data[: whole - 104] + bytes(100) + data[whole - 4 :]
+    assert (by_pillow(damaged) != np.asarray(PHOTO)).any()
+    with pytest.raises(ValueError, match='damaged or cut'):
+        decode_image(damaged)
+    trailing = chunk(b'IDAT', b'')[:-1] + b'?'  # behind the end anything may stand
+    np.testing.assert_array_equal(decode_image(data + trailing), np.asarray(PHOTO))
+
+
 # Numbers without a known range ----------------------------------------------------------------------------------------
 
 
-def tiff(pixels: np.ndarray, bits: int, sample_format: int = 1, white_is_zero: bool = False) -> bytes:
+def tiff(pixels: np.ndarray, bits: int, sample_format: int = 1, white_is_zero: bool = False, planes: int = 1) -> bytes:
     """A TIFF by its specification, of one row and one channel; the bytes of ``pixels`` are stored as they are."""
     order, data = '>' if pixels.dtype.byteorder == '>' else '<', pixels.tobytes()
     width = len(data) * 8 // bits
     values = {256: width, 257: 1, 258: bits, 259: 1, 262: int(not white_is_zero)}
-    values |= {273: 8, 277: 1, 278: 1, 279: len(data), 339: sample_format}
+    values |= {273: 8, 277: 1, 278: 1, 279: len(data), 284: planes, 339: sample_format}
     tags = b''.join(struct.pack(f'{order}HHII', tag, 4, 1, value) for tag, value in values.items())
     head = (b'II*\0', b'MM\0*')[order == '>'] + struct.pack(f'{order}I', 8 + len(data))
     return head + data + struct.pack(f'{order}H', len(values)) + tags + bytes(4)
@@ -362,6 +443,68 @@ def test_numbers_without_a_known_range_are_refused(data, kind, tmp_path):
     (tmp_path / 'a.tif').write_bytes(data)
     with pytest.raises(BrokenImageError, match=f'a.tif: {kind} pixels have no known range; store 8 or 16 bits'):
         read_image(str(tmp_path / 'a.tif'))
+
+
+# TIFF: planes and palettes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA'])
+@pytest.mark.parametrize('options', [{}, dict(tile=(16, 16)), dict(rowsperstrip=4), dict(compression='zlib')], ids=str)
+def test_planes_of_16_bits(order, mode, options):
+    levels = pixels_of(mode).astype(np.uint16)
+    rng = np.random.default_rng(9)
+    noise = rng.integers(0, 256, levels.shape, np.uint16)
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        np.moveaxis(levels << 8 | noise, -1, 0),
+        photometric='rgb',
+        planarconfig='separate',
+        extrasamples=['unassalpha'] * (mode == 'RGBA'),
+        byteorder=order,
+        metadata=None,
+        **options,
+    )
+    assert np.abs(decode_image(buffer.getvalue()) - composed(mode)).max() <= 1
+
+
+@pytest.mark.parametrize('white_is_zero', [True, False])
+@pytest.mark.parametrize('bits', [1, 2, 4, 8, 16])
+def test_one_plane_is_the_whole_picture(bits, white_is_zero):
+    stored = GREY.astype('<u2' if bits == 16 else 'u1')
+    together, apart = (decode_image(tiff(stored, bits, 1, white_is_zero, planes)) for planes in (1, 2))
+    np.testing.assert_array_equal(apart, together)
+
+
+@pytest.mark.parametrize('scale', [1, 256, 257])
+def test_palettes_of_tiff_have_8_or_16_bits(scale):
+    buffer = io.BytesIO()
+    palette = PALETTE.T.astype(np.uint16) * scale
+    tifffile.imwrite(buffer, pixels_of('P'), photometric='palette', colormap=palette, metadata=None)
+    np.testing.assert_array_equal(decode_image(buffer.getvalue()), composed('P'))
+
+
+# Maps -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('most', [1, 15, 100, 255, 256, 1023, 65535])
+@pytest.mark.parametrize('plain', [True, False])
+def test_numbers_of_pgm_are_those_of_the_file(most, plain, tmp_path):
+    numbers = np.arange(most + 1)
+    stored = ' '.join(map(str, numbers)).encode() if plain else numbers.astype('u1' if most < 256 else '>u2').tobytes()
+    (tmp_path / 'a.pgm').write_bytes(f'P{2 if plain else 5}\n{len(numbers)} 1\n{most}\n'.encode() + stored)
+    assert read_stored_map(str(tmp_path / 'a.pgm')).pixels.ravel().tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize('kind', ['png', 'tif'])
+@pytest.mark.parametrize('bits', [2, 4, 8])
+def test_greys_of_few_bits_are_numbers_in_maps(kind, bits, tmp_path):
+    numbers = np.arange(2**bits)
+    packed = np.packbits((numbers[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8).ravel())
+    data = png(bits, 0, numbers, b'\0\1') if kind == 'png' else tiff(packed, bits)
+    (tmp_path / f'a.{kind}').write_bytes(data)
+    assert read_stored_map(str(tmp_path / f'a.{kind}')).pixels.ravel().tolist() == numbers.tolist()
 
 
 # Reasons --------------------------------------------------------------------------------------------------------------

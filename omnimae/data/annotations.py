@@ -375,7 +375,7 @@ def _parse_line(line: str, pattern: re.Pattern, extensions: Sequence[str], index
 def _parse_span(text: str) -> tuple[tuple[float, float] | None, str | None]:
     """'start stop label' or 'label' -> (start, stop) or None, and the label."""
     try:
-        first, second, *label = text.split(maxsplit=2)
+        first, second, *label = re.split(GAP, text, maxsplit=2)
         start, stop = float(first), float(second)
     except ValueError:
         return None, text

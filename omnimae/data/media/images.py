@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine import fileio
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImagePalette, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from omnimae.data.media.errors import BrokenImageError
 from omnimae.data.media.extensions import READS_HEIF
-from omnimae.data.media.jpeg import SamplingError, decode_jpeg
+from omnimae.data.media.jpeg import SOI, SamplingError, decode_jpeg, plain_jpeg
 from omnimae.data.media.orientation import UPRIGHT, orient
+from omnimae.data.media.png import SIGNATURE, chunks_of_pixels
 
 JPEGS = ('JPEG', 'MPO')
 HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'}
@@ -23,6 +25,7 @@ WHITE = 255
 PHOTOMETRIC = ExifTags.Base.PhotometricInterpretation
 WHITE_IS_ZERO = 0  # one of TIFF
 SIGNED = 2  # a sample format of TIFF
+PLANES, TOGETHER, APART = ExifTags.Base.PlanarConfiguration, 1, 2  # the channels of a pixel, in TIFF
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
@@ -33,7 +36,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     Raises:
         Exception: whatever Pillow's readers raise on broken files, of many types.
     """
-    return np.ascontiguousarray(orient(*_decode_rgb(data)))
+    return np.ascontiguousarray(orient(*_decoded(_decode_rgb, data)))
 
 
 class Stored(NamedTuple):
@@ -76,6 +79,8 @@ def read_stored(path: str, backend_args: dict | None = None) -> Stored:
 def read_stored_map(path: str, backend_args: dict | None = None) -> Stored:
     """Read an image file of one channel: its numbers as they are, levels of grey or indices of a palette.
 
+    Greys of less than 8 bits, or of a PGM up to another number than 255, are not stretched to white.
+
     Raises:
         BrokenImageError: the file cannot be read in full, or has colours.
     """
@@ -85,11 +90,22 @@ def read_stored_map(path: str, backend_args: dict | None = None) -> Stored:
 # ---- Content of a file -> pixels as stored, and their orientation ----
 
 
+def _decoded(decode: Callable[[bytes], tuple[NDArray, int]], data: bytes) -> tuple[NDArray, int]:
+    """Decode; of a PNG whose notes are in Pillow's way only what makes its pixels."""
+    if not data.startswith(SIGNATURE):
+        return decode(data)
+    chunks = chunks_of_pixels(data)
+    try:
+        return decode(data)
+    except Exception:
+        return decode(b''.join(chunks))
+
+
 def _decode_rgb(data: bytes) -> tuple[NDArray[np.uint8], int]:
     """-> uint8 RGB (H, W, 3)."""
     image = _open(data)
     if image.format not in JPEGS:
-        return _decode(image, lambda: _to_rgb(image, _bits_of(image, data)))
+        return _decode(image, lambda: _to_rgb(image, data))
     try:
         if image.mode == 'CMYK':  # stored inverted: Adobe does it, and nobody else writes CMYK
             ink = WHITE - decode_jpeg(data, 'CMYK')
@@ -106,18 +122,40 @@ def _decode_map(data: bytes) -> tuple[NDArray, int]:
         raise ValueError('has colours, and a map has one channel')
     if image.format in JPEGS:
         return decode_jpeg(data, 'GRAY'), _orientation(image)
-    return _decode(image, lambda: np.array(image)[..., None])
+    most = _most_of(image, data)
+    return _decode(image, lambda: _unstretched(np.array(image), most)[..., None])
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile:
     """Read the header; decompression bombs are refused."""
     if data[4:8] != b'ftyp' or HEIF_BRANDS.isdisjoint(data[i : i + 4] for i in range(8, min(data[3], len(data)), 4)):
-        return Image.open(io.BytesIO(data))
+        try:
+            image = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            if not data.startswith(bytes((0xFF, SOI))):
+                raise
+            image = Image.open(io.BytesIO(plain_jpeg(data)))
+        return _repaired(image) if isinstance(image, TiffImageFile) else image
     if not READS_HEIF:
         raise ValueError('HEIF needs another package: pip install pillow-heif')
     import pillow_heif
 
     return pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+
+
+def _repaired(image: TiffImageFile) -> TiffImageFile:
+    """What Pillow 13 takes for something else: uncompressed planes, and palettes of 8 bits (for 16)."""
+    if image.tag_v2.get(PLANES) == APART and image.info['compression'] == 'raw':
+        if len(image.getbands()) == 1:  # one plane is the whole picture; else its depth and its inversion are lost
+            image.tag_v2[PLANES], image.tile = TOGETHER, []
+            image._setup()
+        elif _bits_of(image) == 16:  # for 8
+            tiles: Any = image.tile
+            order = ';16B' if image.tag_v2.prefix == b'MM' else ';16L'
+            image.tile = [tile._replace(args=(tile.args[0] + order, *tile.args[1:])) for tile in tiles]
+    if image.mode == 'P' and max(palette := image.tag_v2[ExifTags.Base.ColorMap]) < 256:  # libtiff does the same
+        image.palette = ImagePalette.raw('RGB;L', bytes(palette))
+    return image
 
 
 def _decode(image: Image.Image, to_pixels: Callable[[], NDArray]) -> tuple[NDArray, int]:
@@ -137,7 +175,7 @@ def _orientation(image: Image.Image) -> int:
     return number if number in range(1, 9) else UPRIGHT
 
 
-def _bits_of(image: Image.Image, data: bytes) -> int:
+def _bits_of(image: Image.Image, data: bytes = b'') -> int:
     """Bits of a channel in the file, which Pillow's modes tell no more."""
     if image.format == 'PNG':
         return data[24]
@@ -146,12 +184,33 @@ def _bits_of(image: Image.Image, data: bytes) -> int:
     return 16 if image.mode.startswith('I') else 8
 
 
+def _most_of(image: ImageFile, data: bytes) -> int:
+    """The greatest number of a file of greys that is not loaded yet, where Pillow makes white of it; else 0."""
+    args = image.tile[0].args if image.format == 'PPM' else None
+    if isinstance(args, tuple) and image.mode != '1':
+        return args[1]
+    bits = _bits_of(image, data)
+    return 2**bits - 1 if image.mode == 'L' and bits < 8 else 0
+
+
+def _unstretched(levels: NDArray, most: int) -> NDArray:
+    """Levels of grey that Pillow has stretched from 0 to ``most``, as they were; of 1 bit as booleans."""
+    if not most:
+        return levels
+    white = WHITE if levels.dtype == np.uint8 else 2**16 - 1
+    numbers = (levels.astype(np.int64) * most + white // 2) // white
+    return numbers.astype(bool if most == 1 else levels.dtype)
+
+
 def _is_signed(image: Image.Image) -> bool:
     return isinstance(image, TiffImageFile) and SIGNED in image.tag_v2.get(ExifTags.Base.SampleFormat, ())
 
 
-def _to_rgb(image: Image.Image, bits: int) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     """-> (H, W, 3)."""
+    bits = _bits_of(image, data)
+    if image.format == 'TGA' and not data[17] & 0b1111:  # no bits of alpha: the fourth channel means nothing
+        image = image.convert({'RGBA': 'RGB', 'LA': 'L'}.get(image.mode, image.mode))
     key = None if image.mode == 'P' else image.info.pop('transparency', None)  # the one colour that is transparent
     if image.has_transparency_data:
         image = (image.convert('LA') if image.mode == 'La' else image).convert('RGBA')  # Pillow knows no shorter way
@@ -171,16 +230,25 @@ def _to_rgb(image: Image.Image, bits: int) -> NDArray[np.uint8]:
         if key is not None:
             key = np.array(key) % 2**bits
             is_key = (pixels == (key >> 8 if bits == 16 else key * 255 // (2**bits - 1))).all(-1)
+            if bits == 16:
+                is_key &= (_lower_bytes(data) == key & 0xFF).all(-1)
     if key is not None:
         pixels[is_key] = WHITE
     return pixels
+
+
+def _lower_bytes(data: bytes) -> NDArray[np.uint8]:
+    """Of a PNG of 16-bit RGB what Pillow leaves out: its numbers with their bytes exchanged have them in front."""
+    image = _open(data)
+    image.tile = [tile._replace(args='RGB;16L') for tile in image.tile]
+    return np.asarray(image)
 
 
 def _read(path: str, backend_args: dict | None, decode: Callable[[bytes], tuple[NDArray, int]]) -> Stored:
     data = None
     try:
         data = fileio.get(path, backend_args=backend_args)
-        pixels, orientation = decode(data)
+        pixels, orientation = _decoded(decode, data)
         return Stored(path, pixels[None], orientation)
     except UnidentifiedImageError as error:
         reason = 'not an image that Pillow reads' if data else 'the file is empty'

@@ -2,8 +2,8 @@
 
 libjpeg decodes on after anything odd and warns. Pillow drops its warnings, so a JPEG without its middle passes, grey or
 shifted from there on. The strict mode of simplejpeg raises the first warning, whatever it is about. All that a file
-can cause are, by ``jerror.h`` of libjpeg-turbo 3.1, those of a header, where the pixels are right, and what `_plain`
-makes of it:
+can cause are, by ``jerror.h`` of libjpeg-turbo 3.1, those of a header, where the pixels are right, and what
+`plain_jpeg` makes of it:
 
 - JWRN_JFIF_MAJOR, "unknown JFIF revision number 0.00": becomes 1.01;
 - JWRN_ADOBE_XFORM, "Unknown Adobe color transform code 3": becomes what libjpeg assumes, YCbCr or YCCK;
@@ -31,7 +31,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-SOI, EOI, SOS, APP0, APP14, APP15, COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xEE, 0xEF, 0xFE
+SOI, EOI, SOS, APP0, APP1, APP14, APP15, COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF of every kind
 SEQUENTIAL = {0xC0, 0xC1, 0xC9}  # of these: baseline, extended, extended with arithmetic coding
 ALONE = {0x01, *range(0xD0, 0xD8), SOI, EOI}  # markers without a length and a content
@@ -63,7 +63,7 @@ def decode_jpeg(data: bytes, colors: str = 'RGB') -> NDArray[np.uint8]:
     try:
         return simplejpeg.decode_jpeg(data, colors, strict=True)
     except ValueError:
-        data = _plain(data)
+        data = plain_jpeg(data)
     while True:
         try:
             return simplejpeg.decode_jpeg(data, colors, strict=True)
@@ -76,8 +76,8 @@ def decode_jpeg(data: bytes, colors: str = 'RGB') -> NDArray[np.uint8]:
             data = data[: -2 - int(behind[1])] + data[-2:]  # they may hide that rows are missing there
 
 
-def _plain(data: bytes) -> bytes:
-    """The same scans behind a header without oddities, and without what says nothing of the pixels."""
+def plain_jpeg(data: bytes) -> bytes:
+    """The same scans behind a header without oddities, and without what says nothing of the picture."""
     segments: list[bytes | bytearray] = [data[:2]]
     adobe: bytearray | None = None
     place, in_header, sequential, four_components = 2, True, False, False
@@ -93,11 +93,11 @@ def _plain(data: bytes) -> bytes:
                 segment[-3:] = b'\0\x3f\0'
         elif marker in FRAMES:
             sequential, four_components = marker in SEQUENTIAL, segment[9:10] == b'\x04'
-        elif marker == APP0 and segment[4:9] == b'JFIF\0':
+        elif marker == APP0 and segment[4:9] == b'JFIF\0' and len(segment) >= 18:
             segment[9:11] = b'\x01\x01'
         elif marker == APP14 and segment[4:9] == b'Adobe' and len(segment) >= 16:
             adobe = segment
-        elif in_header and (APP0 <= marker <= APP15 or marker == COM):
+        elif in_header and marker != APP1 and (APP0 <= marker <= APP15 or marker == COM):  # APP1: EXIF
             continue
         segments.append(segment)
         if marker == EOI:
