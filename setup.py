@@ -17,7 +17,7 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['omnimae', 'omnimae.*']),
     install_requires=[
-        'torch>=2.4',
+        'torch>=2.6',
         'torchvision',
         'mmengine==0.10.7',
         'mmcv-lite==2.1.0',

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from omnimae.apis import get_model
 from omnimae.checkpoint import load_file, replacing
 from omnimae.data.datasets import ImageDataset, VideoDataset
-from omnimae.engine.compat import find_latest_checkpoint
+from omnimae.engine.compat import find_latest_checkpoint, save_whole
 from omnimae.engine.optim import AutocastOptimWrapper
 from omnimae.engine.saving import PREEMPTED, CheckpointHook
 from omnimae.registry import DATASETS
@@ -415,6 +416,59 @@ def test_one_rank_that_raises_ends_all(data: Path, tmp_path: Path):
     assert result.returncode != 0
     assert 'ValueError: the disk of rank 1 is on fire' in result.stderr
     assert time.monotonic() - begin < 60
+
+
+RANK = """
+import signal, sys, time
+from pathlib import Path
+
+def save(*_):
+    time.sleep(3)
+    Path(sys.argv[1], 'saved').touch()
+    sys.exit()
+
+signal.signal(signal.SIGTERM, save)
+Path(sys.argv[1], 'ready').touch()
+time.sleep(60)
+"""
+
+
+def test_the_launcher_ends_ranks_after_as_many_seconds_as_it_is_told(tmp_path: Path):
+    """A rank that takes 3 seconds to save has one; torchrun's own limit is 30."""
+    (tmp_path / 'rank.py').write_text(RANK)
+    command = [sys.executable, TOOLS / 'launch.py', '--standalone', '--nproc-per-node', '1', tmp_path / 'rank.py']
+    env = environment(TORCH_ELASTIC_SHUTDOWN_TIMEOUT='1')
+    process = subprocess.Popen([*command, tmp_path], env=env, stderr=subprocess.DEVNULL)
+    while not (tmp_path / 'ready').exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    process.wait(timeout=30)
+    assert not (tmp_path / 'saved').exists()
+
+
+def test_the_launcher_leaves_two_minutes_unless_it_is_told(monkeypatch: pytest.MonkeyPatch):
+    spec = importlib.util.spec_from_file_location('launch', TOOLS / 'launch.py')
+    launch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launch)
+    monkeypatch.delenv('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', raising=False)
+    monkeypatch.setattr(launch.PContext.close, '__defaults__', (None, 30))
+    monkeypatch.setattr(launch.run, 'main', lambda: None)
+    launch.main()
+    assert os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'] == '120'
+    assert launch.PContext.close.__defaults__ == (None, 120)
+    monkeypatch.delenv('TORCH_ELASTIC_SHUTDOWN_TIMEOUT')
+
+
+def test_a_checkpoint_has_no_checksums_that_nobody_reads(tmp_path: Path):
+    before = torch.serialization.get_crc32_options()
+    save_whole({'weight': torch.arange(3.0)}, str(tmp_path / 'a.pth'))
+    torch.save({'weight': torch.arange(3.0)}, tmp_path / 'b.pth')
+    assert torch.serialization.get_crc32_options() == before
+    sums = [[item.CRC for item in zipfile.ZipFile(tmp_path / f'{name}.pth').infolist()] for name in 'ab']
+    assert set(sums[0]) == {0}
+    assert 0 not in sums[1]
+    assert load_file(tmp_path / 'a.pth')[0]['weight'].tolist() == [0, 1, 2]
 
 
 def test_a_preempted_slurm_job_is_queued_again(tmp_path: Path):
