@@ -36,7 +36,7 @@ from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, he
 from omnimae.data.media.frames import ClipSampling, pick_frames, segments
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import resize
-from omnimae.engine import frozen_model
+from omnimae.engine import choose_device, frozen_model
 from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS
 
@@ -109,7 +109,7 @@ def get_model(
         checkpoint: path or URL of weights in any layout, or a name in ``ZOO``; None leaves initial weights, whatever
             the config starts its training from. What was loaded, left and initialised is logged, see `load_weights`.
             Its head says how many classes a config with ``num_classes=None`` has.
-        device: the first GPU by default, or the CPU.
+        device: by default the first GPU, or the CPU; see `choose_device`.
 
     Raises:
         ValueError: no such config, or a checkpoint that does not fit it.
@@ -150,7 +150,7 @@ def _build(
     model = MODELS.build(model_cfg)
     if checkpoint is not None:
         load_weights(model, checkpoint, complete=complete)
-    return model.eval().to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    return model.eval().to(device or choose_device())
 
 
 def _num_classes_of(checkpoint: str | os.PathLike | None) -> int:

@@ -18,6 +18,7 @@ from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, VISBACK
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import compile as torch_compile
+from torch.distributed import init_process_group
 from torch.utils.data import DataLoader
 
 from omnimae.consistency import contradictions
@@ -87,6 +88,7 @@ SECTIONS = {
     'log_processor': Section(LOG_PROCESSORS, 'LogProcessor'),
     'randomness': Section(None, Runner.set_randomness),
     'mp_cfg': Section(None, set_multi_processing),
+    'dist_cfg': Section(None, init_process_group, ('port',)),
     'compile': Section(None, torch_compile),
 }
 

@@ -45,6 +45,7 @@ class ProbeHook(Hook):
             size=[len(batch['clip']) for batch in data_batch],
             ids=[batch['ids'] for batch in data_batch],
             loss=outputs['loss'].item(),
+            ddp=[getattr(runner.model, name) for name in ('find_unused_parameters', 'gradient_as_bucket_view')],
             weights=[parameter.double().sum().item() for parameter in runner.model.parameters()],
         )
         with Path(runner.work_dir, f'rank{get_rank()}.jsonl').open('a') as file:
@@ -82,7 +83,6 @@ def test_ranks_agree_on_everything_but_the_data_and_stop_together(tmp_path: Path
     more = """
 decoder = model.pop('head')
 model['head'] = dict(image=decoder, video=decoder)
-find_unused_parameters = True
 custom_imports = dict(imports=['probe'])
 custom_hooks = [dict(type='ProbeHook')]
 default_hooks['broken_files'] = dict(min_failures=4, max_ratio=0.0)
@@ -104,6 +104,7 @@ default_hooks['broken_files'] = dict(min_failures=4, max_ratio=0.0)
         assert ours['ids'] != theirs['ids']
         assert ours['loss'] == theirs['loss']  # of the step, not of the rank
         assert ours['weights'] == theirs['weights']
+        assert ours['ddp'] == [True, True]
     assert {modality for note in ranks[0] for modality in note['modality']} == {'image', 'video'}
     assert ranks[0][0]['weights'] != ranks[0][-1]['weights']
     assert "dtype='bfloat16'" in (tmp_path / 'work' / 'pretrain.py').read_text()

@@ -45,7 +45,7 @@ from mmengine.runner import Runner
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
-from omnimae.engine import setup_environment
+from omnimae.engine import choose_device, setup_environment
 from omnimae.flops import pretraining_rows
 
 SMALL = Path(__file__).parents[1] / 'configs' / 'small'
@@ -509,7 +509,7 @@ def machine() -> str:
     """What the numbers were made on."""
     info = Path('/proc/cpuinfo')
     names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
+    device = torch.cuda.get_device_name() if choose_device() == 'cuda' else (names or [platform.processor()])[0]
     return f'{device}, {torch.get_num_threads()} threads, PyTorch {torch.__version__.split("+")[0]}'
 
 
@@ -577,7 +577,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run what is missing and write table, numbers and plot."""
     args = parse_args(words)
     setup_environment()
-    if not torch.cuda.is_available():
+    if choose_device() == 'cpu':
         torch.set_num_threads(1)  # another process uses another core better than another thread
     command = ' '.join(['python tools/reproduce.py', *(sys.argv[1:] if words is None else words)])
     try:

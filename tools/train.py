@@ -65,10 +65,10 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
-    infer_num_classes(cfg)
     apply_arguments(cfg, args)
+    setup_distributed(cfg)  # before the data are looked at
+    infer_num_classes(cfg)
     add_log_backends(cfg)
-    setup_distributed(cfg)
     Runner.from_cfg(cfg).train()
     leave_distributed()
 

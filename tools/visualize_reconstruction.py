@@ -34,6 +34,7 @@ from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import CenterCrop, resize
+from omnimae.engine import choose_device
 from omnimae.registry import DATASETS, MODELS
 from omnimae.visualization import (
     Reconstruction,
@@ -201,7 +202,7 @@ def build_model(cfg: Config, checkpoint: str) -> nn.Module:
         raise ValueError(f'model.type={cfg.model.type!r} reconstructs nothing. Give the config of a pretraining.')
     model = MODELS.build({**cfg.model, 'init_cfg': None})
     load_weights(model, checkpoint, complete=True)
-    return model.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
+    return model.eval().to(choose_device())
 
 
 def sampling_of(cfg: Config) -> ClipSampling:

@@ -33,5 +33,6 @@ visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]
 
 randomness = dict(seed=0)
 
-# Without a GPU the processes talk through gloo, whatever stands here.
+# Without a GPU the ranks talk through gloo, whatever stands here. ``dist_cfg.timeout``: seconds that a rank waits for
+# the others, by default 600 with NCCL and 1800 with gloo.
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'))

@@ -1,6 +1,7 @@
 """What MMEngine's Runner needs from us: optimizer and schedule, train loop, hooks, checkpoints, workarounds."""
 
 from .compat import leave_distributed, setup_distributed, setup_environment
+from .devices import choose_device
 from .hooks import (
     BrokenFileHook,
     HeadSizeHook,
@@ -34,6 +35,7 @@ __all__ = [
     'StepSeedHook',
     'ThroughputHook',
     'WarmupCosineLR',
+    'choose_device',
     'extract',
     'frozen_model',
     'leave_distributed',

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ import mmengine.runner.runner as runner_module
 import torch
 from mmengine.config import Config
 from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import CheckpointLoader, save_checkpoint
+from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.checkpoint import load_file, replacing
+
+from .devices import check_ranks, choose_device
 
 MMCV_VERSION = '2.1.0'
 
@@ -66,6 +71,9 @@ def check_mmcv() -> None:
 def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Read a whole checkpoint of the Runner, or weights from ``.safetensors`` or a URL; nothing in it is executed.
 
+    Always into the memory of the CPU, from where model and optimizer take what they need: the Runner would ask for all
+    of it on the device, twice the memory, and float64, which the curves are in, is unknown to some.
+
     Raises:
         ValueError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
     """
@@ -73,7 +81,7 @@ def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
         state_dict, meta = load_file(filename)
         return {'state_dict': state_dict, 'meta': meta}
     try:
-        return torch.load(filename, map_location=map_location, weights_only=True)
+        return torch.load(filename, map_location='cpu', weights_only=True)
     except Exception as error:  # whatever broken bytes lead torch to
         raise ValueError(
             f'Checkpoint {filename} is refused: it cannot be read as tensors and plain values alone ({error}). '
@@ -127,25 +135,67 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
 
 
 runner_module.find_latest_checkpoint = find_latest_checkpoint
+runner_module.get_device = choose_device  # MMEngine takes any accelerator that it knows, also what nobody tried
 
 
 def setup_distributed(cfg: Config) -> None:
-    """Let ``cfg.launcher`` work without a GPU; called between loading a config and building the Runner.
+    """Check the devices and let the ranks meet; called between loading a config and building the Runner.
 
-    MMEngine always calls ``torch.cuda.set_device`` and always hands DDP a device id; both fail on a CPU. Not mended
-    in 0.11.0rc0. It does leave a process group alone that exists already.
+    MMEngine would do the latter itself, for GPUs alone: it always calls ``torch.cuda.set_device`` and hands DDP a
+    device id. It does not tell PyTorch which GPU a rank has, so every barrier of NCCL guesses, with a warning. Where a
+    config has ``model_wrapper_cfg`` it drops ``find_unused_parameters`` and its own ``broadcast_buffers=False``. Not
+    mended in 0.11.0rc0. It does leave a process group alone that exists already.
+
+    Raises:
+        RuntimeError: the machine has a GPU that PyTorch cannot use.
+        ValueError: more ranks than GPUs, or a timeout that is no number of seconds.
     """
-    if cfg.get('launcher', 'none') == 'none' or torch.cuda.is_available():
+    device = choose_device()
+    if cfg.get('launcher', 'none') == 'none':
         return
+    options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    backend, port = options.pop('backend', 'nccl'), options.pop('port', 29500)
+    if (timeout := options.pop('timeout', None)) is not None:
+        options['timeout'] = _duration(timeout)
     if cfg.launcher == 'slurm':
-        _translate_slurm()
-    torch.distributed.init_process_group('gloo')
-    wrapper = dict(
-        type='MMDistributedDataParallel',
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False),
-    )
-    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {}), 'device_ids': None}
+        _translate_slurm(port)
+    rank = int(os.environ['LOCAL_RANK'])
+    if device == 'cuda':
+        check_ranks(max(int(os.environ.get('LOCAL_WORLD_SIZE', 1)), rank + 1))
+        torch.cuda.set_device(rank)
+        if backend == 'nccl':
+            options['device_id'] = torch.device(device, rank)
+    else:
+        backend = 'gloo'
+    torch.distributed.init_process_group(backend, **options)
+    given = cfg.get('model_wrapper_cfg') or {}
+    if issubclass(MODEL_WRAPPERS.get(given.get('type', 'MMDistributedDataParallel')), DistributedDataParallel):
+        cfg.model_wrapper_cfg = {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'gradient_as_bucket_view': True,
+            'find_unused_parameters': cfg.get('find_unused_parameters', parts_vary(cfg)),
+            **given,
+            'device_ids': [rank] if device == 'cuda' else None,
+        }
+
+
+def _duration(seconds: Any) -> timedelta:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ValueError(f'env_cfg.dist_cfg.timeout={seconds!r} is no number of seconds. Give one, such as 1800.')
+    return timedelta(seconds=seconds)
+
+
+def parts_vary(cfg: Config) -> bool:
+    """Whether the batches of a training may use different parts of its model, of which DDP has to be told.
+
+    A decoder for each modality has no gradient from a batch of the other; nor has what belongs to a modality that some
+    sources lack.
+    """
+    sources = ((cfg.get('train_dataloader') or {}).get('dataset') or {}).get('sources') or {}
+    head = cfg.model.get('head') or {}
+    is_separate = len(head) > 1 and {*head} <= {'image', 'video'}
+    return is_separate or len({frozenset(source.get('modalities', ())) for source in sources.values()}) > 1
 
 
 def leave_distributed() -> None:
@@ -180,10 +230,10 @@ def _exit_now(code: int) -> None:
     os._exit(code)
 
 
-def _translate_slurm() -> None:
+def _translate_slurm(port: int) -> None:
     env = os.environ
     if 'MASTER_ADDR' not in env:
         hosts = subprocess.check_output(['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']], text=True)
         env['MASTER_ADDR'] = hosts.split()[0]
-    env.setdefault('MASTER_PORT', '29500')
+    env.setdefault('MASTER_PORT', str(port))
     env.update(RANK=env['SLURM_PROCID'], WORLD_SIZE=env['SLURM_NTASKS'], LOCAL_RANK=env['SLURM_LOCALID'])

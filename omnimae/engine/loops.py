@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.device import get_device
 from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from omnimae.registry import LOOPS
 
 from .compat import find_latest_checkpoint
 from .compiling import compile_loss
+from .devices import choose_device
 from .hooks import append_lines, unwrapped
 
 
@@ -169,7 +169,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         if counts is None:
             return [size * sizes.size / num_samples for size in own]
         # Nothing waits for the device here.
-        counts = [count.to(get_device(), non_blocking=True) for count in counts]
+        counts = [count.to(choose_device(), non_blocking=True) for count in counts]
         table = torch.stack([count * (size > 0) for count, size in zip(counts, own, strict=True)])
         total = table.sum(0)
         all_reduce(total)

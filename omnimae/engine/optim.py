@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.logging import MessageHub
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, _ParamScheduler
 from torch import Tensor, nn
 
 from omnimae.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
+
+from .devices import choose_device, has_bfloat16
 
 DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -41,7 +42,7 @@ class AutocastOptimWrapper(OptimWrapper):
         clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``.
 
     Raises:
-        ValueError: unknown dtype.
+        ValueError: unknown dtype, or one that the GPU does not have.
     """
 
     def __init__(
@@ -51,7 +52,12 @@ class AutocastOptimWrapper(OptimWrapper):
             raise ValueError(f"optim_wrapper.dtype is {dtype!r}. Choose None, 'bfloat16' or 'float16'.")
         super().__init__(optimizer, clip_grad=clip_grad)
         self.dtype = DTYPES[dtype]
-        self.device_type = torch.device(get_device()).type
+        self.device_type = torch.device(choose_device()).type
+        if self.dtype == torch.bfloat16 and not has_bfloat16(self.device_type):
+            raise ValueError(
+                f"optim_wrapper.dtype='bfloat16', which {torch.cuda.get_device_name()} lacks. Set optim_wrapper.dtype="
+                "'float16', which scales the loss (--cfg-options optim_wrapper.dtype=float16), or None for float32."
+            )
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.dtype == torch.float16)
         self.skipped = False
         self._weights: Sequence[float | Tensor] = ()

@@ -28,8 +28,8 @@ class MaskedAutoencoder(BaseModel):
 
     Args:
         backbone: config of the encoder.
-        head: config of the decoder with its loss; or one per modality, ``dict(image=..., video=...)`` (Table 1c; under
-            DDP that needs ``find_unused_parameters=True``, since a batch has one modality).
+        head: config of the decoder with its loss; or one per modality, ``dict(image=..., video=...)`` (Table 1c; DDP
+            then looks for unused parameters, since a batch has one modality).
         mask_generator: one config per modality, ``dict(image=..., video=...)``.
         data_preprocessor: config of the ClipPreprocessor.
 

@@ -1,0 +1,99 @@
+"""The device that everything computes on, and what keeps a run from a GPU that is there.
+
+Tools, Runner and ``omnimae.apis`` all ask here. Only the CPU and CUDA have ever been run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+# one entry for each NVIDIA GPU of the machine
+_CARDS = (Path('/proc/driver/nvidia/gpus'), '*'), (Path('/dev'), 'nvidia[0-9]*')
+_DRIVER = Path('/proc/driver/nvidia/version')
+
+
+def choose_device() -> str:
+    """The device named by the environment variable ``OMNIMAE_DEVICE``, else 'cuda' where PyTorch has a GPU, else 'cpu'.
+
+    Others, as Apple's 'mps', are never taken by themselves: nothing of ours was run on them.
+
+    Raises:
+        RuntimeError: the machine has a GPU, PyTorch cannot use it, and nobody asked for the CPU.
+    """
+    if name := os.environ.get('OMNIMAE_DEVICE'):
+        return name
+    if torch.cuda.is_available():
+        return 'cuda'
+    _refuse_idle_card(os.environ.get('CUDA_VISIBLE_DEVICES'))
+    return 'cpu'
+
+
+@cache
+def _refuse_idle_card(visible: str | None) -> None:
+    """Raise if a GPU would stay idle, although ``CUDA_VISIBLE_DEVICES`` does not say so."""
+    if visible is not None and not re.match(r'\s*(\d|GPU-|MIG-)', visible):  # '', '-1', Slurm's 'NoDevFiles'
+        return
+    if not _has_card():
+        return
+    version = re.search(r'\d+\.\d[\d.]*', _DRIVER.read_text() if _DRIVER.exists() else '')
+    if torch.version.cuda is None:
+        problem = 'is built without CUDA. Install a build with CUDA (https://pytorch.org/get-started)'
+    else:
+        problem = (
+            f'is built for CUDA {torch.version.cuda}: {_reason()} Update the driver, or install a PyTorch for an older '
+            'CUDA (https://pytorch.org/get-started/previous-versions)'
+        )
+    named = '' if visible is None else f' CUDA_VISIBLE_DEVICES={visible!r} must name a GPU that is there.'
+    raise RuntimeError(
+        f'This machine has an NVIDIA GPU, driver {version[0] if version else "unknown"}, that PyTorch '
+        f'{torch.__version__} cannot use; it {problem}.'
+        f"{named} To compute on the CPU on purpose, set CUDA_VISIBLE_DEVICES=''."
+    )
+
+
+def _has_card() -> bool:
+    if any(any(folder.glob(pattern)) for folder, pattern in _CARDS):
+        return True
+    command = shutil.which('nvidia-smi')  # all there is under WSL
+    try:
+        return command is not None and not subprocess.run([command, '-L'], capture_output=True, timeout=20).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _reason() -> str:
+    """Why PyTorch has no GPU, in its own words, as one sentence."""
+    try:
+        torch.cuda.init()
+    except Exception as error:  # RuntimeError, AssertionError, DeferredCudaCallError
+        return str(error).split('. ')[0].strip().rstrip('.') + '.'
+    return 'No GPU is found.'
+
+
+def check_ranks(ranks: int) -> None:
+    """Refuse more ranks on this machine than it has GPUs.
+
+    Raises:
+        ValueError: there are.
+    """
+    count = torch.cuda.device_count()
+    if ranks > count:
+        visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+        raise ValueError(
+            f'{ranks} ranks on this machine, and PyTorch sees {count} GPU(s) (CUDA_VISIBLE_DEVICES='
+            f'{"is not set" if visible is None else repr(visible)}). Give each rank a GPU of its own: start {count} '
+            f'(GPUS={count} of dist_train.sh and dist_test.sh, torchrun --nproc-per-node {count}, under Slurm '
+            f"GPUS_PER_NODE={count}), or name more in CUDA_VISIBLE_DEVICES ('' computes on the CPU)."
+        )
+
+
+def has_bfloat16(device_type: str) -> bool:
+    """Whether the device computes in bfloat16 at all; PyTorch emulates it on older GPUs, slower than float32."""
+    return device_type != 'cuda' or torch.cuda.is_bf16_supported(including_emulation=False)
