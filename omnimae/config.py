@@ -139,6 +139,7 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
         name = key.split('.')[0]
         if name not in TOP_LEVEL:
             raise ValueError(f'--cfg-options: {key}={value!r}: there is no key {name!r}{_hint(name, TOP_LEVEL)}')
+    _make_room_for_sizes(cfg, options)
     cfg.merge_from_dict(options)
     if cfg.get('default_scope') != 'omnimae':
         raise ValueError(
@@ -147,6 +148,15 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
         )
     _Checker(files, options).check(cfg)
     return cfg
+
+
+def _make_room_for_sizes(cfg: Config, options: Mapping[str, Any]) -> None:
+    """``train_dataloader.batch_size.video=32`` may take the place of one number, which MMEngine would not allow."""
+    key = 'train_dataloader.batch_size'
+    loader = cfg.get('train_dataloader') or {}
+    by_source = any(name.startswith(f'{key}.') for name in options) or isinstance(options.get(key), Mapping)
+    if by_source and not isinstance(loader.get('batch_size', {}), Mapping):
+        loader['batch_size'] = {}
 
 
 def default_work_dir(path: str | Path) -> str:
@@ -302,8 +312,8 @@ class _Checker:
         raise ValueError(f'{self._source(path)}: {path}={value!r}: {reason}')
 
     def _source(self, path: str) -> str:
-        """The command line, or the nearest file in which the last word of the path stands."""
-        if any(f'{path}.'.startswith(f'{option}.') for option in self.options):
+        """The command line, even of a part, or the nearest file in which the last word of the path stands."""
+        if any(f'{path}.'.startswith(f'{option}.') or option.startswith(f'{path}.') for option in self.options):
             return '--cfg-options'
         words = [word for word in path.split('.') if not word.isdigit() and word != 'type']
         word = re.escape(words[-1])

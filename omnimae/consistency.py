@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from omnimae.registry import DATASETS, MODELS
+from omnimae.structures import sizes_by_source
 
 # transforms that end with a size, and those after which it depends on the file
 CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'RandomCrop', 'CenterCrop', 'ThreeCrop')
@@ -38,6 +39,7 @@ def contradictions(cfg: Config) -> Iterator[Contradiction]:
         yield from _numbers_of_classes(cfg)
         yield from _pixels(cfg)
         yield from _mask_generators(cfg)
+    yield from _batch_sizes(cfg)
     yield from _views(cfg)
     yield from _schedules(cfg)
 
@@ -200,6 +202,20 @@ def _mask_generators(cfg: Config) -> Iterator[Contradiction]:
             if parts and modality in ('image', 'video') and modality not in parts:
                 remedy = f'Add model.{name}.{modality}, or leave the source out.'
                 yield Contradiction(f'{source.key}.type', source.cfg['type'], f'model.{name}', list(parts), remedy)
+
+
+def _batch_sizes(cfg: Config) -> Iterator[Contradiction]:
+    """Batch sizes by source or modality, and the sources; the numbers are compared when the ranks are known."""
+    loader = cfg.get('train_dataloader') or {}
+    sizes, sources = loader.get('batch_size'), (loader.get('dataset') or {}).get('sources') or {}
+    kinds = {name: _component(source, DATASETS) for name, source in sources.items()}
+    known = kinds and all(isinstance(getattr(kind, 'modality', None), str) for kind in kinds.values())
+    if known and isinstance(sizes, Mapping):
+        try:
+            sizes_by_source(sizes, kinds)
+        except ValueError as error:
+            key, other = 'train_dataloader.batch_size', 'train_dataloader.dataset.sources'
+            yield Contradiction(key, dict(sizes), other, [*sources], str(error))
 
 
 def _views(cfg: Config) -> Iterator[Contradiction]:

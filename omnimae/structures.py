@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -120,6 +120,42 @@ class Address(NamedTuple):
     source: int
     index: int  # type: ignore[assignment]  # in place of tuple.index, which nobody calls
     seed: int
+
+
+def sizes_by_source(batch_size: int | Mapping[str, int], sources: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """How many samples of each source make a micro-batch, and the key that says so.
+
+    Args:
+        batch_size: one number for all sources, or one for each source or modality; that of a source goes first.
+        sources: name -> what has a ``modality``: datasets, or their classes.
+
+    Returns:
+        Source name -> its key and number, such as ``('batch_size.video', 32)``.
+
+    Raises:
+        ValueError: a key that is no source and no modality, a source without a number, or what is no number.
+    """
+    sizes: dict[str, tuple[str, Any]] = dict.fromkeys(sources, ('batch_size', batch_size))
+    if isinstance(batch_size, Mapping):
+        modalities = {name: source.modality for name, source in sources.items()}
+        for key, size in batch_size.items():
+            if key not in (known := (*modalities, *modalities.values())):
+                raise ValueError(
+                    f'batch_size.{key}={size}: no source and no modality has that name. Remove it, or name one of '
+                    f'{", ".join(dict.fromkeys(known))}.'
+                )
+        for name, modality in modalities.items():
+            key = name if name in batch_size else modality
+            if key not in batch_size:
+                raise ValueError(
+                    f'batch_size={dict(batch_size)} has no number for the source {name!r}. Add batch_size.{name}, or '
+                    f'batch_size.{modality} for all sources of that modality.'
+                )
+            sizes[name] = f'batch_size.{key}', batch_size[key]
+    for key, size in sizes.values():
+        if not isinstance(size, int):
+            raise ValueError(f'{key}={size!r} is no whole number. Give 1 or more.')
+    return sizes
 
 
 class Sample(TypedDict, total=False):

@@ -97,6 +97,11 @@ def test_a_base_variable_may_be_read_by_a_child(base: Path):
         ),
         ("train_dataloader = dict(collate_fn=dict(type='collate_clip'))", r"collate_fn\.type='collate_clip'"),
         ('train_dataloader = dict(batch_sampler=dict(batch=8))', r'batch_sampler\.batch=8: MixedBatchSampler'),
+        (
+            'train_dataloader = dict(batch_size=dict(_delete_=True, image=4, vidoe=2))',
+            r"child\.py: train_dataloader\.batch_size=\{'image': 4, 'vidoe': 2\}: contradicts .*sources=\['pictures'\] "
+            r'of .*base\.py\. batch_size\.vidoe=2: no source .* Remove it, or name one of pictures, image\.$',
+        ),
         ('train_cfg = dict(epochs=9)', r"train_cfg\.epochs=9: EpochTrainLoop .*'max_epochs'"),
         ('optim_wrapper = dict(optimizer=dict(decay=0.1))', r'optim_wrapper\.optimizer\.decay=0\.1: AdamW '),
         ('optim_wrapper = dict(accumulative_counts=2)', r'optim_wrapper\.accumulative_counts=2: AutocastOptimWrapper'),
@@ -125,6 +130,16 @@ def test_the_message_names_the_file_with_the_mistake(base: Path):
         load_config(child_of(base, 'train_cfg = dict(max_epochs=9)'))
 
 
+def test_batch_sizes_of_sources_take_the_place_of_one_number_and_back(base: Path):
+    for option in ({'train_dataloader.batch_size.image': 8}, {'train_dataloader.batch_size': dict(image=8)}):
+        assert load_config(base, option).train_dataloader.batch_size == dict(image=8)
+    by_source = child_of(base, 'train_dataloader = dict(batch_size=dict(_delete_=True, image=8))')
+    assert load_config(by_source).train_dataloader.batch_size == dict(image=8)
+    option = {'train_dataloader.batch_size.pictures': 2}
+    assert load_config(by_source, option).train_dataloader.batch_size == dict(image=8, pictures=2)
+    assert load_config(by_source, {'train_dataloader.batch_size': 2}).train_dataloader.batch_size == 2
+
+
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
@@ -132,6 +147,15 @@ def test_the_message_names_the_file_with_the_mistake(base: Path):
         ({'num_epochs': 1}, r"--cfg-options: num_epochs=1: there is no key 'num_epochs'"),
         ({'train_cfg.max_epoch': 1}, r"--cfg-options: train_cfg\.max_epoch=1: .*'max_epochs'"),
         ({'model.backbone.type': 'ViT'}, r"--cfg-options: model\.backbone\.type='ViT'"),
+        (
+            {'train_dataloader.batch_size.video': 2},
+            r"--cfg-options: train_dataloader\.batch_size=\{'video': 2\}: .* batch_size\.video=2: no source and no ",
+        ),
+        (
+            {'train_dataloader.batch_size': {}},
+            r"--cfg-options: .* batch_size=\{\} has no number for the source 'pictures'. Add batch_size\.pictures, or ",
+        ),
+        ({'train_dataloader.batch_size.image': '4'}, r"--cfg-options: .* batch_size\.image='4' is no whole number"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_refused(base: Path, option: dict, message: str):

@@ -320,8 +320,8 @@ IN1K_SSV2 = [path for path in RECIPES if PAPER in path.parents and 'k400' not in
 @pytest.mark.parametrize(('gpus', 'accumulation'), [(1, 64), (8, 8), (64, 1)])
 def test_global_batch_on_any_number_of_gpus(path, gpus, accumulation):
     sampler = batch_sampler(loaded(path), gpus, NUM_ROWS)
-    assert (sampler.global_batch_size, sampler.accumulation) == (2048, accumulation)
-    assert sampler.batch_size * gpus * sampler.accumulation == 2048
+    assert (sampler.global_batch_size, sampler.accumulation) == (2048, (accumulation, accumulation))
+    assert [size * gpus * accumulation for size in sampler.batch_sizes] == [2048, 2048]
 
 
 # ceil(1281167 / 2048) = 626 steps of images; of videos int(ceil(168913 r / 2048) x repeats).
@@ -377,7 +377,7 @@ def test_data_root_moves_with_one_variable(monkeypatch):
 @pytest.mark.parametrize('name', ['pretrain', 'pretrain_from_released'])
 def test_custom_accumulation(name, gpus, accumulation):
     sampler = batch_sampler(loaded(CUSTOM / f'{name}.py'), gpus, dict(images=200, videos=9))
-    assert (sampler.global_batch_size, sampler.accumulation) == (256, accumulation)
+    assert (sampler.global_batch_size, sampler.accumulation) == (256, (accumulation, accumulation))
     assert sampler.steps == (1, 1)  # a small folder still has both
 
 

@@ -74,7 +74,10 @@ def run(script: str, *arguments: Any, path: Path) -> subprocess.CompletedProcess
 
 
 def test_ranks_agree_on_everything_but_the_data_and_stop_together(tmp_path: Path):
-    """One decoder per modality, accumulation, bfloat16; five pictures of twenty are broken, four are accepted."""
+    """One decoder and batch size per modality, accumulation, bfloat16.
+
+    Five pictures of twenty are broken, four are accepted.
+    """
     data = write_data(tmp_path / 'data')
     broken = sorted((data / 'pictures').rglob('*.png'))[::4]
     for picture in broken:
@@ -88,12 +91,17 @@ custom_hooks = [dict(type='ProbeHook')]
 default_hooks['broken_files'] = dict(min_failures=4, max_ratio=0.0)
 """
     config = write_config(tmp_path / 'pretrain.py', PRETRAIN, data, more)
-    options = ['--work-dir', tmp_path / 'work', '--amp', '--cfg-options', 'train_dataloader.batch_size=2']
+    options = ['--work-dir', tmp_path / 'work', '--amp', '--cfg-options']
+    options += ['train_dataloader.batch_size.image=2', 'train_dataloader.batch_size.video=4']
     result = run('dist_train.sh', config, 2, *options, path=tmp_path)
 
     assert result.returncode != 0
     log = next((tmp_path / 'work').rglob('*.log')).read_text()
-    assert 'Effective batch: 8 = 2 per rank x 2 ranks x 2 accumulated micro-batches; 5 optimizer steps' in log
+    cuts = (
+        'Effective batch: 8 = 2 per rank x 2 ranks x 2 accumulated micro-batches (images of pictures) '
+        '= 4 per rank x 2 ranks x 1 accumulated micro-batches (videos of movies); 5 optimizer steps'
+    )
+    assert cuts in log
     ranks = [
         [json.loads(line) for line in (tmp_path / 'work' / f'rank{rank}.jsonl').read_text().splitlines()]
         for rank in (0, 1)

@@ -395,11 +395,33 @@ def normalised_head(runner: Runner) -> None:
             None,
             'batch_size=2, replicas=2, leaves nothing to mix with. Set train_dataloader.batch_size to 4 or more',
         ),
+        (
+            {
+                'train_dataloader.batch_size': dict(image=4, more=2),
+                'train_dataloader.dataset.sources.more': dict(
+                    type='ImageDataset',
+                    root='{data}/pictures',
+                    replicas=2,
+                    transforms=[dict(type='RandomResizedCrop', size=32)],
+                ),
+                'model.data_preprocessor': dict(type='ClipPreprocessor', mixing=dict(type='MixupCutMix')),
+            },
+            None,
+            "for the source 'more' train_dataloader.batch_size=2, replicas=2, leaves nothing to mix with",
+        ),
+        (
+            {'train_dataloader.batch_size': dict(pictures=4)},
+            normalised_head,
+            r'model.head.0 is a BatchNorm1d, .* each of 2 micro-batches .*train_dataloader.batch_size=8, ',
+        ),
     ],
 )
 def test_what_depends_on_how_a_step_is_cut_is_refused(data: Path, tmp_path: Path, options, change, message):
     config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
-    runner = build_runner(config, tmp_path / 'work', {'train_dataloader.batch_size': 2, **options})
+    options = {'train_dataloader.batch_size': 2, **options}
+    if more := options.get('train_dataloader.dataset.sources.more'):
+        options['train_dataloader.dataset.sources.more'] = dict(more, root=str(data / 'pictures'))
+    runner = build_runner(config, tmp_path / 'work', options)
     if change:
         change(runner)
     with pytest.raises(ValueError, match=message):

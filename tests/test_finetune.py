@@ -76,7 +76,7 @@ def test_global_batch_on_any_number_of_gpus(size, benchmark, gpus):
         )
     )
     batch = {**TABLE_4, **TABLE_5}[size, benchmark][3]
-    assert cfg.train_dataloader.batch_size * gpus * batches.accumulation == batch
+    assert cfg.train_dataloader.batch_size * gpus * batches.accumulation[0] == batch
     assert len(batches) == math.ceil(100_000 * dataset.sources[0].replicas / batch)
 
 

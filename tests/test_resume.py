@@ -77,13 +77,14 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_stop_in_an_epoch_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int):
+@pytest.mark.parametrize(('num_workers', 'batch_size'), [(0, 4), (2, dict(image=4, video=2))])
+def test_stop_in_an_epoch_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers, batch_size):
     torch.set_num_threads(1)
     data = write_data(tmp_path / 'data')
     text = PRETRAIN.replace("'ImageDataset'", "'NotedImages'").replace("'VideoDataset'", "'NotedVideos'")
     config = write_config(tmp_path / 'pretrain.py', text, data)
     options = {
+        'train_dataloader.batch_size': batch_size,
         'train_dataloader.num_workers': num_workers,
         'train_dataloader.persistent_workers': num_workers > 0,
         'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=SAVED),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections import Counter
 
 import numpy as np
@@ -45,18 +46,24 @@ def steps_of(dataset, *, epoch=0, seed=0, repeats=None, start_step=0, **kwargs) 
     batches = MixedBatchSampler(sampler=sampler, **kwargs)
     batches.start_step = start_step
     micro_batches = iter(batches)
-    steps = list(iter(lambda: list(itertools.islice(micro_batches, batches.accumulation)), []))
-    assert len(steps) == len(batches) - start_step
+    steps = [
+        list(itertools.islice(micro_batches, len(batches.step_sizes(step)))) for step in range(start_step, len(batches))
+    ]
+    assert next(micro_batches, None) is None
     return steps
 
 
 @st.composite
 def recipes(draw) -> dict:
-    """Datasets with ratios, and a way to spread a global batch over ranks and micro-batches."""
+    """Datasets with ratios, and a way to spread a global batch over ranks and the micro-batches of each source."""
     sizes = draw(st.lists(st.tuples(st.integers(1, 90), st.sampled_from([1, 2, 4])), min_size=1, max_size=3))
     world_size, accumulation = draw(st.integers(1, 4)), draw(st.integers(1, 3))
-    batch_size = 4 * draw(st.integers(1, 3))
-    global_batch_size = batch_size * world_size * accumulation
+    batch_size: int | dict[str, int] = 4 * draw(st.integers(1, 3))
+    whole = batch_size
+    if draw(st.booleans()):
+        batch_size = {f's{i}': replicas * draw(st.integers(1, 4)) for i, (_, replicas) in enumerate(sizes)}
+        whole = math.lcm(4, *batch_size.values())
+    global_batch_size = whole * world_size * accumulation
     repeats = {}
     for i, (rows, replicas) in enumerate(sizes):
         per_pass = -(-rows * replicas // global_batch_size)
@@ -87,8 +94,11 @@ def test_ranks_agree_on_source_and_number_of_micro_batches(recipe):
         micro_batches = [micro_batch for rank in step for micro_batch in rank]
         assert len({address.source for micro_batch in micro_batches for address in micro_batch}) == 1
         assert len({len(rank) for rank in step}) == 1
-        source = recipe['dataset'].sources[micro_batches[0][0].source]
-        assert all(0 < len(rows) * source.replicas <= recipe['batch_size'] for rows in micro_batches)
+        index = micro_batches[0][0].source
+        source, size = recipe['dataset'].sources[index], recipe['batch_size']
+        size = size if isinstance(size, int) else size[f's{index}']
+        assert all(0 < len(rows) * source.replicas <= size for rows in micro_batches)
+        assert len(step[0]) * size * len(ranks) == recipe['global_batch_size']
 
 
 @PROPERTY
@@ -130,7 +140,7 @@ def test_a_whole_pass_reads_every_row_and_once_but_for_the_filling_of_its_last_s
         whole, last = steps[:-1], steps[-1]
         assert sorted(sum(whole, []) + sorted(set(last))) == list(range(len(dataset)))
         assert all(len(step) * dataset.replicas == recipe['global_batch_size'] for step in whole)
-        shares = len(ranks) * len(ranks[0][0])
+        shares = max(len(ranks) * len(step) for step in ranks[0] if step[0][0].source == source)
         assert len(last) - len(set(last)) < max(shares, 1)
         assert max(Counter(last).values()) - min(Counter(last).values()) <= 1
 
@@ -171,7 +181,7 @@ def test_the_papers_epoch_has_708_steps(batch_size, world_size, accumulation):
     batches = MixedBatchSampler(
         sampler=sampler, batch_size=batch_size, global_batch_size=2048, rank=0, world_size=world_size
     )
-    assert batches.accumulation == accumulation
+    assert batches.accumulation == (accumulation, accumulation)
     assert batches.steps == (626, 82)
     assert batches.steps_per_epoch == len(batches) == 708
     sizes = Counter((micro_batch[0].source, len(micro_batch)) for micro_batch in batches)
@@ -182,6 +192,27 @@ def test_the_papers_epoch_has_708_steps(batch_size, world_size, accumulation):
         (0, -(-1167 // shares)): accumulation - (shares == 8),
         (1, batch_size // 4): 82 * accumulation,
     } | ({(0, 145): 1} if shares == 8 else {})  # 1167 = 7 * 146 + 145
+
+
+def test_micro_batches_of_each_modality_and_of_a_source_that_has_its_own():
+    """2048 samples a step on 8 ranks, by hand; the rows of each step are those of one number."""
+    sources = dict(in1k=(100_000, 1, 'image'), ssv2=(20_000, 4, 'video'), k400=(30_000, 4, 'video'))
+    names = ('rows', 'replicas', 'modality')
+    dataset = MixedDataset(
+        sources={name: dict(type='Counted', **dict(zip(names, facts, strict=True))) for name, facts in sources.items()}
+    )
+    key = dict(global_batch_size=2048, rank=3, world_size=8)
+    batches = MixedBatchSampler(
+        sampler=MixedSampler(dataset=dataset, seed=0), batch_size=dict(image=256, video=32, k400=64), **key
+    )
+    assert (batches.batch_sizes, batches.accumulation) == ((256, 32, 64), (1, 8, 4))
+    assert batches.steps == (49, 40, 59)
+    shapes = {batches.step_sizes(step).shape for step in range(len(batches))}
+    assert shapes == {(1, 8), (8, 8), (4, 8)}
+    assert {(len(rows), rows[0].source) for rows in batches} >= {(256, 0), (8, 1), (16, 2)}
+    one = MixedBatchSampler(sampler=batches.sampler, batch_size=32, **key)
+    for step in range(len(batches)):
+        assert batches.step_sizes(step).sum() == one.step_sizes(step).sum()
 
 
 def test_known_epoch():
@@ -300,6 +331,34 @@ def test_seed_is_drawn_when_none_is_given():
             r"batch_size=30 counts replicas .* of every source, \{'s0': 1, 's1': 4\}. Nearest: 28 or 32.",
         ),
         (dict(batch_size=2, world_size=1), r'batch_size=2 counts replicas .* Nearest: 4.'),
+        (dict(batch_size=0, world_size=1), r'^batch_size=0 counts replicas .* Nearest: 4.'),
+        (dict(batch_size='32', world_size=1), r"^batch_size='32' is no whole number. Give 1 or more.$"),
+        (
+            dict(batch_size=dict(image=32, vidoe=8), world_size=1),
+            r'^batch_size.vidoe=8: no source and no modality has that name. Remove it, or name one of s0, s1, image.$',
+        ),
+        (
+            dict(batch_size=dict(s0=32), world_size=1),
+            r"^batch_size=\{'s0': 32\} has no number for the source 's1'. Add batch_size.s1, or batch_size.image for",
+        ),
+        (
+            dict(batch_size=dict(image=32, s1=30), global_batch_size=960, world_size=1),
+            r"^batch_size.s1=30 counts replicas and must be a multiple of .*, \{'s1': 4\}. Nearest: 28 or 32.$",
+        ),
+        (
+            dict(batch_size=dict(s0=3, s1=0), global_batch_size=960, world_size=1),
+            r'^batch_size.s1=0 counts replicas .* Nearest: 4.$',
+        ),
+        (dict(batch_size=dict(image=2.5), world_size=1), r'^batch_size.image=2.5 is no whole number'),
+        (
+            dict(batch_size=dict(s0=32, s1=24), global_batch_size=2048, world_size=8),
+            r'^global_batch_size=2048 is not a multiple of batch_size.s1=24 x 8 ranks = 192, .*'
+            r'Nearest: batch_size.s1=16 or 32, or global_batch_size=1536 or 2304.$',
+        ),
+        (
+            dict(batch_size=dict(s0=8, s1=12), world_size=2),
+            r'differs between sources, \[8, 12\], .* Give global_batch_size, a multiple of 48.',
+        ),
         (
             dict(batch_size=32, global_batch_size=64, world_size=1, repeats=dict(s1=0.01)),
             r"Source 's1' has no step: one pass over it is 25 steps of global_batch_size=64, times repeats=0.01. "
@@ -350,8 +409,9 @@ def test_known_evaluation_shares():
     assert shares == [[0, 2, 4, 6], [1, 3, 5, 7]]
     batches = EvalBatchSampler(sampler=EvalSampler(dataset=dataset, rank=0, world_size=2), batch_size=2)
     assert list(batches) == [[0, 2], [4], [6]]
-    with pytest.raises(ValueError, match='batch_size=0 is not positive'):
-        EvalBatchSampler(sampler=batches.sampler, batch_size=0)
+    for size in (0, dict(image=4)):
+        with pytest.raises(ValueError, match=f'batch_size={size} is not positive. Give one number for all sources'):
+            EvalBatchSampler(sampler=batches.sampler, batch_size=size)
 
 
 def test_every_sampler_is_configured_by_name():

@@ -31,6 +31,7 @@ from omnimae.planning import (
     sources_of,
 )
 from omnimae.registry import MODELS
+from omnimae.structures import sizes_by_source
 
 # CPU ms of a file and of each crop of it, on a core of an EPYC: benchmarks/results/2026-11-21_loader_epyc-2-cores.md.
 LOADER = {'image': (1.2, 0.2), 'video': (33.9, 1.8)}
@@ -74,21 +75,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     card = CARDS[args.gpu]
     card = card._replace(memory=args.memory or card.memory, tflops=args.tflops or card.tflops)
     loader = cfg.train_dataloader
-    global_batch_size = loader.batch_sampler.get('global_batch_size') or loader.batch_size * args.gpus
-    parts = [_part(cfg, model, source, card, args.gpus, global_batch_size) for source in sources_of(cfg, args.rows)]
+    sources = sources_of(cfg, args.rows)
+    sizes = sizes_by_source(loader.batch_size, {source.name: source for source in sources})
+    sizes = {name: size for name, (_, size) in sizes.items()}
+    global_batch_size = loader.batch_sampler.get('global_batch_size') or max(sizes.values()) * args.gpus
+    parts = [_part(cfg, model, source, sizes[source.name], card, args.gpus, global_batch_size) for source in sources]
     print(_head(args, cfg, model, card))
     print(_memory_table(parts, card))
     print(_time_table(parts, cfg, model, card, args.gpus, global_batch_size))
     print(_notes(cfg, parts))
 
 
-def _part(cfg: Config, model: nn.Module, source: Source, card: Card, num_gpus: int, global_batch_size: int) -> Part:
+def _part(
+    cfg: Config, model: nn.Module, source: Source, size: int, card: Card, num_gpus: int, global_batch_size: int
+) -> Part:
     count = count_step(model, inputs_of(cfg, source), reduced=_is_reduced(cfg))
     hooks = cfg.get('custom_hooks') or ()
     memory = memory_of(model, count, source, ema=any(hook['type'] == 'EMAHook' for hook in hooks), num_gpus=num_gpus)
     largest = memory.largest_batch(card.memory * GIB)
     fitting = fitting_batch(largest, global_batch_size, num_gpus, source.replicas)
-    return Part(source, count, memory, cfg.train_dataloader.batch_size, fitting)
+    return Part(source, count, memory, size, fitting)
 
 
 def _is_reduced(cfg: Config) -> bool:

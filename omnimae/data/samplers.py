@@ -7,14 +7,14 @@ samples of a step are the same whatever the number of ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from mmengine.dist import get_rank, get_world_size, sync_random_seed
 
 from omnimae.data.datasets import MixedDataset
 from omnimae.registry import DATA_SAMPLERS
-from omnimae.structures import Address
+from omnimae.structures import Address, sizes_by_source
 
 # First word after (seed, epoch) of what is drawn for: no two uses share a stream of random numbers.
 _SCHEDULE, _ROWS, _ADDRESS = range(3)
@@ -75,8 +75,9 @@ class MixedBatchSampler:
     """Batches of one source each, addressed to this rank.
 
     An optimizer step takes ``global_batch_size`` samples (replicas count) of one source, spread over all ranks and
-    over ``accumulation = global_batch_size / (batch_size * world size)`` micro-batches. A source of n rows with r
-    replicas has
+    over ``accumulation = global_batch_size / (batch_size * world size)`` micro-batches. With a ``batch_size`` for each
+    source or modality the accumulation of each follows; which samples make a step does not depend on it. A source of n
+    rows with r replicas has
 
         int(ceil(n * r / global_batch_size) * repeats)
 
@@ -86,40 +87,47 @@ class MixedBatchSampler:
     No row is dropped or counted twice: the last step of a pass takes those that are left, as many on each rank and in
     each micro-batch as they suffice for. One that is left without has a row that does not count; `step_sizes` says so.
 
-    Iterating yields the micro-batches, ``accumulation`` of them for each step; ``len()`` counts **steps**.
+    Iterating yields the micro-batches, ``len(step_sizes(step))`` of them for each step; ``len()`` counts **steps**.
 
     Attributes:
+        batch_sizes: of each source.
+        accumulation: of each source.
         start_step: set it to begin the next iteration at this step of the epoch; the steps before cost nothing.
         steps_per_epoch: the same as ``len()``.
 
     Args:
         sampler: given by MMEngine.
-        batch_size: samples per rank and micro-batch, replicas counted.
+        batch_size: samples per rank and micro-batch: one number, or source name or modality -> number, as in
+            ``dict(image=256, video=32)``. Replicas count: 32 are 8 videos in 4 crops each.
         global_batch_size: samples per optimizer step; by default what one micro-batch of every rank makes.
         rank, world_size: of this process; by default as MMEngine says.
 
     Raises:
-        ValueError: the sizes do not divide, or a source has no step.
+        ValueError: the sizes do not divide, a source has no step, or ``batch_size`` names what is no source.
     """
 
     def __init__(
         self,
         *,
         sampler: MixedSampler,
-        batch_size: int,
+        batch_size: int | Mapping[str, int],
         global_batch_size: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
     ):
         self.sampler = sampler
-        self.batch_size = batch_size
         self.rank = get_rank() if rank is None else rank
         self.world_size = get_world_size() if world_size is None else world_size
-        self.global_batch_size = batch_size * self.world_size if global_batch_size is None else global_batch_size
-        replicas = {name: s.replicas for name, s in zip(sampler.dataset.names, sampler.dataset.sources, strict=True)}
-        _check_sizes(batch_size, self.global_batch_size, self.world_size, replicas)
+        sources = dict(zip(sampler.dataset.names, sampler.dataset.sources, strict=True))
+        sizes = sizes_by_source(batch_size, sources)
+        self.batch_sizes = tuple(size for _, size in sizes.values())
+        if global_batch_size is None:
+            global_batch_size = _default_global_batch(self.batch_sizes, self.world_size)
+        self.global_batch_size = global_batch_size
+        replicas = {name: source.replicas for name, source in sources.items()}
+        _check_sizes(sizes, global_batch_size, self.world_size, replicas)
         self._replicas = np.array([*replicas.values()])
-        self.accumulation = self.global_batch_size // (batch_size * self.world_size)
+        self.accumulation = tuple(global_batch_size // (size * self.world_size) for size in self.batch_sizes)
         self.start_step = 0
 
         self._rows_per_step = tuple(self.global_batch_size // r for r in replicas.values())
@@ -145,7 +153,7 @@ class MixedBatchSampler:
         streams = [self._steps_of(source, epoch, int(first)) for source, first in enumerate(done)]
         for source in schedule[first_step:].tolist():
             rows, seed = next(streams[source])
-            counts = self._counts(len(rows))
+            counts = self._counts(source, len(rows))
             shares = np.resize(rows, (*counts.shape, counts[0, 0]))  # begins again when the rows run out
             for share, count in zip(shares[:, self.rank].tolist(), counts[:, self.rank].tolist(), strict=True):
                 yield [Address(source, row, seed) for row in share[: max(count, 1)]]
@@ -161,11 +169,11 @@ class MixedBatchSampler:
             yield order[position * rows_per_step : (position + 1) * rows_per_step], seed
 
     def step_sizes(self, step: int) -> np.ndarray:
-        """-> (accumulation, world size): how many samples of each micro-batch count in a step of the epoch."""
+        """-> (accumulation of its source, world size): how many samples of each micro-batch count in a step."""
         if self._plan[0] != self.sampler.epoch:
             self._plan = self.sampler.epoch, self._plan_of(self.sampler.epoch)
         source, num_rows = self._plan[1][step]
-        return self._counts(num_rows) * self._replicas[source]
+        return self._counts(source, num_rows) * self._replicas[source]
 
     def _plan_of(self, epoch: int) -> np.ndarray:
         """-> (steps, 2): source and number of rows of each step."""
@@ -177,11 +185,11 @@ class MixedBatchSampler:
             num_rows[schedule == source] = left.clip(max=rows_per_step)
         return np.stack([schedule, num_rows], 1)
 
-    def _counts(self, num_rows: int) -> np.ndarray:
+    def _counts(self, source: int, num_rows: int) -> np.ndarray:
         """-> (accumulation, world size): rows of each micro-batch; the last ones have what is left, or none."""
-        shares = self.accumulation * self.world_size
+        shares = self.accumulation[source] * self.world_size
         size = math.ceil(num_rows / shares)
-        return (num_rows - size * np.arange(shares)).clip(0, size).reshape(self.accumulation, self.world_size)
+        return (num_rows - size * np.arange(shares)).clip(0, size).reshape(-1, self.world_size)
 
     def _check_every_source_has_steps(self) -> None:
         facts = zip(self.sampler.dataset.names, self.steps, self._steps_per_pass, self.sampler.repeats, strict=True)
@@ -194,24 +202,39 @@ class MixedBatchSampler:
                 )
 
 
-def _check_sizes(batch_size: int, global_batch_size: int, world_size: int, replicas: Mapping[str, int]) -> None:
-    """Every source's replicas divide ``batch_size``, which times ``world_size`` divides ``global_batch_size``."""
-    unit = math.lcm(*replicas.values())
-    if batch_size < 1 or batch_size % unit:
+def _default_global_batch(batch_sizes: Sequence[int], world_size: int) -> int:
+    """What one micro-batch of every rank makes."""
+    if len({*batch_sizes}) > 1:
         raise ValueError(
-            f'batch_size={batch_size} counts replicas and must be a multiple of those of every source, {replicas}. '
-            f'Nearest: {_list_multiples(unit, batch_size)}.'
+            f'batch_size differs between sources, {list(batch_sizes)}, and every step has the same number of samples. '
+            f'Give global_batch_size, a multiple of {math.lcm(*batch_sizes) * world_size}.'
         )
-    if global_batch_size % (batch_size * world_size) or global_batch_size < 1:
-        per_rank = global_batch_size // world_size if global_batch_size % world_size == 0 else 0
-        fitting = [size for size in range(unit, per_rank + 1, unit) if per_rank % size == 0]
-        nearest = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:2])
-        raise ValueError(
-            f'global_batch_size={global_batch_size} is not a multiple of batch_size={batch_size} x {world_size} ranks '
-            f'= {batch_size * world_size}, so no number of accumulated micro-batches makes it. Nearest: '
-            + (f'batch_size={" or ".join(map(str, nearest))}, or ' if nearest else '')
-            + f'global_batch_size={_list_multiples(batch_size * world_size, global_batch_size)}.'
-        )
+    return batch_sizes[0] * world_size
+
+
+def _check_sizes(
+    sizes: Mapping[str, tuple[str, int]], global_batch_size: int, world_size: int, replicas: Mapping[str, int]
+) -> None:
+    """Every source's replicas divide its batch size, which times ``world_size`` divides ``global_batch_size``."""
+    for key, size in sizes.values():
+        own = {name: replicas[name] for name in sizes if sizes[name][0] == key}
+        unit = math.lcm(*own.values())
+        if size < 1 or size % unit:
+            raise ValueError(
+                f'{key}={size} counts replicas and must be a multiple of those of every source, {own}. '
+                f'Nearest: {_list_multiples(unit, size)}.'
+            )
+        if global_batch_size % (size * world_size) or global_batch_size < 1:
+            per_rank = global_batch_size // world_size if global_batch_size % world_size == 0 else 0
+            fitting = [number for number in range(unit, per_rank + 1, unit) if per_rank % number == 0]
+            nearest = sorted(sorted(fitting, key=lambda number: abs(number - size))[:2])
+            whole = math.lcm(*(number for _, number in sizes.values())) * world_size
+            raise ValueError(
+                f'global_batch_size={global_batch_size} is not a multiple of {key}={size} x {world_size} ranks '
+                f'= {size * world_size}, so no number of accumulated micro-batches makes it. Nearest: '
+                + (f'{key}={" or ".join(map(str, nearest))}, or ' if nearest else '')
+                + f'global_batch_size={_list_multiples(whole, global_batch_size)}.'
+            )
 
 
 def _list_multiples(unit: int, value: int) -> str:
@@ -263,8 +286,8 @@ class EvalBatchSampler:
     """
 
     def __init__(self, *, sampler: EvalSampler, batch_size: int):
-        if batch_size < 1:
-            raise ValueError(f'batch_size={batch_size} is not positive. Give 1 or more.')
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f'batch_size={batch_size} is not positive. Give one number for all sources, 1 or more.')
         self.sampler = sampler
         self.batch_size = batch_size
 

@@ -17,9 +17,10 @@ def compile_loss(model: nn.Module, options: bool | Mapping[str, Any] | None) -> 
     """Compile in place what ``model(..., mode='loss')`` computes in training; ``options`` are those of torch.compile.
 
     That makes one graph for each modality. Everything else runs as it is: evaluation, and micro-batches smaller than
-    the largest so far, which end every pass over a source; a graph for each of their sizes would take longer than they
-    do. Masks are drawn outside the graph and DropPath draws from PyTorch's generator, so both are those of a training
-    that is not compiled. Names of parameters stay, and a copy of the model is not compiled.
+    the largest so far of their modality, which end every pass over a source; a graph for each of their sizes would take
+    longer than they do. So the sources of a modality should have one batch size. Masks are drawn outside the graph and
+    DropPath draws from PyTorch's generator, so both are those of a training that is not compiled. Names of parameters
+    stay, and a copy of the model is not compiled.
 
     Returns:
         Whether anything is compiled.

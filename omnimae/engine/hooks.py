@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process, master_only
+from mmengine.dist import all_gather_object, all_reduce, get_rank, is_main_process, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -61,13 +61,18 @@ class ThroughputHook(Hook):
     priority = 'NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        """Log batch size, ranks, accumulation and steps."""
-        sampler, world_size = runner.train_dataloader.batch_sampler, get_world_size()
-        self._is_mixed = len({source.modality for source in runner.train_dataloader.dataset.sources}) > 1
-        effective = sampler.batch_size * world_size * sampler.accumulation
+        """Log batch size, ranks, accumulation and steps; for each source where the sizes differ."""
+        dataset, sampler = runner.train_dataloader.dataset, runner.train_dataloader.batch_sampler
+        self._is_mixed = len({source.modality for source in dataset.sources}) > 1
+        cuts = [
+            f'{size} per rank x {sampler.world_size} ranks x {accumulation} accumulated micro-batches'
+            for size, accumulation in zip(sampler.batch_sizes, sampler.accumulation, strict=True)
+        ]
+        if len({*cuts}) > 1:
+            sources = zip(cuts, dataset.names, dataset.sources, strict=True)
+            cuts = [f'{cut} ({source.modality}s of {name})' for cut, name, source in sources]
         runner.logger.info(
-            f'Effective batch: {effective} = {sampler.batch_size} per rank x {world_size} ranks '
-            f'x {sampler.accumulation} accumulated micro-batches; '
+            f'Effective batch: {" = ".join([str(sampler.global_batch_size), *dict.fromkeys(cuts)])}; '
             f'{len(runner.train_dataloader)} optimizer steps per epoch, {runner.max_iters} in all.'
         )
 

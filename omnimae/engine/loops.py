@@ -95,8 +95,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             )
         self.runner.model.train()
         _check_batch_norm(unwrapped(self.runner.model), self.batch_sampler)
-        replicas = max(source.replicas for source in self.dataloader.dataset.sources)
-        _check_mixing(unwrapped(self.runner.model), self.batch_sampler.batch_size, replicas)
+        _check_mixing(unwrapped(self.runner.model), self.dataloader)
         self.runner.call_hook('before_train')
         self._validate_if_due()  # a run that was stopped in a validation is resumed in front of it
         while self.epoch < self.max_epochs and not self.stop_training:
@@ -130,7 +129,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         for step in range(first_step, len(self.dataloader)):
             # All micro-batches come before the hooks, so that waiting for them counts as data time.
             try:
-                micro_batches = list(itertools.islice(batches, self.batch_sampler.accumulation))
+                micro_batches = list(itertools.islice(batches, len(self.batch_sampler.step_sizes(step))))
             except RuntimeError as error:
                 self._name_fatal_files(error)
                 raise
@@ -240,7 +239,7 @@ def _check_auto_scale_lr(options: Mapping[str, Any], global_batch_size: int) -> 
 
 def _check_batch_norm(model: nn.Module, batch_sampler: Any) -> None:
     """Batch norms that train see the samples of a whole step."""
-    accumulation, world_size = batch_sampler.accumulation, batch_sampler.world_size
+    accumulation, world_size = max(batch_sampler.accumulation), batch_sampler.world_size
     for name, module in model.named_modules():
         if not (isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training):
             continue
@@ -254,10 +253,15 @@ def _check_batch_norm(model: nn.Module, batch_sampler: Any) -> None:
         )
 
 
-def _check_mixing(model: nn.Module, batch_size: int, replicas: int) -> None:
-    if batch_size <= replicas and getattr(model.data_preprocessor, 'mixing', None) is not None:
-        raise ValueError(
-            f'model.data_preprocessor.mixing mixes the samples of a micro-batch, and train_dataloader.batch_size='
-            f'{batch_size}, replicas={replicas}, leaves nothing to mix with. Set train_dataloader.batch_size to '
-            f'{2 * replicas} or more, or mixing=None.'
-        )
+def _check_mixing(model: nn.Module, dataloader: DataLoader) -> None:
+    """Every micro-batch has two samples at least that are not replicas of each other."""
+    if getattr(model.data_preprocessor, 'mixing', None) is None:
+        return
+    dataset, sizes = dataloader.dataset, dataloader.batch_sampler.batch_sizes
+    for name, source, size in zip(dataset.names, dataset.sources, sizes, strict=True):
+        if size <= source.replicas:
+            raise ValueError(
+                f'model.data_preprocessor.mixing mixes the samples of a micro-batch, and for the source {name!r} '
+                f'train_dataloader.batch_size={size}, replicas={source.replicas}, leaves nothing to mix with. Set '
+                f'train_dataloader.batch_size to {2 * source.replicas} or more, or mixing=None.'
+            )
