@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import itertools
 import json
 import logging
@@ -29,13 +30,13 @@ from mmengine.runner import CheckpointLoader, Runner
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
-from torch import nn
+from torch import Tensor, nn
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
 from omnimae.engine import compat
 from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, LabelHook, StepSeedHook
-from omnimae.engine.optim import AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
+from omnimae.engine.optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
 from omnimae.evaluation import ClipAccuracy, SegmentationScore, load_scores
 from omnimae.registry import HOOKS, METRICS, MODELS, TRANSFORMS
@@ -328,6 +329,56 @@ def test_float16_scales_the_loss_skips_an_overflow_and_remembers_its_scale():
     assert full.scaler.state_dict() == {}
 
 
+OPTIMIZERS = {
+    'fused AdamW': functools.partial(torch.optim.AdamW, lr=0.1, fused=True),
+    'AdamW': functools.partial(torch.optim.AdamW, lr=0.1),
+    'fused SGD': functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True),
+    'LARS': functools.partial(LARS, lr=0.1),
+}
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+@pytest.mark.parametrize('dtype', [None, 'float16'])
+def test_a_step_that_is_left_out_leaves_no_trace(name: str, dtype: str | None):
+    def train(faults: list[str]) -> tuple[list[Tensor], dict, list[bool]]:
+        torch.manual_seed(0)
+        model, skipped = nn.Linear(40, 20), []
+        wrapper = AutocastOptimWrapper(OPTIMIZERS[name](model.parameters()), dtype, clip_grad=dict(max_norm=1.0))
+        for fault in faults:
+            loss = model(torch.ones(3, 40)).square().mean()
+            if fault == 'loss':
+                loss = loss + torch.inf  # the gradient is finite
+            if fault == 'gradient':
+                loss = loss + (model.weight - model.weight.detach()).square().sum().sqrt()  # adds 0
+            wrapper.update_params(loss)
+            skipped.append(bool(wrapper.skipped))
+        return [*model.parameters()], wrapper.state_dict()['scaler'], skipped
+
+    weights, scaler, skipped = train(['', ''])
+    assert skipped == [False, False]
+    for fault in ('loss', 'gradient'):
+        for faults in ([fault, '', ''], ['', fault, '']):
+            ours, ours_scaler, skipped = train(faults)
+            assert all(map(torch.equal, ours, weights)), faults
+            # in float16 a gradient is expected to overflow now and then
+            assert skipped == [x == 'loss' or (x == 'gradient' and dtype is None) for x in faults]
+            if dtype and fault == 'gradient':
+                steps_since = 2 - faults.index(fault)
+                assert ours_scaler == {**scaler, 'scale': scaler['scale'] / 2, '_growth_tracker': steps_since}
+            else:
+                assert ours_scaler == scaler
+
+
+def test_norm_of_the_gradient_and_scale_of_the_loss_are_logged(data: Path, tmp_path: Path):
+    options = {'optim_wrapper.dtype': 'float16', 'optim_wrapper.clip_grad': dict(max_norm=1e-3)}
+    runner = build_runner(write_config(tmp_path / 'classify.py', CLASSIFY, data), tmp_path / 'work', options)
+    runner.train()
+    norms, scales = (runner.message_hub.get_scalar(f'train/{key}').data[0] for key in ('grad_norm', 'loss_scale'))
+    assert (len(norms), len(scales)) == (6, 6)  # optimizer steps
+    assert all(norms > 1e-3)  # as it was before
+    assert all(scales == 2**16)
+
+
 def test_unknown_dtype_is_refused():
     with pytest.raises(ValueError, match="dtype is 'fp16'. Choose None, 'bfloat16' or 'float16'"):
         AutocastOptimWrapper(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1), dtype='fp16')
@@ -496,11 +547,17 @@ def step(names: list[str], broken: list[str] = ()) -> list[dict]:
     return [dict(ids=[name for name in names for _ in range(2)], failures=failures)]
 
 
+def take_a_step(hook: BrokenFileHook, runner: SimpleNamespace, index: int, batches: list[dict]) -> None:
+    hook.count_step(runner, batches, counts := {})
+    runner.train_loop = SimpleNamespace(counts=counts)
+    hook.after_train_iter(runner, index, batches)
+
+
 def test_broken_files_are_counted_once_and_listed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     runner, hook = fake_runner(tmp_path), BrokenFileHook()
     hook.before_train(runner)
     for _ in range(30):  # the same file again and again is one broken file
-        hook.after_train_iter(runner, 0, step(['a', 'b', 'c'], broken=['x', 'y']))
+        take_a_step(hook, runner, 0, step(['a', 'b', 'c'], broken=['x', 'y']))
     assert (tmp_path / 'broken_files.txt').read_text() == 'x\tcut off x\ny\tcut off y\n'
     assert [record.message for record in caplog.records] == [
         f'Broken file, replaced by another: {name} (cut\noff {name})' for name in 'xy'
@@ -511,14 +568,14 @@ def test_broken_files_are_counted_once_and_listed_once(tmp_path: Path, caplog: p
 def test_counts_of_broken_files_go_on_and_lines_are_not_written_twice(tmp_path: Path):
     runner, hook = fake_runner(tmp_path), BrokenFileHook()
     hook.before_train(runner)
-    hook.after_train_iter(runner, 0, step(['a'], broken=['x']))
+    take_a_step(hook, runner, 0, step(['a'], broken=['x']))
     saved = copy.deepcopy(runner.message_hub.state_dict())
-    hook.after_train_iter(runner, 0, step(['b'], broken=['y']))
+    take_a_step(hook, runner, 0, step(['b'], broken=['y']))
     resumed_runner, resumed = fake_runner(tmp_path), BrokenFileHook()
     resumed_runner.message_hub.load_state_dict(saved)  # from before y was met
     resumed.before_train(resumed_runner)
     assert (resumed.tried, list(resumed.broken)) == (2, ['x'])
-    resumed.after_train_iter(resumed_runner, 0, step(['b'], broken=['y', 'z']))
+    take_a_step(resumed, resumed_runner, 0, step(['b'], broken=['y', 'z']))
     assert (resumed.tried, list(resumed.broken)) == (5, ['x', 'y', 'z'])
     lines = (tmp_path / 'broken_files.txt').read_text().splitlines()
     assert lines == ['x\tcut off x', 'y\tcut off y', 'z\tcut off z']
@@ -529,10 +586,10 @@ def test_more_than_ten_broken_files_and_than_one_percent_stop_the_run(tmp_path: 
     runner, hook = fake_runner(tmp_path), BrokenFileHook()
     hook.before_train(runner)
     broken = [f'broken{i}' for i in range(accepted)]
-    hook.after_train_iter(runner, 0, step([str(i) for i in range(tried - accepted)], broken))
+    take_a_step(hook, runner, 0, step([str(i) for i in range(tried - accepted)], broken))
     message = rf'(?s){accepted + 1} broken files among {tried + 1} tried.*\n  broken0: cut.*last: cut'
     with pytest.raises(ValueError, match=message):
-        hook.after_train_iter(runner, 1, step([], ['last']))
+        take_a_step(hook, runner, 1, step([], ['last']))
 
 
 def test_the_log_smooths_training_and_not_the_accuracies_of_validations():

@@ -195,21 +195,30 @@ def test_no_entrance_runs_what_is_in_a_checkpoint(
 # Numbers
 
 
-def poison(runner: Runner, steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the loss infinite in these optimizer steps, counted from 0."""
+def poison(runner: Runner, steps: set[int], monkeypatch: pytest.MonkeyPatch, what: str = 'loss') -> None:
+    """Make the loss infinite, or its gradient, in these optimizer steps, counted from 0."""
     model = runner.model
     loss = model.loss
 
     def poisoned(*args, **kwargs):
         losses = loss(*args, **kwargs)
-        return losses | {'loss': losses['loss'] / (runner.iter not in steps)}
+        if runner.iter not in steps:
+            return losses
+        bias = model.backbone.blocks[0].mlp.fc1.bias
+        nothing = (bias - bias.detach()).square().sum().sqrt()  # 0, with an infinite gradient
+        return losses | {'loss': losses['loss'] / 0 if what == 'loss' else losses['loss'] + nothing}
 
     monkeypatch.setattr(model, 'loss', poisoned)
 
 
-def test_a_step_without_a_number_is_left_out_and_noted(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ('what', 'note'), [('loss', r'loss inf: '), ('gradient', r'loss \d\.\d+, gradient not finite: ')]
+)
+def test_a_step_without_a_number_is_left_out_and_noted(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, note: str
+):
     runner = build_runner(config, tmp_path / 'work')
-    poison(runner, {2, 3}, monkeypatch)
+    poison(runner, {2, 3}, monkeypatch, what)
     weights, step = [], AutocastOptimWrapper.step
 
     def noted(self, **kwargs):
@@ -223,7 +232,7 @@ def test_a_step_without_a_number_is_left_out_and_noted(config: Path, tmp_path: P
     assert runner.message_hub.get_info('skipped_steps') == 2
     lines = (tmp_path / 'work' / 'skipped_steps.txt').read_text().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith('epoch 1, step 3 (iteration 3)\tloss inf: ')
+    assert re.match(r'epoch 1, step 3 \(iteration 3\)\t' + note, lines[0])
     assert '.png' in lines[0]
     assert all(weight.isfinite().all() for weight in runner.model.state_dict().values())
 
@@ -358,12 +367,12 @@ class FaultHook(Hook):
         model = runner.model.module
         if get_rank() == 1 and runner.iter == 2:
             loss = type(model).loss
-            model.loss = lambda *args: {'loss': loss(model, *args)['loss'] * float('nan')}
+            model.loss = lambda *args: {key: value * float('nan') for key, value in loss(model, *args).items()}
         elif 'loss' in vars(model):
             del model.loss
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
-        if get_rank() == 1 and runner.iter == 4:
+        if get_rank() == 1 and runner.iter == 3:  # after the values of this step went round
             os.kill(os.getpid(), signal.SIGUSR1)
 
 

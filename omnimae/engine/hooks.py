@@ -119,6 +119,12 @@ class BrokenFileHook(Hook):
             text = self.file.read_text(encoding='utf-8', errors='surrogateescape')
             self.listed.update(line.split('\t')[0] for line in text.split('\n'))
 
+    def count_step(self, runner: Runner, data_batch: list[Batch], counts: dict[str, float]) -> None:
+        """Count the files of the step on this rank (EpochTrainLoop)."""
+        failures = sum(len(batch.get('failures', [])) for batch in data_batch)
+        read = sum(len(set(batch['ids'])) for batch in data_batch)  # replicas share their file
+        counts |= dict(files_tried=read + failures, files_broken=failures)
+
     def after_train_iter(
         self,
         runner: Runner,
@@ -126,18 +132,16 @@ class BrokenFileHook(Hook):
         data_batch: list[Batch],
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
-        """Count the files of the step.
+        """Take up the counts of all ranks.
 
         Raises:
             ValueError: too many broken files.
         """
-        failures = [failure for batch in data_batch for failure in batch.get('failures', [])]
-        read = sum(len(set(batch['ids'])) for batch in data_batch)  # replicas share their file
-        counts = torch.tensor([read + len(failures), len(failures)])
-        all_reduce(counts)
-        self.tried += int(counts[0])
+        counts = runner.train_loop.counts
+        self.tried += int(counts['files_tried'])
         runner.message_hub.update_info('files_tried', self.tried)
-        if counts[1]:
+        if counts['files_broken']:
+            failures = [failure for batch in data_batch for failure in batch.get('failures', [])]
             self._record(runner, [failure for rank in all_gather_object(failures) for failure in rank])
 
     def _record(self, runner: Runner, failures: list[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, all_reduce, is_main_process
+from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -40,6 +40,10 @@ class EpochTrainLoop(EpochBasedTrainLoop):
     ``forward`` to the batches. It returns None, or for each micro-batch a count: () of what its loss is a mean over, or
     (tasks,), which come back weighted as the argument ``shares``.
 
+    A hook may have a method ``count_step(runner, data_batch, counts)``, called after the update. It adds numbers of
+    this rank to the dict ``counts``, by the same names on all ranks. Their sums over ranks are the loop's ``counts`` in
+    ``after_train_iter``. A collective of the hook's own would wait for the device in every step.
+
     Random numbers are not part of it: masks, DropPath and mixing are drawn micro-batch by micro-batch.
 
     Args:
@@ -48,7 +52,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         max_epochs: length of the training.
         val_begin: first epoch with a validation.
         val_interval: epochs between validations.
-        max_skipped: optimizer steps in a row that may be left out because a loss is not finite.
+        max_skipped: optimizer steps in a row that may be left out because a loss or a gradient is not finite.
 
     Raises:
         ValueError: there is no batch sampler, an optimizer wrapper of another kind, or what depends on how a step is
@@ -141,16 +145,18 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """One optimizer step over the micro-batches ``data_batch``.
 
         Raises:
-            FloatingPointError: more than ``max_skipped`` steps in a row had a loss that is not finite.
+            FloatingPointError: more than ``max_skipped`` steps in a row had a loss or a gradient that is not finite.
         """
-        runner = self.runner
+        runner, wrapper = self.runner, self.runner.optim_wrapper
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         batches = [batch.copy() for batch in data_batch]
         weights = self._begin_step(batches, self.batch_sampler.step_sizes(idx))
-        runner.optim_wrapper.begin_step(weights)
-        logs = [runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper) for batch in batches]
-        outputs = _mean(logs, weights, of_all_ranks=not runner.optim_wrapper.skipped)
-        if runner.optim_wrapper.skipped:
+        wrapper.begin_step(weights)
+        logs = [runner.model.train_step(batch, optim_wrapper=wrapper) for batch in batches]
+        counts: dict[str, float] = {}
+        runner.call_hook('count_step', data_batch=data_batch, counts=counts)
+        skipped, outputs, self.counts = _read(logs, weights, wrapper, counts)
+        if skipped:
             self._note_skipped(idx, [batch['ids'] for batch in data_batch], [log['loss'].item() for log in logs])
         else:
             self._skipped_in_a_row = 0
@@ -202,8 +208,9 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self._skipped_in_a_row += 1
         count = self.runner.message_hub.get_info('skipped_steps', 0) + 1
         self.runner.message_hub.update_info('skipped_steps', count)
-        own = [f'loss {loss}: {", ".join(i)}' for loss, i in zip(losses, ids, strict=True) if not math.isfinite(loss)]
-        lines = [line for rank in all_gather_object(own) for line in rank]
+        parts = [part for rank in all_gather_object([*zip(losses, ids, strict=True)]) for part in rank]
+        lines = [f'loss {loss}: {", ".join(names)}' for loss, names in parts if not math.isfinite(loss)]
+        lines = lines or [f'loss {loss}, gradient not finite: {", ".join(names)}' for loss, names in parts]
         place = f'epoch {self.epoch + 1}, step {idx + 1} (iteration {self.iter + 1})'
         file = Path(self.runner.work_dir, 'skipped_steps.txt')
         if is_main_process():
@@ -211,20 +218,32 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self.runner.logger.warning(f'No update at {place}, {count} left out so far: {lines[0]}')
         if self._skipped_in_a_row > self.max_skipped:
             raise FloatingPointError(
-                f'The loss is not finite at {place}, {self._skipped_in_a_row} steps in a row; train_cfg.max_skipped='
-                f'{self.max_skipped}. The samples are in {file}, the last good weights in '
+                f'The loss or its gradient is not finite at {place}, {self._skipped_in_a_row} steps in a row; '
+                f'train_cfg.max_skipped={self.max_skipped}. The samples are in {file}, the last good weights in '
                 f'{find_latest_checkpoint(self.runner.work_dir)}. Lower optim_wrapper.optimizer.lr or set '
                 'optim_wrapper.clip_grad, and go on with --resume.'
             )
 
 
-def _mean(logs: list[dict[str, Tensor]], weights: Sequence[float | Tensor], of_all_ranks: bool) -> dict[str, Tensor]:
-    """The mean of each value over the micro-batches; of this rank alone, where another one may not be finite."""
-    parts = [torch.stack([*log.values()]).detach() * weight for log, weight in zip(logs, weights, strict=True)]
-    means = torch.stack(parts).mean(0)
-    if of_all_ranks:
-        all_reduce(means, 'mean')
-    return dict(zip(logs[0], means.unbind(), strict=True))
+def _read(
+    logs: list[dict[str, Tensor]], weights: Sequence[float | Tensor], wrapper: Any, counts: dict[str, float]
+) -> tuple[bool, dict[str, Tensor], dict[str, float]]:
+    """Whether the step was left out, the values that it logs, and the sum of ``counts`` over ranks; all on the host.
+
+    All come in one copy, the only one of a step, because each copy waits until the device has done the whole step. The
+    values are means over micro-batches and ranks; of this rank alone where the step was left out.
+    """
+    own = torch.stack([torch.stack([*x.values()]).detach() * weight for x, weight in zip(logs, weights, strict=True)])
+    own = own.mean(0)
+    sums = torch.cat([own, torch.tensor([*counts.values()]).to(own.device, own.dtype, non_blocking=True)])
+    all_reduce(sums)
+    values = torch.cat([own, sums, torch.stack([wrapper.skipped.to(own), *wrapper.logs.values()])]).cpu()
+    own, means, totals, rest = values.split([len(own), len(own), len(counts), 1 + len(wrapper.logs)])
+    outputs = dict(zip(logs[0], means / get_world_size(), strict=True))
+    outputs.update(zip(wrapper.logs, rest[1:], strict=True))
+    if rest[0]:
+        outputs = dict(zip(logs[0], own, strict=True))
+    return bool(rest[0]), outputs, dict(zip(counts, totals.tolist(), strict=True))
 
 
 def _check_auto_scale_lr(options: Mapping[str, Any], global_batch_size: int) -> None:

@@ -33,8 +33,15 @@ class AutocastOptimWrapper(OptimWrapper):
     MMEngine's AmpOptimWrapper refuses to run without a GPU (0.11.0rc0 still does). Gradient accumulation is not an
     argument: the train loop says before each step how many micro-batches it has, and what each of them counts.
 
-    A step is left out on all ranks when the loss of any of its micro-batches, on any rank, is not finite; ``skipped``
-    says so of the last one.
+    A step is left out on all ranks when the loss of any of its micro-batches, on any rank, is not finite, or a gradient
+    is not. With float16 such a gradient counts as an overflow: it lowers the loss scale, and ``skipped`` stays false.
+
+    A step does not wait for the device: PyTorch's fused Adams and LARS read there, as ``found_inf``, whether to leave
+    it out. With any other optimizer the host reads it, which is one wait per step.
+
+    Attributes:
+        skipped: (), on the device: whether the last step was left out; for float16, because of its loss.
+        logs: () each, on the device: 'grad_norm' where it is clipped and 'loss_scale' with float16, of the last step.
 
     Args:
         optimizer: the optimizer.
@@ -59,7 +66,8 @@ class AutocastOptimWrapper(OptimWrapper):
                 "'float16', which scales the loss (--cfg-options optim_wrapper.dtype=float16), or None for float32."
             )
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.dtype == torch.float16)
-        self.skipped = False
+        self.skipped = torch.tensor(False)
+        self.logs: dict[str, Tensor] = {}
         self._weights: Sequence[float | Tensor] = ()
         self._finite: list[Tensor] = []  # of the micro-batches since the last step
 
@@ -87,20 +95,49 @@ class AutocastOptimWrapper(OptimWrapper):
         super().backward(self.scaler.scale(loss), **kwargs)
 
     def step(self, **kwargs: Any) -> None:
-        """Unscale, clip, update; with float16 a step whose gradients overflowed is left out, too."""
-        finite = torch.stack(self._finite).all().float()
+        """Unscale, clip and update, unless something is not finite."""
+        self.scaler.unscale_(self.optimizer)
+        self.logs = {}
+        norm = self._clip()
+        finite = torch.stack([*self._finite, norm.isfinite()])
         self._finite.clear()
+        finite = torch.stack([finite[:-1].all(), finite.all()]).float()
         all_reduce(finite, 'min')
-        self.skipped = not finite
-        if self.skipped:
-            return
-        if self.clip_grad_kwargs:
-            self.scaler.unscale_(self.optimizer)
-            self._clip_grad()
-        self.scaler.step(self.optimizer, **kwargs)
-        self.scaler.update()
+        loss_is_finite, all_is_finite = finite
+        self._update(1 - all_is_finite, **kwargs)
+        self.skipped = 1 - all_is_finite
         if self.scaler.is_enabled():
-            self.message_hub.update_scalar('train/loss_scale', self.scaler.get_scale())
+            self._update_scale(loss_is_finite)
+            self.skipped = 1 - loss_is_finite
+            self.logs['loss_scale'] = self.scaler.scale(torch.ones_like(norm))
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients and return their norm, (), from before it."""
+        parameters = [x for group in self.optimizer.param_groups for x in group['params'] if x.grad is not None]
+        if self.clip_grad_kwargs:
+            norm = self.clip_func(parameters, **self.clip_grad_kwargs)
+            if norm is not None:  # values are clipped without it
+                self.logs[self.grad_name] = norm
+                return norm
+        return torch.stack(torch._foreach_norm([x.grad for x in parameters])).norm()
+
+    def _update(self, found_inf: Tensor, **kwargs: Any) -> None:
+        optimizer: Any = self.optimizer
+        # torch 2.15: a fused SGD whose first step is left out takes uninitialised memory for its momentum.
+        if getattr(optimizer, '_step_supports_amp_scaling', False) and not isinstance(optimizer, torch.optim.SGD):
+            optimizer.grad_scale, optimizer.found_inf = None, found_inf
+            optimizer.step(**kwargs)
+            del optimizer.grad_scale, optimizer.found_inf
+        elif not found_inf:  # waits
+            optimizer.step(**kwargs)
+
+    def _update_scale(self, loss_is_finite: Tensor) -> None:
+        """Halve the scale after an overflow, double it after 2000 steps without. A loss that is not finite keeps it."""
+        state = self.scaler._scale, self.scaler._growth_tracker
+        before = [x.clone() for x in state]
+        self.scaler.update()
+        for now, then in zip(state, before, strict=True):
+            now.copy_(torch.where(loss_is_finite > 0, now, then))
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimizer and of the loss scale."""
@@ -131,6 +168,8 @@ class LARS(torch.optim.Optimizer):
         trust_coefficient: size of a step relative to the weight, at a learning rate of 1.
     """
 
+    _step_supports_amp_scaling = True  # PyTorch's name for: it reads ``found_inf``
+
     def __init__(
         self,
         params: Any,
@@ -144,7 +183,8 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # MMEngine gives no closure
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, unless ``found_inf``, (), is there and not 0."""
+        found_inf = getattr(self, 'found_inf', None)
         for group in self.param_groups:
             for parameter in group['params']:
                 if parameter.grad is None:
@@ -158,8 +198,13 @@ class LARS(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if 'momentum_buffer' not in state:
                     state['momentum_buffer'] = torch.zeros_like(parameter)
-                state['momentum_buffer'].mul_(group['momentum']).add_(update)
-                parameter.add_(state['momentum_buffer'], alpha=-group['lr'])
+                momentum = state['momentum_buffer'] * group['momentum'] + update
+                _replace(state['momentum_buffer'], momentum, found_inf)
+                _replace(parameter, parameter.add(momentum, alpha=-group['lr']), found_inf)
+
+
+def _replace(old: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
+    old.copy_(new if found_inf is None else torch.where(found_inf > 0, old, new))
 
 
 # what stands before the blocks of a backbone

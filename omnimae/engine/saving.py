@@ -109,8 +109,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 class PreemptionHook(Hook):
     """Saves and ends the run when the cluster asks for it: SIGTERM, or SIGUSR1 (Slurm's ``--signal=USR1@120``).
 
-    A rank that was signalled tells the others at the next optimizer step (or after the validation that is running);
-    all save ``preempted.pth`` together and exit with code 75, which ``slurm_train.sh`` answers with ``--resume``.
+    A rank that was signalled tells the others at the end of the optimizer step or validation that is running. All save
+    ``preempted.pth`` together and exit with code 75, which ``slurm_train.sh`` answers with ``--resume``.
     """
 
     # Behind everything else of the step.
@@ -130,27 +130,32 @@ class PreemptionHook(Hook):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
+    def count_step(self, runner: Runner, data_batch: Any, counts: dict[str, float]) -> None:
+        """Say whether this rank was asked (EpochTrainLoop)."""
+        counts['asked_to_stop'] = self._asked
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
-        """Stop behind this step, if any rank was asked to."""
-        self._stop_if_asked(runner, step_is_over=True)
+        """Stop after this step if any rank was asked to."""
+        if runner.train_loop.counts['asked_to_stop']:
+            self._stop(runner, step_is_over=True)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Stop behind this validation."""
-        if runner._train_loop is not None:
-            self._stop_if_asked(runner, step_is_over=False)
+        if runner._train_loop is None:
+            return
+        asked = torch.tensor(float(self._asked))
+        all_reduce(asked, 'max')
+        if asked:
+            self._stop(runner, step_is_over=False)
 
     def after_train(self, runner: Runner) -> None:
         """Everything is done: the signals do again what they did before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _stop_if_asked(self, runner: Runner, step_is_over: bool) -> None:
-        asked = torch.tensor(float(self._asked))
-        all_reduce(asked, 'max')
-        if not asked:
-            return
+    def _stop(self, runner: Runner, step_is_over: bool) -> None:
         meta = dict(epoch=runner.epoch, iter=runner.iter + step_is_over)
         runner.save_checkpoint(runner.work_dir, 'preempted.pth', meta=meta, by_epoch=False)
         if is_main_process():
