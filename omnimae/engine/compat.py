@@ -20,9 +20,10 @@ import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.registry import MODEL_WRAPPERS
-from mmengine.runner import CheckpointLoader, save_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.checkpoint import load_file, replacing
@@ -117,6 +118,21 @@ def save_whole(
 
 
 runner_module.save_checkpoint = save_whole
+
+
+def save_together(runner: Runner, *args: Any, save_optimizer: bool = True, **options: Any) -> None:
+    """Save a checkpoint on the main rank, with the parts that the others have of a sharded optimizer.
+
+    MMEngine leaves out the other ranks, for which its own ZeroRedundancyOptimizer then waits. Not mended in 0.11.0rc0.
+    """
+    if is_main_process():
+        _save_checkpoint(runner, *args, save_optimizer=save_optimizer, **options)
+    elif save_optimizer:
+        runner.optim_wrapper.state_dict()
+
+
+_save_checkpoint = Runner.save_checkpoint
+Runner.save_checkpoint = save_together  # type: ignore[method-assign]
 
 
 def find_latest_checkpoint(work_dir: str) -> str | None:

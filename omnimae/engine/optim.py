@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import MessageHub
 from mmengine.optim import BaseOptimWrapper, OptimWrapper, _ParamScheduler
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from omnimae.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
 
 from .devices import choose_device, has_bfloat16
+from .sharding import ShardedOptimizer
 
 DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -47,16 +48,23 @@ class AutocastOptimWrapper(OptimWrapper):
         optimizer: the optimizer.
         dtype: None trains in float32, 'bfloat16' needs no loss scaling, 'float16' scales the loss dynamically.
         clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``.
+        shard: keep on each rank a part of the optimizer's state, see `ShardedOptimizer`.
 
     Raises:
         ValueError: unknown dtype, or one that the GPU does not have.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, dtype: str | None = None, clip_grad: dict[str, Any] | None = None
+        self,
+        optimizer: torch.optim.Optimizer,
+        dtype: str | None = None,
+        clip_grad: dict[str, Any] | None = None,
+        shard: bool = False,
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"optim_wrapper.dtype is {dtype!r}. Choose None, 'bfloat16' or 'float16'.")
+        if shard and get_world_size() > 1:
+            optimizer = ShardedOptimizer(optimizer)
         super().__init__(optimizer, clip_grad=clip_grad)
         self.dtype = DTYPES[dtype]
         self.device_type = torch.device(choose_device()).type

@@ -1,0 +1,71 @@
+"""The state of the optimizer, a part of it on each rank (ZeRO, stage 1: arXiv:1910.02054)."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+
+class ShardedOptimizer(ZeroRedundancyOptimizer):
+    """PyTorch's ZeroRedundancyOptimizer around any optimizer: the same numbers, a part of the state on each rank.
+
+    A rank updates the parameters whose state it has, and sends them to the others. A checkpoint holds the state of all
+    parameters, as without sharding: a run may resume on any number of ranks, sharded or not.
+
+    PyTorch's own ``state_dict`` pickles each part and sends it to all ranks, in GPU memory. Here the tensors go to the
+    main rank, one by one. PyTorch's own ``load_state_dict`` moves Adam's step counts to the CPU, and ``fused=True``
+    needs them on the GPU. Neither is mended in torch 2.14.
+
+    Args:
+        optimizer: an optimizer without state; this one takes its place.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        accepted = inspect.signature(type(optimizer)).parameters  # AdamW's defaults hold more
+        options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+        super().__init__(optimizer.param_groups, type(optimizer), **options)
+        self.defaults = optimizer.defaults
+        numbers = {x: number for number, x in enumerate(_parameters(self))}
+        self._numbers = [numbers[x] for x in _parameters(self.optim)]  # of the parameters of this rank, among all
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state of all parameters on the main rank, nothing on the others; all ranks call it together."""
+        own = {self._numbers[place]: entry for place, entry in self.optim.state_dict()['state'].items()}
+        forms: list[Any] = [None] * self.world_size
+        dist.gather_object(tree_map_only(Tensor, lambda x: x.to('meta'), own), forms if self.rank == 0 else None)
+        if self.rank > 0:
+            for x in tree_leaves(own):
+                if isinstance(x, Tensor):
+                    dist.send(x.to(self._default_device).contiguous(), 0)
+            return {}
+        state = tree_map_only(Tensor, Tensor.cpu, own)
+        for rank in range(1, self.world_size):
+            state |= tree_map_only(Tensor, lambda form, rank=rank: self._receive(form, rank), forms[rank])
+        return {**Optimizer.state_dict(self), 'state': dict(sorted(state.items()))}
+
+    def _receive(self, form: Tensor, rank: int) -> Tensor:
+        x = torch.empty(form.shape, dtype=form.dtype, device=self._default_device)
+        dist.recv(x, rank)
+        return x.cpu()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take this rank's part of the state of all parameters."""
+        state, groups = state_dict['state'], self.optim.state_dict()['param_groups']
+        own = {place: state[number] for place, number in enumerate(self._numbers) if number in state}
+        for group, given in zip(groups, state_dict['param_groups'], strict=True):
+            group.update({**given, 'params': group['params']})
+        self.optim.load_state_dict(dict(state=own, param_groups=groups))
+        for group, given in zip(self.param_groups, self.optim.param_groups, strict=True):
+            group.update({**given, 'params': group['params']})
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    """In the order in which a state dict counts them."""
+    return [x for group in optimizer.param_groups for x in group['params']]
