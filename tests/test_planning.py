@@ -126,6 +126,16 @@ def test_the_tool(config, capsys):
     assert ('give --rows SOURCE=N' in said) == ('hours of' in said and ' ?' in said)
 
 
+def test_each_source_is_planned_at_its_own_size(capsys):
+    sizes = ('train_dataloader.batch_size.image=32', 'train_dataloader.batch_size.video=16')
+    plan('configs/demo/pretrain.py', '--cfg-options', *sizes)
+    said = capsys.readouterr().out
+    images, videos = re.search(r'batch size of the config +(\d+) +(\d+)\n', said).groups()
+    assert (images, videos) == ('32', '16')
+    images, videos = re.search(r'samples/s of a device +(\d+) +(\d+)\n', said).groups()
+    assert int(images) == pytest.approx(2 * int(videos), rel=0.02)  # both wait for launches
+
+
 def test_numbers_of_the_users_own_make_no_surer_hours(capsys):
     plan('configs/demo/linear_images.py', '--memory', '16', '--rows', 'images=1000000000')
     hours = re.search(r'The whole recipe: (.+) hours, probably (.+) to (.+)\.', capsys.readouterr().out)

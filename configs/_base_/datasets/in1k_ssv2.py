@@ -17,7 +17,9 @@ num_frames = 16  # of a clip
 data_root = '{{$OMNIMAE_DATA:data}}'
 
 train_dataloader = dict(
-    batch_size=32,  # samples per GPU and micro-batch; the GPU's memory decides, the numbers do not change
+    # samples per GPU and micro-batch, replicas counted: 32 clips are 8 videos in 4 crops; the GPU's memory decides, the
+    # numbers do not change. 256 images keep a GPU busy, where 32 wait for kernel launches (an estimate, not measured).
+    batch_size=dict(image=256, video=32),
     num_workers=10,
     persistent_workers=True,
     pin_memory=True,
