@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from streams import Streams
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.data.datasets import ImageDataset, VideoDataset
@@ -77,9 +78,13 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize(('num_workers', 'batch_size'), [(0, 4), (2, dict(image=4, video=2))])
-def test_stop_in_an_epoch_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers, batch_size):
+@pytest.mark.parametrize(
+    ('num_workers', 'batch_size', 'on_gpu'), [(0, 4, False), (2, dict(image=4, video=2), False), (2, 4, True)]
+)
+def test_stop_in_an_epoch_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers, batch_size, on_gpu):
     torch.set_num_threads(1)
+    if on_gpu:
+        Streams(monkeypatch)  # a step is read while the one before is trained
     data = write_data(tmp_path / 'data')
     text = PRETRAIN.replace("'ImageDataset'", "'NotedImages'").replace("'VideoDataset'", "'NotedVideos'")
     config = write_config(tmp_path / 'pretrain.py', text, data)

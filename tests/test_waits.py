@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.hooks import EMAHook
+from streams import Streams
 from tiny_models import PRETRAINING, TRANSFER, batches, model_config
 from tiny_run import PRETRAIN, build_runner, write_config, write_data
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from omnimae.engine import loops
+from omnimae.engine.feeding import Feed
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
@@ -122,7 +124,6 @@ def test_what_begins_a_step_waits_for_nothing(method: str, monkeypatch: pytest.M
         for batch in batches(cfg):
             batch = tree_map(lambda x: x.to('cuda') if isinstance(x, Tensor) else x, batch)
             batch['ids'] = [''] * 4
-            batch.pop('labels', None)  # the preprocessor checks them, before the loader's go to the device
             parts = [{**batch}, {**batch}]
             assert waits_of(lambda parts=parts: model.begin_step(parts, [4, 4], 8)) == []
             assert (method == 'pretrain') or 'masks' in parts[1] or 'features' in parts[1]
@@ -160,6 +161,7 @@ train_dataloader['batch_sampler']['global_batch_size'] = 12
 custom_hooks = [dict(type='EMAHook')]
 """
     runner = build_runner(write_config(tmp_path / 'pretrain.py', PRETRAIN, data, more), tmp_path / 'work')
+    streams = Streams(monkeypatch)
     loop, micro_batches = runner.train_loop, [*itertools.islice(iter(runner.train_dataloader), 3)]
     # Autograd needs a card for fake CUDA tensors. Those without data will do: reading one fails.
     monkeypatch.setattr(loops, 'choose_device', lambda: 'meta')
@@ -172,6 +174,7 @@ custom_hooks = [dict(type='EMAHook')]
         return torch.zeros(len(values))
 
     runner.model.to('meta')
+    loop.feed = Feed(iter([micro_batches]), runner.model.data_preprocessor)
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     for point in ('before_run', 'before_train', 'before_train_epoch'):
@@ -182,4 +185,5 @@ custom_hooks = [dict(type='EMAHook')]
         patch.setattr(Tensor, 'cpu', read)
         waits = [waits_of(lambda step=step: loop.run_iter(step, micro_batches)) for step in range(2)]
     runner.call_hook('after_train')
+    assert streams.events.count('send') == 3 + 1 + 3  # the first of the next step beforehand, and once more for form
     assert (len(reads), waits) == (2, [[], []])

@@ -5,11 +5,11 @@ default_scope = 'omnimae'
 default_hooks = dict(
     # MMEngine's
     runtime_info=dict(type='RuntimeInfoHook'),
-    timer=dict(type='IterTimerHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     param_scheduler=dict(type='ParamSchedulerHook'),
     logger=dict(type='LoggerHook', interval=50),
     # ours
+    timer=dict(type='IterTimerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     step_seed=dict(type='StepSeedHook'),
     throughput=dict(type='ThroughputHook'),

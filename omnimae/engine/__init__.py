@@ -5,6 +5,7 @@ from .devices import choose_device
 from .hooks import (
     BrokenFileHook,
     HeadSizeHook,
+    IterTimerHook,
     LabelHook,
     PredictionHook,
     ReconstructionHook,
@@ -23,6 +24,7 @@ __all__ = [
     'EpochTrainLoop',
     'ExportHook',
     'HeadSizeHook',
+    'IterTimerHook',
     'KNNHook',
     'KNNTestLoop',
     'LARS',

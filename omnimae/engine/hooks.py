@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, is_main_process, master_only
 from mmengine.hooks import Hook
+from mmengine.hooks import IterTimerHook as MMEngineIterTimerHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -50,6 +52,20 @@ class StepSeedHook(Hook):
 
 
 @HOOKS.register_module()
+class IterTimerHook(MMEngineIterTimerHook):
+    """MMEngine's, by the same name, for a loop that waits for the loader while the GPU computes: `Feed.look_ahead`.
+
+    That is ``data_time``, too, of the step that was waited for. It is lost only as far as the GPU was done earlier.
+    """
+
+    def _before_iter(
+        self, runner: Runner, batch_idx: int, data_batch: list[Batch] | Batch | None = None, mode: str = 'train'
+    ) -> None:
+        ahead = runner.train_loop.feed.seconds_ahead if mode == 'train' else 0.0
+        runner.message_hub.update_scalar(f'{mode}/data_time', time.time() - self.t + ahead)
+
+
+@HOOKS.register_module()
 class ThroughputHook(Hook):
     """Says at the start what a step is made of, and logs images or clips per second over all ranks.
 
@@ -57,7 +73,7 @@ class ThroughputHook(Hook):
     ``top1_video`` are logged, too: ``top1`` is now of the one, now of the other.
     """
 
-    # Behind MMEngine's IterTimerHook, which has the same priority and comes first; before its LoggerHook.
+    # Behind IterTimerHook, which has the same priority and comes first; before its LoggerHook.
     priority = 'NORMAL'
 
     def before_train(self, runner: Runner) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from omnimae.registry import LOOPS
 from .compat import find_latest_checkpoint
 from .compiling import compile_loss
 from .devices import choose_device
+from .feeding import Feed
 from .hooks import append_lines, unwrapped
 
 
@@ -129,17 +130,22 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         first_step = self.iter - self.epoch * len(self.dataloader)
         self.batch_sampler.start_step = first_step
+        self.feed = Feed(self._steps(first_step), unwrapped(self.runner.model).data_preprocessor)
+        for step, micro_batches in enumerate(self.feed, first_step):
+            self.run_iter(step, micro_batches)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _steps(self, first: int) -> Iterator[list[dict[str, Any]]]:
+        """The micro-batches of each step: all before its hooks, so that waiting for them counts as data time."""
         batches = iter(self.dataloader)
-        for step in range(first_step, len(self.dataloader)):
-            # All micro-batches come before the hooks, so that waiting for them counts as data time.
+        for step in range(first, len(self.dataloader)):
             try:
                 micro_batches = list(itertools.islice(batches, len(self.batch_sampler.step_sizes(step))))
             except RuntimeError as error:
                 self._name_fatal_files(error)
                 raise
-            self.run_iter(step, micro_batches)
-        self.runner.call_hook('after_train_epoch')
-        self._epoch += 1
+            yield micro_batches
 
     def run_iter(self, idx: int, data_batch: list[dict[str, Any]]) -> None:
         """One optimizer step over the micro-batches ``data_batch``.
@@ -149,10 +155,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """
         runner, wrapper = self.runner, self.runner.optim_wrapper
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
-        batches = [batch.copy() for batch in data_batch]
+        batches = self.feed.take(data_batch)
         weights = self._begin_step(batches, self.batch_sampler.step_sizes(idx))
         wrapper.begin_step(weights)
-        logs = [runner.model.train_step(batch, optim_wrapper=wrapper) for batch in batches]
+        logs = [runner.model.train_step(batch, optim_wrapper=wrapper) for batch in self.feed.on_device(batches)]
+        self.feed.look_ahead()
         counts: dict[str, float] = {}
         runner.call_hook('count_step', data_batch=data_batch, counts=counts)
         skipped, outputs, self.counts = _read(logs, weights, wrapper, counts)

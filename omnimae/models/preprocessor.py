@@ -54,12 +54,20 @@ class ClipPreprocessor(BaseDataPreprocessor):
         Raises:
             ValueError: a label that is none of the model's classes, or no labels to mix.
         """
-        if 'labels' in data and self.num_classes is not None:
-            _check_labels(data, self.num_classes)
-        inputs = self.cast_data({key: value for key, value in data.items() if key in MODEL_INPUTS})
+        inputs = self.move(data)
         if training and (self.erasing or self.mixing) and 'features' not in data:
             self._augment(inputs)
         return inputs
+
+    def move(self, data: Batch) -> dict:
+        """What the model takes of a batch, on its device; labels are checked on the host, before.
+
+        Raises:
+            ValueError: a label that is none of the model's classes.
+        """
+        if self.num_classes is not None and _is_on_host(data.get('labels')):
+            _check_labels(data, self.num_classes)
+        return self.cast_data({key: value for key, value in data.items() if key in MODEL_INPUTS})
 
     def _augment(self, inputs: dict) -> None:
         clip = inputs['clip']
@@ -94,6 +102,11 @@ class ClipPreprocessor(BaseDataPreprocessor):
     @staticmethod
     def _normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         return (pixels / 255 - mean) / std if pixels.dtype == torch.uint8 else pixels
+
+
+def _is_on_host(tensor: Tensor | None) -> bool:
+    """Whether there are values to check. Those on the device were checked on their way, and to read them waits."""
+    return tensor is not None and tensor.device.type == 'cpu'
 
 
 def _check_labels(data: Batch, num_classes: int) -> None:
@@ -131,7 +144,11 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
         self.input_classes: Mapping[str, int] = {}
 
     def forward(self, data: Batch, training: bool = False) -> dict:
-        """A batch of the loader -> the arguments of the model's ``forward``, on its device.
+        """As `move`: there is no augmentation."""
+        return self.move(data)
+
+    def move(self, data: Batch) -> dict:
+        """A batch of the loader -> the arguments of the model's ``forward``, on its device, checked on the host before.
 
         Labels go to a model that tells classes apart, the target to one that predicts it; others need not know of them.
 
@@ -142,16 +159,17 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
         self._check_inputs(data)
         if self.target:
             keys.append('target')
-            if self.num_classes is not None and 'target' in data:
+            if self.num_classes is not None and _is_on_host(data.get('target')):
                 self._check_target(data)
         elif self.num_classes is not None and 'labels' in data:
-            _check_labels(data, self.num_classes)
+            if _is_on_host(data['labels']):
+                _check_labels(data, self.num_classes)
             keys.append('labels')
         return self.cast_data({key: value for key, value in data.items() if key in keys})
 
     def _check_inputs(self, data: Batch) -> None:
         for modality, num_classes in self.input_classes.items():
-            if modality not in data.get('clips', {}):
+            if not _is_on_host(data.get('clips', {}).get(modality)):
                 continue
             for name, largest in zip(data['ids'], data['clips'][modality].flatten(1).amax(1).tolist(), strict=True):
                 if largest >= num_classes:

@@ -1,0 +1,85 @@
+"""The way of batches from the loader to the device, on a GPU beside its work on others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+class Feed:
+    """The micro-batches of each step, first on the host, then one after the other on the device.
+
+    On a GPU a stream of its own copies the next micro-batch while one is computed. After the last of a step that is the
+    first of the next step: the loop calls `look_ahead` before it waits for the device. The host need not wait for a
+    copy if batches are pinned (``train_dataloader.pin_memory=True``). On other devices nothing is done ahead.
+
+    Args:
+        steps: from the loader.
+        preprocessor: of the model; its ``move`` checks on the host what has to be read there, and copies.
+
+    Attributes:
+        seconds_ahead: that `look_ahead` waited for the loader.
+    """
+
+    def __init__(self, steps: Iterator[list[dict[str, Any]]], preprocessor: Any) -> None:
+        self.steps = steps
+        self.preprocessor = preprocessor
+        on_gpu = preprocessor.device.type == 'cuda' and hasattr(preprocessor, 'move')  # MMEngine's own has none
+        self.stream = torch.cuda.Stream(preprocessor.device) if on_gpu else None
+        self.seconds_ahead = 0.0
+        self._ahead: list[dict[str, Any]] | None = None  # the next step
+        self._sent: dict[str, Any] = {}  # of its first micro-batch
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return self
+
+    def __next__(self) -> list[dict[str, Any]]:
+        ahead, self._ahead = self._ahead, None
+        return next(self.steps) if ahead is None else ahead
+
+    def take(self, batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Copies of a step's micro-batches, to be changed at will. The first may be on the device already."""
+        taken = [batch.copy() for batch in batches]
+        if self._sent:
+            self._wait()
+            taken[0].update(self._sent)
+            self._sent = {}
+        return taken
+
+    def on_device(self, batches: Sequence[dict[str, Any]]) -> Iterator[Any]:
+        """Each micro-batch with what the model takes of it on the device, while the next one is on its way."""
+        if self.stream is None:
+            yield from batches
+            return
+        sent = self._send(batches[0])
+        for batch, following in zip(batches, [*batches[1:], None], strict=True):
+            self._wait()
+            here, sent = {**batch, **sent}, self._send(following) if following else {}
+            yield here
+
+    def look_ahead(self) -> None:
+        """Get the next step and send its first micro-batch, while the device computes this one."""
+        if self.stream is None:
+            return
+        begin = time.time()
+        self._ahead = next(self.steps, None)
+        self.seconds_ahead = time.time() - begin
+        if self._ahead is not None:
+            self._sent = self._send(self._ahead[0])
+
+    def _send(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with torch.cuda.stream(self.stream):
+            sent = self.preprocessor.move(batch)
+        for x in tree_leaves(sent):
+            if isinstance(x, Tensor):
+                x.record_stream(torch.cuda.current_stream())  # or its memory were free when this stream is done
+        return sent
+
+    def _wait(self) -> None:
+        """The device waits for what was sent; the host does not."""
+        torch.cuda.current_stream().wait_stream(self.stream)
