@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mmengine.hooks import EMAHook
+from mmengine.runner import Runner
 from streams import Streams
 from tiny_models import PRETRAINING, TRANSFER, batches, model_config
-from tiny_run import PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -139,11 +141,17 @@ def test_masks_are_drawn_on_the_device(name: str):
 
 
 ADAMW = dict(type='AdamW', lr=1e-2, fused=True)
-WRAPPERS = {
-    'float32': dict(optimizer=ADAMW),
-    'bfloat16': dict(optimizer=ADAMW, dtype='bfloat16', clip_grad=dict(max_norm=1.0)),
-    'float16': dict(optimizer=ADAMW, dtype='float16', clip_grad=dict(max_norm=1.0)),
-    'LARS': dict(optimizer=dict(type='LARS', lr=1.0), clip_grad=dict(type='value', clip_value=1.0)),
+MIXED = dict(
+    type='ClipPreprocessor',
+    erasing=dict(type='RandomErasing', fill='noise', prob=1.0),
+    mixing=dict(type='MixupCutMix'),
+)
+STEPS = {  # config, what it changes of the wrapper and of the model
+    'float32': (PRETRAIN, dict(optimizer=ADAMW), {}),
+    'bfloat16': (PRETRAIN, dict(optimizer=ADAMW, dtype='bfloat16', clip_grad=dict(max_norm=1.0)), {}),
+    'float16': (PRETRAIN, dict(optimizer=ADAMW, dtype='float16', clip_grad=dict(max_norm=1.0)), {}),
+    'labels': (CLASSIFY, dict(optimizer=ADAMW), dict(data_preprocessor=MIXED)),
+    'LARS': (CLASSIFY, dict(optimizer=dict(type='LARS', lr=1.0), clip_grad=dict(type='value', clip_value=1.0)), {}),
 }
 
 
@@ -152,15 +160,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp('data'))
 
 
-@pytest.mark.parametrize('name', WRAPPERS)
-def test_an_optimizer_step_waits_once(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The loop's own step of three micro-batches, with every hook that a run has and the moving average."""
+def runner_of(name: str, data: Path, folder: Path) -> Runner:
+    """Steps of up to three micro-batches, with every hook that a run has and the moving average."""
+    text, wrapper, model = STEPS[name]
     more = f"""
-optim_wrapper = dict(type='AutocastOptimWrapper', constructor='LayerDecayConstructor', **{WRAPPERS[name]})
+optim_wrapper = dict(type='AutocastOptimWrapper', constructor='LayerDecayConstructor', **{wrapper})
+model.update({model})
+param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
+train_dataloader['batch_size'] = 4
 train_dataloader['batch_sampler']['global_batch_size'] = 12
 custom_hooks = [dict(type='EMAHook')]
 """
-    runner = build_runner(write_config(tmp_path / 'pretrain.py', PRETRAIN, data, more), tmp_path / 'work')
+    return build_runner(write_config(folder / 'config.py', text, data, more), folder / 'work')
+
+
+@pytest.mark.parametrize('name', STEPS)
+def test_an_optimizer_step_waits_once(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    runner = runner_of(name, data, tmp_path)
     streams = Streams(monkeypatch)
     loop, micro_batches = runner.train_loop, [*itertools.islice(iter(runner.train_dataloader), 3)]
     # Autograd needs a card for fake CUDA tensors. Those without data will do: reading one fails.
@@ -187,3 +203,26 @@ custom_hooks = [dict(type='EMAHook')]
     runner.call_hook('after_train')
     assert streams.events.count('send') == 3 + 1 + 3  # the first of the next step beforehand, and once more for form
     assert (len(reads), waits) == (2, [[], []])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('name', STEPS)
+def test_an_optimizer_step_waits_once_on_a_gpu(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As PyTorch itself counts what synchronises. The first steps of each modality may set things up."""
+    runner = runner_of(name, data, tmp_path)
+    waits: list[list[str]] = []
+    run_iter = loops.EpochTrainLoop.run_iter
+
+    def counted(loop: loops.EpochTrainLoop, idx: int, data_batch: list[dict[str, Any]]) -> None:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter('always')
+            torch.cuda.set_sync_debug_mode('warn')
+            run_iter(loop, idx, data_batch)
+            torch.cuda.set_sync_debug_mode('default')
+        waits.append([f'{x.filename}:{x.lineno}' for x in found if 'synchronizing CUDA' in str(x.message)])
+
+    monkeypatch.setattr(loops.EpochTrainLoop, 'run_iter', counted)
+    runner.train()
+    second_epoch = waits[len(runner.train_dataloader) :]
+    assert [len(x) for x in second_epoch] == [1] * len(second_epoch), second_epoch

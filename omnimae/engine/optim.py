@@ -130,14 +130,15 @@ class AutocastOptimWrapper(OptimWrapper):
         return torch.stack(torch._foreach_norm([x.grad for x in parameters])).norm()
 
     def _update(self, found_inf: Tensor, **kwargs: Any) -> None:
-        optimizer: Any = self.optimizer
+        # that has the parameters of this rank
+        own: Any = self.optimizer.optim if isinstance(self.optimizer, ShardedOptimizer) else self.optimizer
         # torch 2.15: a fused SGD whose first step is left out takes uninitialised memory for its momentum.
-        if getattr(optimizer, '_step_supports_amp_scaling', False) and not isinstance(optimizer, torch.optim.SGD):
-            optimizer.grad_scale, optimizer.found_inf = None, found_inf
-            optimizer.step(**kwargs)
-            del optimizer.grad_scale, optimizer.found_inf
+        if getattr(own, '_step_supports_amp_scaling', False) and not isinstance(own, torch.optim.SGD):
+            own.grad_scale, own.found_inf = None, found_inf
+            self.optimizer.step(**kwargs)
+            del own.grad_scale, own.found_inf
         elif not found_inf:  # waits
-            optimizer.step(**kwargs)
+            self.optimizer.step(**kwargs)
 
     def _update_scale(self, loss_is_finite: Tensor) -> None:
         """Halve the scale after an overflow, double it after 2000 steps without. A loss that is not finite keeps it."""
