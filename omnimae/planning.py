@@ -1,7 +1,7 @@
 """What a training will cost, before its first hour: memory, time, loader cores.
 
 A training step runs once on fake tensors, which have shapes and no numbers. Every operation is written down with its
-FLOPs and the bytes that it moves, and every tensor that waits for the backward pass with its size. A roofline (the
+FLOPs and the bytes that it moves; every tensor is followed from its birth to its end. A roofline (the
 larger of FLOPs over the card's rate and bytes over its bandwidth, operation by operation) makes seconds of that.
 
 The rates of `CARDS` are those of data sheets times shares that were never measured here; see `Card`.
@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -23,8 +24,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from omnimae.models import linear, vit
@@ -77,11 +78,32 @@ CARDS = {
 
 
 class _Counter(TorchDispatchMode):
-    """Writes down (FLOPs, bytes, width of a head or 0) of every operation that does something."""
+    """Writes down (FLOPs, bytes, width of a head or 0) of every operation that does something.
 
-    def __init__(self) -> None:
+    Attributes:
+        alive: bytes of the tensors that are alive, ``own`` left out.
+        peak: the most of them so far.
+    """
+
+    def __init__(self, own: Iterable[Tensor]) -> None:
         super().__init__()
         self.rows: list[tuple[float, float, int]] = []
+        self.alive = self.peak = 0
+        self._followed = {x.untyped_storage()._cdata for x in own}
+
+    def follow(self, x: Tensor) -> None:
+        """Count the memory of a tensor until nothing uses it any more."""
+        storage = x.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        if address not in self._followed:
+            self._followed.add(address)
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._end, address, size)
+
+    def _end(self, address: int, size: int) -> None:
+        self._followed.remove(address)
+        self.alive -= size
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -90,6 +112,8 @@ class _Counter(TorchDispatchMode):
         owned = {id(x.untyped_storage()) for x in inputs}
         if not outputs or all(id(x.untyped_storage()) in owned for x in outputs):
             return result  # a view
+        for x in outputs:
+            self.follow(x)
         packet, flops, head = function.overloadpacket, 0.0, 0
         if '_flash_attention' in str(packet):
             flops, head = _attention_flops(str(packet), inputs)
@@ -122,13 +146,13 @@ class StepCount(NamedTuple):
     Attributes:
         flops, moved: (2, operations), FLOPs and bytes.
         heads: (operations,), width of the heads of an attention, 0 elsewhere.
-        saved: (2,), bytes that wait for the backward pass, parameters left out.
+        alive: (2, 2), the most bytes of activations at once, in the forward pass and in the backward pass.
     """
 
     flops: NDArray[np.float64]
     moved: NDArray[np.float64]
     heads: NDArray[np.int64]
-    saved: NDArray[np.float64]
+    alive: NDArray[np.float64]
 
     @property
     def num_kernels(self) -> int:
@@ -162,14 +186,14 @@ def count_step(model: nn.Module, inputs: Inputs, *, reduced: bool) -> StepCount:
     own = copy.deepcopy(model)  # the caller's stays on its device
     with _as_on_a_card(), FakeTensorMode(allow_non_fake_inputs=True):
         fake = own.to_empty(device='cpu').train()
-        (rows, saved), (more_rows, more_saved) = (_run(fake, inputs(size), reduced) for size in (2, 4))
+        (rows, alive), (more_rows, more_alive) = (_run(fake, inputs(size), reduced) for size in (2, 4))
     if len(rows) != len(more_rows):
         raise ValueError(
             f'{type(model).__name__} takes {len(rows)} operations for 2 samples and {len(more_rows)} for 4, so the '
             'cost of a batch cannot be foretold from them.'
         )
     (flops, moved, heads), (more_flops, more_moved, _) = np.array(rows).T, np.array(more_rows).T
-    return StepCount(_fit(flops, more_flops), _fit(moved, more_moved), heads.astype(np.int64), _fit(saved, more_saved))
+    return StepCount(_fit(flops, more_flops), _fit(moved, more_moved), heads.astype(np.int64), _fit(alive, more_alive))
 
 
 def _fit(two: Any, four: Any) -> NDArray[np.float64]:
@@ -177,22 +201,21 @@ def _fit(two: Any, four: Any) -> NDArray[np.float64]:
     return np.stack([two - 2 * slope, slope])
 
 
-def _run(model: nn.Module, arguments: Mapping[str, Any], reduced: bool) -> tuple[list[tuple[float, float, int]], float]:
-    own = {id(x.untyped_storage()) for x in (*model.parameters(), *model.buffers())}
-    saved: dict[int, Tensor] = {}
-
-    def keep(x: Tensor) -> Tensor:
-        saved[id(x.untyped_storage())] = x
-        return x
-
-    with _Counter() as counter:
-        with saved_tensors_hooks(keep, lambda x: x), torch.autocast('cpu', torch.bfloat16, enabled=reduced):
+def _run(
+    model: nn.Module, arguments: Mapping[str, Any], reduced: bool
+) -> tuple[list[tuple[float, float, int]], list[float]]:
+    trained = [x for x in model.parameters() if x.requires_grad]
+    for x in trained:
+        x.grad = torch.zeros_like(x)  # as in every step but the first
+    with _Counter([*model.parameters(), *model.buffers(), *(x.grad for x in trained)]) as counter:
+        for x in tree_leaves(arguments):
+            if isinstance(x, Tensor):
+                counter.follow(x)
+        with torch.autocast('cpu', torch.bfloat16, enabled=reduced):
             loss = model(**arguments, mode='loss')['loss']
-        waiting = sum(x.untyped_storage().nbytes() for key, x in saved.items() if key not in own)
-        saved.clear()
+        forward, counter.peak = counter.peak, counter.alive
         loss.backward()
-    model.zero_grad()
-    return counter.rows, waiting
+    return counter.rows, [forward, counter.peak]
 
 
 @contextmanager
@@ -339,33 +362,36 @@ class Memory(NamedTuple):
 
     Attributes:
         fixed: what -> bytes, whatever the batch.
-        per_sample: activations that wait for the backward pass, the largest operation, and the sample itself.
+        alive: (2, 2), activations at the peak of the forward pass and of the backward pass, as in `StepCount`.
     """
 
     fixed: Mapping[str, float]
-    per_sample: float
+    alive: NDArray[np.float64]
+
+    def activations(self, batch_size: int) -> float:
+        """At the higher of the two peaks."""
+        return float((_line(batch_size) @ self.alive).max())
 
     def of(self, batch_size: int) -> float:
         """All together."""
-        return sum(self.fixed.values()) + batch_size * self.per_sample
+        return sum(self.fixed.values()) + self.activations(batch_size)
 
     def largest_batch(self, memory: float) -> int:
         """How many samples fit ``memory`` bytes."""
         room = CONTEXT + (memory - CONTEXT) * USABLE - sum(self.fixed.values())
-        return max(int(room / self.per_sample), 0)
+        once, per_sample = self.alive
+        return max(int(((room - once) / per_sample).min()), 0)
 
 
-def memory_of(model: nn.Module, count: StepCount, source: Source, *, ema: bool, num_gpus: int) -> Memory:
-    """Weights, gradients and AdamW's two averages in float32, and what a micro-batch adds."""
+def memory_of(model: nn.Module, count: StepCount, source: Source, *, ema: bool, num_shards: int) -> Memory:
+    """Weights, gradients and AdamW's two averages in float32, and what a micro-batch and the next one add."""
     size = 4.0 * sum(parameter.numel() for parameter in model.parameters())
     trained = 4.0 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    fixed = {'weights': size, 'gradients': trained, 'AdamW': 2 * trained}
+    fixed = {'weights': size, 'gradients': trained, 'AdamW': 2 * trained / num_shards}
     if ema:
         fixed['average of the weights'] = size
-    if num_gpus > 1:
-        fixed['buckets of DDP'] = trained
-    fixed |= {'reduced copies of the weights': float(count.saved[0]), 'CUDA, cuBLAS': CONTEXT}
-    return Memory(fixed, float(count.saved[1] + count.moved[1].max()) + source.bytes_a_sample)
+    fixed['CUDA, cuBLAS'] = CONTEXT
+    return Memory(fixed, count.alive + [[0], [source.bytes_a_sample]])
 
 
 def fitting_batch(largest: int, global_batch_size: int, num_gpus: int, replicas: int) -> int:

@@ -91,7 +91,9 @@ def _part(
 ) -> Part:
     count = count_step(model, inputs_of(cfg, source), reduced=_is_reduced(cfg))
     hooks = cfg.get('custom_hooks') or ()
-    memory = memory_of(model, count, source, ema=any(hook['type'] == 'EMAHook' for hook in hooks), num_gpus=num_gpus)
+    has_ema = any(hook['type'] == 'EMAHook' for hook in hooks)
+    num_shards = num_gpus if cfg.optim_wrapper.get('shard') else 1
+    memory = memory_of(model, count, source, ema=has_ema, num_shards=num_shards)
     largest = memory.largest_batch(card.memory * GIB)
     fitting = fitting_batch(largest, global_batch_size, num_gpus, source.replicas)
     return Part(source, count, memory, size, fitting)
@@ -122,7 +124,8 @@ def _table(head: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
 def _memory_table(parts: Sequence[Part], card: Card) -> str:
     rows = [(what, [f'{part.memory.fixed[what] / GIB:.2f}' for part in parts]) for what in parts[0].memory.fixed]
     rows += [
-        ('a sample', [f'{part.memory.per_sample / GIB:.3f}' for part in parts]),
+        ('activations and reduced weights, once', [f'{part.memory.alive[0].max() / GIB:.2f}' for part in parts]),
+        ('activations of a sample', [f'{part.memory.alive[1].max() / GIB:.3f}' for part in parts]),
         ('all, at the batch size of the config', [f'{part.memory.of(part.batch_size) / GIB:.1f}' for part in parts]),
         (f'largest batch size in {card.memory:g} GiB', [
             str(part.memory.largest_batch(card.memory * GIB)) for part in parts
