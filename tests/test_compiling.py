@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 from tiny_models import PRETRAINING, TRANSFER, batches, model_config
-from tiny_run import CLASSIFY, write_config
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import Tensor, nn
+from torch._dynamo import register_backend
 from torch._dynamo.testing import CompileCounterWithBackend
 from torchvision.ops import StochasticDepth
 
 from omnimae.config import load_config
 from omnimae.engine import AutocastOptimWrapper
 from omnimae.engine.compiling import compile_loss
-from omnimae.registry import MODELS
+from omnimae.registry import HOOKS, MODELS
 
 METHODS = [*PRETRAINING, *TRANSFER]
 
@@ -42,9 +44,9 @@ def step(model: nn.Module, given: dict[str, Any]) -> float:
 def test_a_graph_for_each_modality(method: str, backend: str):
     """No break, no graph more in a second epoch; losses and steps, masks and DropPath are those without compile."""
     torch.manual_seed(0)
-    cfg = model_config(method)
+    cfg = model_config(method, depth=2)  # the first block drops nothing
     if cfg['type'] != 'LinearProbe':
-        cfg['backbone'].update(drop_path_rate=0.2, grad_checkpointing=method == 'pretrain')
+        cfg['backbone'].update(drop_path_rate=0.5, grad_checkpointing=method == 'pretrain')
     model = MODELS.build(cfg).train()
     whole = batches(cfg)
     eager, keys = copy.deepcopy(model), [*model.state_dict()]
@@ -58,6 +60,64 @@ def test_a_graph_for_each_modality(method: str, backend: str):
     assert [*model.state_dict()] == keys
     for one, other in zip(model.parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@HOOKS.register_module()
+class LossHook(Hook):
+    """Keeps the loss of every step."""
+
+    def before_train(self, runner) -> None:
+        self.losses: dict[int, float] = {}
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.losses[runner.iter] = outputs['loss'].item()
+
+
+MIXING = """
+model['dropout'] = 0.5
+model['label_smoothing'] = 0.1
+model['data_preprocessor'] = dict(
+    type='ClipPreprocessor',
+    erasing=dict(type='RandomErasing', fill='noise'),
+    mixing=dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5),
+)
+val_dataloader, val_cfg, val_evaluator = test_dataloader, dict(type='ValLoop'), test_evaluator
+"""
+
+
+@pytest.mark.parametrize(('text', 'more', 'graphs'), [(PRETRAIN, '', 2), (CLASSIFY, MIXING, 1)], ids=['two', 'mixing'])
+def test_a_whole_training(text: str, more: str, graphs: int, tmp_path: Path):
+    """Accumulation, steps that are not full, EMA, checkpointing, mixing, validation in between, going on."""
+    config = write_config(tmp_path / 'c.py', text, write_data(tmp_path / 'data'), more)
+    counter = CompileCounterWithBackend('eager')
+    register_backend(counter, name=f'counting_{graphs}')
+
+    def train(name: str, **options: Any) -> tuple[dict[int, float], dict[str, Tensor]]:
+        torch._dynamo.reset()
+        counter.clear()
+        given = {
+            'model.backbone.grad_checkpointing': True,
+            'model.backbone.drop_path_rate': 0.5,
+            'train_dataloader.batch_size': 4,
+            'default_hooks.checkpoint.max_keep_ckpts': 2,
+            'custom_hooks': [dict(type='LossHook'), dict(type='EMAHook')],
+        }
+        runner = build_runner(config, tmp_path / name, {**given, **options})
+        runner.train()
+        weights = torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True)
+        return next(hook.losses for hook in runner.hooks if isinstance(hook, LossHook)), weights
+
+    compiled = dict(backend=f'counting_{graphs}', fullgraph=True)
+    losses, weights = train('eager')
+    own, own_weights = train('compiled', compile=compiled)
+    assert counter.frame_count == graphs
+    assert own == pytest.approx(losses, rel=1e-5)
+    for part in ('state_dict', 'ema_state_dict'):
+        assert own_weights[part].keys() == weights[part].keys()
+        for key, value in weights[part].items():
+            torch.testing.assert_close(own_weights[part][key], value, rtol=1e-4, atol=1e-5)
+    again, _ = train('again', compile=compiled, resume=True, load_from=str(tmp_path / 'compiled' / 'epoch_1.pth'))
+    assert again == {step: loss for step, loss in own.items() if step >= len(own) // 2}
 
 
 class Layer(nn.Module):
@@ -95,14 +155,16 @@ def test_only_the_loss_of_a_whole_batch_in_training_is_compiled():
     assert counter.frame_count == 3  # as EMA's copy, say
 
 
-def test_inductor_draws_the_same_random_numbers():
-    model = Layer().train()
-    clip, losses = torch.randn(8, 4), []
-    for compiled in (False, True):
-        if compiled:
-            compile_loss(model, True)
-        torch.manual_seed(0)
-        losses.append([model(clip=clip, mode='loss')['loss'].item() for _ in range(5)])
+@pytest.mark.parametrize('method', ['layer', pytest.param('pretrain', marks=pytest.mark.slow)])
+def test_inductor_computes_the_same_with_the_same_random_numbers(method: str):
+    model, given = Layer(), [dict(clip=torch.randn(8, 4))]
+    if method != 'layer':
+        cfg = model_config(method, depth=2)
+        cfg['backbone'].update(drop_path_rate=0.5)
+        model, given = MODELS.build(cfg), batches(cfg)
+    eager = copy.deepcopy(model.train())
+    compile_loss(model, True)
+    losses = [[step(trained, batch) for batch in given * 3] for trained in (eager, model)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
