@@ -36,7 +36,7 @@ from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, he
 from omnimae.data.media.frames import ClipSampling, pick_frames, segments
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import resize
-from omnimae.engine import choose_device, frozen_model
+from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
 from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS
 
@@ -386,8 +386,11 @@ class Inferencer(Generic[Result]):
 
     @torch.inference_mode()
     def _finish(self, items: Sequence[Item], clips: Mapping[int, Tensor], results: list[Any]) -> None:
-        batch = torch.stack(list(clips.values())).to(self.model.data_preprocessor.device)
-        outputs = self.compute(batch, items[next(iter(clips))].modality).float().cpu().numpy()
+        device = self.model.data_preprocessor.device
+        batch = torch.stack(list(clips.values())).to(device)
+        with evaluating(dtype_of(self.cfg), device):
+            computed = self.compute(batch, items[next(iter(clips))].modality)
+        outputs = computed.float().cpu().numpy()
         for index, output in zip(clips, outputs, strict=True):
             results[index] = self.result(items[index], output, None)
 
@@ -593,10 +596,14 @@ def predict_maps(
             f'{cfg.filename}: its images are tested behind {fit.get("type", "no transform")}, so the size at which it '
             'tells maps is not known. Begin the transforms of the test source with ResizeLong or ResizeShort.'
         )
-    return _predict_maps(_build(cfg.model, checkpoint, device, complete=True), fit, list_inputs(inputs))
+    model = _build(cfg.model, checkpoint, device, complete=True)
+    return _predict_maps(model, dtype_of(cfg), fit, list_inputs(inputs))
 
 
-def _predict_maps(model: Any, fit: Mapping[str, Any], items: Sequence[Item]) -> Iterator[PredictedMap]:
+def _predict_maps(
+    model: Any, dtype: str | None, fit: Mapping[str, Any], items: Sequence[Item]
+) -> Iterator[PredictedMap]:
+    device = model.data_preprocessor.device
     for item in items:
         try:
             if item.modality != 'image':
@@ -612,7 +619,8 @@ def _predict_maps(model: Any, fit: Mapping[str, Any], items: Sequence[Item]) -> 
         resized = resize(image, height, width, fit.get('interpolation', 'bilinear'))
         clip = torch.from_numpy(resized).movedim(-1, 0)[None]
         with torch.inference_mode():
-            output = model.outputs({'rgb': clip.to(model.data_preprocessor.device)}).float()
+            with evaluating(dtype, device):
+                output = model.outputs({'rgb': clip.to(device)})
             [result] = model.task.resized_results(output, sides)
         [pixels] = result.values()
         yield PredictedMap(item.name, image[0], pixels.cpu().numpy(), None)

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Size3 = tuple[int, int, int]
 
@@ -105,6 +105,15 @@ def is_first(scores: Tensor, labels: Tensor) -> Tensor:
     on class 0.
     """
     return (~(scores < scores.gather(1, labels.unsqueeze(1)))).sum(1) == 1
+
+
+def without_autocast(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer makes of ``x`` in the precision of its weights: bfloat16 would round scores to equal ones."""
+    x, device = x.to(next(layer.parameters()).dtype), x.device.type
+    if not torch.amp.is_autocast_available(device):  # as on the meta device
+        return layer(x)
+    with torch.autocast(device, enabled=False):
+        return layer(x)
 
 
 class Address(NamedTuple):

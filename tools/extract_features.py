@@ -19,16 +19,20 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
+from torch import Tensor
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import default_work_dir, load_config
 from omnimae.engine import (
+    dtype_of,
+    evaluating,
     extract,
     frozen_model,
     leave_distributed,
     setup_distributed,
     setup_environment,
 )
+from omnimae.structures import Batch
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,10 +82,13 @@ def main(words: Sequence[str] | None = None) -> None:
     runner = Runner.from_cfg(cfg)
     load_weights(runner.model, args.checkpoint, complete=True)
     runner.model.eval()
-    features = extract(
-        lambda batch: torch.stack([sample['features'] for sample in runner.model.test_step(batch)]),
-        runner.build_dataloader(loader, seed=runner.seed),
-    )
+
+    def compute(batch: Batch) -> Tensor:
+        with evaluating(dtype_of(cfg), next(runner.model.parameters()).device):
+            samples = runner.model.test_step(batch)
+        return torch.stack([sample['features'] for sample in samples])
+
+    features = extract(compute, runner.build_dataloader(loader, seed=runner.seed))
     if is_main_process():
         features.save(args.out)
         runner.logger.info(f'{len(features.ids)} features of {features.features.shape[1]} numbers are in {args.out}.')

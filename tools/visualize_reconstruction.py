@@ -34,7 +34,7 @@ from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
 from omnimae.data.transforms import CenterCrop, resize
-from omnimae.engine import choose_device
+from omnimae.engine import choose_device, dtype_of, evaluating
 from omnimae.registry import DATASETS, MODELS
 from omnimae.visualization import (
     Reconstruction,
@@ -213,14 +213,8 @@ def sampling_of(cfg: Config) -> ClipSampling:
     return sampling._replace(num_clips=1, to_end=True)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw.
-
-    Raises:
-        ValueError: inputs, config or checkpoint cannot be used.
-    """
-    args = parse_args(argv)
-    cfg = load_config(args.config)
+def draw(cfg: Config, args: argparse.Namespace) -> None:
+    """Draw a page for each sample of several modalities, or for images and each video."""
     if cfg.model.type == 'MultiMAE':
         args.out_dir.mkdir(parents=True, exist_ok=True)
         model = build_model(cfg, args.checkpoint)
@@ -236,6 +230,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if painter.failures:
         total = len(images) + len(videos)
         sys.exit('\n'.join([f'{len(painter.failures)} of {total} files could not be read:', *painter.failures]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw.
+
+    Raises:
+        ValueError: inputs, config or checkpoint cannot be used.
+    """
+    args = parse_args(argv)
+    cfg = load_config(args.config)
+    with evaluating(dtype_of(cfg), choose_device()):
+        draw(cfg, args)
 
 
 if __name__ == '__main__':

@@ -14,8 +14,9 @@ from .hooks import (
 )
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
+from .precision import dtype_of, evaluating
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
-from .testing import KNNHook, KNNTestLoop, extract, frozen_model
+from .testing import KNNHook, KNNTestLoop, TestLoop, ValLoop, extract, frozen_model
 
 __all__ = [
     'AutocastOptimWrapper',
@@ -35,9 +36,13 @@ __all__ = [
     'PreemptionHook',
     'ReconstructionHook',
     'StepSeedHook',
+    'TestLoop',
     'ThroughputHook',
+    'ValLoop',
     'WarmupCosineLR',
     'choose_device',
+    'dtype_of',
+    'evaluating',
     'extract',
     'frozen_model',
     'leave_distributed',

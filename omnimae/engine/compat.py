@@ -29,6 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 from omnimae.checkpoint import load_file, replacing
 
 from .devices import check_ranks, choose_device
+from .precision import set_float32_precision
+from .testing import TestLoop, ValLoop
 
 MMCV_VERSION = '2.1.0'
 
@@ -152,6 +154,7 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
 
 
 runner_module.find_latest_checkpoint = find_latest_checkpoint
+runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
 runner_module.get_device = choose_device  # MMEngine takes any accelerator that it knows, also what nobody tried
 
 
@@ -169,7 +172,7 @@ log_processor_module.get_max_cuda_memory = max_memory
 
 
 def setup_distributed(cfg: Config) -> None:
-    """Check the devices and let the ranks meet; called between loading a config and building the Runner.
+    """Check and set up the devices and let the ranks meet; called between loading a config and building the Runner.
 
     MMEngine would do the latter itself, for GPUs alone: it always calls ``torch.cuda.set_device`` and hands DDP a
     device id. It does not tell PyTorch which GPU a rank has, so every barrier of NCCL guesses, with a warning. Where a
@@ -178,9 +181,11 @@ def setup_distributed(cfg: Config) -> None:
 
     Raises:
         RuntimeError: the machine has a GPU that PyTorch cannot use.
-        ValueError: more ranks than GPUs, or a timeout that is no number of seconds.
+        ValueError: more ranks than GPUs, a timeout that is no number of seconds, or an unknown precision of float32.
     """
     device = choose_device()
+    if device == 'cuda':
+        set_float32_precision(cfg.get('env_cfg', {}).get('float32_precision', 'high'))
     if cfg.get('launcher', 'none') == 'none':
         return
     options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))

@@ -92,8 +92,3 @@ def check_ranks(ranks: int) -> None:
             f'(GPUS={count} of dist_train.sh and dist_test.sh, torchrun --nproc-per-node {count}, under Slurm '
             f"GPUS_PER_NODE={count}), or name more in CUDA_VISIBLE_DEVICES ('' computes on the CPU)."
         )
-
-
-def has_bfloat16(device_type: str) -> bool:
-    """Whether the device computes in bfloat16 at all; PyTorch emulates it on older GPUs, slower than float32."""
-    return device_type != 'cuda' or torch.cuda.is_bf16_supported(including_emulation=False)

@@ -20,6 +20,8 @@ from omnimae.registry import HOOKS
 from omnimae.structures import UNKNOWN_CLASS, Batch
 from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
 
+from .precision import dtype_of, evaluating
+
 
 def _seed_everything(*address: int) -> None:
     """Torch's generators on all devices, from what the random numbers belong to."""
@@ -408,7 +410,10 @@ class PictureHook(Hook):
         for name, source in zip(dataset.names, dataset.sources, strict=True):
             samples = [source[index] for index in range(min(self.num_samples, len(source)))]
             _seed_everything(runner.seed)
-            self.draw(model, samples, folder / f'epoch_{runner.epoch + 1}_{name}', f'{name}, epoch {runner.epoch + 1}')
+            with evaluating(dtype_of(runner.cfg), next(model.parameters()).device):
+                self.draw(
+                    model, samples, folder / f'epoch_{runner.epoch + 1}_{name}', f'{name}, epoch {runner.epoch + 1}'
+                )
         runner.logger.info(f'{self.folder.capitalize()} are in {folder}.')
 
     def draw(self, model: Any, samples: Sequence[Mapping[str, Any]], stem: Path, title: str) -> None:

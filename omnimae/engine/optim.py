@@ -21,10 +21,9 @@ from torch import Tensor, nn
 
 from omnimae.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
 
-from .devices import choose_device, has_bfloat16
+from .devices import choose_device
+from .precision import DTYPES, computes
 from .sharding import ShardedOptimizer
-
-DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -68,7 +67,7 @@ class AutocastOptimWrapper(OptimWrapper):
         super().__init__(optimizer, clip_grad=clip_grad)
         self.dtype = DTYPES[dtype]
         self.device_type = torch.device(choose_device()).type
-        if self.dtype == torch.bfloat16 and not has_bfloat16(self.device_type):
+        if self.device_type == 'cuda' and self.dtype is not None and not computes(self.dtype, 'cuda'):
             raise ValueError(
                 f"optim_wrapper.dtype='bfloat16', which {torch.cuda.get_device_name()} lacks. Set optim_wrapper.dtype="
                 "'float16', which scales the loss (--cfg-options optim_wrapper.dtype=float16), or None for float32."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from mmengine.dist import all_gather, all_gather_object, get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.runner import Runner, TestLoop
+from mmengine.runner import Runner
+from mmengine.runner import TestLoop as MMEngineTestLoop
+from mmengine.runner import ValLoop as MMEngineValLoop
+from mmengine.runner.loops import _update_losses
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,6 +24,7 @@ from omnimae.registry import HOOKS, LOOPS, MODELS
 from omnimae.structures import Batch
 
 from .hooks import lacking
+from .precision import dtype_of, evaluating
 
 
 def frozen_model(model: dict) -> dict:
@@ -90,7 +95,41 @@ def _gather_in_turn(share: Tensor, size: int) -> Tensor:
 
 
 @LOOPS.register_module()
-class KNNTestLoop(TestLoop):
+class ValLoop(MMEngineValLoop):
+    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in."""
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: Batch) -> None:
+        """Validate one batch."""
+        self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
+        with _predicting(self):
+            outputs = self.runner.model.val_step(data_batch)
+        outputs, self.val_loss = _update_losses(outputs, self.val_loss)  # type: ignore[has-type]
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+@LOOPS.register_module()
+class TestLoop(MMEngineTestLoop):
+    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in."""
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: Batch) -> None:
+        """Test one batch."""
+        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
+        with _predicting(self):
+            outputs = self.runner.model.test_step(data_batch)
+        outputs, self.test_loss = _update_losses(outputs, self.test_loss)  # type: ignore[has-type]
+        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+
+
+def _predicting(loop: ValLoop | TestLoop) -> AbstractContextManager:
+    return evaluating('float16' if loop.fp16 else dtype_of(loop.runner.cfg), _device(loop.runner.model))
+
+
+@LOOPS.register_module()
+class KNNTestLoop(MMEngineTestLoop):
     """Test a frozen backbone by k-NN: the votes of the nearest samples of a bank are the scores (`evaluation.knn`).
 
     The model is a FrozenBackbone. The bank is whole on every rank, the tested samples are shared out.
@@ -103,6 +142,7 @@ class KNNTestLoop(TestLoop):
         num_classes: of the labels.
         k: neighbours that vote.
         temperature: of the votes' weights.
+        dtype: 'bfloat16' or 'float16' computes the features in it; None in what the config trains in.
     """
 
     def __init__(
@@ -114,6 +154,7 @@ class KNNTestLoop(TestLoop):
         num_classes: int,
         k: int = 20,
         temperature: float = 0.07,
+        dtype: str | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
         self.bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
@@ -122,6 +163,7 @@ class KNNTestLoop(TestLoop):
             if isinstance(metric, ClipAccuracy):
                 metric.check_size(num_classes)
         self.num_classes, self.k, self.temperature = num_classes, k, temperature
+        self.dtype = dtype or dtype_of(runner.cfg)
 
     def run(self) -> dict[str, float]:
         """Extract the bank, then test."""
@@ -143,7 +185,9 @@ class KNNTestLoop(TestLoop):
         self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
 
     def _features(self, batch: Batch) -> Tensor:
-        return torch.stack([sample['features'] for sample in self.runner.model.test_step(batch)])
+        with evaluating(self.dtype, _device(self.runner.model)):
+            samples = self.runner.model.test_step(batch)
+        return torch.stack([sample['features'] for sample in samples])
 
 
 @HOOKS.register_module()
@@ -189,8 +233,14 @@ class KNNHook(Hook):
         model = getattr(runner.model, 'module', runner.model)  # within DDP
         was_training = model.training
         model.eval()
+        dtype = dtype_of(runner.cfg)
+
+        def compute(batch: Batch) -> Tensor:
+            with evaluating(dtype, _device(model)):
+                return _pooled(model, batch)
+
         with torch.random.fork_rng(devices=[]):  # evaluation draws from the CPU's alone, for its loaders
-            features = {key: extract(lambda batch: _pooled(model, batch), loader) for key, loader in self.built.items()}
+            features = {key: extract(compute, loader) for key, loader in self.built.items()}
         model.train(was_training)
         result = knn_accuracy(features['bank'], features['queries'], k=self.k, temperature=self.temperature)
         runner.visualizer.add_scalar(f'{self.name}/top1', result['top1'], step=runner.epoch + 1)

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first
+from omnimae.structures import is_first, without_autocast
 
 Clip = Tensor | Mapping[str, Tensor]
 
@@ -99,7 +99,7 @@ class Classifier(BaseModel):
         Of mixed targets the answer is the class with the largest share.
         """
         logits = self.logits(clip)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         answer = labels if labels.dim() == 1 else labels.argmax(1)
         return {'loss': loss, 'top1': 100 * is_first(logits, answer).float().mean()}
 
@@ -110,12 +110,12 @@ class Classifier(BaseModel):
     def view_logits(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, V, classes)."""
         if not isinstance(clip, Tensor):
-            return self.logits(clip).unsqueeze(1).float()
+            return self.logits(clip).unsqueeze(1)
         if clip.dim() == 5:
             clip = clip.unsqueeze(1)
-        return self.logits(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]).float()
+        return self.logits(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
 
     def logits(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W), uint8 or normalised -> (B, classes)."""
         pooled = self.backbone.pooled(self.data_preprocessor.normalize(clip))
-        return self.head(self.dropout(self.norm(pooled)))
+        return without_autocast(self.head, self.dropout(self.norm(pooled)))

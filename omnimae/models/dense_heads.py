@@ -15,6 +15,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
+from omnimae.structures import without_autocast
 
 from .linear import Linear
 from .vit import LayerNorm, Mlp, xavier_linear
@@ -76,7 +77,7 @@ class ConvNeXtHead(BaseModule):
         [x] = maps
         x = self.proj(x.movedim(1, -1)).unflatten(-1, (self.upscale, self.upscale, -1))  # (B, h, w, row, column, C)
         x = x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
-        return F.interpolate(self.pred(self.blocks(x)), size=size, mode='bilinear')
+        return F.interpolate(without_autocast(self.pred, self.blocks(x)), size=size, mode='bilinear')
 
 
 class ResidualConv(nn.Module):
@@ -164,4 +165,4 @@ class DPTHead(BaseModule):
         for fuse, x, target in zip(reversed(self.fuse), reversed(scaled), reversed(sizes), strict=True):
             fused = fuse(x, fused, target)
         x = F.interpolate(self.head(fused), size=size, mode='bilinear', align_corners=True)
-        return self.pred(x)
+        return without_autocast(self.pred[-1], self.pred[:-1](x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first
+from omnimae.structures import is_first, without_autocast
 
 
 @MODELS.register_module()
@@ -172,7 +172,9 @@ class LinearProbe(FrozenBackbone):
         if mode == 'loss':
             if labels is None:
                 raise ValueError('LinearProbe.loss needs labels, and this batch has none. Give the dataset labels.')
-            return self.loss(clip, labels) if features is None else self._loss(self.head[1](features), labels)
+            if features is None:
+                return self.loss(clip, labels)
+            return self._loss(without_autocast(self.head[1], features), labels)
         if mode == 'predict':
             logits = self.logits(clip)
             rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
@@ -202,4 +204,4 @@ class LinearProbe(FrozenBackbone):
     def logits(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) or (B, V, 3, T, H, W) -> (B, V, classes)."""
         features = self.view_features(clip)
-        return self.head(features.flatten(0, 1)).unflatten(0, features.shape[:2]).float()
+        return without_autocast(self.head, features.flatten(0, 1)).unflatten(0, features.shape[:2])

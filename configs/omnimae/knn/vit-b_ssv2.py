@@ -21,6 +21,7 @@ model = dict(
 )
 test_cfg = dict(
     type='KNNTestLoop',
+    dtype='bfloat16',  # as pretraining
     num_classes=_base_.num_classes,
     bank_dataloader=dict(_base_.test_dataloader, dataset=dict(type='MixedDataset', sources=dict(videos=_base_.bank))),
 )

@@ -1,0 +1,50 @@
+"""The precision of evaluation, and of products of float32 matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def dtype_of(cfg: Mapping[str, Any]) -> str | None:
+    """What a config trains in, and is evaluated in; of one that only tests ``test_cfg.dtype``. None is float32."""
+    recipe = cfg.get('optim_wrapper') or cfg.get('test_cfg') or {}
+    return recipe.get('dtype') or ('float16' if recipe.get('type') == 'AmpOptimWrapper' else None)
+
+
+def evaluating(dtype: str | None, device: torch.device | str) -> AbstractContextManager:
+    """What a model predicts in: autocast to ``dtype``, see `dtype_of`, where the device is faster at it.
+
+    A GPU without bfloat16 evaluates in float32. So does a CPU without units for it (AVX512-BF16 or AMX): on an AMD EPYC
+    with AVX2, one thread, ViT-S takes 2.4 s in bfloat16 and 0.28 s in float32 for two clips of 8x112x112.
+    """
+    wanted, device_type = DTYPES[dtype], torch.device(device).type
+    return nullcontext() if wanted is None or not computes(wanted, device_type) else torch.autocast(device_type, wanted)
+
+
+def computes(dtype: torch.dtype, device_type: str) -> bool:
+    """Whether the device has units for bfloat16 or float16; PyTorch emulates them elsewhere, slower than float32."""
+    if device_type == 'cuda':
+        return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == 'cpu' and dtype == torch.bfloat16:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def set_float32_precision(precision: str) -> None:
+    """Let GPUs round the inputs of float32 products and convolutions to TF32 ('high'), or not ('highest').
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in ('high', 'highest'):
+        raise ValueError(
+            f"env_cfg.float32_precision={precision!r} is unknown. Choose 'high' (TF32, 10 bits) or 'highest' (23 bits)."
+        )
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision == 'high'
