@@ -12,14 +12,19 @@ from hypothesis import settings
 
 from omnimae.data.demo import make_demo, make_maps
 
-# Tests compare CPU numbers, and the models are too small for threads; programs that tests start inherit both.
-os.environ['CUDA_VISIBLE_DEVICES'] = ''
+# The models of tests are too small for threads; programs that tests start inherit that.
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'
 
 # The same examples on every run, however slow the machine.
 settings.register_profile('repeatable', deadline=None, derandomize=True)
 settings.load_profile('repeatable')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those marked ``gpu``: they compare numbers of the CPU, and so do their programs."""
+    if config.option.markexpr != 'gpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
 @pytest.fixture(scope='session')

@@ -206,7 +206,6 @@ def test_an_optimizer_step_waits_once(name: str, data: Path, tmp_path: Path, mon
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('name', STEPS)
 def test_an_optimizer_step_waits_once_on_a_gpu(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As PyTorch itself counts what synchronises. The first steps of each modality may set things up."""
