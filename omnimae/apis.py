@@ -324,7 +324,8 @@ class Inferencer(Generic[Result]):
     """Images and videos -> a result each, in their order; what `ClassificationInferencer` and others share.
 
     Inputs of the same modality and size go through the model together. A file that cannot be read has a result with
-    an ``error``, and costs the others nothing.
+    an ``error``, and costs the others nothing. The model computes in what the config trains in: on a GPU mostly
+    bfloat16, in float32 after ``cfg.optim_wrapper.dtype = None``. Its last layer, and the results, are float32.
 
     Args:
         config: see `get_model`.

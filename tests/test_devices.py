@@ -136,6 +136,17 @@ def test_more_ranks_than_gpus_are_refused_before_they_meet(tmp_path, monkeypatch
     assert meeting.backend == ''
 
 
+def test_a_rank_that_slurm_gives_a_gpu_of_its_own_takes_it(tmp_path, monkeypatch):
+    meeting = Meeting(monkeypatch, 1)
+    monkeypatch.delenv('LOCAL_WORLD_SIZE')
+    slurm = dict(SLURM_PROCID=1, SLURM_LOCALID=1, SLURM_NTASKS=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=29500)
+    for name, value in {**slurm, 'SLURM_GPUS_PER_TASK': 1}.items():
+        monkeypatch.setenv(name, str(value))
+    cfg = configured(tmp_path, options={'launcher': 'slurm'})
+    setup_distributed(cfg)
+    assert (meeting.device, cfg.model_wrapper_cfg.device_ids) == (0, [0])
+
+
 class Machine:
     """A machine with a GPU that PyTorch does not see."""
 

@@ -194,12 +194,14 @@ def setup_distributed(cfg: Config) -> None:
         options['timeout'] = _duration(timeout)
     if cfg.launcher == 'slurm':
         _translate_slurm(port)
-    rank = int(os.environ['LOCAL_RANK'])
+    gpu = int(os.environ['LOCAL_RANK'])
     if device == 'cuda':
-        check_ranks(max(int(os.environ.get('LOCAL_WORLD_SIZE', 1)), rank + 1))
-        torch.cuda.set_device(rank)
+        if cfg.launcher == 'slurm' and 'SLURM_GPUS_PER_TASK' in os.environ:
+            gpu = 0  # each rank sees its own alone
+        check_ranks(max(int(os.environ.get('LOCAL_WORLD_SIZE', 1)), gpu + 1))
+        torch.cuda.set_device(gpu)
         if backend == 'nccl':
-            options['device_id'] = torch.device(device, rank)
+            options['device_id'] = torch.device(device, gpu)
     else:
         backend = 'gloo'
     torch.distributed.init_process_group(backend, **options)
@@ -211,7 +213,7 @@ def setup_distributed(cfg: Config) -> None:
             'gradient_as_bucket_view': True,
             'find_unused_parameters': cfg.get('find_unused_parameters', parts_vary(cfg)),
             **given,
-            'device_ids': [rank] if device == 'cuda' else None,
+            'device_ids': [gpu] if device == 'cuda' else None,
         }
 
 
