@@ -46,6 +46,7 @@ from omnimae.config import infer_num_classes, load_config
 from omnimae.data import demo
 from omnimae.engine import AutocastOptimWrapper, setup_distributed, setup_environment
 from omnimae.engine.compiling import compile_loss
+from omnimae.engine.precision import set_float32_precision
 from omnimae.models.vit import attend
 from omnimae.planning import GIB, Source, count_step, memory_of
 from omnimae.registry import MODELS
@@ -145,13 +146,11 @@ def photographs(number: int, side: int) -> Tensor:
 
 @contextlib.contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """Set 'highest' or 'high' (TF32), of convolutions too."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.allow_tf32 = precision != 'highest'
+    """Compute with 'highest' or 'high' (TF32)."""
+    before = torch.get_float32_matmul_precision()
+    set_float32_precision(precision)
     yield
-    torch.set_float32_matmul_precision(before[0])
-    torch.backends.cudnn.allow_tf32 = before[1]
+    set_float32_precision(before)
 
 
 class StepsDone(BaseException):
