@@ -16,6 +16,9 @@ from omnimae.data.demo import make_demo, make_maps
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'
 
+# Every CPU evaluates in float32, also one with units for bfloat16.
+torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False
+
 # The same examples on every run, however slow the machine.
 settings.register_profile('repeatable', deadline=None, derandomize=True)
 settings.load_profile('repeatable')
