@@ -223,6 +223,13 @@ def test_runner_and_python_take_the_same_device(tmp_path, monkeypatch):
     assert next(get_model(runner.cfg).parameters()).device.type == 'meta'
 
 
+@pytest.mark.parametrize('name', ['gpu', 'cuda:1'])
+def test_the_environment_names_a_kind_of_device(monkeypatch, name):
+    monkeypatch.setenv('OMNIMAE_DEVICE', name)
+    with pytest.raises(ValueError, match=rf"OMNIMAE_DEVICE='{name}' is no kind of device\. Choose 'cpu', 'cuda'"):
+        choose_device()
+
+
 def test_a_checkpoint_is_read_into_the_memory_of_the_cpu(tmp_path):
     torch.save({'curve': torch.ones(3, dtype=torch.float64)}, tmp_path / 'a.pth')
     assert compat.load_from_plain(str(tmp_path / 'a.pth'), map_location='meta')['curve'].device.type == 'cpu'

@@ -26,13 +26,27 @@ def choose_device() -> str:
 
     Raises:
         RuntimeError: the machine has a GPU, PyTorch cannot use it, and nobody asked for the CPU.
+        ValueError: ``OMNIMAE_DEVICE`` is no kind of device.
     """
     if name := os.environ.get('OMNIMAE_DEVICE'):
-        return name
+        return _checked(name)
     if torch.cuda.is_available():
         return 'cuda'
     _refuse_idle_card(os.environ.get('CUDA_VISIBLE_DEVICES'))
     return 'cpu'
+
+
+def _checked(name: str) -> str:
+    try:
+        is_kind = torch.device(name).index is None
+    except RuntimeError:  # how PyTorch says that it knows none of that name
+        is_kind = False
+    if not is_kind:
+        raise ValueError(
+            f"OMNIMAE_DEVICE={name!r} is no kind of device. Choose 'cpu', 'cuda' or 'mps'. CUDA_VISIBLE_DEVICES picks "
+            'the GPU.'
+        )
+    return name
 
 
 @cache
