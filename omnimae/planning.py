@@ -4,7 +4,7 @@ A training step runs once on fake tensors, which have shapes and no numbers. Eve
 FLOPs and the bytes that it moves; every tensor is followed from its birth to its end. A roofline (the
 larger of FLOPs over the card's rate and bytes over its bandwidth, operation by operation) makes seconds of that.
 
-The rates of `CARDS` are those of data sheets times shares that were never measured here; see `Card`.
+The rates of `CARDS` are those of data sheets. What else is not counted stands in `FITTED`, with its origin.
 """
 
 from __future__ import annotations
@@ -32,8 +32,32 @@ from omnimae.models import linear, vit
 from omnimae.registry import DATASETS
 
 GIB = 2**30
-CONTEXT = 1.0 * GIB  # of the driver, cuBLAS and the allocator, taken before the first tensor
-USABLE = 0.92  # share of the rest that an allocator can hand out before it is too fragmented
+
+
+class Fitted(NamedTuple):
+    """A number that is neither counted nor in a data sheet."""
+
+    value: float
+    origin: str
+
+
+_H200 = 'fitted to 11 steps of OmniMAE B, L and H in bfloat16 on an H200, 2026-11-27'
+_LOADER = 'a core of an EPYC: benchmarks/results/2026-11-21_loader_epyc-2-cores.md'
+FITTED = {
+    'product_share': Fitted(0.55, _H200),
+    'attention_share': Fitted(0.275, 'measured on an H200: 272 of 989 TFLOP/s, with heads of 80'),
+    'narrow_attention_share': Fitted(0.13, 'measured on an H200: 131 of 989 TFLOP/s, with heads of 24'),
+    'bandwidth_share': Fitted(0.45, _H200),
+    'launch': Fitted(30e-6, f'{_H200}, 25 to 35 us: the time of its host'),
+    'context_gib': Fitted(1.0, 'assumed: the driver, cuBLAS and the allocator, before the first tensor'),
+    'usable': Fitted(0.92, 'assumed: share of the rest that an allocator hands out before it is too fragmented'),
+    'image_ms': Fitted(1.2, f'to open and decode, on {_LOADER}'),
+    'image_crop_ms': Fitted(0.2, f'of each crop, on {_LOADER}'),
+    'video_ms': Fitted(33.9, f'to open and decode, on {_LOADER}'),
+    'video_crop_ms': Fitted(1.8, f'of each crop, on {_LOADER}'),
+    'reencoded': Fitted(0.5, f'share of video_ms after prepare_dataset.py --short-side 256, on {_LOADER}'),
+}
+CONTEXT = FITTED['context_gib'].value * GIB
 
 Inputs = Callable[[int], Mapping[str, Any]]  # number of samples -> arguments of the model's forward
 
@@ -47,20 +71,21 @@ class Card(NamedTuple):
         memory: in GiB.
         float32: like ``tflops``, of float32 products without TF32.
         product_share: of ``tflops``, in a product of large matrices.
-        attention_share: of ``tflops``, in the fused kernels of attention with heads of 64 and more; half of it in
-            smaller ones.
+        attention_share, narrow_attention_share: of ``tflops``, in the fused kernels of attention with heads of 64 and
+            more, and with smaller ones.
         bandwidth_share: of ``bandwidth``.
-        launch: seconds that a kernel takes the host, at least; a step is never faster than its kernels times this.
+        launch: seconds that an operation takes the host; a step is never faster than its operations times this.
     """
 
     tflops: float
     bandwidth: float
     memory: float
     float32: float
-    product_share: float = 0.55
-    attention_share: float = 0.3
-    bandwidth_share: float = 0.78
-    launch: float = 15e-6
+    product_share: float = FITTED['product_share'].value
+    attention_share: float = FITTED['attention_share'].value
+    narrow_attention_share: float = FITTED['narrow_attention_share'].value
+    bandwidth_share: float = FITTED['bandwidth_share'].value
+    launch: float = FITTED['launch'].value
 
 
 # Data sheets of the makers, without sparsity.
@@ -166,7 +191,7 @@ class StepCount(NamedTuple):
     def seconds(self, batch_size: int, card: Card, *, reduced: bool) -> float:
         """Time of a micro-batch on a card, in bfloat16 (``reduced``) or float32."""
         rate = 1e12 * (card.tflops if reduced else card.float32)
-        attention = np.where(self.heads < 64, card.attention_share / 2, card.attention_share)
+        attention = np.where(self.heads < 64, card.narrow_attention_share, card.attention_share)
         shares = np.where(self.heads > 0, attention, card.product_share)
         flops, moved = _line(batch_size) @ self.flops, _line(batch_size) @ self.moved
         busy = np.maximum(flops / (rate * shares), moved / (1e9 * card.bandwidth * card.bandwidth_share)).sum()
@@ -184,7 +209,7 @@ def count_step(model: nn.Module, inputs: Inputs, *, reduced: bool) -> StepCount:
         ValueError: the two take other operations, so no straight line goes through them.
     """
     own = copy.deepcopy(model)  # the caller's stays on its device
-    with _as_on_a_card(), FakeTensorMode(allow_non_fake_inputs=True):
+    with as_on_a_card(), FakeTensorMode(allow_non_fake_inputs=True):
         fake = own.to_empty(device='cpu').train()
         (rows, alive), (more_rows, more_alive) = (_run(fake, inputs(size), reduced) for size in (2, 4))
     if len(rows) != len(more_rows):
@@ -205,9 +230,10 @@ def _run(
     model: nn.Module, arguments: Mapping[str, Any], reduced: bool
 ) -> tuple[list[tuple[float, float, int]], list[float]]:
     trained = [x for x in model.parameters() if x.requires_grad]
-    for x in trained:
-        x.grad = torch.zeros_like(x)  # as in every step but the first
-    with _Counter([*model.parameters(), *model.buffers(), *(x.grad for x in trained)]) as counter:
+    gradients = [torch.zeros_like(x) for x in trained]  # as in every step but the first
+    for x, gradient in zip(trained, gradients, strict=True):
+        x.grad = gradient
+    with _Counter([*model.parameters(), *model.buffers(), *gradients]) as counter:
         for x in tree_leaves(arguments):
             if isinstance(x, Tensor):
                 counter.follow(x)
@@ -219,7 +245,7 @@ def _run(
 
 
 @contextmanager
-def _as_on_a_card() -> Iterator[None]:
+def as_on_a_card() -> Iterator[None]:
     """Leave out what the layers do on CPUs alone; fake tensors of a card cannot go backward without a driver."""
     with patch.object(vit, 'SHORT', 0), patch.object(linear, 'USE_ONEDNN', False):
         yield
@@ -378,7 +404,7 @@ class Memory(NamedTuple):
 
     def largest_batch(self, memory: float) -> int:
         """How many samples fit ``memory`` bytes."""
-        room = CONTEXT + (memory - CONTEXT) * USABLE - sum(self.fixed.values())
+        room = CONTEXT + (memory - CONTEXT) * FITTED['usable'].value - sum(self.fixed.values())
         once, per_sample = self.alive
         return max(int(((room - once) / per_sample).min()), 0)
 

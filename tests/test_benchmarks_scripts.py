@@ -121,6 +121,30 @@ def test_dual_masking_is_measured(bench_step, tmp_path, monkeypatch):
     assert '| 2 clips, ViT-base | fp32 | encoder and decoder | 20 |' in (tmp_path / 'table.md').read_text()
 
 
+def test_the_plan_is_measured(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+    import bench_plan
+
+    monkeypatch.setattr(bench_plan, 'STEPS', {'demo/pretrain.py': dict(image=dict(cpu=2), video=dict(cpu=1))})
+    monkeypatch.setattr(bench_plan, 'TOKENS', {'cpu': 1024})
+    bench_plan.main(['--out', str(tmp_path), '--rounds', '1'])
+    record = json.loads((tmp_path / 'results.json').read_text())
+    assert [row['step'] for row in record['rows']] == ['demo/pretrain, 2 images', 'demo/pretrain, 1 video']
+    assert all(row['error'] == row['foretold'] / row['seconds'] - 1 for row in record['rows'])
+    assert '| demo/pretrain, 1 video |' in (tmp_path / 'table.md').read_text()
+
+    # a machine of 2 TFLOP/s in products, 1 in attention, 0.5 with narrow heads, and 100 GB/s
+    rates = {step.name: step for step in bench_plan._rate_steps('cpu', reduced=False)}
+    seconds = {}
+    for name, tflops in {'product': 2, 'attention 64': 1, 'attention 24': 0.5, 'bytes': 1}.items():
+        count, line = rates[name].count, np.array([1, rates[name].size])
+        is_product = line @ count.flops > 0
+        seconds[name] = (line @ count.flops).sum() / tflops / 1e12 + (line @ count.moved)[~is_product].sum() / 1e11
+    card = bench_plan._measured_card(rates, seconds, 'cpu')
+    shares = card.attention_share, card.narrow_attention_share
+    assert (card.float32, card.bandwidth, *shares) == pytest.approx((2, 100, 0.5, 0.25))
+
+
 def test_draw_ratios_hides_more_and_more(demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
     import draw_ratios
