@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.utils import is_list_of
+from tiny_models import PRETRAINING, TRANSFER, batches, model_config
 from torch import Tensor
 
+from omnimae.engine.compiling import compile_loss
 from omnimae.models.vit import patchify, sinusoid_table
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
@@ -461,20 +463,45 @@ def test_every_parameter_gets_a_gradient_from_a_mixed_epoch(separate):
     assert without == []
 
 
-@pytest.mark.parametrize('where', ['backbone', 'head'])
-def test_activation_checkpointing_changes_no_number(where):
-    flag = dict(grad_checkpointing=True)
-    changed = flag if where == 'backbone' else dict(head=flag)
-    plain, recomputing = small(drop_path_rate=0.3), small(drop_path_rate=0.3, **changed)
-    recomputing.load_state_dict(plain.state_dict())
-    clip = torch.randn(4, 3, 4, 32, 32)
-    gradients = []
-    for model in (plain.train(), recomputing.train()):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('method', [method for method in (*PRETRAINING, *TRANSFER) if method != 'linear_images'])
+def test_activation_checkpointing_changes_no_number(method, dtype):
+    """Of encoder and decoder, with DropPath, whatever uses the backbone: pretraining, classifiers, dense heads."""
+    cfg = model_config(method, depth=2)
+    given, results = batches(cfg), []
+    for flag in (False, True):
         torch.manual_seed(0)
-        model(clip)['loss'].backward()
-        gradients.append([p.grad for p in model.parameters()])
-    for a, b in zip(*gradients, strict=True):
-        assert torch.equal(a, b)
+        cfg['backbone'].update(drop_path_rate=0.5, grad_checkpointing=flag)
+        if cfg.get('head', {}).get('type') == 'MAEHead':
+            cfg['head']['grad_checkpointing'] = flag
+        model, calls = MODELS.build(cfg).train(), []
+        for block in model.backbone.blocks:
+            block.register_forward_pre_hook(lambda block, _, calls=calls: calls.append(block))
+        with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+            losses = [model(**arguments, mode='loss')['loss'] for arguments in given]
+        sum(losses).backward()
+        assert len(calls) == (1 + flag) * len(given) * len(model.backbone.blocks)
+        results.append([*losses, *(x.grad for x in model.parameters() if x.grad is not None)])
+    for plain, recomputed in zip(*results, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_activation_checkpointing_changes_no_number_of_a_compiled_loss():
+    cfg = model_config('finetune_videos', depth=2)
+    [given], results = batches(cfg), []
+    for flag in (False, True):
+        torch.manual_seed(0)
+        cfg['backbone'].update(drop_path_rate=0.5, grad_checkpointing=flag)
+        model = MODELS.build(cfg).train()
+        if flag:
+            torch._dynamo.reset()
+            compile_loss(model, dict(backend='aot_eager', fullgraph=True))
+        torch.manual_seed(1)
+        loss = model(**given, mode='loss')['loss']
+        loss.backward()
+        results.append([loss, *(x.grad for x in model.parameters())])
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(plain, compiled, rtol=1e-5, atol=1e-6)
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
