@@ -82,4 +82,4 @@ class Feed:
 
     def _wait(self) -> None:
         """The device waits for what was sent; the host does not."""
-        torch.cuda.current_stream().wait_stream(self.stream)
+        torch.cuda.current_stream().wait_stream(self.stream)  # type: ignore[arg-type]  # there is one

@@ -283,8 +283,9 @@ def _check_mixing(model: nn.Module, dataloader: DataLoader) -> None:
     """Every micro-batch has two samples at least that are not replicas of each other."""
     if getattr(model.data_preprocessor, 'mixing', None) is None:
         return
-    dataset, sizes = dataloader.dataset, dataloader.batch_sampler.batch_sizes
-    for name, source, size in zip(dataset.names, dataset.sources, sizes, strict=True):
+    dataset: Any = dataloader.dataset
+    sampler: Any = dataloader.batch_sampler
+    for name, source, size in zip(dataset.names, dataset.sources, sampler.batch_sizes, strict=True):
         if size <= source.replicas:
             raise ValueError(
                 f'model.data_preprocessor.mixing mixes the samples of a micro-batch, and for the source {name!r} '

@@ -141,7 +141,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     def _update_scale(self, loss_is_finite: Tensor) -> None:
         """Halve the scale after an overflow, double it after 2000 steps without. A loss that is not finite keeps it."""
-        state = self.scaler._scale, self.scaler._growth_tracker
+        state: Any = self.scaler._scale, self.scaler._growth_tracker  # tensors, once a loss was scaled
         before = [x.clone() for x in state]
         self.scaler.update()
         for now, then in zip(state, before, strict=True):

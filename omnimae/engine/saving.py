@@ -330,6 +330,6 @@ class ExportHook(Hook):
 
 def _class_names(runner: Runner) -> dict[str, str]:
     """The names in the order of the labels, as JSON; nothing where there are none."""
-    size = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', None)
+    size: Any = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', None)
     names = class_names(runner.train_dataloader.dataset, size)
     return {} if names is None else {'classes': json.dumps(names)}

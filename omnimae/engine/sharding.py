@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
         optimizer: an optimizer without state; this one takes its place.
     """
 
+    _default_device: torch.device  # PyTorch's class has no such annotation
+
     def __init__(self, optimizer: Optimizer) -> None:
         accepted = inspect.signature(type(optimizer)).parameters  # AdamW's defaults hold more
         options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
@@ -47,10 +50,10 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
             return {}
         state = tree_map_only(Tensor, Tensor.cpu, own)
         for rank in range(1, self.world_size):
-            state |= tree_map_only(Tensor, lambda form, rank=rank: self._receive(form, rank), forms[rank])
+            state |= tree_map_only(Tensor, partial(self._receive, rank), forms[rank])
         return {**Optimizer.state_dict(self), 'state': dict(sorted(state.items()))}
 
-    def _receive(self, form: Tensor, rank: int) -> Tensor:
+    def _receive(self, rank: int, form: Tensor) -> Tensor:
         x = torch.empty(form.shape, dtype=form.dtype, device=self._default_device)
         dist.recv(x, rank)
         return x.cpu()
