@@ -340,17 +340,18 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize('name', OPTIMIZERS)
 @pytest.mark.parametrize('dtype', [None, 'float16'])
-def test_a_step_that_is_left_out_leaves_no_trace(name: str, dtype: str | None):
+@pytest.mark.parametrize('clip', [dict(max_norm=1.0), dict(type='value', clip_value=0.1)], ids=['norm', 'value'])
+def test_a_step_that_is_left_out_leaves_no_trace(name: str, dtype: str | None, clip: dict):
     def train(faults: list[str]) -> tuple[list[Tensor], dict, list[bool]]:
         torch.manual_seed(0)
         model, skipped = nn.Linear(40, 20), []
-        wrapper = AutocastOptimWrapper(OPTIMIZERS[name](model.parameters()), dtype, clip_grad=dict(max_norm=1.0))
+        wrapper = AutocastOptimWrapper(OPTIMIZERS[name](model.parameters()), dtype, clip_grad=dict(clip))
         for fault in faults:
             loss = model(torch.ones(3, 40)).square().mean()
             if fault == 'loss':
                 loss = loss + torch.inf  # the gradient is finite
             if fault == 'gradient':
-                loss = loss + (model.weight - model.weight.detach()).square().sum().sqrt()  # adds 0
+                loss = loss + (model.weight - model.weight.detach()).sqrt().sum()  # adds 0, and is infinite
             wrapper.update_params(loss)
             skipped.append(bool(wrapper.skipped))
         return [*model.parameters()], wrapper.state_dict()['scaler'], skipped

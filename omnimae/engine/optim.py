@@ -121,12 +121,13 @@ class AutocastOptimWrapper(OptimWrapper):
     def _clip(self) -> Tensor:
         """Clip the gradients and return their norm, (), from before it."""
         parameters = [x for group in self.optimizer.param_groups for x in group['params'] if x.grad is not None]
-        if self.clip_grad_kwargs:
-            norm = self.clip_func(parameters, **self.clip_grad_kwargs)
-            if norm is not None:  # values are clipped without it
-                self.logs[self.grad_name] = norm
-                return norm
-        return torch.stack(torch._foreach_norm([x.grad for x in parameters])).norm()
+        if self.clip_grad_kwargs and self.clip_func is nn.utils.clip_grad_norm_:
+            norm = self.logs[self.grad_name] = self.clip_func(parameters, **self.clip_grad_kwargs)
+            return norm
+        norm = torch.stack(torch._foreach_norm([x.grad for x in parameters])).norm()
+        if self.clip_grad_kwargs:  # by value: afterwards an infinite one is as finite as the others
+            self.clip_func(parameters, **self.clip_grad_kwargs)
+        return norm
 
     def _update(self, found_inf: Tensor, **kwargs: Any) -> None:
         # that has the parameters of this rank
