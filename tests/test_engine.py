@@ -24,6 +24,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import CheckpointLoader, Runner
@@ -388,6 +389,55 @@ def test_unknown_dtype_is_refused():
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Loop
+
+
+class CountHook(Hook):
+    """Counts more than bfloat16 can, and keeps what it is told."""
+
+    def count_step(self, runner: Runner, data_batch: list, counts: dict) -> None:
+        counts['pixels'] = 300_001
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: list, outputs: dict) -> None:
+        self.counted, self.outputs = runner.train_loop.counts['pixels'], outputs
+
+
+class PlainPreprocessor(nn.Module):
+    """What MMEngine accepts as a preprocessor, and no more."""
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        return dict(clip=data['clip'])
+
+
+class PlainModel(BaseModel):
+    """Its loss is in bfloat16, as under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__(PlainPreprocessor())
+        self.bias = nn.Parameter(torch.ones(()))
+
+    def forward(self, clip: Tensor, mode: str) -> dict[str, Tensor]:
+        return dict(loss=(clip.float().mean() / 255 - self.bias).abs().bfloat16())
+
+
+class PlainWrapper(OptimWrapper):
+    """Knows on the host that no step is left out, and says nothing else."""
+
+    skipped = False
+
+    def begin_step(self, weights: list) -> None:
+        pass
+
+
+def test_model_preprocessor_and_wrapper_may_be_anybodys(data: Path, tmp_path: Path):
+    runner = build_runner(write_config(tmp_path / 'classify.py', CLASSIFY, data), tmp_path / 'work')
+    runner.model, hook = PlainModel(), CountHook()
+    runner.optim_wrapper = PlainWrapper(torch.optim.SGD(runner.model.parameters(), lr=0.1))
+    runner.register_hook(hook)
+    runner.train()
+    assert hook.counted == 300_001
+    assert hook.outputs['loss'].dtype == torch.float32
+    assert hook.outputs.keys() == {'loss'}
+    assert runner.model.bias < 1
 
 
 def test_accumulated_micro_batches_make_the_big_batch(data: Path, tmp_path: Path):

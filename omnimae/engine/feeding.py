@@ -29,7 +29,7 @@ class Feed:
     def __init__(self, steps: Iterator[list[dict[str, Any]]], preprocessor: Any) -> None:
         self.steps = steps
         self.preprocessor = preprocessor
-        on_gpu = preprocessor.device.type == 'cuda' and hasattr(preprocessor, 'move')  # MMEngine's own has none
+        on_gpu = hasattr(preprocessor, 'move') and preprocessor.device.type == 'cuda'  # others do as they do
         self.stream = torch.cuda.Stream(preprocessor.device) if on_gpu else None
         self.seconds_ahead = 0.0
         self._ahead: list[dict[str, Any]] | None = None  # the next step

@@ -352,7 +352,7 @@ def _check_countable(dataset: Any, loader: str, metrics: Sequence[Any], size: in
             )
 
 
-def class_names(dataset: Any, size: int) -> list[str] | None:
+def class_names(dataset: Any, size: int | None) -> list[str] | None:
     """The names of the classes in the order of the labels; None where no source knows ``size`` of them."""
     known = (getattr(source, 'classes', None) for source in dataset.sources)
     return next((list(names) for names in known if names is not None and len(names) == size), None)

@@ -240,17 +240,17 @@ def _read(
     All come in one copy, the only one of a step, because each copy waits until the device has done the whole step. The
     values are means over micro-batches and ranks; of this rank alone where the step was left out.
     """
-    own = torch.stack([torch.stack([*x.values()]).detach() * weight for x, weight in zip(logs, weights, strict=True)])
-    own = own.mean(0)
-    sums = torch.cat([own, torch.tensor([*counts.values()]).to(own.device, own.dtype, non_blocking=True)])
+    parts = [torch.stack([*x.values()]).detach().float() for x in logs]  # may be in bfloat16, which has no 257
+    own = torch.stack([part * weight for part, weight in zip(parts, weights, strict=True)]).mean(0)
+    sums = torch.cat([own, torch.tensor([*counts.values()]).to(own, non_blocking=True)])
     all_reduce(sums)
-    values = torch.cat([own, sums, torch.stack([wrapper.skipped.to(own), *wrapper.logs.values()])]).cpu()
-    own, means, totals, rest = values.split([len(own), len(own), len(counts), 1 + len(wrapper.logs)])
-    outputs = dict(zip(logs[0], means / get_world_size(), strict=True))
-    outputs.update(zip(wrapper.logs, rest[1:], strict=True))
-    if rest[0]:
-        outputs = dict(zip(logs[0], own, strict=True))
-    return bool(rest[0]), outputs, dict(zip(counts, totals.tolist(), strict=True))
+    of_wrapper = {'skipped': wrapper.skipped, **getattr(wrapper, 'logs', {})}  # a user's may know them on the host
+    rest = torch.stack([torch.as_tensor(x).to(own, non_blocking=True) for x in of_wrapper.values()])
+    own, means, totals, rest = torch.cat([own, sums, rest]).cpu().split([len(own), len(own), len(counts), len(rest)])
+    more = dict(zip(of_wrapper, rest, strict=True))
+    skipped = bool(more.pop('skipped'))
+    values, more = (own, {}) if skipped else (means / get_world_size(), more)
+    return skipped, dict(zip(logs[0], values, strict=True)) | more, dict(zip(counts, totals.tolist(), strict=True))
 
 
 def _check_auto_scale_lr(options: Mapping[str, Any], global_batch_size: int) -> None:
