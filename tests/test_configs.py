@@ -325,14 +325,14 @@ IN1K_SSV2 = [path for path in RECIPES if PAPER in path.parents and 'k400' not in
 
 
 @pytest.mark.parametrize('path', IN1K_SSV2, ids=name_of)
-@pytest.mark.parametrize(('gpus', 'accumulation'), [(1, (8, 64)), (8, (1, 8)), (64, (1, 1))])
+@pytest.mark.parametrize(('gpus', 'accumulation'), [(1, (8, 32)), (8, (1, 4)), (64, (1, 1))])
 def test_global_batch_on_any_number_of_gpus(path, gpus, accumulation):
     cfg = loaded(path)
     if gpus > 8:  # as the docstrings say
         cfg = load_config(path, {'train_dataloader.batch_size': 32})
     sampler = batch_sampler(cfg, gpus, NUM_ROWS)
     assert (sampler.global_batch_size, sampler.accumulation) == (2048, accumulation)
-    assert sampler.batch_sizes == ((256, 32) if gpus <= 8 else (32, 32))
+    assert sampler.batch_sizes == ((256, 64) if gpus <= 8 else (32, 32))
 
 
 def test_batch_sizes_of_the_table_make_the_global_batch():

@@ -2,7 +2,7 @@
 
 Numbers: as ``vit-b_in1k-ssv2.py``; the decoder has 8 blocks, 512 wide (section 3.2 and B.1).
 Run: bash tools/dist_train.sh configs/omnimae/vit-h_in1k-ssv2.py 8
-Memory: about 30 GiB on each GPU (tools/plan.py, not measured). docs/recipes.md has sizes for GPUs of 24, 48 and 80 GB.
+Memory: about 40 GiB on each GPU (tools/plan.py). docs/recipes.md has sizes for GPUs of 24, 48 and 80 GB.
      If memory is short, lower train_dataloader.batch_size.image and .video or set model.backbone.grad_checkpointing and
      model.head.grad_checkpointing: the numbers stay the same.
 Hardware of the paper: 128 GPUs of 32 GB (16 samples on each).
