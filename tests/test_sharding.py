@@ -14,9 +14,12 @@ from test_distributed import TOOLS
 from test_resume import same
 from tiny_run import PRETRAIN, build_runner, write_config, write_data
 
+from omnimae.registry import OPTIMIZERS
+
 STEPS, SAVED = 10, 7  # in two epochs of five
 MORE = f"""
 train_dataloader['batch_size'] = 2
+optim_wrapper['optimizer'].update(type='Halved', factor=0.5)
 optim_wrapper.update(clip_grad=dict(max_norm=1.0), paramwise_cfg=dict(layer_decay=0.75, no_decay=['mask_token']))
 custom_hooks = [dict(type='EMAHook', momentum=0.1)]
 default_hooks['checkpoint'] = dict(by_epoch=False, interval={SAVED})
@@ -35,6 +38,7 @@ import json
 import sys
 from pathlib import Path
 
+import test_sharding
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -69,12 +73,34 @@ leave_distributed()
 """
 
 
+@OPTIMIZERS.register_module()
+class Halved(torch.optim.AdamW):
+    """Its rates are multiplied by an argument that is none of its defaults."""
+
+    def __init__(self, params: Any, factor: float, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.factor = factor
+
+    def step(self, closure: None = None) -> None:
+        rates = [group['lr'] for group in self.param_groups]
+        for group in self.param_groups:
+            group['lr'] *= self.factor
+        super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group['lr'] = rate
+
+
 def test_two_ranks_with_and_without_shards(tmp_path: Path):
     """Layer decay, EMA, clipping, accumulation and a step that is left out; resumed by the other way in an epoch."""
     config = write_config(tmp_path / 'pretrain.py', PRETRAIN, write_data(tmp_path / 'data'), MORE)
     (tmp_path / 'rank.py').write_text(RANK)
     command = [sys.executable, TOOLS / 'launch.py', '--standalone', '--nproc-per-node', '2', tmp_path / 'rank.py']
-    env = {**os.environ, 'PYTHONPATH': str(TOOLS.parent), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+    env = {
+        **os.environ,
+        'PYTHONPATH': f'{TOOLS.parent}:{Path(__file__).parent}',
+        'OMP_NUM_THREADS': '1',
+        'CUDA_VISIBLE_DEVICES': '',
+    }
     result = subprocess.run(
         [*command, config, json.dumps(RUNS)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -25,15 +24,20 @@ class ShardedOptimizer(ZeroRedundancyOptimizer):
     needs them on the GPU. Neither is mended in torch 2.14.
 
     Args:
-        optimizer: an optimizer without state; this one takes its place.
+        optimizer: an optimizer without state. This one takes its place, and it keeps the parameters of this rank.
     """
 
     _default_device: torch.device  # PyTorch's class has no such annotation
 
     def __init__(self, optimizer: Optimizer) -> None:
-        accepted = inspect.signature(type(optimizer)).parameters  # AdamW's defaults hold more
-        options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
-        super().__init__(optimizer.param_groups, type(optimizer), **options)
+        def keep(groups: list[dict[str, Any]]) -> Optimizer:
+            optimizer.param_groups = []
+            for group in groups:
+                optimizer.add_param_group(group)
+            return optimizer
+
+        # PyTorch would build another one, from defaults that need not be all its arguments.
+        super().__init__(optimizer.param_groups, keep)  # type: ignore[arg-type]
         self.defaults = optimizer.defaults
         numbers = {x: number for number, x in enumerate(_parameters(self))}
         self._numbers = [numbers[x] for x in _parameters(self.optim)]  # of the parameters of this rank, among all
