@@ -37,10 +37,13 @@ def test_a_step_is_the_same_with_copies_beside_it(name: str, monkeypatch: pytest
 
 @HOOKS.register_module()
 class HostHook(Hook):
-    """Notes which batches hooks see and what a step logs."""
+    """Changes a batch, and notes which batches hooks see and what a step logs."""
 
     def before_train(self, runner) -> None:
         self.seen, self.losses = [], []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        data_batch[0]['clip'] = data_batch[0]['clip'] // 2
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.seen += [(batch['ids'], batch['clip'].float().mean().item()) for batch in data_batch]

@@ -33,7 +33,8 @@ class Feed:
         self.stream = torch.cuda.Stream(preprocessor.device) if on_gpu else None
         self.seconds_ahead = 0.0
         self._ahead: list[dict[str, Any]] | None = None  # the next step
-        self._sent: dict[str, Any] = {}  # of its first micro-batch
+        self._first: dict[str, Any] = {}  # its first micro-batch, as it was sent
+        self._sent: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         return self
@@ -43,11 +44,14 @@ class Feed:
         return next(self.steps) if ahead is None else ahead
 
     def take(self, batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Copies of a step's micro-batches, to be changed at will. The first may be on the device already."""
+        """Copies of a step's micro-batches, to be changed at will. The first may be on the device already.
+
+        What a hook has replaced in it since then is not.
+        """
         taken = [batch.copy() for batch in batches]
         if self._sent:
             self._wait()
-            taken[0].update(self._sent)
+            taken[0] |= {key: x for key, x in self._sent.items() if taken[0].get(key) is self._first.get(key)}
             self._sent = {}
         return taken
 
@@ -70,7 +74,8 @@ class Feed:
         self._ahead = next(self.steps, None)
         self.seconds_ahead = time.time() - begin
         if self._ahead is not None:
-            self._sent = self._send(self._ahead[0])
+            self._first = self._ahead[0].copy()
+            self._sent = self._send(self._first)
 
     def _send(self, batch: dict[str, Any]) -> dict[str, Any]:
         with torch.cuda.stream(self.stream):
