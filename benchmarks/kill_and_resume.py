@@ -136,6 +136,7 @@ def run_all(out: Path, moments: int, words: Sequence[str]) -> list[dict]:
     results = out / 'results.json'
     done = json.loads(results.read_text()) if results.exists() else dict(seconds=None, rows=[])
     if done['seconds'] is None:
+        shutil.rmtree(out / 'whole', ignore_errors=True)
         begin = time.monotonic()
         finish(start(out / 'whole', 0, *words), out / 'whole')
         done['seconds'] = time.monotonic() - begin

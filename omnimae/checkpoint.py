@@ -14,6 +14,7 @@ import json
 import os
 import pickle
 import re
+import secrets
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -113,7 +114,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         OSError: it could not be written. What was at ``path`` before is still there.
     """
     path = Path(path)
-    unfinished = path.with_name(path.name + '.tmp')
+    unfinished = path.with_name(f'{path.name}.{secrets.token_hex(4)}.tmp')  # nobody else's
     try:
         yield unfinished
         _to_disk(unfinished)

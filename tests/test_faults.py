@@ -8,28 +8,37 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from streams import Streams
 from test_distributed import TOOLS, run
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.apis import get_model
 from omnimae.checkpoint import load_file, replacing
 from omnimae.data.datasets import ImageDataset, VideoDataset
+from omnimae.engine import claim_folder
 from omnimae.engine.compat import find_latest_checkpoint, save_whole
 from omnimae.engine.optim import AutocastOptimWrapper
-from omnimae.engine.saving import PREEMPTED, CheckpointHook
-from omnimae.registry import DATASETS
+from omnimae.engine.saving import CheckpointHook
+from omnimae.registry import DATASETS, HOOKS
+from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, heard
 from omnimae.structures import Address
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +146,114 @@ def test_the_latest_checkpoint_is_found_after_a_move_and_without_its_note(config
     assert find_latest_checkpoint(tmp_path) is None
 
 
+def with_validation(config: Path) -> Path:
+    text = config.read_text() + '\nval_dataloader, val_evaluator = test_dataloader, test_evaluator\n'
+    config.write_text(text + 'val_cfg = dict(type="ValLoop")\n')
+    return config
+
+
+@pytest.mark.parametrize('is_copied', [True, False])
+def test_a_run_resumed_elsewhere_removes_nothing_here(config: Path, tmp_path: Path, is_copied: bool):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    hook = 'default_hooks.checkpoint'
+    options: dict = {f'{hook}.save_best': 'accuracy/top1', f'{hook}.max_keep_ckpts': 1}
+    build_runner(with_validation(config), first, options | {'train_cfg.max_epochs': 1}).train()
+    before = {path.name: path.read_bytes() for path in first.glob('*.pth')}
+    assert [*sorted(before)] == ['best_accuracy_top1_epoch_1.pth', 'epoch_1.pth']
+    if is_copied:
+        shutil.copytree(first, second)
+    else:
+        options['load_from'] = str(first / 'epoch_1.pth')
+    runner = build_runner(config, second, options | {'resume': True})
+    hook = hook_of(runner, CheckpointHook)
+    hook.rule_map = {'greater': lambda new, best: True}
+    hook._init_rule(['greater'], ['accuracy/top1'])
+    runner.train()
+    assert {path.name: path.read_bytes() for path in first.glob('*.pth')} == before
+    assert [path.name for path in second.glob('best_*.pth')] == ['best_accuracy_top1_epoch_2.pth']
+
+
+def claim(folder: Path, *, overwrite: bool = False, **cfg: Any) -> None:
+    claim_folder(Config(dict(work_dir=str(folder), **cfg)), overwrite=overwrite)
+
+
+@pytest.mark.parametrize('name', ['epoch_3.pth', 'preempted.pth', 'best_x_epoch_1.pth', 'epoch_9_raw.safetensors'])
+def test_a_folder_belongs_to_one_run(tmp_path: Path, name: str):
+    folder = tmp_path / 'work'
+    claim(folder)  # makes it
+    for other in ('config.py', name, 'last_checkpoint', 'x.pth.0123abcd.tmp'):
+        (folder / other).write_text(other)
+    with pytest.raises(ValueError, match=rf'work has files of another run: {name}\. .*--resume.*--work-dir.*--overwri'):
+        claim(folder)
+    assert not (folder / 'x.pth.0123abcd.tmp').exists()  # what a kill left
+    claim(folder, resume=True)
+    claim(folder, resume=True, load_from=str(folder / name))
+    claim(folder, resume=True, overwrite=True)  # as a job that is queued again
+    assert (folder / name).exists()
+    (tmp_path / 'other.pth').touch()
+    with pytest.raises(ValueError, match='work has files of another run'):
+        claim(folder, resume=True, load_from=str(tmp_path / 'other.pth'))
+    claim(folder, overwrite=True)
+    [aside] = folder.glob('replaced_*')
+    assert sorted(path.name for path in aside.iterdir()) == sorted(['config.py', name, 'last_checkpoint'])
+    assert {path.name for path in folder.iterdir()} == {'.lock', aside.name}
+
+
+def test_a_folder_in_use_names_who_uses_it(tmp_path: Path):
+    program = f"""
+import os, sys, time
+from mmengine.config import Config
+from omnimae.engine import claim_folder
+claim_folder(Config(dict(work_dir={str(tmp_path)!r})))
+if os.fork() == 0:  # as a loader's worker
+    time.sleep(60)
+print('claimed', flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, env=environment(), text=True)
+    assert process.stdout.readline() == 'claimed\n'
+    who = f'process {process.pid} on {socket.gethostname()} since 20'
+    with pytest.raises(ValueError, match=rf'is in use by another training: {who}'):
+        claim(tmp_path, resume=True)
+    process.kill()
+    process.wait()
+    claim(tmp_path, resume=True)  # a worker that outlives the run does not hold it
+
+
+def test_what_is_to_be_resumed_must_be_there(config: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match=r'--resume .*gone\.pth: no such file'):
+        claim(tmp_path / 'work', resume=True, load_from=str(tmp_path / 'gone.pth'))
+    options = ['--work-dir', tmp_path / 'work', '--resume', '--cfg-options', 'train_cfg.max_epochs=1']
+    result = subprocess.run(
+        [sys.executable, TOOLS / 'train.py', config, *options], env=environment(), capture_output=True, text=True
+    )
+    lines = [line for line in (result.stdout + result.stderr).splitlines() if line]
+    assert re.search(r'WARNING - --resume: no checkpoint in .*work, so the training starts from its beg', lines[0])
+    [log] = (tmp_path / 'work').glob('*/*.log')
+    assert 'WARNING - --resume: no checkpoint in' in log.read_text()
+
+
+def test_temporary_names_are_nobody_elses(tmp_path: Path):
+    with replacing(tmp_path / 'a') as one, replacing(tmp_path / 'a') as other:
+        assert one != other
+        one.write_text('one')
+        other.write_text('other')
+    assert (tmp_path / 'a').read_text() == 'one'
+
+
+def test_tests_and_features_leave_the_config_of_the_training(config: Path, tmp_path: Path, monkeypatch):
+    work = tmp_path / 'work'
+    build_runner(config, work, {'train_cfg.max_epochs': 1}).train()
+    before = (work / 'classify.py').read_text()
+    weights, batch = work / 'epoch_1_raw.safetensors', 'test_dataloader.batch_size=5'
+    call_tool(monkeypatch, 'test', config, weights, '--work-dir', work, '--cfg-options', batch)
+    out = ['--out', tmp_path / 'f.npz']
+    time.sleep(1.1)  # MMEngine names a log by the second
+    call_tool(monkeypatch, 'extract_features', config, weights, *out, '--work-dir', work, '--cfg-options', batch)
+    assert (work / 'classify.py').read_text() == before
+    assert len([*work.glob('*/classify.py')]) == 2
+
+
 def test_another_global_batch_is_no_resume(config: Path, tmp_path: Path):
     build_runner(config, tmp_path / 'work').train()
     options = {'resume': True, 'train_dataloader.batch_sampler.global_batch_size': 4, 'train_dataloader.batch_size': 4}
@@ -159,10 +276,14 @@ class Malice:
 def call_tool(monkeypatch: pytest.MonkeyPatch, name: str, *words: str | Path) -> None:
     """``python tools/NAME.py WORDS`` in this process."""
     monkeypatch.setattr(sys, 'argv', [name, *map(str, words)])
+    load_tool(name).main()
+
+
+def load_tool(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main()
+    return module
 
 
 # (config, checkpoint, work directory, monkeypatch) -> None
@@ -323,6 +444,105 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **more}
 
 
+@HOOKS.register_module()
+class SignalHook(Hook):
+    """Sends this process a signal in a step, as somebody else would."""
+
+    def __init__(self, number: int, step: int) -> None:
+        self.number, self.step = number, step
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: list) -> None:
+        if runner.iter == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize('number', SIGNALS, ids=lambda number: number.name)
+def test_whatever_asks_a_run_to_stop_saves(config: Path, tmp_path: Path, number: signal.Signals):
+    before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
+    options = {'custom_hooks': [dict(type='SignalHook', number=number, step=1)]}
+    with pytest.raises(SystemExit) as end:
+        build_runner(config, tmp_path / 'work', options).train()
+    assert end.value.code == (INTERRUPTED if number == signal.SIGINT else PREEMPTED) == (130 if number == 2 else 75)
+    assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter'] == 2
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(config: Path, tmp_path: Path):
+    hook = dict(type='SignalHook', number=signal.SIGINT, step=1)
+    with pytest.raises(KeyboardInterrupt):
+        build_runner(config, tmp_path / 'work', {'custom_hooks': [hook, hook]}).train()
+    assert not (tmp_path / 'work' / 'preempted.pth').exists()
+
+
+@DATASETS.register_module()
+class SlowImages(ImageDataset):
+    """One picture is on a storage that does not answer, until ``answers`` is there, and somebody sees that."""
+
+    answers: Path
+    process = os.getpid()
+
+    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
+        if path.endswith('/5.png') and not self.answers.exists():
+            os.kill(self.process, signal.SIGUSR1)
+        while path.endswith('/5.png') and not self.answers.exists():
+            time.sleep(0.05)
+        return super().read(path, rng)
+
+
+@pytest.mark.parametrize(('num_workers', 'on_gpu'), [(0, False), (2, False), (0, True)])
+def test_a_run_that_waits_for_data_saves_at_once(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int, on_gpu: bool
+):
+    torch.set_num_threads(1)
+    if on_gpu:
+        Streams(monkeypatch)  # it waits for the next step before this one is over
+    source = 'train_dataloader.dataset.sources.pictures'
+    options = {f'{source}.type': 'SlowImages', 'train_dataloader.num_workers': num_workers}
+    monkeypatch.setattr(SlowImages, 'answers', tmp_path / 'answers', raising=False)
+    begin = time.monotonic()
+    stopped = build_runner(config, tmp_path / 'work', options)
+    with pytest.raises(SystemExit) as end:
+        stopped.train()
+    assert end.value.code == PREEMPTED
+    assert time.monotonic() - begin < 9
+    done = torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter']
+    assert done == stopped.iter + on_gpu
+    assert done == 2 or num_workers  # it is a picture of the third step; workers read before it is needed
+
+    (tmp_path / 'answers').touch()
+    resumed = build_runner(config, tmp_path / 'work', options | {'resume': True})
+    resumed.train()
+    whole = build_runner(config, tmp_path / 'whole', options)
+    whole.train()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize(
+    ('tool', 'number', 'code'), [('train', signal.SIGUSR1, 75), ('train', signal.SIGINT, 130), ('launch', 15, 75)]
+)
+def test_before_training_there_is_nothing_to_save(tmp_path: Path, tool: str, number: int, code: int):
+    """A chain of jobs goes on whenever the signal comes: here while the imports run."""
+    command = [sys.executable, TOOLS / f'{tool}.py', 'config.py']
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    status = Path(f'/proc/{process.pid}/status')
+    while not int(re.search(r'SigCgt:\s*(\w+)', status.read_text())[1], 16) >> signal.SIGTERM - 1 & 1:
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.send_signal(number)
+    message = process.communicate(timeout=30)[1]
+    assert process.returncode == code
+    assert f'{signal.Signals(number).name} before there was anything new to save: the exit code is {code}' in message
+
+
+def test_nohup_stays_in_force(monkeypatch: pytest.MonkeyPatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert heard() == [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    signal.signal(signal.SIGHUP, before)
+    assert heard() == [*SIGNALS]
+
+
 def test_a_preempted_run_goes_on_as_if_nothing_had_happened(data: Path, tmp_path: Path):
     """SIGTERM to every process of the run, loader workers too, as clusters send it."""
     config = write_config(tmp_path / 'pretrain.py', PRETRAIN, data)
@@ -400,7 +620,7 @@ def test_ranks_leave_out_a_step_and_are_preempted_together(data: Path, tmp_path:
     config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
     options = ['--work-dir', tmp_path / 'work', '--cfg-options', 'train_dataloader.batch_size=4']
     result = run('dist_train.sh', config, 2, *options, path=tmp_path)
-    assert result.returncode != 0
+    assert result.returncode == PREEMPTED
     assert {*re.findall(r'exitcode  : (\S+)', result.stderr)} == {str(PREEMPTED)}, result.stderr[-3000:]
     [line] = (tmp_path / 'work' / 'skipped_steps.txt').read_text().splitlines()
     assert line.startswith('epoch 1, step 3 (iteration 3)\tloss nan: ')
@@ -422,50 +642,89 @@ def test_one_rank_that_raises_ends_all(data: Path, tmp_path: Path):
     begin = time.monotonic()
     options = ['--work-dir', tmp_path / 'work', '--cfg-options', 'train_dataloader.batch_size=4']
     result = run('dist_train.sh', config, 2, *options, path=tmp_path)
-    assert result.returncode != 0
+    assert result.returncode == 1
     assert 'ValueError: the disk of rank 1 is on fire' in result.stderr
     assert time.monotonic() - begin < 60
 
 
 RANK = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 
-def save(*_):
-    time.sleep(3)
+def save(number, frame):
+    Path(sys.argv[1], 'asked').touch()
+    time.sleep(float(sys.argv[2]))
     Path(sys.argv[1], 'saved').touch()
-    sys.exit()
+    sys.exit(130 if number == signal.SIGINT else 75)
 
-signal.signal(signal.SIGTERM, save)
-Path(sys.argv[1], 'ready').touch()
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, save)
+Path(sys.argv[1], 'ready').write_text(str(os.getpid()))
 time.sleep(60)
 """
 
 
+def launch_rank(folder: Path, seconds: float, **env: str) -> subprocess.Popen:
+    """A rank that takes so many seconds to save, and is ready for a signal."""
+    (folder / 'rank.py').write_text(RANK)
+    command = [sys.executable, TOOLS / 'launch.py', '--standalone', '--nproc-per-node', '1', folder / 'rank.py']
+    process = subprocess.Popen([*command, folder, str(seconds)], env=environment(**env), stderr=subprocess.DEVNULL)
+    wait_for(folder / 'ready', process)
+    return process
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    while not (path.exists() and path.stat().st_size >= (path.name == 'ready')):
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+def test_the_launcher_hands_on_signals_and_exits_like_its_ranks(tmp_path: Path):
+    process = launch_rank(tmp_path, 0.5)
+    process.send_signal(signal.SIGUSR1)
+    wait_for(tmp_path / 'asked', process)
+    process.terminate()  # clusters send one after the other
+    assert process.wait(timeout=30) == PREEMPTED
+    assert (tmp_path / 'saved').exists()
+
+
+def test_a_second_ctrl_c_leaves_no_rank(tmp_path: Path):
+    process = launch_rank(tmp_path, 30)
+    process.send_signal(signal.SIGINT)
+    wait_for(tmp_path / 'asked', process)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 1
+    assert time.monotonic() - begin < 10
+    assert not Path('/proc', (tmp_path / 'ready').read_text()).exists()
+
+
+@pytest.mark.parametrize(
+    ('codes', 'code'), [([75, 75], 75), ([0, -15, 75], 75), ([-2, 130], 130), ([75, 1], 1), ([-9], 1), ([0, -10], 75)]
+)
+def test_the_launcher_tells_signals_from_errors(codes: list[int], code: int):
+    assert load_tool('launch').exit_code(codes) == code
+
+
 def test_the_launcher_ends_ranks_after_as_many_seconds_as_it_is_told(tmp_path: Path):
     """A rank that takes 3 seconds to save has one; torchrun's own limit is 30."""
-    (tmp_path / 'rank.py').write_text(RANK)
-    command = [sys.executable, TOOLS / 'launch.py', '--standalone', '--nproc-per-node', '1', tmp_path / 'rank.py']
-    env = environment(TORCH_ELASTIC_SHUTDOWN_TIMEOUT='1')
-    process = subprocess.Popen([*command, tmp_path], env=env, stderr=subprocess.DEVNULL)
-    while not (tmp_path / 'ready').exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = launch_rank(tmp_path, 3, TORCH_ELASTIC_SHUTDOWN_TIMEOUT='1')
     process.terminate()
     process.wait(timeout=30)
     assert not (tmp_path / 'saved').exists()
 
 
 def test_the_launcher_leaves_two_minutes_unless_it_is_told(monkeypatch: pytest.MonkeyPatch):
-    spec = importlib.util.spec_from_file_location('launch', TOOLS / 'launch.py')
-    launch = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(launch)
+    launch = load_tool('launch')
     monkeypatch.delenv('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', raising=False)
-    monkeypatch.setattr(launch.PContext.close, '__defaults__', (None, 30))
+    for name in ('start', 'close'):
+        monkeypatch.setattr(launch.PContext, name, getattr(launch.PContext, name))
     monkeypatch.setattr(launch.run, 'main', lambda: None)
+    monkeypatch.setattr(sys, 'argv', ['launch.py', 'train.py'])
     launch.main()
     assert os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'] == '120'
     assert launch.PContext.close.__defaults__ == (None, 120)
+    assert sys.argv[1:] == ['--signals-to-handle', 'SIGINT,SIGHUP,SIGTERM,SIGUSR1', 'train.py']
     monkeypatch.delenv('TORCH_ELASTIC_SHUTDOWN_TIMEOUT')
 
 

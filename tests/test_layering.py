@@ -17,6 +17,7 @@ FLOOR = {'registry', 'structures'}
 ALLOWED = {
     'registry': set(),
     'structures': set(),
+    'stopping': set(),
     'models': FLOOR,
     'data': FLOOR,
     'evaluation': FLOOR,
@@ -28,7 +29,7 @@ ALLOWED = {
     'consistency': FLOOR,
     'config': FLOOR | {'consistency'},
     # its hooks export weights, draw pictures and count neighbours
-    'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation'},
+    'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation', 'stopping'},
     # files through the data room, features as the frozen evaluation defines them
     'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'layouts'},
 }

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 from torch import Tensor
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import default_work_dir, load_config
 from omnimae.engine import (
+    EvaluationRunner,
     dtype_of,
     evaluating,
     extract,
@@ -79,7 +79,7 @@ def main(words: Sequence[str] | None = None) -> None:
     cfg.model = frozen_model(cfg.model)
     args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when everything is to be written
     setup_distributed(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = EvaluationRunner.from_cfg(cfg)
     load_weights(runner.model, args.checkpoint, complete=True)
     runner.model.eval()
 

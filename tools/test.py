@@ -16,11 +16,10 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
-from mmengine.runner import Runner
 
 from omnimae.checkpoint import load_weights, stored_classes
 from omnimae.config import default_work_dir, infer_num_classes, load_config
-from omnimae.engine import HeadSizeHook, leave_distributed, setup_distributed, setup_environment
+from omnimae.engine import EvaluationRunner, HeadSizeHook, leave_distributed, setup_distributed, setup_environment
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,7 +72,7 @@ def main() -> None:
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when hours of testing are to be written
     setup_distributed(cfg)
-    runner = Runner.from_cfg(cfg)
+    runner = EvaluationRunner.from_cfg(cfg)
     load_weights(runner.model, args.checkpoint, complete=True)
     if (classes := class_names(args.checkpoint)) is not None:
         for hook in runner.hooks:

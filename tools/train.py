@@ -1,7 +1,10 @@
 """Train a config: pretraining or fine-tuning, on one or many devices.
 
-python tools/train.py CONFIG [--work-dir D] [--resume [PATH]] [--amp] [--cfg-options k=v ...]
-                             [--launcher none|pytorch|slurm]
+python tools/train.py CONFIG [--work-dir D] [--resume [PATH]] [--overwrite] [--amp]
+                             [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
+
+Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save and end the run, on all ranks. Exit codes: 0, the training is done; 75, a
+signal ended it, go on with --resume; 130, Ctrl-C did, or a second Ctrl-C, which does not save; 1, an error.
 """
 
 from __future__ import annotations
@@ -11,11 +14,16 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from omnimae.stopping import listen
+
+if __name__ == '__main__':
+    listen()  # the imports take seconds
+
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from omnimae.config import default_work_dir, infer_num_classes, load_config
-from omnimae.engine import leave_distributed, setup_distributed, setup_environment
+from omnimae.engine import claim_folder, leave_distributed, setup_distributed, setup_environment
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,6 +36,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='PATH',
         help='go on from this checkpoint; without PATH from the latest one in the work directory, if there is one',
+    )  # fmt: skip
+    parser.add_argument(
+        '--overwrite', action='store_true',
+        help='move files of another run in the work directory aside, into replaced_TIME/; nothing with --resume',
     )  # fmt: skip
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument(
@@ -67,6 +79,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     apply_arguments(cfg, args)
     setup_distributed(cfg)  # before the data are looked at
+    claim_folder(cfg, overwrite=args.overwrite)
     infer_num_classes(cfg)
     add_log_backends(cfg)
     Runner.from_cfg(cfg).train()

@@ -2,6 +2,7 @@
 
 from .compat import leave_distributed, setup_distributed, setup_environment
 from .devices import choose_device
+from .folder import claim_folder
 from .hooks import (
     BrokenFileHook,
     HeadSizeHook,
@@ -16,13 +17,14 @@ from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .precision import dtype_of, evaluating
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
-from .testing import KNNHook, KNNTestLoop, TestLoop, ValLoop, extract, frozen_model
+from .testing import EvaluationRunner, KNNHook, KNNTestLoop, TestLoop, ValLoop, extract, frozen_model
 
 __all__ = [
     'AutocastOptimWrapper',
     'BrokenFileHook',
     'CheckpointHook',
     'EpochTrainLoop',
+    'EvaluationRunner',
     'ExportHook',
     'HeadSizeHook',
     'IterTimerHook',
@@ -41,6 +43,7 @@ __all__ = [
     'ValLoop',
     'WarmupCosineLR',
     'choose_device',
+    'claim_folder',
     'dtype_of',
     'evaluating',
     'extract',

@@ -22,6 +22,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.logging import print_log
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 from torch.nn.parallel import DistributedDataParallel
@@ -153,7 +154,20 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
     return str(max(whole, key=lambda path: path.stat().st_mtime)) if whole else None
 
 
-runner_module.find_latest_checkpoint = find_latest_checkpoint
+def checkpoint_to_resume(work_dir: str) -> str | None:
+    """As `find_latest_checkpoint`. MMEngine says that it resumed from None. Not mended in 0.11.0rc0."""
+    path = find_latest_checkpoint(work_dir)
+    if path is None:
+        print_log(nothing_to_resume(work_dir), 'current', logging.WARNING)
+    return path
+
+
+def nothing_to_resume(folder: str | os.PathLike) -> str:
+    """What a run says that was told to go on and has nothing to go on from."""
+    return f'--resume: no checkpoint in {folder}, so the training starts from its beginning.'
+
+
+runner_module.find_latest_checkpoint = checkpoint_to_resume
 runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
 runner_module.get_device = choose_device  # MMEngine takes any accelerator that it knows, also what nobody tried
 
@@ -247,7 +261,7 @@ def leave_distributed() -> None:
         return
     torch.distributed.barrier()
     if torch.distributed.get_backend() == 'gloo':
-        _exit_now(0)
+        exit_now(0)
     torch.distributed.destroy_process_group()
 
 
@@ -255,11 +269,24 @@ def exit_together(code: int) -> None:
     """End this process with an exit code from within the training, and all ranks at the same time."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-        _exit_now(code)  # a model in DDP is alive, see leave_distributed
+        exit_now(code)  # a model in DDP is alive, see leave_distributed
     raise SystemExit(code)
 
 
-def _exit_now(code: int) -> None:
+def all_come(seconds: float) -> bool:
+    """Whether all ranks call this within so many seconds. Nothing else waits: some may be in a collective."""
+    if not torch.distributed.is_initialized():
+        return True
+    store, end = torch.distributed.distributed_c10d._get_default_store(), time.monotonic() + seconds
+    number = store.add('all_come', 1)
+    while number < torch.distributed.get_world_size() and time.monotonic() < end:
+        time.sleep(0.1)
+        number = store.add('all_come', 0)
+    return number == torch.distributed.get_world_size()
+
+
+def exit_now(code: int) -> None:
+    """End this process with an exit code, whatever its threads do."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

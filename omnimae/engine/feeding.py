@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from omnimae.stopping import WaitEnded
+
 
 class Feed:
     """The micro-batches of each step, first on the host, then one after the other on the device.
@@ -24,6 +26,7 @@ class Feed:
 
     Attributes:
         seconds_ahead: that `look_ahead` waited for the loader.
+        is_waiting: for the loader, so that WaitEnded may be raised.
     """
 
     def __init__(self, steps: Iterator[list[dict[str, Any]]], preprocessor: Any) -> None:
@@ -32,6 +35,7 @@ class Feed:
         on_gpu = hasattr(preprocessor, 'move') and preprocessor.device.type == 'cuda'  # others do as they do
         self.stream = torch.cuda.Stream(preprocessor.device) if on_gpu else None
         self.seconds_ahead = 0.0
+        self.is_waiting = False
         self._ahead: list[dict[str, Any]] | None = None  # the next step
         self._first: dict[str, Any] = {}  # its first micro-batch, as it was sent
         self._sent: dict[str, Any] = {}
@@ -41,7 +45,7 @@ class Feed:
 
     def __next__(self) -> list[dict[str, Any]]:
         ahead, self._ahead = self._ahead, None
-        return next(self.steps) if ahead is None else ahead
+        return self._wait_for_step() if ahead is None else ahead
 
     def take(self, batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Copies of a step's micro-batches, to be changed at will. The first may be on the device already.
@@ -71,11 +75,21 @@ class Feed:
         if self.stream is None:
             return
         begin = time.time()
-        self._ahead = next(self.steps, None)
+        try:
+            self._ahead = self._wait_for_step()
+        except (StopIteration, WaitEnded):  # the step that is computed comes to its end
+            self._ahead = None
         self.seconds_ahead = time.time() - begin
         if self._ahead is not None:
             self._first = self._ahead[0].copy()
             self._sent = self._send(self._first)
+
+    def _wait_for_step(self) -> list[dict[str, Any]]:
+        try:
+            self.is_waiting = True
+            return next(self.steps)
+        finally:
+            self.is_waiting = False
 
     def _send(self, batch: dict[str, Any]) -> dict[str, Any]:
         with torch.cuda.stream(self.stream):

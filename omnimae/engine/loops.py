@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from omnimae.registry import LOOPS
+from omnimae.stopping import WaitEnded
 
 from .compat import find_latest_checkpoint
 from .compiling import compile_loss
@@ -43,7 +44,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
     A hook may have a method ``count_step(runner, data_batch, counts)``, called after the update. It adds numbers of
     this rank to the dict ``counts``, by the same names on all ranks. Their sums over ranks are the loop's ``counts`` in
-    ``after_train_iter``. A collective of the hook's own would wait for the device in every step.
+    ``after_train_iter``. A collective of the hook's own would wait for the device in every step. ``stop_waiting`` is
+    called when WaitEnded ended the wait for a step, and ``stop_listening`` at the end of training, after errors, too.
 
     Random numbers are not part of it: masks, DropPath and mixing are drawn micro-batch by micro-batch.
 
@@ -101,13 +103,16 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self.runner.model.train()
         _check_batch_norm(unwrapped(self.runner.model), self.batch_sampler)
         _check_mixing(unwrapped(self.runner.model), self.dataloader)
-        self.runner.call_hook('before_train')
-        self._validate_if_due()  # a run that was stopped in a validation is resumed in front of it
-        while self.epoch < self.max_epochs and not self.stop_training:
-            self.run_epoch()
-            self._decide_current_val_interval()
-            self._validate_if_due()
-        self.runner.call_hook('after_train')
+        try:
+            self.runner.call_hook('before_train')
+            self._validate_if_due()  # a run that was stopped in a validation is resumed in front of it
+            while self.epoch < self.max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._decide_current_val_interval()
+                self._validate_if_due()
+            self.runner.call_hook('after_train')
+        finally:
+            self.runner.call_hook('stop_listening')
         return self.runner.model
 
     def _validate_if_due(self) -> None:
@@ -131,8 +136,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         first_step = self.iter - self.epoch * len(self.dataloader)
         self.batch_sampler.start_step = first_step
         self.feed = Feed(self._steps(first_step), unwrapped(self.runner.model).data_preprocessor)
-        for step, micro_batches in enumerate(self.feed, first_step):
-            self.run_iter(step, micro_batches)
+        try:
+            for step, micro_batches in enumerate(self.feed, first_step):
+                self.run_iter(step, micro_batches)
+        except WaitEnded:
+            self.runner.call_hook('stop_waiting')
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 

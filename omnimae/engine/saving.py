@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, is_main_process, master_only
+from mmengine.dist import all_reduce, get_world_size, is_main_process, master_only
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from omnimae.checkpoint import replacing, save_file
 from omnimae.registry import HOOKS
+from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, WaitEnded, heard, saving
 
-from .compat import exit_together, find_latest_checkpoint
+from .compat import all_come, exit_now, exit_together, find_latest_checkpoint
 from .hooks import class_names, unwrapped
-
-PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again"
+from .sharding import ShardedOptimizer
 
 
 @HOOKS.register_module()
@@ -37,7 +37,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     """MMEngine's, by the same name and with the same options, which removes old checkpoints last.
 
     MMEngine removes the oldest one, or the best so far, before it writes the new one. A run that is killed in between
-    has lost it: with ``max_keep_ckpts=1`` all there was. (0.11.0rc0 still does.)
+    has lost it: with ``max_keep_ckpts=1`` all there was. (0.11.0rc0 still does.) Where a run was resumed from another
+    folder, MMEngine removes the best one there. Here nothing is removed but in the run's own folder.
 
     With ``save_best='accuracy/top1'`` every validation says in the log and in the curves (``accuracy/top1_best`` and
     ``accuracy/top1_best_epoch``) what was best and when, beside what it is now. The weights are those that were
@@ -57,11 +58,11 @@ class CheckpointHook(MMEngineCheckpointHook):
         return {key: path for key, path in paths.items() if path}
 
     def before_train(self, runner: Runner) -> None:
-        """Find the best checkpoint of a resumed run where it is now, if its folder was moved."""
+        """Find the best checkpoint of a resumed run in its own folder, if it was moved or copied there."""
         super().before_train(runner)
         for key, path in self.best.items():
             here = os.path.join(self.out_dir, os.path.basename(path))
-            if not os.path.isfile(path) and os.path.isfile(here):
+            if os.path.isfile(here):
                 if len(self.key_indicators) == 1:
                     self.best_ckpt_path = here
                 else:
@@ -94,12 +95,14 @@ class CheckpointHook(MMEngineCheckpointHook):
     @contextmanager
     def _removing_last(self) -> Iterator[None]:
         backend = self.file_backend
-        remove, outdated = backend.remove, list[str]()
+        isfile, remove, outdated = backend.isfile, backend.remove, list[str]()
+        # Of a run that was resumed from another folder, the best so far is still there, and stays.
+        backend.isfile = lambda path: os.path.dirname(path) == self.out_dir and isfile(path)
         backend.remove = outdated.append
         try:
             yield
         finally:
-            backend.remove = remove
+            backend.isfile, backend.remove = isfile, remove
         for path in outdated:
             if path not in self.best.values():  # else the new one took its name
                 remove(path)
@@ -107,76 +110,117 @@ class CheckpointHook(MMEngineCheckpointHook):
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Saves and ends the run when the cluster asks for it: SIGTERM, or SIGUSR1 (Slurm's ``--signal=USR1@120``).
+    """Saves and ends the run when somebody asks for it: Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 (Slurm's ``USR1@120``).
 
     A rank that was signalled tells the others at the end of the optimizer step or validation that is running. All save
-    ``preempted.pth`` together and exit with code 75, which ``slurm_train.sh`` answers with ``--resume``.
+    ``preempted.pth`` together. The exit code is 75, which ``slurm_train.sh`` answers with ``--resume``, and 130 after
+    Ctrl-C. A second Ctrl-C does not wait for the end of the step.
+
+    Data that do not come hold up no one: a rank that waits for them ends its wait at once, or, if there are several
+    ranks, after ``PATIENCE``, in which the others may finish the step with it.
     """
 
     # Behind everything else of the step.
     priority = 'LOWEST'
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
     GRACE = 60.0  # seconds that a loader's worker outlives SIGTERM, which clusters send to every process
+    PATIENCE = 10.0  # seconds
 
     def before_train(self, runner: Runner) -> None:
         """Listen, in this process and in the loader's workers."""
-        self._asked = False
+        self._preempted = self._interrupted = False
+        self._loop = runner.train_loop
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # no other may listen
-            self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
+            self._before = {number: signal.signal(number, self._ask) for number in heard()}
+            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_wait)
+            saving.set()
         for loader in [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else []):
             loader.worker_init_fn = _Outliving(self.GRACE, loader.worker_init_fn)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        if number == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted |= number == signal.SIGINT
+        self._preempted = True
+        signal.setitimer(signal.ITIMER_REAL, self.PATIENCE if get_world_size() > 1 else 0.01, 1.0)
+
+    def _end_wait(self, number: int, frame: FrameType | None) -> None:
+        feed = getattr(self._loop, 'feed', None)
+        if feed is not None and feed.is_waiting:
+            raise WaitEnded
 
     def count_step(self, runner: Runner, data_batch: Any, counts: dict[str, float]) -> None:
         """Say whether this rank was asked (EpochTrainLoop)."""
-        counts['asked_to_stop'] = self._asked
+        counts |= dict(asked_to_stop=self._preempted, interrupted=self._interrupted)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
     ) -> None:
         """Stop after this step if any rank was asked to."""
-        if runner.train_loop.counts['asked_to_stop']:
-            self._stop(runner, step_is_over=True)
+        counts = runner.train_loop.counts
+        if counts['asked_to_stop']:
+            self._stop(runner, INTERRUPTED if counts['interrupted'] else PREEMPTED, step_is_over=True)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Stop behind this validation."""
         if runner._train_loop is None:
             return
-        asked = torch.tensor(float(self._asked))
+        asked = torch.tensor([float(self._preempted), float(self._interrupted)])
         all_reduce(asked, 'max')
-        if asked:
-            self._stop(runner, step_is_over=False)
+        if asked[0]:
+            self._stop(runner, INTERRUPTED if asked[1] else PREEMPTED)
 
-    def after_train(self, runner: Runner) -> None:
-        """Everything is done: the signals do again what they did before."""
+    def stop_waiting(self, runner: Runner) -> None:
+        """Stop between two steps, because the data of the next do not come (EpochTrainLoop)."""
+        code = INTERRUPTED if self._interrupted else PREEMPTED
+        self._stop(runner, code, together=all_come(self.PATIENCE))
+
+    def stop_listening(self, runner: Runner) -> None:
+        """Training ended, however: the signals do again what they did before (EpochTrainLoop)."""
+        saving.clear()
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _stop(self, runner: Runner, step_is_over: bool) -> None:
-        meta = dict(epoch=runner.epoch, iter=runner.iter + step_is_over)
-        runner.save_checkpoint(runner.work_dir, 'preempted.pth', meta=meta, by_epoch=False)
-        if is_main_process():
+    def _stop(self, runner: Runner, code: int, step_is_over: bool = False, together: bool = True) -> None:
+        """Save and exit; not ``together`` where other ranks wait in the step for this one, so that only one saves."""
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        is_sharded = isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)
+        saves = together or (is_main_process() and not is_sharded)
+        if saves:
+            meta = dict(epoch=runner.epoch, iter=runner.iter + step_is_over)
+            runner.save_checkpoint(runner.work_dir, 'preempted.pth', meta=meta, by_epoch=False)
+        if saves and is_main_process():
             path = Path(runner.work_dir, 'preempted.pth')
             with replacing(path.with_name('last_checkpoint')) as file:
                 file.write_text(str(path))
-            runner.logger.info(f'Preempted: saved {path}, the exit code is {PREEMPTED}. Go on with --resume.')
-        for number in self._before:  # the first rank to leave may make the launcher end the others
+            runner.logger.info(f'Preempted: saved {path}, the exit code is {code}. Go on with --resume.')
+        for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
             signal.signal(number, signal.SIG_IGN)
         runner.visualizer.close()
-        exit_together(PREEMPTED)
+        if together:
+            exit_together(code)
+        if not is_main_process():
+            time.sleep(self.GRACE)  # the main rank saves, and leaves before
+        exit_now(code)
 
 
 class _Outliving:
-    """What a worker does first: get ready to live on for ``seconds`` after a SIGTERM that is not its parent's."""
+    """What a worker does first: get ready to live on for ``seconds`` after a SIGTERM that is not its parent's.
+
+    The other signals that ask for a stop are its parent's alone.
+    """
 
     def __init__(self, seconds: float, then: Callable[[int], None] | None) -> None:
         self.seconds, self.then = seconds, then
 
     def __call__(self, worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        for number in SIGNALS:
+            if number != signal.SIGTERM:
+                signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=self._wait, daemon=True).start()
         if self.then is not None:
             self.then(worker)

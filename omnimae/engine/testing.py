@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather, all_gather_object, get_world_size
+from mmengine.dist import all_gather, all_gather_object, get_world_size, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -25,6 +26,15 @@ from omnimae.structures import Batch
 
 from .hooks import lacking
 from .precision import dtype_of, evaluating
+
+
+class EvaluationRunner(Runner):
+    """A Runner that does not train: its config goes beside its log, and that of a training in the folder stays."""
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config."""
+        self.cfg.dump(os.path.join(self._log_dir, os.path.basename(self.cfg.filename or 'config.py')))
 
 
 def frozen_model(model: dict) -> dict:

@@ -89,7 +89,9 @@ class DecordProcess:
         # subprocess, because a DataLoader's workers are daemons and those may have no multiprocessing children.
         program = f'{inspect.getsource(_serve_decord)}\n_serve_decord()'
         command = [sys.executable, '-c', program]
-        self._process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # A session of its own, or Ctrl-C would end it before this process has saved.
+        pipe = subprocess.PIPE
+        self._process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         self._lock = threading.Lock()
 
     @property

@@ -1,0 +1,57 @@
+"""How a run is asked to stop, and what its exit code says. Imports nothing slow: tools listen before they import more.
+
+A signal that comes before training has nothing to save, so it ends the process at once. In training the PreemptionHook
+saves. A second Ctrl-C ends the process at once, whatever it waits for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again": go on with --resume
+INTERRUPTED = 128 + signal.SIGINT  # exit code: somebody pressed Ctrl-C; --resume goes on, too
+SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+
+saving = threading.Event()  # set while the training answers signals itself
+
+
+class WaitEnded(BaseException):
+    """Leaves the wait for data. No Exception, which readers of files would take for a broken file."""
+
+
+def heard() -> list[signal.Signals]:
+    """Those of SIGNALS that whoever started this process did not switch off: ``nohup`` does so with SIGHUP."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def listen() -> None:
+    """Answer signals from now on, also while the main thread waits in C for other ranks or for a GPU."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    for number in heard():
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_leave_to_parent)
+    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+
+
+def _leave_to_parent() -> None:
+    """A child is ended by its parent; Ctrl-C and what clusters send reach it, too."""
+    signal.set_wakeup_fd(-1)
+    for number in heard():
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+
+
+def _watch(pipe: int) -> None:
+    interrupts = 0
+    while True:
+        number = os.read(pipe, 1)[0]
+        interrupts += number == signal.SIGINT
+        if number not in SIGNALS or (saving.is_set() and (number != signal.SIGINT or interrupts < 2)):
+            continue
+        code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
+        why = 'before there was anything new to save' if interrupts < 2 else 'a second time, so nothing more is saved'
+        os.write(2, f'{signal.Signals(number).name} {why}: the exit code is {code}. Go on with --resume.\n'.encode())
+        os._exit(code)
