@@ -30,11 +30,12 @@ from streams import Streams
 from test_distributed import TOOLS, run
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
+from omnimae import checkpoint
 from omnimae.apis import get_model
 from omnimae.checkpoint import load_file, replacing
 from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.engine import claim_folder
-from omnimae.engine.compat import find_latest_checkpoint, save_whole
+from omnimae.engine.compat import find_latest_checkpoint, save_whole, wait_until_written
 from omnimae.engine.optim import AutocastOptimWrapper
 from omnimae.engine.saving import CheckpointHook
 from omnimae.registry import DATASETS, HOOKS
@@ -144,6 +145,66 @@ def test_the_latest_checkpoint_is_found_after_a_move_and_without_its_note(config
     (moved / 'last_checkpoint').unlink()
     assert find_latest_checkpoint(moved) == str(moved / 'epoch_2.pth')
     assert find_latest_checkpoint(tmp_path) is None
+
+
+def test_a_checkpoint_by_time_does_not_wait_for_the_disk(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Long epochs: saved in every step here, on a disk that takes its time, and stopped within an epoch."""
+    torch.set_num_threads(1)
+    to_disk, seconds = checkpoint._to_disk, []
+
+    def slow(path: Path) -> None:
+        time.sleep(0.4)
+        to_disk(path)
+
+    monkeypatch.setattr(checkpoint, '_to_disk', slow)
+    save, options = CheckpointHook.after_train_iter, {'default_hooks.checkpoint.minutes': 0.0}
+
+    def timed(*args, **more):
+        begin = time.monotonic()
+        save(*args, **more)
+        seconds.append(time.monotonic() - begin)
+        wait_until_written()
+
+    monkeypatch.setattr(CheckpointHook, 'after_train_iter', timed)
+    hook = dict(type='SignalHook', number=signal.SIGINT, step=2)  # twice: nothing more is saved
+    with pytest.raises(KeyboardInterrupt):
+        build_runner(config, tmp_path / 'work', options | {'custom_hooks': [hook, hook]}).train()
+    monkeypatch.undo()
+    assert len(seconds) == 2
+    assert min(seconds) < 0.8  # four waits of 0.4 s each
+    work = tmp_path / 'work'
+    assert torch.load(work / 'timed.pth', weights_only=True)['meta']['iter'] == 2
+    assert find_latest_checkpoint(work) == str(work / 'timed.pth')
+    resumed = build_runner(config, work, {'resume': True})
+    resumed.train()
+    assert sorted(path.name for path in work.glob('*.pth')) == ['epoch_1.pth', 'epoch_2.pth']
+    whole = build_runner(config, tmp_path / 'whole')
+    whole.train()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+@HOOKS.register_module()
+class LateHook(Hook):
+    """Lets a quarter of an hour pass in the second step."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: list) -> None:
+        if runner.iter == 1:
+            hook_of(runner, CheckpointHook)._saved_at -= 15 * 60
+
+
+@pytest.mark.parametrize(('options', 'timed'), [({}, ['timed.pth']), ({'default_hooks.checkpoint.minutes': None}, [])])
+def test_a_checkpoint_by_time_comes_when_no_other_does(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict, timed: list[str]
+):
+    saved, save = list[str](), Runner.save_checkpoint
+    monkeypatch.setattr(
+        Runner, 'save_checkpoint', lambda *args, **more: saved.append(args[2]) or save(*args, **more)
+    )
+    build_runner(config, tmp_path / 'work', options | {'custom_hooks': [dict(type='LateHook')]}).train()
+    assert saved == [*timed, 'epoch_1.pth', 'epoch_2.pth']
 
 
 def with_validation(config: Path) -> Path:
@@ -456,7 +517,7 @@ class SignalHook(Hook):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize('number', SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
 def test_whatever_asks_a_run_to_stop_saves(config: Path, tmp_path: Path, number: signal.Signals):
     before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
     options = {'custom_hooks': [dict(type='SignalHook', number=number, step=1)]}
@@ -507,8 +568,7 @@ def test_a_run_that_waits_for_data_saves_at_once(
     assert end.value.code == PREEMPTED
     assert time.monotonic() - begin < 9
     done = torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter']
-    assert done == stopped.iter + on_gpu
-    assert done == 2 or num_workers  # it is a picture of the third step; workers read before it is needed
+    assert done == 2 or (num_workers and done < 2)  # it is of the third step; workers read before it is needed
 
     (tmp_path / 'answers').touch()
     resumed = build_runner(config, tmp_path / 'work', options | {'resume': True})

@@ -11,6 +11,9 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -114,13 +117,51 @@ def save_whole(
     checksums = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
-        with replacing(filename) as unfinished:
-            torch.save(checkpoint, unfinished)
+        with ExitStack() as writing:
+            torch.save(checkpoint, writing.enter_context(replacing(filename)))
+            if _later is not None:
+                _later.push(writing.pop_all())
     finally:
         torch.serialization.set_crc32_options(checksums)
 
 
 runner_module.save_checkpoint = save_whole
+_later: ExitStack | None = None
+_writer = ThreadPoolExecutor(1)
+_written: Future[None] | None = None
+
+
+@contextmanager
+def written_later(then: Callable[[], None]) -> Iterator[None]:
+    """Of checkpoints saved within, the bytes go to the disk in the background, and then the name; then call ``then``.
+
+    The next save waits for them, see `wait_until_written`.
+    """
+    global _later, _written
+    with ExitStack() as _later:
+        try:
+            yield
+            rest = _later.pop_all()
+        finally:
+            _later = None
+
+    def finish() -> None:
+        rest.close()
+        then()
+
+    _written = _writer.submit(finish)
+
+
+def wait_until_written() -> None:
+    """Wait for what `written_later` left to do.
+
+    Raises:
+        OSError: as of `save_whole`.
+    """
+    global _written
+    written, _written = _written, None
+    if written is not None:
+        written.result()
 
 
 def save_together(runner: Runner, *args: Any, save_optimizer: bool = True, **options: Any) -> None:
@@ -128,6 +169,7 @@ def save_together(runner: Runner, *args: Any, save_optimizer: bool = True, **opt
 
     MMEngine leaves out the other ranks, for which its own ZeroRedundancyOptimizer then waits. Not mended in 0.11.0rc0.
     """
+    wait_until_written()
     if is_main_process():
         _save_checkpoint(runner, *args, save_optimizer=save_optimizer, **options)
     elif save_optimizer:

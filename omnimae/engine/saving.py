@@ -27,7 +27,14 @@ from omnimae.checkpoint import replacing, save_file
 from omnimae.registry import HOOKS
 from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, WaitEnded, heard, saving
 
-from .compat import all_come, exit_now, exit_together, find_latest_checkpoint
+from .compat import (
+    all_come,
+    exit_now,
+    exit_together,
+    find_latest_checkpoint,
+    wait_until_written,
+    written_later,
+)
 from .hooks import class_names, unwrapped
 from .sharding import ShardedOptimizer
 
@@ -44,9 +51,22 @@ class CheckpointHook(MMEngineCheckpointHook):
     ``accuracy/top1_best_epoch``) what was best and when, beside what it is now. The weights are those that were
     validated: the average, with an EMAHook. `ExportHook` writes them alone, too.
 
+    An epoch may take hours. So ``timed.pth`` is written, too, and in its place again, as often as no other checkpoint
+    was for some time. Training waits for the disk neither time: it is written in the background. It goes when training
+    is over.
+
+    Args:
+        args: of MMEngine's.
+        minutes: between checkpoints; None writes those that MMEngine does alone.
+        kwargs: of MMEngine's.
+
     Raises:
         FloatingPointError: the weights are not finite; the last good checkpoint stays.
     """
+
+    def __init__(self, *args: Any, minutes: float | None = 15.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.minutes = minutes
 
     @property
     def best(self) -> dict[str, str]:
@@ -60,6 +80,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Find the best checkpoint of a resumed run in its own folder, if it was moved or copied there."""
         super().before_train(runner)
+        self._saved_at = time.monotonic()
         for key, path in self.best.items():
             here = os.path.join(self.out_dir, os.path.basename(path))
             if os.path.isfile(here):
@@ -78,15 +99,45 @@ class CheckpointHook(MMEngineCheckpointHook):
             runner.visualizer.add_scalars({f'{key}_best': score, f'{key}_best_{unit}': when}, step=runner.epoch)
             runner.logger.info(f'{key}: last {metrics[key]:.4f}, best {score:.4f} at {unit} {when}.')
 
+    def count_step(self, runner: Runner, data_batch: Any, counts: dict[str, float]) -> None:
+        """Whether it is time for a checkpoint, by the clock of the main rank (EpochTrainLoop)."""
+        passed = (time.monotonic() - self._saved_at) / 60
+        counts['time_to_save'] = is_main_process() and self.minutes is not None and passed >= self.minutes
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
+    ) -> None:
+        """Save if it is time."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if runner.train_loop.counts['time_to_save']:
+            self._check_finite(runner)
+            path = Path(runner.work_dir, 'timed.pth')
+            with written_later(lambda: _note_latest(path)):
+                meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+                runner.save_checkpoint(runner.work_dir, path.name, meta=meta, by_epoch=False)
+            self._saved_at = time.monotonic()
+
+    def after_train(self, runner: Runner) -> None:
+        """Remove the checkpoint by time, if there is a later one."""
+        super().after_train(runner)
+        wait_until_written()
+        path = Path(runner.work_dir, 'timed.pth')
+        if is_main_process() and find_latest_checkpoint(runner.work_dir) != str(path):
+            path.unlink(missing_ok=True)
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
+        self._check_finite(runner)
+        with self._removing_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+        self._saved_at = time.monotonic()
+
+    def _check_finite(self, runner: Runner) -> None:
         for name, weight in unwrapped(runner.model).state_dict().items():
             if not weight.isfinite().all():
                 raise FloatingPointError(
                     f'{name} is not finite, so no checkpoint is written over the good ones in {self.out_dir}. Lower '
                     'optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad, and go on from the last with --resume.'
                 )
-        with self._removing_last():
-            super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
         with self._removing_last():
@@ -194,8 +245,7 @@ class PreemptionHook(Hook):
             runner.save_checkpoint(runner.work_dir, 'preempted.pth', meta=meta, by_epoch=False)
         if saves and is_main_process():
             path = Path(runner.work_dir, 'preempted.pth')
-            with replacing(path.with_name('last_checkpoint')) as file:
-                file.write_text(str(path))
+            _note_latest(path)
             runner.logger.info(f'Preempted: saved {path}, the exit code is {code}. Go on with --resume.')
         for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
             signal.signal(number, signal.SIG_IGN)
@@ -205,6 +255,12 @@ class PreemptionHook(Hook):
         if not is_main_process():
             time.sleep(self.GRACE)  # the main rank saves, and leaves before
         exit_now(code)
+
+
+@master_only
+def _note_latest(path: Path) -> None:
+    with replacing(path.with_name('last_checkpoint')) as file:
+        file.write_text(str(path))
 
 
 class _Outliving:
