@@ -176,11 +176,13 @@ class PreemptionHook(Hook):
     GRACE = 60.0  # seconds that a loader's worker outlives SIGTERM, which clusters send to every process
     PATIENCE = 10.0  # seconds
 
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}  # what the signals did before training
+
     def before_train(self, runner: Runner) -> None:
         """Listen, in this process and in the loader's workers."""
         self._preempted = self._interrupted = False
         self._loop = runner.train_loop
-        self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # no other may listen
             self._before = {number: signal.signal(number, self._ask) for number in heard()}
             self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_wait)
@@ -231,8 +233,8 @@ class PreemptionHook(Hook):
         saving.clear()
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def _stop(self, runner: Runner, code: int, step_is_over: bool = False, together: bool = True) -> None:
         """Save and exit; not ``together`` where other ranks wait in the step for this one, so that only one saves."""
