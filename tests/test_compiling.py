@@ -63,7 +63,7 @@ def test_a_graph_for_each_modality(method: str, backend: str):
 
 
 @HOOKS.register_module()
-class LossHook(Hook):
+class EveryLossHook(Hook):
     """Keeps the loss of every step."""
 
     def before_train(self, runner) -> None:
@@ -89,7 +89,7 @@ val_dataloader, val_cfg, val_evaluator = test_dataloader, dict(type='ValLoop'), 
 def test_a_whole_training(text: str, more: str, graphs: int, tmp_path: Path):
     """Accumulation, steps that are not full, EMA, checkpointing, mixing, validation in between, going on."""
     config = write_config(tmp_path / 'c.py', text, write_data(tmp_path / 'data'), more)
-    counter = CompileCounterWithBackend('eager')
+    counter = CompileCounterWithBackend('aot_eager')
     register_backend(counter, name=f'counting_{graphs}')
 
     def train(name: str, **options: Any) -> tuple[dict[int, float], dict[str, Tensor]]:
@@ -100,12 +100,12 @@ def test_a_whole_training(text: str, more: str, graphs: int, tmp_path: Path):
             'model.backbone.drop_path_rate': 0.5,
             'train_dataloader.batch_size': 4,
             'default_hooks.checkpoint.max_keep_ckpts': 2,
-            'custom_hooks': [dict(type='LossHook'), dict(type='EMAHook')],
+            'custom_hooks': [dict(type='EveryLossHook'), dict(type='EMAHook')],
         }
         runner = build_runner(config, tmp_path / name, {**given, **options})
         runner.train()
         weights = torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True)
-        return next(hook.losses for hook in runner.hooks if isinstance(hook, LossHook)), weights
+        return next(hook.losses for hook in runner.hooks if isinstance(hook, EveryLossHook)), weights
 
     compiled = dict(backend=f'counting_{graphs}', fullgraph=True)
     losses, weights = train('eager')
