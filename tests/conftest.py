@@ -30,6 +30,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+# Files of a minute and more. Two processes share the files; a long one that began last would keep one of them waiting.
+LONG = ('test_faults.py', 'test_end_to_end.py', 'test_reproduce.py', 'test_distributed.py', 'test_methods_demo.py')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope='session')
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest demo data: a training and a validation video for each pair of photograph and motion, and maps."""
