@@ -812,11 +812,11 @@ def test_a_preempted_slurm_job_is_queued_again(tmp_path: Path):
 
 def test_killed_runs_lose_nothing(demo_root: Path, tmp_path: Path):
     """The short form of benchmarks/kill_and_resume.py."""
-    command = [sys.executable, 'benchmarks/kill_and_resume.py', '--out', str(tmp_path), '--moments', '4']
+    command = [sys.executable, 'benchmarks/kill_and_resume.py', '--out', str(tmp_path), '--moments', '2']
     result = subprocess.run(
         [*command, '--data', str(demo_root)], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
     rows = json.loads((tmp_path / 'results.json').read_text())['rows']
-    assert len(rows) == 4
-    assert sum(row['killed'] for row in rows) >= 2  # a busy machine may have become faster
+    assert len(rows) == 2
+    assert any(row['killed'] for row in rows)  # a busy machine may have become faster
