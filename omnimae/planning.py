@@ -362,6 +362,7 @@ def inputs_of(cfg: Mapping[str, Any], source: Source) -> Inputs:
     normalised = mixes or bool(preprocessor.get('erasing'))
 
     def inputs(size: int) -> Mapping[str, Any]:
+        """Arguments for a batch of ``size`` samples."""
         clips = {
             name: torch.zeros(size, *shape, dtype=torch.float32 if normalised else dtype)
             for name, (shape, dtype) in source.clips.items()
