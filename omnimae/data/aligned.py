@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine import fileio
 from numpy.typing import NDArray
 from torch import Tensor
 
+from omnimae.data import storage
 from omnimae.data.annotations import Rows, StringTable, scan_files
 from omnimae.data.datasets import ImageDataset
 from omnimae.data.media import open_video
@@ -280,7 +280,7 @@ class MapVideo:
 
     def __init__(self, path: str, clock: VideoReader, backend_args: dict | None = None):
         try:
-            with fileio.get_local_path(path, backend_args=backend_args) as local:
+            with storage.local_copy(path, backend_args) as local:
                 self.array = np.load(local, mmap_mode='r', allow_pickle=False)
         except (OSError, EOFError, ValueError) as error:
             raise BrokenFileError(path, f'{type(error).__name__}: {error}') from error

@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnimae.data.annotations import BLANK, is_outside, list_files, read_classes, read_lines, scan_folder
+from omnimae.data import storage
+from omnimae.data.annotations import BLANK, is_outside, read_classes, read_lines, scan_folder
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 
 SPLITS = ('train', 'val')
@@ -590,7 +591,9 @@ def _index_files(
     for folder in folders:
         if not (root / folder).is_dir():
             continue
-        for path in sorted(path for path in list_files(str(root / folder)) if path.lower().endswith(tuple(extensions))):
+        for path in sorted(
+            path for path in storage.list_files(str(root / folder)) if path.lower().endswith(tuple(extensions))
+        ):
             name = os.path.splitext(os.path.basename(path))[0] if key is None else key(path)
             found.setdefault(name, f'{folder}/{path}')
     return found

@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from mmengine import fileio
 from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from omnimae.data import storage
 from omnimae.data.annotations import BLANK, Rows, StringTable, read_classes, read_lines, read_list, scan_folder
 from omnimae.data.media import check_reader, open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
@@ -234,12 +234,9 @@ class FileDataset(Dataset):
             )
 
     def _check_not_all_missing(self, ann_file: str) -> None:
-        backend = fileio.get_file_backend(self.root, backend_args=self.backend_args)
-        if not hasattr(backend, 'exists'):
-            return
         rows = np.unique(np.linspace(0, len(self) - 1, NUM_PROBED, dtype=int))
         paths = [self._path(row) for row in rows]
-        missing = [path for path in paths if not backend.exists(path)]
+        missing = [path for path in paths if storage.exists(path, self.backend_args) is False]
         if len(missing) == len(paths):
             raise ValueError(
                 f'None of the {len(paths)} files looked for exist, the first is {missing[0]!r}. The paths in '

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from omnimae.data.annotations import list_files, scan_folder
+from omnimae.data import storage
+from omnimae.data.annotations import scan_folder
 from omnimae.data.demo import write_video
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
@@ -135,7 +136,7 @@ def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:
         paths = {
             folder: sorted(
                 f'{folder}/{name}/{path}'
-                for path in list_files(str(images / folder / name))
+                for path in storage.list_files(str(images / folder / name))
                 if path.lower().endswith(IMAGE_EXTENSIONS)
             )
             for folder in names

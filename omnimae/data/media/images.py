@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from mmengine import fileio
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImagePalette, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from omnimae.data import storage
 from omnimae.data.media.errors import BrokenImageError
 from omnimae.data.media.extensions import READS_HEIF
 from omnimae.data.media.jpeg import SOI, SamplingError, decode_jpeg, plain_jpeg
@@ -247,7 +247,7 @@ def _lower_bytes(data: bytes) -> NDArray[np.uint8]:
 def _read(path: str, backend_args: dict | None, decode: Callable[[bytes], tuple[NDArray, int]]) -> Stored:
     data = None
     try:
-        data = fileio.get(path, backend_args=backend_args)
+        data = storage.read(path, backend_args)
         pixels, orientation = _decoded(decode, data)
         return Stored(path, pixels[None], orientation)
     except UnidentifiedImageError as error:

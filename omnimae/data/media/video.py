@@ -46,9 +46,9 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
-from mmengine.fileio import LocalBackend, get_file_backend
 from numpy.typing import ArrayLike, NDArray
 
+from omnimae.data import storage
 from omnimae.data.media.container import count_missing_bytes
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.frames import SAME_TIME, pick_frames, pick_on_screen, within
@@ -85,7 +85,7 @@ class VideoReader:
     def __init__(self, path: str, backend_args: dict[str, Any] | None = None) -> None:
         self.path = os.fspath(path)
         with self._reporting():
-            self._source = _fetch(self.path, backend_args)
+            self._source = storage.read_in_place(self.path, backend_args)
             self._open()
             self._origin = self._stream.start_time or 0
             if self._container.format.name == 'avi':  # it begins with its first frame, whatever FFmpeg makes of it
@@ -532,12 +532,6 @@ def _reason_of(error: OSError | av.FFmpegError) -> str:
     if isinstance(error, av.FFmpegError) and error.errno in FFMPEGS_OWN:
         return f'damaged or not supported, FFmpeg stops with {errno.errorcode[error.errno]}'
     return str(error.strerror or error)
-
-
-def _fetch(path: str, backend_args: dict[str, Any] | None) -> str | bytes:
-    """Give the path of a local file, or the content of one elsewhere."""
-    backend = get_file_backend(path, backend_args=backend_args)
-    return path if isinstance(backend, LocalBackend) else backend.get(path)
 
 
 def _is_begin(packet: Packet) -> bool:
