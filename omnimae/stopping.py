@@ -1,4 +1,6 @@
-"""How a run is asked to stop, and what its exit code says. Imports nothing slow: tools listen before they import more.
+"""Why a run stops before its end, and what its exit code says.
+
+Imports nothing slow: tools listen before they import more.
 
 A signal that comes before training has nothing to save, so it ends the process at once. In training the PreemptionHook
 saves. A second Ctrl-C ends the process at once, whatever it waits for.
@@ -19,6 +21,21 @@ saving = threading.Event()  # set while the training answers signals itself
 
 class WaitEnded(BaseException):
     """Leaves the wait for data. No Exception, which readers of files would take for a broken file."""
+
+
+class StorageAwayError(Exception):
+    """A storage did not answer in the time that it is given. That says nothing of its files: try again later.
+
+    A training saves and ends with ``code``. The message is the only argument: so a loader's worker can hand it on.
+    """
+
+    code = PREEMPTED
+
+
+class StorageRefusedError(StorageAwayError):
+    """A storage answers, but does not let us read. Trying again would not help, so it is said at once."""
+
+    code = 1
 
 
 def heard() -> list[signal.Signals]:

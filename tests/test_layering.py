@@ -19,7 +19,7 @@ ALLOWED = {
     'structures': set(),
     'stopping': set(),
     'models': FLOOR,
-    'data': FLOOR,
+    'data': FLOOR | {'stopping'},  # a storage that is away stops a run
     'evaluation': FLOOR,
     'layouts': FLOOR,
     'checkpoint': FLOOR | {'layouts'},  # what it reads may be of any published layout

@@ -234,6 +234,7 @@ class FileDataset(Dataset):
             )
 
     def _check_not_all_missing(self, ann_file: str) -> None:
+        storage.remember_root(self.root)
         rows = np.unique(np.linspace(0, len(self) - 1, NUM_PROBED, dtype=int))
         paths = [self._path(row) for row in rows]
         missing = [path for path in paths if storage.exists(path, self.backend_args) is False]

@@ -18,6 +18,7 @@ from omnimae.data.media.extensions import READS_HEIF
 from omnimae.data.media.jpeg import SOI, SamplingError, decode_jpeg, plain_jpeg
 from omnimae.data.media.orientation import UPRIGHT, orient
 from omnimae.data.media.png import SIGNATURE, chunks_of_pixels
+from omnimae.stopping import StorageAwayError
 
 JPEGS = ('JPEG', 'MPO')
 HEIF_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'}
@@ -245,9 +246,13 @@ def _lower_bytes(data: bytes) -> NDArray[np.uint8]:
 
 
 def _read(path: str, backend_args: dict | None, decode: Callable[[bytes], tuple[NDArray, int]]) -> Stored:
-    data = None
     try:
         data = storage.read(path, backend_args)
+    except StorageAwayError:
+        raise
+    except Exception as error:  # nor have backends
+        raise BrokenImageError(path, _reason(error)) from error
+    try:
         pixels, orientation = _decoded(decode, data)
         return Stored(path, pixels[None], orientation)
     except UnidentifiedImageError as error:

@@ -5,67 +5,134 @@ Addresses are paths, or URLs that ``backend_args`` or their beginning gives to a
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import NamedTemporaryFile
 from typing import Any
 
-from mmengine import fileio
 from mmengine.fileio import LocalBackend, get_file_backend
 
+from omnimae.data.storage import http  # noqa: F401  # registers its backend
+from omnimae.data.storage.patience import UNREACHABLE, insist, remember_root
 
-def read(path: str | os.PathLike, backend_args: dict[str, Any] | None = None) -> bytes:
-    """The content of a file.
+
+def read(
+    path: str | os.PathLike, backend_args: dict[str, Any] | None = None, start: int = 0, stop: int | None = None
+) -> bytes:
+    """The content of a file, or its bytes [start, stop): as many of them as there are.
 
     Raises:
-        OSError: there is no such file, or the storage cannot give it.
+        OSError: there is no such file, or it cannot be read and others can.
+        StorageAwayError: the storage did not answer for some time, see `patience`.
     """
-    return fileio.get(path, backend_args=backend_args)
+    path = os.fspath(path)
+
+    def read_a_byte(other: str) -> None:
+        _drop_from_memory(other)
+        _read(other, backend_args, 0, 1)
+
+    return insist(lambda: _read(path, backend_args, start, stop), path, probe=read_a_byte)
+
+
+def _read(path: str, backend_args: dict[str, Any] | None, start: int, stop: int | None) -> bytes:
+    backend = _backend(path, backend_args)
+    is_whole = (start, stop) == (0, None)
+    if isinstance(backend, LocalBackend) and not is_whole:
+        with open(path, 'rb') as file:
+            file.seek(start)
+            return file.read(-1 if stop is None else stop - start)
+    if hasattr(backend, 'get_range') and not is_whole:
+        return backend.get_range(path, start, stop)
+    data = backend.get(path)
+    if data is None:  # what LMDB says
+        raise FileNotFoundError(errno.ENOENT, f'{type(backend).__name__} has no such file', path)
+    return data if is_whole else data[start:stop]
+
+
+def _backend(path: str, backend_args: dict[str, Any] | None) -> Any:
+    return get_file_backend(path, backend_args=backend_args, enable_singleton=True)
+
+
+def _drop_from_memory(path: str) -> None:
+    """What the kernel has of a local file would be read although its disk is gone."""
+    if '://' not in path and hasattr(os, 'posix_fadvise'):
+        with open(path, 'rb') as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_in_place(path: str, backend_args: dict[str, Any] | None = None) -> str | bytes:
     """The path of a local file, to be opened where it is; the content of one elsewhere.
 
     Raises:
-        OSError: as of `read`.
+        OSError, StorageAwayError: as of `read`.
     """
     return path if is_local(path, backend_args) else read(path, backend_args)
 
 
-def local_copy(path: str, backend_args: dict[str, Any] | None = None) -> AbstractContextManager[str]:
+@contextmanager
+def local_copy(path: str, backend_args: dict[str, Any] | None = None) -> Iterator[str]:
     """A path at which a file can be opened; that of a copy, for a while, if it lies elsewhere.
 
     Raises:
-        OSError: as of `read`.
+        OSError, StorageAwayError: as of `read`.
     """
-    return fileio.get_local_path(path, backend_args=backend_args)
+    if is_local(path, backend_args):
+        yield path
+        return
+    with NamedTemporaryFile() as file:
+        file.write(read(path, backend_args))
+        file.flush()
+        yield file.name
 
 
 def is_local(path: str, backend_args: dict[str, Any] | None = None) -> bool:
     """Whether a path is one of this machine's files."""
-    return isinstance(get_file_backend(path, backend_args=backend_args), LocalBackend)
+    return isinstance(_backend(path, backend_args), LocalBackend)
 
 
 def exists(path: str, backend_args: dict[str, Any] | None = None) -> bool | None:
-    """Whether there is such a file; None if the storage cannot tell without reading it."""
-    backend = get_file_backend(path, backend_args=backend_args)
-    return backend.exists(path) if hasattr(backend, 'exists') else None
+    """Whether there is such a file; None if the storage cannot tell without reading it.
+
+    Raises:
+        StorageAwayError: as of `read`.
+    """
+    backend = _backend(path, backend_args)
+    if isinstance(backend, LocalBackend):
+        return insist(lambda: _is_there(path), path)
+    return insist(lambda: backend.exists(path), path) if hasattr(backend, 'exists') else None
 
 
-def list_files(root: str, backend_args: dict[str, Any] | None = None) -> Iterator[str]:
+def _is_there(path: str, is_kind: Callable[[int], bool] = bool) -> bool:
+    """As `os.path.exists` and `os.path.isdir`, which take any error for a no."""
+    try:
+        return is_kind(os.stat(path).st_mode)
+    except UNREACHABLE:
+        return False
+
+
+def list_files(root: str, backend_args: dict[str, Any] | None = None) -> list[str]:
     """Paths of all files below ``root``, relative to it; names that begin with a dot are left out.
 
     Raises:
         ValueError: the storage lists nothing, no such folder, or a link to a folder that it is in.
+        StorageAwayError: as of `read`.
     """
-    backend = get_file_backend(root, backend_args=backend_args)
+    backend = _backend(root, backend_args)
     if not hasattr(backend, 'list_dir_or_file'):
         raise ValueError(f'root={root!r} cannot be listed by {type(backend).__name__}. Give an ann_file.')
-    if not backend.isdir(root):
+    if not insist(lambda: _is_folder(backend, root), root):
         raise ValueError(f'root={root!r} is not a folder. Correct the path, or link the data to it.')
-    if isinstance(backend, LocalBackend):
-        return _walk(root, '')
-    return backend.list_dir_or_file(root, list_dir=False, recursive=True)
+    if not isinstance(backend, LocalBackend):
+        return insist(lambda: list(backend.list_dir_or_file(root, list_dir=False, recursive=True)), root)
+    remember_root(root)
+    return insist(lambda: list(_walk(root, '')), root)
+
+
+def _is_folder(backend: Any, root: str) -> bool:
+    return _is_there(root, stat.S_ISDIR) if isinstance(backend, LocalBackend) else backend.isdir(root)
 
 
 def _walk(root: str, folder: str) -> Iterator[str]:

@@ -1,0 +1,114 @@
+"""Files of web servers, with what reading them for days asks for: time-outs, parts of files, names of any kind."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import os
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
+
+from mmengine.fileio import HTTPBackend as MMEngineHTTPBackend
+from mmengine.fileio import register_backend
+
+from omnimae.data.storage.patience import timeout
+from omnimae.stopping import StorageRefusedError
+
+MISSING, REFUSED, BUSY = (404, 410), (401, 403, 407), (408, 425, 429)
+BEYOND_THE_END = 416
+
+
+@register_backend('http', force=True, prefixes=('http', 'https'))
+class HTTPBackend(MMEngineHTTPBackend):
+    """MMEngine's, by the same name, which waits for an answer for ever.
+
+    Errors of the network and of a busy server are a ConnectionError or TimeoutError, a file that is not there is a
+    FileNotFoundError, and a server that wants to know who asks is a StorageRefusedError.
+    """
+
+    def get(self, filepath: str) -> bytes:
+        """The whole file."""
+        return self.get_range(filepath)
+
+    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        """The whole file, decoded."""
+        return self.get(filepath).decode(encoding)
+
+    def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes [start, stop) of a file, as many of them as it has."""
+        if start == stop:
+            return b''
+        with _answer(filepath, start, stop) as answer:
+            if answer is None:
+                return b''
+            data = answer.read()  # http.client compares with the length that was announced
+            return data if answer.status == http.client.PARTIAL_CONTENT else data[start:stop]
+
+    def exists(self, filepath: str) -> bool:
+        """Whether there is such a file; its first byte is asked for, as not every server answers HEAD."""
+        try:
+            with _answer(filepath, 0, 1):
+                return True
+        except FileNotFoundError:
+            return False
+
+
+@contextmanager
+def _answer(address: str, start: int, stop: int | None) -> Iterator[Any]:
+    """The open answer of the server; None where the file ends before ``start``."""
+    request = Request(quoted(address))
+    if (start, stop) != (0, None):
+        request.add_header('Range', f'bytes={start}-{"" if stop is None else stop - 1}')
+    try:
+        with urlopen(request, timeout=timeout()) as answer:
+            yield answer
+    except HTTPError as error:
+        with error:
+            if error.code != BEYOND_THE_END:
+                raise _translated(error, address) from error
+        yield None
+    except URLError as error:
+        raise _of_connection(error.reason, address) from error
+    except (http.client.HTTPException, ssl.SSLError) as error:
+        raise _of_connection(error, address) from error
+
+
+def _translated(error: HTTPError, address: str) -> Exception:
+    text = f'HTTP {error.code} {error.reason}'
+    if error.code in MISSING:
+        return FileNotFoundError(errno.ENOENT, text, address)
+    if error.code in REFUSED:
+        return StorageRefusedError(
+            f'{address}: {text}. The server does not let this file be read. Check who may, and the credentials in '
+            'the address or of the proxy; some servers answer so for a file that is not there.'
+        )
+    if error.code >= 500 or error.code in BUSY:
+        busy: Any = ConnectionError(text)
+        seconds = error.headers.get('Retry-After') or ''
+        busy.retry_after = float(seconds) if re.fullmatch(r'\d{1,6}', seconds) else 0.0
+        return busy
+    return OSError(errno.EINVAL, text, address)
+
+
+def _of_connection(reason: Any, address: str) -> Exception:
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return StorageRefusedError(
+            f'{address}: {reason.verify_message}. The certificate of the server is not trusted. Correct the address, '
+            'or name the file of the certificate in SSL_CERT_FILE.'
+        )
+    return reason if isinstance(reason, TimeoutError) else ConnectionError(f'{type(reason).__name__}: {reason}')
+
+
+def quoted(address: str) -> str:
+    """An address as it is sent: what a name may hold and an address may not becomes %XX. What is %XX already stays."""
+    address = re.sub('%(?![0-9A-Fa-f]{2})', '%25', address).replace('#', '%23')
+    parts = urlsplit(address)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode('idna').decode()
+    path, query = (quote(os.fsencode(part), safe="/%:@!$&'()*+,;=~?") for part in (parts.path, parts.query))
+    return urlunsplit((parts.scheme, host, path, query, ''))
