@@ -179,7 +179,7 @@ class Sample(TypedDict, total=False):
         target: (R, 1, T, H, W), depth or classes of every pixel, to be predicted; absent when the source has none.
         id: names the sample in results and error messages (its path within the source).
         source: name of the source that it is from, in a mixture.
-        failures: (path, reason) of each file that had to be replaced on the way.
+        failures: (path, reason) of each file that had to be replaced on the way; in evaluation why there is no clip.
     """
 
     clip: Tensor
@@ -190,6 +190,11 @@ class Sample(TypedDict, total=False):
     id: str
     source: str
     failures: list[tuple[str, str]]
+
+
+def has_clip(sample: Mapping[str, Any]) -> bool:
+    """Whether a sample could be read."""
+    return 'clip' in sample or 'clips' in sample
 
 
 class Batch(TypedDict, total=False):
@@ -203,7 +208,7 @@ class Batch(TypedDict, total=False):
         target: (B, 1, T, H, W), as of `Sample`.
         ids: B names.
         source: name of the source that they are from; absent without a mixture.
-        failures: (path, reason) of each file that had to be replaced.
+        failures: (path, reason) of each file that had to be replaced; in evaluation of each sample left out.
     """
 
     clip: Tensor

@@ -40,7 +40,7 @@ from omnimae.data.media.extensions import HEIF_EXTENSIONS, IMAGE_EXTENSIONS, VID
 from omnimae.data.media.images import decode_image, read_image
 from omnimae.data.media.video import PyAVReader
 from omnimae.data.preparation import _write_lines
-from omnimae.engine.hooks import append_lines
+from omnimae.engine.reading import append_lines
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, Sample
 
@@ -1167,7 +1167,7 @@ def test_mixed_dataset_counts_rows_through_its_sources(data):
     assert dataset.metainfo == dict(photos=('cat', 'dog'), clips=None)
 
 
-def test_a_broken_file_in_a_worker_names_itself(broken):
+def test_a_broken_file_of_an_evaluation_is_named_and_costs_the_others_nothing(broken):
     cfg = dict(
         batch_size=2,
         num_workers=1,
@@ -1176,8 +1176,14 @@ def test_a_broken_file_in_a_worker_names_itself(broken):
         batch_sampler=dict(type='EvalBatchSampler'),
         collate_fn=dict(type='collate_clips'),
     )
+    batches = list(build(cfg))
+    found = [failure for batch in batches for failure in batch['failures']]
+    assert f'{broken}/images/1.jpg' in [path for path, _ in found]
+    dataset = build(cfg).dataset
+    assert sum(len(batch['ids']) for batch in batches) == len(dataset) - len(found)
+    assert all(len(batch['ids']) == len(batch.get('clip', ())) and 'source' in batch for batch in batches)
     with pytest.raises(BrokenImageError, match=f'images/1.jpg: .*{END}'):
-        list(build(cfg))
+        dataset.sources[0][1]
 
 
 def test_collate_is_found_where_mmengine_looks():

@@ -16,7 +16,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from safetensors.torch import load_file
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, RECONSTRUCTED, build_runner, write_config, write_data
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import default_work_dir, load_config
@@ -83,13 +83,17 @@ def test_ranks_agree_on_everything_but_the_data_and_stop_together(tmp_path: Path
     for picture in broken:
         picture.write_bytes(b'')
     (tmp_path / 'probe.py').write_text(PROBE)
-    more = """
+    more = (
+        RECONSTRUCTED
+        + """
 decoder = model.pop('head')
 model['head'] = dict(image=decoder, video=decoder)
 custom_imports = dict(imports=['probe'])
 custom_hooks = [dict(type='ProbeHook')]
+val_dataloader['batch_size'] = 4
 default_hooks['broken_files'] = dict(min_failures=4, max_ratio=0.0)
 """
+    )
     config = write_config(tmp_path / 'pretrain.py', PRETRAIN, data, more)
     options = ['--work-dir', tmp_path / 'work', '--amp', '--cfg-options']
     options += ['train_dataloader.batch_size.image=2', 'train_dataloader.batch_size.video=4']
@@ -102,6 +106,8 @@ default_hooks['broken_files'] = dict(min_failures=4, max_ratio=0.0)
         '= 4 per rank x 2 ranks x 1 accumulated micro-batches (videos of movies); 5 optimizer steps'
     )
     assert cuts in log
+    assert 'val_dataloader: opened all 28 samples before training' in log  # by two ranks
+    assert 'val_dataloader: 5 of 28 samples cannot be read' in log
     ranks = [
         [json.loads(line) for line in (tmp_path / 'work' / f'rank{rank}.jsonl').read_text().splitlines()]
         for rank in (0, 1)

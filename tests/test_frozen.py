@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
 from omnimae.engine import LARS, frozen_model, testing
+from omnimae.engine.reading import Readable
 from omnimae.engine.testing import _in_turn, _pooled
 from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.layouts import export, take_modality
@@ -346,7 +348,7 @@ def knn_config(folder: Path, data: Path) -> Path:
 @pytest.mark.parametrize('sizes', [(7,), (4, 4), (1, 5, 2)])
 def test_shares_of_the_ranks_come_back_in_order(sizes, world_size):
     starts = np.cumsum([0, *sizes])
-    dataset = type('Dataset', (), dict(starts=starts))
+    dataset = type('Dataset', (), dict(starts=starts, skipped_rows=list))
     shares = [list(EvalSampler(dataset=dataset, rank=rank, world_size=world_size)) for rank in range(world_size)]
     assert _in_turn(shares) == list(range(sum(sizes)))
     assert len(shares[0]) - len(shares[-1]) <= 1  # what MMEngine's own way of collecting relies on
@@ -356,19 +358,20 @@ def test_a_rank_without_samples_gathers_with_the_others(monkeypatch):
     rows = torch.tensor([[1.0, 2.0]])
     shares = [rows, torch.empty(0)]  # one sample, two ranks
     monkeypatch.setattr(testing, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(testing, 'all_gather_object', lambda dim: [2, 0])
+    monkeypatch.setattr(testing, 'all_gather_object', lambda size: [(1, 2), (0, 0)])
     sent = []
     for share in shares:
         monkeypatch.setattr(testing, 'all_gather', lambda padded: sent.append(padded) or [rows, torch.zeros(1, 2)])
-        assert torch.equal(testing._gather_in_turn(share, 1), rows)
+        assert torch.equal(testing._gather_in_turn(share), rows)
     assert [tuple(padded.shape) for padded in sent] == [(1, 2), (1, 2)]
 
 
 def test_labels_of_some_samples_alone_are_refused():
     batches = [dict(ids=['a', 'b'], labels=torch.tensor([1, 0])), dict(ids=['c'])]
     loader = DataLoader(batches, batch_size=None)
+    batches = Readable(SimpleNamespace(), loader, 'val_dataloader', None)
     with pytest.raises(ValueError, match='2 of 3 samples have labels. Give all sources labels'):
-        testing.extract(lambda batch: torch.zeros(len(batch['ids']), 4), loader)
+        testing.extract(lambda batch: torch.zeros(len(batch['ids']), 4), batches)
 
 
 def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, capsys):

@@ -103,6 +103,28 @@ test_cfg = dict(type='TestLoop')
 test_evaluator = dict(type='ClipAccuracy', topk=(1,))
 """
 
+# Behind one of these: a validation on its files, a sample a batch, so that every sample has its own masks.
+EVALUATED = """
+centre = [dict(type='CenterCrop', size=32)]
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    dataset=dict(type='MixedDataset', sources=dict({sources})),
+    sampler=dict(type='EvalSampler'),
+    batch_sampler=dict(type='EvalBatchSampler'),
+    collate_fn=dict(type='collate_clips'),
+)
+val_cfg = dict(type='ValLoop')
+val_evaluator = dict({metric})
+"""
+RECONSTRUCTED = EVALUATED.format(
+    sources='pictures=dict(pictures, transforms=centre), movies=dict(movies, transforms=centre)',
+    metric="type='ReconstructionLoss'",
+)
+COUNTED = EVALUATED.format(
+    sources='pictures=dict(pictures, transforms=centre)', metric="type='ClipAccuracy', topk=(1,)"
+)
+
 _number = itertools.count()
 
 

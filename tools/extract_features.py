@@ -24,6 +24,7 @@ from omnimae.checkpoint import load_weights
 from omnimae.config import default_work_dir, load_config
 from omnimae.engine import (
     EvaluationRunner,
+    Readable,
     dtype_of,
     evaluating,
     extract,
@@ -88,7 +89,8 @@ def main(words: Sequence[str] | None = None) -> None:
             samples = runner.model.test_step(batch)
         return torch.stack([sample['features'] for sample in samples])
 
-    features = extract(compute, runner.build_dataloader(loader, seed=runner.seed))
+    batches = Readable(runner, runner.build_dataloader(loader, seed=runner.seed), f'{args.data}_dataloader', None)
+    features = extract(compute, batches)
     if is_main_process():
         features.save(args.out)
         runner.logger.info(f'{len(features.ids)} features of {features.features.shape[1]} numbers are in {args.out}.')

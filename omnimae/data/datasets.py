@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
 from omnimae.registry import DATASETS, TRANSFORMS
-from omnimae.structures import Address, Batch, Sample
+from omnimae.structures import Address, Batch, Sample, has_clip
 
 MAX_ATTEMPTS = 20  # broken files in a row before a training sample is given up
 NUM_PROBED = 16  # files of a list that must not all be missing
@@ -76,7 +76,8 @@ class FileDataset(Dataset):
         num_classes: how many classes the model knows; labels are checked against it.
         extensions: endings of the files, lower case; by default the usual ones of the modality.
         select: only lines of ``ann_file`` count that contain it, as one folder of a list of many.
-        skip: a file of paths, one a line up to a tab, as ``broken_files.txt`` of a run: training takes others instead.
+        skip: a file of paths, one a line up to a tab, as ``broken_files.txt`` of a run: training takes others instead,
+            evaluation leaves them out.
         allow_outside: whether lines of ``ann_file`` may name files outside ``root``.
         backend_args: of ``mmengine.fileio``, for files that are not on a local disk.
 
@@ -150,6 +151,11 @@ class FileDataset(Dataset):
         """
         return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(key)
 
+    def skipped_rows(self) -> list[int]:
+        """Return the rows that evaluation leaves out: those with a file that ``skip`` lists."""
+        rows = range(len(self)) if self.skipped else ()
+        return [row for row in rows if self._file_to_skip(row) is not None]
+
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
         """The clips (T, H, W, 3), uint8 RGB, of a file: one in training or one per replica; test clips without ``rng``.
 
@@ -177,11 +183,13 @@ class FileDataset(Dataset):
         return self.read(self._path(row), rng)
 
     def _read_or_skip(self, row: int, rng: np.random.Generator) -> list[Any]:
-        for path in self._files_of(row) if self.skipped else ():
-            if os.path.abspath(path) in self.skipped:
-                raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
+        if self.skipped and (path := self._file_to_skip(row)) is not None:
+            raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
         READING.write(self._path(row))
         return self._read(row, rng)
+
+    def _file_to_skip(self, row: int) -> str | None:
+        return next((path for path in self._files_of(row) if os.path.abspath(path) in self.skipped), None)
 
     def _train_sample(self, address: Address) -> Sample:
         failures: list[tuple[str, str]] = []
@@ -200,6 +208,7 @@ class FileDataset(Dataset):
         raise ValueError(f'{MAX_ATTEMPTS} files in a row below {self.root!r} cannot be read. Check them:\n{listing}')
 
     def _evaluation_sample(self, row: int) -> Sample:
+        READING.write(self._path(row))
         clips = self._read(row, None)
         views = np.stack([self._transform(clip, None) for clip in clips])  # (clips, [crops,] T, H, W, 3)
         if views.ndim == 6:
@@ -378,15 +387,27 @@ class MixedDataset(Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, key: int | Address) -> Sample:
-        """The sample of an `Address`, or of a row counted through all sources; it names its source."""
+        """The sample of an `Address`, or of a row counted through all sources; it names its source.
+
+        That of a row whose file is broken has no clip, and says why in ``failures``. Whether it may be left out only
+        those know who evaluate.
+        """
         if isinstance(key, Address):
             number, sample = key.source, self.sources[key.source][key]
         else:
             key = range(len(self))[key]
             number = int(np.searchsorted(self.starts, key, side='right')) - 1
-            sample = self.sources[number][int(key - self.starts[number])]
+            try:
+                sample = self.sources[number][int(key - self.starts[number])]
+            except BrokenFileError as error:
+                sample = Sample(modality=self.sources[number].modality, failures=[(error.path, error.reason)])
         # one of another form is for a collate function of its own
         return {**sample, 'source': self.names[number]} if isinstance(sample, dict) else sample
+
+    def skipped_rows(self) -> list[int]:
+        """Return the rows, counted through all sources, that evaluation leaves out: see `FileDataset`."""
+        skipped: Iterator[list[int]] = (getattr(source, 'skipped_rows', list)() for source in self.sources)
+        return [int(start) + row for start, rows in zip(self.starts, skipped, strict=False) for row in rows]
 
     def being_read(self, process: int) -> str | None:
         """The file that a loader's worker, living or dead, began to read last; None if it is not known."""
@@ -462,7 +483,8 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
     """Samples of one modality -> a batch with all their replicas: clips (R, ...) each -> (B, ...).
 
     The clip lies channels-last in memory, as it was decoded and as patches are made of it. Several aligned clips of a
-    sample stay apart by name.
+    sample stay apart by name. Samples without a clip, which could not be read, leave their ``failures`` alone; a batch
+    of nothing else has no clip either.
 
     Raises:
         ValueError: samples of several modalities or sizes.
@@ -470,19 +492,22 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
     modalities = sorted({sample['modality'] for sample in samples})
     if len(modalities) > 1:
         raise ValueError(f'A batch of {modalities} cannot be made. Use MixedBatchSampler or EvalBatchSampler.')
+    everything, samples = samples, [sample for sample in samples if has_clip(sample)]
     repeats = [len(sample['clip'] if 'clip' in sample else next(iter(sample['clips'].values()))) for sample in samples]
     batch = Batch(
         modality=modalities[0],
         ids=[sample['id'] for sample, n in zip(samples, repeats, strict=True) for _ in range(n)],
-        failures=[failure for sample in samples for failure in sample.get('failures', ())],
+        failures=[failure for sample in everything for failure in sample.get('failures', ())],
     )
+    if 'source' in everything[0]:
+        batch['source'] = everything[0]['source']
+    if not samples:
+        return batch
     if 'clips' in samples[0]:
         names = samples[0]['clips']
         batch['clips'] = {name: _joined([sample['clips'][name] for sample in samples], samples) for name in names}
     else:
         batch['clip'] = _joined([sample['clip'] for sample in samples], samples)
-    if 'source' in samples[0]:
-        batch['source'] = samples[0]['source']
     if 'label' in samples[0]:
         labels = torch.tensor([sample['label'] for sample in samples])
         batch['labels'] = labels.repeat_interleave(torch.tensor(repeats))

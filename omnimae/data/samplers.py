@@ -6,11 +6,13 @@ samples of a step are the same whatever the number of ranks.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from mmengine.dist import get_rank, get_world_size, sync_random_seed
+from mmengine.logging import print_log
 
 from omnimae.data.datasets import MixedDataset
 from omnimae.registry import DATA_SAMPLERS
@@ -248,12 +250,20 @@ class EvalSampler:
     """Every row of every source once, shared out over the ranks in turn: rank r takes rows r, r + world size, ...
 
     Rows are plain numbers, counted through all sources: they ask a dataset for evaluation samples. Taking from each
-    rank in turn gives them back in order, as MMEngine collects results.
+    rank in turn gives them back in order, as MMEngine collects results. Rows whose files a source is to ``skip`` are
+    left out.
 
     Args:
         dataset: given by MMEngine.
         seed: given by MMEngine; not used, nothing is random.
         rank, world_size: of this process; by default as MMEngine says.
+
+    Attributes:
+        size: how many rows all ranks have together.
+        shares: the rows of this rank, of each source.
+
+    Raises:
+        ValueError: nothing is left.
     """
 
     def __init__(
@@ -261,18 +271,24 @@ class EvalSampler:
     ):
         rank = get_rank() if rank is None else rank
         world_size = get_world_size() if world_size is None else world_size
-        starts = dataset.starts.tolist()
-        self.shares = [
-            range(start + (rank - start) % world_size, end, world_size)
-            for start, end in zip(starts, starts[1:], strict=False)
-        ]
+        skipped = dataset.skipped_rows()
+        rows = [np.arange(*ends) for ends in itertools.pairwise(dataset.starts.tolist())]
+        if skipped:
+            rows = [part[~np.isin(part, skipped)] for part in rows]
+            print_log(f'{len(skipped)} of {len(dataset)} samples are left out, as skip says.', 'current')
+        starts = np.cumsum([0, *map(len, rows)]).tolist()
+        self.size: int = starts[-1]
+        if not self.size:
+            raise ValueError('skip of the sources leaves no sample to evaluate. Repair the files, or give others.')
+        firsts = [(rank - start) % world_size for start in starts]
+        self.shares = [part[first::world_size] for first, part in zip(firsts, rows, strict=False)]
 
     def __len__(self) -> int:
         return sum(map(len, self.shares))
 
     def __iter__(self) -> Iterator[int]:
         for share in self.shares:
-            yield from share
+            yield from share.tolist()
 
 
 @DATA_SAMPLERS.register_module()
@@ -297,4 +313,4 @@ class EvalBatchSampler:
     def __iter__(self) -> Iterator[list[int]]:
         for share in self.sampler.shares:
             for start in range(0, len(share), self.batch_size):
-                yield list(share[start : start + self.batch_size])
+                yield share[start : start + self.batch_size].tolist()

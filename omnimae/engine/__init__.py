@@ -16,6 +16,7 @@ from .hooks import (
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .precision import dtype_of, evaluating
+from .reading import Readable
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
 from .testing import EvaluationRunner, KNNHook, KNNTestLoop, TestLoop, ValLoop, extract, frozen_model
 
@@ -36,6 +37,7 @@ __all__ = [
     'PlainCheckpointHook',
     'PredictionHook',
     'PreemptionHook',
+    'Readable',
     'ReconstructionHook',
     'StepSeedHook',
     'TestLoop',

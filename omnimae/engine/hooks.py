@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank, is_main_process, master_only
+from mmengine.dist import all_gather_object, all_reduce, get_rank, master_only
 from mmengine.hooks import Hook
 from mmengine.hooks import IterTimerHook as MMEngineIterTimerHook
 from mmengine.runner import Runner
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from omnimae.evaluation import ClipAccuracy, DepthScore, SegmentationScore
 from omnimae.registry import HOOKS
-from omnimae.structures import UNKNOWN_CLASS, Batch
+from omnimae.structures import UNKNOWN_CLASS, Batch, has_clip
 from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
 
 from .precision import dtype_of, evaluating
+from .reading import Readable, judge_of, list_broken
 
 
 def _seed_everything(*address: int) -> None:
@@ -31,12 +33,6 @@ def _seed_everything(*address: int) -> None:
 def unwrapped(model: nn.Module) -> nn.Module:
     """Give the model itself, within DDP."""
     return getattr(model, 'module', model)
-
-
-def append_lines(file: Path, lines: Iterable[str]) -> None:
-    """Add lines to a text file. Names of files in them need not be text: their bytes are written as they are."""
-    with file.open('a', encoding='utf-8', errors='surrogateescape') as stream:
-        stream.writelines(f'{line}\n' for line in lines)
 
 
 @HOOKS.register_module()
@@ -119,6 +115,8 @@ class BrokenFileHook(Hook):
     at the same step, when more files are broken than ``min_failures`` and than ``max_ratio`` of those tried so far. A
     broken file counts once, however often the sampler comes back to it.
 
+    Files of the validation are opened before training: all where they are few, else as many as `reading.SECONDS` allow.
+
     Args:
         min_failures: as many broken files are always accepted.
         max_ratio: share of the tried files that may be broken.
@@ -128,14 +126,16 @@ class BrokenFileHook(Hook):
         self.min_failures, self.max_ratio = min_failures, max_ratio
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the counts of a resumed run and the lines that are written already."""
-        self.file = Path(runner.work_dir, 'broken_files.txt')
+        """Take up the counts of a resumed run, and open files of the validation.
+
+        Raises:
+            ValueError: some of them cannot be read, and what the validation counts needs all.
+        """
         self.tried = runner.message_hub.get_info('files_tried', 0)
         self.broken = dict(runner.message_hub.get_info('broken_files', {}))
-        self.listed: set[str] = set()
-        if is_main_process() and self.file.exists():
-            text = self.file.read_text(encoding='utf-8', errors='surrogateescape')
-            self.listed.update(line.split('\t')[0] for line in text.split('\n'))
+        if runner.val_loop is not None:
+            judge = judge_of(runner.val_loop.evaluator.metrics)
+            Readable(runner, runner.val_dataloader, 'val_dataloader', judge).open_some()
 
     def count_step(self, runner: Runner, data_batch: list[Batch], counts: dict[str, float]) -> None:
         """Count the files of the step on this rank (EpochTrainLoop)."""
@@ -166,8 +166,7 @@ class BrokenFileHook(Hook):
         new = {path: reason for path, reason in failures if path not in self.broken}
         self.broken.update(new)
         runner.message_hub.update_info('broken_files', self.broken)
-        if is_main_process():
-            self._write({path: reason for path, reason in new.items() if path not in self.listed})
+        file = list_broken(runner.work_dir, new)
         for path, reason in new.items():
             runner.logger.warning(f'Broken file, replaced by another: {path} ({reason})')
         if len(self.broken) > max(self.min_failures, self.max_ratio * self.tried):
@@ -175,12 +174,8 @@ class BrokenFileHook(Hook):
             raise ValueError(
                 f'{len(self.broken)} broken files among {self.tried} tried, more than min_failures={self.min_failures} '
                 f'and max_ratio={self.max_ratio} of BrokenFileHook allow. Repair or remove them; the list is in '
-                f'{self.file}:{lines}'
+                f'{file}:{lines}'
             )
-
-    def _write(self, lines: dict[str, str]) -> None:
-        append_lines(self.file, (f'{path}\t{" ".join(reason.split())}' for path, reason in lines.items()))
-        self.listed.update(lines)
 
 
 @HOOKS.register_module()
@@ -377,7 +372,8 @@ def _name_absent(runner: Runner, loader: str, present: Collection[int], size: in
 class PictureHook(Hook):
     """Draws the same few held-out samples every ``interval`` epochs. A subclass says how: `draw`.
 
-    The samples are the first of each source of ``val_dataloader``; pictures go to ``folder`` in the work directory.
+    The samples are the first of each source of ``val_dataloader`` that can be read; pictures go to ``folder`` in the
+    work directory.
 
     Args:
         interval: epochs between pictures; the last epoch always has them.
@@ -407,8 +403,9 @@ class PictureHook(Hook):
         folder = Path(runner.work_dir, self.folder)
         folder.mkdir(exist_ok=True)
         model, dataset = unwrapped(runner.model), runner.val_dataloader.dataset
-        for name, source in zip(dataset.names, dataset.sources, strict=True):
-            samples = [source[index] for index in range(min(self.num_samples, len(source)))]
+        for name, begin, end in zip(dataset.names, dataset.starts, dataset.starts[1:], strict=False):
+            readable = (sample for row in range(begin, end) if has_clip(sample := dataset[row]))
+            samples = [*itertools.islice(readable, self.num_samples)]
             _seed_everything(runner.seed)
             with evaluating(dtype_of(runner.cfg), next(model.parameters()).device):
                 self.draw(

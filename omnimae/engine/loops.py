@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from .compat import find_latest_checkpoint
 from .compiling import compile_loss
 from .devices import choose_device
 from .feeding import Feed
-from .hooks import append_lines, unwrapped
+from .hooks import unwrapped
+from .reading import append_lines, naming_fatal_files
 
 
 @LOOPS.register_module()
@@ -148,11 +148,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """The micro-batches of each step: all before its hooks, so that waiting for them counts as data time."""
         batches = iter(self.dataloader)
         for step in range(first, len(self.dataloader)):
-            try:
+            with naming_fatal_files(self.runner, self.dataloader.dataset, 'train_dataloader'):
                 micro_batches = list(itertools.islice(batches, len(self.batch_sampler.step_sizes(step))))
-            except RuntimeError as error:
-                self._name_fatal_files(error)
-                raise
             yield micro_batches
 
     def run_iter(self, idx: int, data_batch: list[dict[str, Any]]) -> None:
@@ -199,24 +196,6 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         for batch, shares in zip(batches, weights, strict=True):
             batch['shares'] = shares
         return [1.0] * len(batches)
-
-    def _name_fatal_files(self, error: RuntimeError) -> None:
-        """If a loader's worker died (out of memory, a crash in a codec), list and say which file it was reading.
-
-        Raises:
-            RuntimeError: with the file and how to go on without it.
-        """
-        message = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)', str(error))
-        if message is None:
-            return
-        paths = [self.dataloader.dataset.being_read(int(process)) for process in message[1].split(', ')]
-        file = Path(self.runner.work_dir, 'broken_files.txt')
-        append_lines(file, (f'{path}\ta loader worker died reading it' for path in paths if path is not None))
-        raise RuntimeError(
-            f'A loader worker died ({message[2].strip(" .")}) while it read {", ".join(map(str, paths))}. If memory '
-            'was short, lower train_dataloader.num_workers. To go on without the file, which is listed now: --resume '
-            f'--cfg-options train_dataloader.dataset.sources.NAME.skip={file}'
-        ) from error
 
     def _note_skipped(self, idx: int, ids: list[list[str]], losses: list[float]) -> None:
         """Write down what the step was made of, on any rank, and stop when there are too many in a row."""

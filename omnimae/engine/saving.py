@@ -140,6 +140,8 @@ class CheckpointHook(MMEngineCheckpointHook):
                 )
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        if not self.save_best:  # and there may be no training: Runner.val()
+            return
         with self._removing_last():
             super()._save_best_checkpoint(runner, metrics)
 
@@ -178,6 +180,7 @@ class PreemptionHook(Hook):
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}  # what the signals did before training
+        self._preempted = self._interrupted = False
 
     def before_train(self, runner: Runner) -> None:
         """Listen, in this process and in the loader's workers."""

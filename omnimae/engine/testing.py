@@ -16,7 +16,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.runner import TestLoop as MMEngineTestLoop
 from mmengine.runner import ValLoop as MMEngineValLoop
-from mmengine.runner.loops import _update_losses
+from mmengine.runner.loops import _parse_losses, _update_losses
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -26,6 +26,7 @@ from omnimae.structures import Batch
 
 from .hooks import lacking
 from .precision import dtype_of, evaluating
+from .reading import Readable, judge_of
 
 
 class EvaluationRunner(Runner):
@@ -55,83 +56,125 @@ def frozen_model(model: dict) -> dict:
 
 
 @torch.no_grad()
-def extract(compute: Callable[[Batch], Tensor], loader: DataLoader) -> Features:
-    """Features of all samples of a loader with an EvalSampler, in their order in the data set, whole on every rank.
+def extract(compute: Callable[[Batch], Tensor], batches: Readable) -> Features:
+    """Features of all samples that can be read, in their order in the data set, whole on every rank.
 
     Args:
         compute: a batch of the loader -> (B, D).
-        loader: over test samples; with several ranks each has its share.
+        batches: of test samples, by an EvalSampler; with several ranks each has its share.
 
     Raises:
-        ValueError: some samples have labels and some have none.
+        ValueError: some samples have labels and some have none; or as of `Readable.finish`.
     """
     ids: list[str] = []
     labels: list[int] = []
     features = []
-    for batch in loader:
+    for _, batch in batches:
         ids += batch['ids']
         labels += batch['labels'].tolist() if 'labels' in batch else []
         features.append(compute(batch).float().cpu())
-    size = len(loader.dataset)  # type: ignore[arg-type]  # torch's Dataset promises no length, ours has one
-    together = [_in_turn(part) for part in (all_gather_object(ids), all_gather_object(labels))]
+    batches.finish()
+    together = [_in_turn(all_gather_object(part)) for part in (ids, labels)]
     if len(together[1]) not in (0, len(together[0])):
         raise ValueError(
             f'{len(together[1])} of {len(together[0])} samples have labels. Give all sources labels, or extract them '
             'one by one.'
         )
-    whole = _gather_in_turn(torch.cat(features) if features else torch.empty(0), size)
+    whole = _gather_in_turn(torch.cat(features) if features else torch.empty(0))
     return Features(np.array(together[0]), np.array(together[1], np.int64), whole.numpy())
 
 
 def _in_turn(shares: Sequence[list]) -> list:
-    """Undo what EvalSampler did: the first of each rank, then the second of each, ..."""
-    whole: list = [None] * sum(map(len, shares))
-    for rank, share in enumerate(shares):
-        whole[rank :: len(shares)] = share
-    return whole
+    """Undo what EvalSampler did: the first of each rank, then the second of each, ... One that has none left is out."""
+    together = [item for share in shares for item in share]
+    return [together[place] for place in _turns([*map(len, shares)])]
 
 
-def _gather_in_turn(share: Tensor, size: int) -> Tensor:
-    """(rows of this rank, D) -> (size, D), in turn."""
-    world_size = get_world_size()
-    if world_size == 1:
+def _turns(sizes: Sequence[int]) -> list[int]:
+    """Sizes of shares -> where each item of `_in_turn` is in all of them one after the other."""
+    turns = [turn * len(sizes) + rank for rank, size in enumerate(sizes) for turn in range(size)]
+    return np.argsort(turns).tolist()
+
+
+def _gather_in_turn(share: Tensor) -> Tensor:
+    """(rows of this rank, D) -> (rows of all, D), in turn."""
+    if get_world_size() == 1:
         return share
-    rows = -(-size // world_size)
-    dim = max(all_gather_object(share.shape[-1]))  # a rank without rows does not know it
-    padded = share.new_zeros(rows, dim)
+    sizes, dims = zip(*all_gather_object((len(share), share.shape[-1])), strict=True)
+    padded = share.new_zeros(max(sizes), max(dims))  # a rank without rows does not know D
     if len(share):
         padded[: len(share)] = share
-    return torch.stack(all_gather(padded), 1).flatten(0, 1)[:size]
+    parts = [part[:size] for part, size in zip(all_gather(padded), sizes, strict=True)]
+    return torch.cat(parts)[_turns(sizes)]
+
+
+class _Evaluation:
+    """What the loops below share: files that cannot be read are left out, or refused on all ranks at the end."""
+
+    mode: str
+    runner: Runner
+    dataloader: DataLoader
+    evaluator: Evaluator
+
+    def run(self) -> dict[str, float]:
+        """Evaluate.
+
+        Raises:
+            ValueError: a file cannot be read, and a metric needs every sample.
+        """
+        runner, mode = self.runner, self.mode
+        runner.call_hook(f'before_{mode}')
+        runner.call_hook(f'before_{mode}_epoch')
+        runner.model.eval()
+        batches = Readable(runner, self.dataloader, f'{mode}_dataloader', judge_of(self.evaluator.metrics))
+        losses: dict = {}
+        for number, batch in batches:
+            runner.call_hook(f'before_{mode}_iter', batch_idx=number, data_batch=batch)
+            with torch.no_grad():
+                outputs, losses = _update_losses(self.predict(batch), losses)
+            self.evaluator.process(data_samples=outputs, data_batch=batch)
+            runner.call_hook(f'after_{mode}_iter', batch_idx=number, data_batch=batch, outputs=outputs)
+        batches.finish()
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))  # type: ignore[arg-type]
+        if losses:
+            metrics |= _parse_losses(losses, mode)
+        runner.call_hook(f'after_{mode}_epoch', metrics=metrics)
+        runner.call_hook(f'after_{mode}')
+        return metrics
+
+    def predict(self, batch: Batch) -> list:
+        """What the model makes of the samples of a batch."""
+        raise NotImplementedError
 
 
 @LOOPS.register_module()
-class ValLoop(MMEngineValLoop):
-    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in."""
+class ValLoop(_Evaluation, MMEngineValLoop):
+    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in.
 
-    @torch.no_grad()
-    def run_iter(self, idx: int, data_batch: Batch) -> None:
+    Where no metric needs every sample, those that cannot be read are left out and listed, see `Readable`.
+    """
+
+    mode = 'val'
+
+    def predict(self, batch: Batch) -> list:
         """Validate one batch."""
-        self.runner.call_hook('before_val_iter', batch_idx=idx, data_batch=data_batch)
         with _predicting(self):
-            outputs = self.runner.model.val_step(data_batch)
-        outputs, self.val_loss = _update_losses(outputs, self.val_loss)  # type: ignore[has-type]
-        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook('after_val_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            return self.runner.model.val_step(batch)
 
 
 @LOOPS.register_module()
-class TestLoop(MMEngineTestLoop):
-    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in."""
+class TestLoop(_Evaluation, MMEngineTestLoop):
+    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in.
 
-    @torch.no_grad()
-    def run_iter(self, idx: int, data_batch: Batch) -> None:
+    Where no metric needs every sample, those that cannot be read are left out and listed, see `Readable`.
+    """
+
+    mode = 'test'
+
+    def predict(self, batch: Batch) -> list:
         """Test one batch."""
-        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
         with _predicting(self):
-            outputs = self.runner.model.test_step(data_batch)
-        outputs, self.test_loss = _update_losses(outputs, self.test_loss)  # type: ignore[has-type]
-        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            return self.runner.model.test_step(batch)
 
 
 def _predicting(loop: ValLoop | TestLoop) -> AbstractContextManager:
@@ -139,7 +182,7 @@ def _predicting(loop: ValLoop | TestLoop) -> AbstractContextManager:
 
 
 @LOOPS.register_module()
-class KNNTestLoop(MMEngineTestLoop):
+class KNNTestLoop(_Evaluation, MMEngineTestLoop):
     """Test a frozen backbone by k-NN: the votes of the nearest samples of a bank are the scores (`evaluation.knn`).
 
     The model is a FrozenBackbone. The bank is whole on every rank, the tested samples are shared out.
@@ -154,6 +197,8 @@ class KNNTestLoop(MMEngineTestLoop):
         temperature: of the votes' weights.
         dtype: 'bfloat16' or 'float16' computes the features in it; None in what the config trains in.
     """
+
+    mode = 'test'
 
     def __init__(
         self,
@@ -179,20 +224,17 @@ class KNNTestLoop(MMEngineTestLoop):
         """Extract the bank, then test."""
         self.runner.model.eval()
         self.runner.logger.info(f'Features of the bank, {len(self.bank_dataloader.dataset)} samples:')
-        bank = extract(self._features, self.bank_dataloader)
+        batches = Readable(self.runner, self.bank_dataloader, 'test_cfg.bank_dataloader', 'k-NN')
+        bank = extract(self._features, batches)
         self.bank, self.labels = (torch.from_numpy(part).to(_device(self.runner.model)) for part in bank[:0:-1])
         return super().run()
 
-    @torch.no_grad()
-    def run_iter(self, idx: int, data_batch: Batch) -> None:
+    def predict(self, batch: Batch) -> list:
         """Classify one batch."""
-        self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
-        features = self._features(data_batch)
+        features = self._features(batch)
         votes = knn(features, self.bank, self.labels, self.num_classes, k=self.k, temperature=self.temperature)
         scores = votes.masked_fill(votes == 0, -torch.inf)  # a class without a vote is in no top k
-        outputs = [dict(scores=row, probabilities=share) for row, share in zip(scores, votes, strict=True)]
-        self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        return [dict(scores=row, probabilities=share) for row, share in zip(scores, votes, strict=True)]
 
     def _features(self, batch: Batch) -> Tensor:
         with evaluating(self.dtype, _device(self.runner.model)):
@@ -206,7 +248,8 @@ class KNNHook(Hook):
 
     The features are those of the raw weights (not of an average): tokens behind the backbone's norm, averaged. The
     accuracy goes into log and curves as ``NAME/top1``. The training does not notice: every random generator is put
-    back, and nothing is kept in checkpoints. Two of them, with two names, follow images and videos.
+    back, and nothing is kept in checkpoints. Two of them, with two names, follow images and videos. Files that cannot
+    be read are left out and listed; some are opened before training.
 
     Args:
         bank_dataloader: labelled samples that vote; an EvalSampler, cropped as in testing. Some ten thousand do.
@@ -227,14 +270,23 @@ class KNNHook(Hook):
         k: int = 20,
         temperature: float = 0.07,
     ) -> None:
-        self.loaders = dict(bank=bank_dataloader, queries=query_dataloader)
+        self.loaders = dict(bank=bank_dataloader, query=query_dataloader)
         self.name, self.interval, self.k, self.temperature = name, interval, k, temperature
 
     def before_train(self, runner: Runner) -> None:
         """Build the loaders: a mistake in them is seen before the first step."""
-        self.built = {key: runner.build_dataloader(cfg, seed=runner.seed) for key, cfg in self.loaders.items()}
-        _check_labels(self.built['bank'], f'{self.name}: bank_dataloader')
-        _check_labels(self.built['queries'], f'{self.name}: query_dataloader')
+        self.built = {}
+        for key, cfg in self.loaders.items():
+            loader = runner.build_dataloader(cfg, seed=runner.seed)
+            _check_labels(loader, f'{self.name}: {key}_dataloader')
+            self.built[key] = Readable(runner, loader, f'{self._place(runner)}.{key}_dataloader', None)
+            self.built[key].open_some()
+
+    def _place(self, runner: Runner) -> str:
+        """Where the config has it."""
+        hooks = enumerate(runner.cfg.get('custom_hooks') or ())
+        own = ('KNNHook', self.name)
+        return next((f'custom_hooks.{n}' for n, x in hooks if (x.get('type'), x.get('name', 'knn')) == own), self.name)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Extract and count when due."""
@@ -250,9 +302,9 @@ class KNNHook(Hook):
                 return _pooled(model, batch)
 
         with torch.random.fork_rng(devices=[]):  # evaluation draws from the CPU's alone, for its loaders
-            features = {key: extract(compute, loader) for key, loader in self.built.items()}
+            bank, queries = (extract(compute, batches) for batches in self.built.values())
         model.train(was_training)
-        result = knn_accuracy(features['bank'], features['queries'], k=self.k, temperature=self.temperature)
+        result = knn_accuracy(bank, queries, k=self.k, temperature=self.temperature)
         runner.visualizer.add_scalar(f'{self.name}/top1', result['top1'], step=runner.epoch + 1)
         runner.logger.info(f'Epoch {runner.epoch + 1}: {self.name}/top1: {result["top1"]:.4f}')
 

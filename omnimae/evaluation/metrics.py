@@ -22,6 +22,7 @@ class ReconstructionLoss(BaseMetric):
     """Mean reconstruction loss per modality, over samples that were not trained on."""
 
     default_prefix = 'reconstruction'
+    may_lack_samples = True  # files that cannot be read are left out
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep (modality, loss) of each sample."""

@@ -1,0 +1,184 @@
+"""Files that cannot be read: how they are listed, and what an evaluation does without them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader, Dataset
+
+from omnimae.structures import Batch, has_clip
+
+SECONDS = 2.0  # in which files are opened before a training: some 500 photographs of ImageNet with two workers
+
+
+def append_lines(file: Path, lines: Iterable[str]) -> None:
+    """Add lines to a text file. Names of files in them need not be text: their bytes are written as they are."""
+    with file.open('a', encoding='utf-8', errors='surrogateescape') as stream:
+        stream.writelines(f'{line}\n' for line in lines)
+
+
+def list_broken(folder: str | Path, failures: Mapping[str, str]) -> Path:
+    """Add path -> reason to ``broken_files.txt`` there, a line each with a tab between, but for those listed already.
+
+    Only the main rank writes. Returns the file, which the datasets take as ``skip``.
+    """
+    file = Path(folder, 'broken_files.txt')
+    if is_main_process() and failures:
+        text = file.read_text(encoding='utf-8', errors='surrogateescape') if file.exists() else ''
+        listed = {line.split('\t')[0] for line in text.split('\n')}
+        new = {path: reason for path, reason in failures.items() if path not in listed}
+        append_lines(file, (f'{path}\t{" ".join(reason.split())}' for path, reason in new.items()))
+    return file
+
+
+@contextmanager
+def naming_fatal_files(runner: Runner, dataset: Any, key: str) -> Iterator[None]:
+    """If a worker of a loader dies (out of memory, a crash in a codec), list and say which file it was reading.
+
+    Args:
+        runner: says where the list goes.
+        dataset: of the loader.
+        key: of the loader in the config.
+
+    Raises:
+        RuntimeError: with the file and how to go on without it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        message = re.match(r'DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(.*)', str(error))
+        if message is None:
+            raise
+        paths = [dataset.being_read(int(process)) for process in message[1].split(', ')]
+        file = Path(runner.work_dir, 'broken_files.txt')
+        append_lines(file, (f'{path}\ta loader worker died reading it' for path in paths if path is not None))
+        raise RuntimeError(
+            f'A loader worker died ({message[2].strip(" .")}) while it read {", ".join(map(str, paths))}. If memory '
+            f'was short, lower {key}.num_workers. To go on without the file, which is listed now: {_resume(runner)}'
+            f'--cfg-options {key}.dataset.sources.NAME.skip={file}'
+        ) from error
+
+
+def _resume(runner: Runner) -> str:
+    return '--resume ' if isinstance(runner._train_loop, BaseLoop) else ''
+
+
+class Readable:
+    """The batches of an evaluation loader, numbered, without the samples that cannot be read.
+
+    These are warned of as they come. `finish` counts and lists those of all ranks, or refuses them: a score over fewer
+    samples would be another score.
+
+    Args:
+        runner: says where the log and the list go.
+        loader: of evaluation samples.
+        key: of the loader in the config, as 'val_dataloader'.
+        judge: what needs every sample, as 'ClipAccuracy'; None where some may be left out.
+
+    Attributes:
+        failures: (source, path, reason) of each sample of this rank that could not be read.
+    """
+
+    def __init__(self, runner: Runner, loader: DataLoader, key: str, judge: str | None) -> None:
+        self.runner, self.loader, self.key, self.judge = runner, loader, key, judge
+        self.failures: list[tuple[str, str, str]] = []
+        self._num_read = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        self.failures, self._num_read = [], 0
+        with naming_fatal_files(self.runner, self.loader.dataset, self.key):
+            for number, batch in enumerate(self.loader):
+                if self._note(batch):
+                    yield number, batch
+
+    def _note(self, batch: Any) -> bool:
+        """Whether there is something to evaluate in a batch."""
+        if not isinstance(batch, dict) or 'failures' not in batch:
+            return True  # of a dataset of another kind
+        for path, reason in batch['failures']:
+            self.failures.append((batch.get('source', ''), path, reason))
+            self.runner.logger.warning(f'{self.key}: cannot be read: {path} ({reason})')
+        self._num_read += len(batch['ids'])
+        return bool(batch['ids'])
+
+    def finish(self) -> None:
+        """Count and list what could not be read; all ranks call it.
+
+        Raises:
+            ValueError: something could not, and ``judge`` needs all samples, or nothing could.
+        """
+        self._report(len(self.failures) + self._num_read)
+
+    def open_some(self, seconds: float = SECONDS) -> None:
+        """Read samples before a training, for some seconds on each rank: all where they are few, else a random part.
+
+        Raises:
+            ValueError: as of `finish`.
+        """
+        begin = time.monotonic()
+        sampler = getattr(self.loader.batch_sampler, 'sampler', self.loader.sampler)
+        rows = np.random.default_rng(0).permutation([*sampler]).tolist()  # type: ignore[misc]
+        opening = DataLoader(
+            _Opening(self.loader.dataset),
+            batch_size=None,
+            sampler=rows,
+            num_workers=min(self.loader.num_workers, len(rows)),
+            multiprocessing_context=self.loader.multiprocessing_context,
+        )
+        with naming_fatal_files(self.runner, self.loader.dataset, self.key):
+            for sample in opening:
+                self._note(sample)
+                if time.monotonic() - begin > seconds:
+                    break
+        self._report(len(rows), f' in {time.monotonic() - begin:.1f} s')
+
+    def _report(self, size: int, opened: str = '') -> None:
+        shares = all_gather_object((self.failures, self._num_read, size))
+        failures = [failure for share, _, _ in shares for failure in share]
+        tried, size = len(failures) + sum(read for _, read, _ in shares), sum(size for _, _, size in shares)
+        if opened:
+            of = f'all {size}' if tried >= size else f'{tried} of {size}'
+            self.runner.logger.info(f'{self.key}: opened {of} samples before training{opened}.')
+        if not failures:
+            return
+        file = list_broken(self.runner.work_dir, {path: reason for _, path, reason in failures})
+        _, path, reason = failures[0]
+        found = f'{self.key}: {len(failures)} of {tried} samples cannot be read, first {path} ({reason})'
+        found += f'; {file} lists the files.'
+        if self.judge is None and len(failures) < tried:
+            self.runner.logger.warning(f'{found} They are left out.')
+            return
+        options = [
+            f'{self.key}.dataset.sources.{name}.skip={file}' for name in dict.fromkeys(name for name, *_ in failures)
+        ]
+        why = f'{self.judge} of the others would be another number' if self.judge else 'Nothing is left'
+        raise ValueError(
+            f'{found} {why}. Repair them, or leave them out: {_resume(self.runner)}--cfg-options {" ".join(options)}'
+        )
+
+
+def judge_of(metrics: Sequence[Any]) -> str | None:
+    """The name of a metric that needs every sample; one that does not says so: ``may_lack_samples = True``."""
+    return next((type(metric).__name__ for metric in metrics if not getattr(metric, 'may_lack_samples', False)), None)
+
+
+class _Opening(Dataset):
+    """What reading a sample ends with, without the sample."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        sample = self.dataset[row]
+        if not isinstance(sample, dict) or 'failures' not in sample:
+            return {'failures': [], 'ids': [row]}
+        found = {key: sample[key] for key in ('source', 'failures') if key in sample}
+        return {**found, 'ids': [row] * has_clip(sample)}

@@ -1,0 +1,248 @@
+"""Files that cannot be read in validation, tests and feature extraction: left out where that is no other number."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_frozen import KNN, ONLINE, WATCHED
+from tiny_run import CLASSIFY, COUNTED, PRETRAIN, RECONSTRUCTED, build_runner, write_config, write_data
+
+from omnimae.data.datasets import ImageDataset, collate_clips
+from omnimae.engine import reading
+from omnimae.evaluation import ReconstructionLoss
+from omnimae.registry import DATASETS
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / 'data', num_pictures=8, num_movies=2)
+
+
+def cut(path: Path) -> Path:
+    """Break a file as a full disk or a copy that was stopped does."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def listed(work: Path) -> list[str]:
+    return sorted(line.split('\t')[0] for line in (work / 'broken_files.txt').read_text().splitlines())
+
+
+def log_of(work: Path) -> str:
+    return ''.join(path.read_text() for path in work.rglob('*.log'))
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The loss of each sample of the last validation."""
+    found: dict[str, float] = {}
+    process = ReconstructionLoss.process
+
+    def note(self, data_batch, data_samples):
+        found.update(zip(data_batch['ids'], (float(sample['loss']) for sample in data_samples), strict=True))
+        process(self, data_batch, data_samples)
+
+    monkeypatch.setattr(ReconstructionLoss, 'process', note)
+    return found
+
+
+def test_a_broken_file_is_left_out_of_a_validation_loss_and_the_others_count_as_before(data, tmp_path, losses):
+    runner = build_runner(write_config(tmp_path / 'c.py', PRETRAIN, data, RECONSTRUCTED), tmp_path / 'work')
+    whole = runner.val()
+    before = dict(losses)
+    broken = [cut(data / 'pictures' / 'b' / '3.png'), cut(data / 'movies' / '1.mp4')]
+    losses.clear()
+    found = runner.val()
+    assert losses == {key: value for key, value in before.items() if key not in ('b/3.png', '1.mp4')}
+    images = [value for key, value in losses.items() if key.endswith('png')]
+    assert found == {'reconstruction/image': np.mean(images), 'reconstruction/video': before['0.mp4']}
+    assert found['reconstruction/image'] != whole['reconstruction/image']
+    assert listed(tmp_path / 'work') == sorted(map(str, broken))
+    assert 'val_dataloader: 2 of 10 samples cannot be read, first ' in log_of(tmp_path / 'work')
+
+
+def test_a_run_that_validates_on_its_training_files_goes_on_without_the_broken_ones(data, tmp_path):
+    """They are found before training; the pictures that the run draws are of others."""
+    more = RECONSTRUCTED + "custom_hooks = [dict(type='ReconstructionHook', interval=1, num_samples=1)]\n"
+    broken = [cut(data / 'pictures' / 'a' / '0.png'), cut(data / 'movies' / '0.mp4')]
+    runner = build_runner(write_config(tmp_path / 'c.py', PRETRAIN, data, more), tmp_path / 'work')
+    runner.train()
+    log = log_of(tmp_path / 'work')
+    assert log.index('val_dataloader: opened all 10 samples before training') < log.index('Epoch(train)')
+    assert listed(tmp_path / 'work') == sorted(map(str, broken))
+    assert {'val/reconstruction/image', 'val/reconstruction/video'} <= runner.message_hub.log_scalars.keys()
+    assert len([*(tmp_path / 'work' / 'reconstructions').iterdir()]) == 4
+    # listed files are left out from the start, by the same words as in training
+    options = {
+        f'val_dataloader.dataset.sources.{name}.skip': str(tmp_path / 'work' / 'broken_files.txt')
+        for name in ('pictures', 'movies')
+    }
+    again = build_runner(tmp_path / 'c.py', tmp_path / 'again', options)
+    assert len(again.val_dataloader) == 8
+    again.val()
+    assert not (tmp_path / 'again' / 'broken_files.txt').exists()
+
+
+def test_where_labels_are_counted_a_broken_file_is_an_error_before_training_that_says_how_to_go_on(data, tmp_path):
+    config = write_config(tmp_path / 'c.py', CLASSIFY, data, COUNTED)
+    broken = [str(cut(data / 'pictures' / 'b' / f'{number}.png')) for number in (3, 5)]
+    key, file = 'val_dataloader.dataset.sources.pictures.skip', tmp_path / 'work' / 'broken_files.txt'
+    runner = build_runner(config, tmp_path / 'work')
+    message = (
+        rf'val_dataloader: 2 of 8 samples cannot be read, first .*ClipAccuracy .*--resume --cfg-options {key}={file}$'
+    )
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert runner.iter == 0
+    assert listed(tmp_path / 'work') == broken
+    runner = build_runner(config, tmp_path / 'work', {key: str(file), 'train_cfg.max_epochs': 1})
+    runner.train()
+    right = runner.message_hub.get_scalar('val/accuracy/top1').current() * 6 / 100
+    assert right == pytest.approx(round(right))  # of six samples
+
+
+def test_of_many_validation_files_some_are_opened(data, tmp_path):
+    config = write_config(tmp_path / 'c.py', PRETRAIN, data, RECONSTRUCTED)
+    runner = build_runner(config, tmp_path / 'work')
+    batches = reading.Readable(runner, runner.val_dataloader, 'val_dataloader', None)
+    batches.open_some(0.0)
+    assert 'val_dataloader: opened 1 of 10 samples before training' in log_of(tmp_path / 'work')
+
+
+def test_a_rank_without_broken_files_ends_with_the_others(data, tmp_path, monkeypatch):
+    """What they know is put together before anything is raised; a rank that raised alone would leave the others."""
+    config = write_config(tmp_path / 'c.py', CLASSIFY, data)
+    runner = build_runner(config, tmp_path / 'work')
+    other = ([('pictures', '/there/9.png', 'cut')], 3, 4)
+    monkeypatch.setattr(reading, 'all_gather_object', lambda own: [own, other])
+    with pytest.raises(
+        ValueError, match=r'test_dataloader: 1 of 12 samples cannot be read, first /there/9\.png \(cut\)'
+    ):
+        runner.test()
+
+
+@pytest.mark.parametrize(
+    ('more', 'source'),
+    [('', 'test_dataloader'), (KNN, 'test_cfg.bank_dataloader')],
+    ids=['test', 'bank'],
+)
+def test_tests_name_all_broken_files_at_once_and_go_on_without_those_in_skip(data, tmp_path, more, source):
+    config = write_config(tmp_path / 'c.py', CLASSIFY, data, more)
+    if more:
+        data = write_data(tmp_path / 'bank', num_pictures=8, num_movies=0)
+    root = {f'{source}.dataset.sources.pictures.root': str(data / 'pictures')}
+    broken = [str(cut(data / 'pictures' / 'a' / f'{number}.png')) for number in (0, 6)]
+    key, file = f'{source}.dataset.sources.pictures.skip', tmp_path / 'work' / 'broken_files.txt'
+    with pytest.raises(
+        ValueError, match=rf'{source}: 2 of 8 samples cannot.*leave them out: --cfg-options {key}={file}'
+    ):
+        build_runner(config, tmp_path / 'work', root).test()
+    assert listed(tmp_path / 'work') == broken
+    out = {'test_evaluator.out_file': str(tmp_path / 'scores.npz')}
+    build_runner(config, tmp_path / 'work', {**root, **out, key: str(file)}).test()
+    with np.load(tmp_path / 'scores.npz') as scores:
+        assert len(scores['ids']) == (8 if more else 6)
+
+
+def test_knn_during_pretraining_is_of_the_files_that_can_be_read(data, tmp_path):
+    broken = str(cut(data / 'pictures' / 'a' / '2.png'))
+    config = write_config(tmp_path / 'c.py', PRETRAIN, data, WATCHED + ONLINE)
+    build_runner(config, tmp_path / 'work', {'train_cfg.max_epochs': 1, 'param_scheduler': None}).train()
+    log = log_of(tmp_path / 'work')
+    assert 'Epoch 1: knn/top1: 100.0000' in log  # seven samples, each its own nearest
+    assert 'custom_hooks.1.bank_dataloader: 1 of 8 samples cannot be read' in log
+    assert listed(tmp_path / 'work') == [broken]
+
+
+def test_nothing_that_can_be_read_is_an_error(data, tmp_path):
+    for path in [*data.rglob('*.png'), *data.rglob('*.mp4')]:
+        cut(path)
+    config = write_config(tmp_path / 'c.py', PRETRAIN, data, RECONSTRUCTED)
+    with pytest.raises(ValueError, match=r'val_dataloader: 10 of 10 samples cannot be read.*Nothing is left'):
+        build_runner(config, tmp_path / 'work').val()
+    skip = {'val_dataloader.dataset.sources': dict(pictures=dict(skip=str(tmp_path / 'work' / 'broken_files.txt')))}
+    with pytest.raises(ValueError, match='skip of the sources leaves no sample to evaluate'):
+        build_runner(
+            config,
+            tmp_path / 'work',
+            skip
+            | {
+                'val_dataloader.dataset.sources.movies.skip': skip['val_dataloader.dataset.sources']['pictures']['skip']
+            },
+        ).val()
+
+
+@DATASETS.register_module()
+class FatalPictures(ImageDataset):
+    """One picture ends the process that reads it."""
+
+    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
+        if path.endswith('/5.png'):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(path, rng)
+
+
+def test_a_worker_that_dies_in_an_evaluation_names_its_file(data, tmp_path):
+    config = write_config(tmp_path / 'c.py', CLASSIFY, data)
+    options = {'test_dataloader.num_workers': 1, 'test_dataloader.dataset.sources.pictures.type': 'FatalPictures'}
+    key, file = 'test_dataloader.dataset.sources.NAME.skip', tmp_path / 'work' / 'broken_files.txt'
+    with pytest.raises(RuntimeError, match=rf'(?s)worker died .*/b/5\.png\. .*now: --cfg-options {key}={file}'):
+        build_runner(config, tmp_path / 'work', options).test()
+    build_runner(config, tmp_path / 'work', {**options, key.replace('NAME', 'pictures'): str(file)}).test()
+
+
+def write_kinds(root: Path) -> dict[str, tuple[dict, Path]]:
+    """Two samples of each kind of data, and a file of the second one."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 24, 24, 3), np.uint8)
+    for name in ('0', '1'):
+        for folder in ('frames', 'aligned/rgb', 'aligned/depth', 'clips/rgb', 'clips/depth'):
+            (root / folder / (name if folder == 'frames' else '')).mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures, start=1):
+            Image.fromarray(picture).save(root / 'frames' / name / f'img_{number:05}.jpg')
+        Image.fromarray(pictures[0]).save(root / 'aligned' / 'rgb' / f'{name}.png')
+        Image.fromarray(pictures[0, ..., 0]).save(root / 'aligned' / 'depth' / f'{name}.png')
+        movie = write_data(root / f'made{name}', num_pictures=1, num_movies=1) / 'movies' / '0.mp4'
+        movie.rename(root / 'clips' / 'rgb' / f'{name}.mp4')
+        np.save(root / 'clips' / 'depth' / f'{name}.npy', rng.integers(0, 9, (12, 48, 64), np.int32))
+    (root / 'frames.txt').write_text('0 4 0\n1 4 0\n')
+    crop, two = [dict(type='CenterCrop', size=16)], dict(rgb=dict(), depth=dict())
+    video = dict(type='VideoDataset', root=str(root / 'clips' / 'rgb'), num_frames=2, clip_seconds=0.5)
+    frames = dict(type='FrameDataset', root=str(root / 'frames'), ann_file=str(root / 'frames.txt'), frame_rate=4)
+    clips = dict(type='AlignedVideoDataset', root=str(root / 'clips'), num_frames=2, clip_seconds=0.5, modalities=two)
+    aligned = dict(type='AlignedDataset', root=str(root / 'aligned'), modalities=two)
+    kinds = {
+        'views': (dict(video, num_clips=3), root / 'clips' / 'rgb' / '1.mp4'),
+        'decord': (dict(video, reader='decord'), root / 'clips' / 'rgb' / '1.mp4'),
+        'frames': (dict(frames, num_frames=4, clip_seconds=1.0), root / 'frames' / '1' / 'img_00002.jpg'),
+        'aligned': (aligned, root / 'aligned' / 'depth' / '1.png'),
+        'dense': (dict(aligned, target='depth'), root / 'aligned' / 'depth' / '1.png'),
+        'maps of videos': (clips, root / 'clips' / 'depth' / '1.npy'),
+    }
+    return {kind: (dict(source, transforms=crop), path) for kind, (source, path) in kinds.items()}
+
+
+@pytest.mark.parametrize('damage', [cut, Path.unlink, lambda path: path.write_bytes(b'')], ids=['cut', 'gone', 'empty'])
+def test_every_kind_of_data_leaves_a_broken_sample_out_and_skips_it_when_told(tmp_path, damage):
+    for kind, (source, path) in write_kinds(tmp_path).items():
+        mixture = DATASETS.build(dict(type='MixedDataset', sources={'own': source}))
+        assert len(collate_clips([mixture[0], mixture[1]])['ids']) == 2, kind
+        content = path.read_bytes()
+        damage(path)
+        samples = [mixture[0], mixture[1]]
+        batch = collate_clips(samples)
+        assert ([name for name in batch['ids']], batch['source']) == ([samples[0]['id']], 'own'), kind
+        [(failed, reason)] = batch['failures']
+        assert (failed, bool(reason)) == (str(path), True), kind
+        assert not collate_clips(samples[1:])['ids'], kind
+        path.write_bytes(content)
+        (tmp_path / 'skip.txt').write_text(f'{path}\t{reason}\n')
+        mixture = DATASETS.build(
+            dict(type='MixedDataset', sources={'own': dict(source, skip=str(tmp_path / 'skip.txt'))})
+        )
+        assert mixture.skipped_rows() == [1], kind
