@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -51,328 +52,311 @@ BLOCK_KEYS = tuple(
 )
 
 
+class Form(NamedTuple):
+    """How tensors are stored on the two sides of a line: functions of all of its tensors that give a tuple."""
+
+    join: Callable[..., Sequence[Tensor]]
+    split: Callable[..., Sequence[Tensor]]
+
+
+class Line(NamedTuple):
+    """One line of a layout's table, read in both directions.
+
+    A ``*`` stands for one part of a name, as the number of a block; a final dot for all that begins so. Of several
+    lines for the same tensors the first one is written, and all are read.
+
+    Attributes:
+        theirs: names in the layout; a line counts only where all of them are there.
+        ours: names in our models, likewise.
+        form: of the tensors; the same on both sides by default.
+        with_token: whether the line is for models with a class token, or for those without; None for both.
+    """
+
+    theirs: str | tuple[str, ...]
+    ours: str | tuple[str, ...]
+    form: Form = Form(lambda *x: x, lambda *x: x)
+    with_token: bool | None = None
+
+
 class Layout(NamedTuple):
-    """How another code base names what we have: pairs of prefixes, (theirs, ours), the more specific ones first.
+    """How another code base names what we have.
 
     Attributes:
         marks: keys of which every checkpoint of that layout has one, and no other has.
-        pretraining: prefixes of an encoder with its decoder.
-        classifier: prefixes of an encoder with a linear head.
-        spellings: other prefixes for the same thing, (theirs, the spelling used above).
-        simplify: their state dict -> one of the names above, and the keys that have no place in ours.
-        fixed_positions: the files hold no position table, since it is the fixed one.
-        cls_positions: the class token has positions of its own.
-        embed_bias: whether the projection from the encoder to the decoder has a bias.
+        encoder: table of the encoder.
+        decoder: table of what else a pretraining model has.
+        head: table of what else a classifier has.
+        holds: what models the layout has names for.
+        prefixes: what stands before the encoder's names in 'pretraining' and in a 'classifier'.
+        strips: prefixes that are left out in reading.
+        leaves: their state dict -> the beginnings of names that have no place in ours.
+        numbered: beginning of the decoder's blocks, where the next number, ``#`` in the table, is its norm.
         needs_norm: whether the encoder of a pretraining model always ends in a norm.
         head_may_read_a_token: whether a classifier may read one token instead of the mean.
     """
 
     marks: tuple[str, ...]
-    pretraining: tuple[tuple[str, str], ...]
-    classifier: tuple[tuple[str, str], ...]
-    spellings: tuple[tuple[str, str], ...] = ()
-    simplify: Callable[[StateDict], tuple[StateDict, tuple[str, ...]]] = lambda state_dict: (state_dict, ())
-    fixed_positions: bool = False
-    cls_positions: bool = False
-    embed_bias: bool = True
+    encoder: tuple[Line, ...]
+    decoder: tuple[Line, ...] = ()
+    head: tuple[Line, ...] = ()
+    holds: str = ''
+    prefixes: Mapping[str, str] = {}
+    strips: tuple[str, ...] = ()
+    leaves: Callable[[Collection[str]], tuple[str, ...]] = lambda keys: ()
+    numbered: str = ''
     needs_norm: bool = True
     head_may_read_a_token: bool = False
 
-
-def _simplify_timm(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """An image ViT: its kernel is one of one frame, and the class token takes its position into itself (zero in MAE).
-
-    Left is what is there of a decoder that is not whole, and transformers' pooler.
-    """
-    without_place = ['pooler.', *([] if 'decoder_pred.weight' in state_dict else ['mask_token', 'decoder_'])]
-    left = tuple(key for key in state_dict if key.startswith(tuple(without_place)))
-    plain = {key: x for key, x in state_dict.items() if key not in left}
-    _flatten_mask_token(plain)
-    if (kernel := plain.get('patch_embed.proj.weight')) is not None and kernel.dim() == 4:
-        plain['patch_embed.proj.weight'] = kernel.unsqueeze(2)
-    if 'cls_token' in plain and 'pos_embed' in plain:
-        plain['cls_token'] = plain['cls_token'] + plain['pos_embed'][:, :1]
-        plain['pos_embed'] = plain['pos_embed'][:, 1:]
-    if 'cls_token' in plain and 'decoder_pos_embed' in plain:
-        if plain['decoder_pos_embed'][:, 0].any():
-            raise ValueError('decoder_pos_embed gives the class token a position, and ours has none in the decoder.')
-        plain['decoder_pos_embed'] = plain['decoder_pos_embed'][:, 1:]
-    return plain, left
+    def table(self, kind: str, depth: int) -> tuple[Line, ...]:
+        """The lines of an 'encoder', a 'classifier' or a 'pretraining' model, whose decoder has ``depth`` blocks."""
+        more = dict(pretraining=self.decoder, classifier=self.head).get(kind, ())
+        return tuple(
+            line._replace(theirs=line.theirs.replace('#', str(depth))) if isinstance(line.theirs, str) else line
+            for line in (*more, *self.encoder)
+        )
 
 
-def _simplify_videomae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """VideoMAE: the encoder of a pretraining model has a prefix; queries and values have a bias, keys have none."""
-    plain = {key.removeprefix('backbone.').removeprefix('encoder.'): x for key, x in state_dict.items()}
-    _flatten_mask_token(plain)
-    for key in [key for key in plain if key.endswith('attn.q_bias')]:
-        prefix = key.removesuffix('q_bias')
-        query, value = plain.pop(key), plain.pop(f'{prefix}v_bias', None)
-        if value is not None:
-            plain[f'{prefix}qkv.bias'] = torch.cat([query, torch.zeros_like(query), value])
-    return plain, ()
+def _with_zero_row(positions: Tensor) -> Tensor:
+    """(1, N, D) -> (1, 1 + N, D): the class token's position is zero."""
+    return torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
 
 
-def _simplify_mae_st(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """MAE-ST: queries, keys and values apart; the class token's position is the first row of a joint table.
-
-    A classifier has its norm, of the name of that of pretraining, behind the pooling.
-    """
-    plain: StateDict = {}
-    for key, x in state_dict.items():
-        block, dot, projection = key.rpartition('attn.')
-        name, _, parameter = projection.partition('.')
-        parts = [f'{block}attn.{part}.{parameter}' for part in 'qkv']
-        if dot and name in 'qkv' and all(part in state_dict for part in parts):
-            plain[f'{block}attn.qkv.{parameter}'] = torch.cat([state_dict[part] for part in parts])
-        elif key in ('pos_embed', 'decoder_pos_embed') and 'cls_token' in state_dict:
-            plain[f'{key}_class'], plain[key] = x[:, :1], x[:, 1:]
-        elif key.startswith('norm.') and 'head.weight' in state_dict:
-            plain[f'fc_{key}'] = x
-        else:
-            plain[key] = x
-    _flatten_mask_token(plain)
-    return plain, ()
+def _without_zero_row(positions: Tensor) -> tuple[Tensor]:
+    if positions[:, 0].any():
+        raise ValueError('decoder_pos_embed gives the class token a position, and ours has none in the decoder.')
+    return (positions[:, 1:],)
 
 
-def _simplify_slowfast(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """MAE-ST as SlowFast names it: blocks and norm of the decoder are numbered through."""
-    last = num_blocks('pred_head.transforms.0.', state_dict) - 1
-    names = (
-        (f'pred_head.transforms.0.{last}.', 'decoder_norm.'),
-        ('pred_head.transforms.0.', 'decoder_blocks.'),
-        ('pred_head.projections.0.', 'decoder_pred.'),
-        ('head.projection.', 'head.'),
-        *((f'dec_{name}', f'decoder_{name}') for name, _ in _LEARNED_POSITIONS),
+def _as_map(positions: Tensor) -> tuple[Tensor]:
+    side = math.isqrt(positions.shape[1])
+    return (positions.transpose(1, 2).unflatten(2, (side, side)),)
+
+
+# queries, keys and values apart; VideoMAE's keys have no bias, and ours is zero
+QKV = Form(lambda *parts: (torch.cat(parts),), lambda x: x.chunk(3))
+QV = Form(lambda query, value: (torch.cat([query, torch.zeros_like(query), value]),), lambda x: x.chunk(3)[::2])
+# a kernel for images is one of one frame
+FRAME = Form(lambda x: (x.unsqueeze(2) if x.dim() == 4 else x,), lambda x: (x.squeeze(2),))
+# (1, ..., 1, d) is (1, d) in ours
+ROW = Form(lambda x: (x.flatten(0, -2),), lambda x: (x.unsqueeze(0),))
+# the class token takes its position into itself (zero in MAE); MAE's decoder has none for it
+INTO_TOKEN = Form(
+    lambda token, table: (token + table[:, :1], table[:, 1:]), lambda token, table: (token, _with_zero_row(table))
+)
+ZERO_ROW = Form(_without_zero_row, lambda table: (_with_zero_row(table),))
+# the class token's position is the first row of a joint table
+FIRST_ROW = Form(
+    lambda token, table: (token, table[:, :1], table[:, 1:]),
+    lambda token, own, table: (token, torch.cat([own, table], 1)),
+)
+DECODER_ROW = Form(lambda table: (table[:, :1], table[:, 1:]), lambda own, table: (torch.cat([own, table], 1),))
+# a table of positions as a map of (1, D, h, w)
+MAP = Form(lambda x: (x.flatten(2).transpose(1, 2) if x.dim() == 4 else x,), _as_map)
+
+
+def _apart(
+    theirs: str, ours: str, *names: str, parameters: Sequence[str] = ('weight', 'bias'), form: Form = QKV
+) -> tuple[Line, ...]:
+    """Lines of queries, keys and values that stand apart in the blocks, by these names."""
+    return tuple(
+        Line(tuple(f'{theirs}*.{name}{parameter}' for name in names), f'{ours}*.attn.qkv.{parameter}', form)
+        for parameter in parameters
     )
-    return _simplify_mae_st({_renamed(key, names) or key: x for key, x in state_dict.items()})
 
 
-# MultiMAE's parts of an adapter, (theirs, ours), in this order
-_MULTIMAE_INPUTS = (('.pos_emb', '.pos_embed'), ('.class_emb.', '.class_embed.'), ('.proj.', '.patch_embed.'))
-_MULTIMAE_OUTPUTS = (
-    ('.pos_emb', '.pos_embed'),
-    ('.task_embeddings.', '.modality_embed.'),
-    ('.decoder_transformer.', '.blocks.'),
-    ('.decoder.', '.attn.'),
-    ('.proj_context.', '.decoder_embed.'),
-    ('.out_norm.', '.norm.'),
-    ('.out_proj.', '.pred.'),
-)
-_MULTIMAE = (
-    ('global_tokens', GLOBAL_TOKENS),
-    ('input_adapters.', TOKENIZERS),
-    ('encoder.', 'backbone.blocks.'),
-    ('output_adapters.', 'head.'),
-)
+def _qv_biases(theirs: str, ours: str) -> Line:
+    """Biases of VideoMAE's blocks."""
+    return Line((f'{theirs}*.attn.q_bias', f'{theirs}*.attn.v_bias'), f'{ours}*.attn.qkv.bias', QV)
 
 
-def _simplify_multimae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """MultiMAE: images only, positions as maps, channels before places in what is predicted.
-
-    Left are heads of transfer, which have no mask token.
-    """
-    tasks = {key.split('.')[1] for key in state_dict if key.startswith('output_adapters.')}
-    heads = tuple(f'output_adapters.{x}.' for x in tasks if f'output_adapters.{x}.mask_token' not in state_dict)
-    plain: StateDict = {}
-    for key, x in state_dict.items():
-        if key.startswith(heads):
-            continue
-        names = _MULTIMAE_INPUTS if key.startswith('input_adapters.') else _MULTIMAE_OUTPUTS
-        name = _replaced(key, names) if '_adapters.' in key else key
-        if name.endswith('.pos_embed') and x.dim() == 4:
-            x = x.flatten(2).transpose(1, 2)
-        elif name.endswith('.patch_embed.weight'):
-            x = x.unsqueeze(2)
-        elif name.endswith('.mask_token') or '.modality_embed.' in name:
-            x = x.flatten(0, -2)
-        elif '.pred.' in name:
-            x = x.unflatten(0, (-1, _places_in_patch(key, state_dict))).transpose(0, 1).flatten(0, 1)
-        plain[name] = x
-    return plain, tuple(key for key in state_dict if key.startswith(heads))
+def _image_vit(cls_token: str, pos_embed: str, patch_embed: str) -> tuple[Line, ...]:
+    """The stem of a ViT for images."""
+    return (
+        Line((cls_token, pos_embed), (CLS_TOKEN, POSITIONS), INTO_TOKEN),
+        Line(cls_token, CLS_TOKEN),
+        Line(pos_embed, POSITIONS),
+        Line(f'{patch_embed}weight', KERNEL, FRAME),
+        Line(f'{patch_embed}bias', 'backbone.patch_embed.bias'),
+    )
 
 
-def _places_in_patch(key: str, state_dict: StateDict) -> int:
-    """How many pixels a patch of a task's modality has; a task may be called norm_MODALITY."""
-    modality = key.split('.')[1].removeprefix('norm_')
-    kernel = state_dict.get(f'input_adapters.{modality}.proj.weight')
-    if kernel is None:
-        raise ValueError(f'{key} is for {modality!r}, of which the encoder has no adapter. No model of ours has that.')
-    return kernel.shape[2] * kernel.shape[3]
+def _transformers_blocks(theirs: str, ours: str, *biases: Line) -> tuple[Line, ...]:
+    """Blocks as transformers writes them."""
+    names = (
+        ('attention.output.dense.', 'attn.proj.'),
+        ('intermediate.dense.', 'mlp.fc1.'),
+        ('output.dense.', 'mlp.fc2.'),
+        ('layernorm_before.', 'norm1.'),
+        ('layernorm_after.', 'norm2.'),
+    )
+    attention = [f'attention.attention.{name}.' for name in ('query', 'key', 'value')]
+    return (
+        *_apart(theirs, ours, *attention, parameters=['weight']),
+        *biases,
+        *(Line(f'{theirs}*.{their_name}', f'{ours}*.{name}') for their_name, name in names),
+    )
 
 
-def _flatten_mask_token(state_dict: StateDict) -> None:
-    """(1, 1, d) -> (1, d), as ours is."""
-    if 'mask_token' in state_dict:
-        state_dict['mask_token'] = state_dict['mask_token'].flatten(0, -2)
+def _videomae_blocks(theirs: str, ours: str) -> tuple[Line, ...]:
+    """Blocks of VideoMAE in transformers: version 4 writes q_bias, 5 query.bias and perhaps a key.bias."""
+    query, key, value = (f'attention.attention.{name}.' for name in ('query', 'key', 'value'))
+    early = tuple(f'{theirs}*.attention.attention.{name}_bias' for name in 'qv')
+    return _transformers_blocks(
+        theirs,
+        ours,
+        Line(early, f'{ours}*.attn.qkv.bias', QV),
+        *_apart(theirs, ours, query, key, value, parameters=['bias']),
+        *_apart(theirs, ours, query, value, parameters=['bias'], form=QV),
+    )
 
 
-def _simplify_huggingface(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """VideoMAE of transformers: separate queries, keys and values, their biases under one of two names."""
-    plain = _joined({_replaced(key.removeprefix('videomae.'), HUGGINGFACE_NAMES): x for key, x in state_dict.items()})
-    _flatten_mask_token(plain)
-    return plain, ()
+def _vit_blocks(theirs: str, ours: str) -> tuple[Line, ...]:
+    """Blocks of ViT and ViTMAE in transformers: as files have them, and as version 5 has them in memory."""
+    attention = [f'attention.attention.{name}.' for name in ('query', 'key', 'value')]
+    newer = [f'attention.{name}_proj.' for name in 'qkv']
+    names = (('attention.o_proj.', 'attn.proj.'), ('mlp.', 'mlp.'))
+    return (
+        *_transformers_blocks(theirs, ours, *_apart(theirs, ours, *attention, parameters=['bias'])),
+        *_apart(theirs, ours, *newer),
+        *(Line(f'{theirs}*.{their_name}', f'{ours}*.{name}') for their_name, name in names),
+    )
 
 
-def _simplify_vit_mae(state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """ViTMAE of transformers, or its ViT, as version 4 or 5 names them: MAE's decoder has names of its own."""
-    names = (*_VIT_MAE_NAMES, *HUGGINGFACE_NAMES)
-    return _simplify_timm(_joined({_replaced(key.removeprefix('vit.'), names): x for key, x in state_dict.items()}))
+_POOLED = (Line('fc_norm.', 'norm.'), Line('head.', 'head.'))  # timm's names for what is behind the pooling
 
-
-def _with_head_of(pool: str, state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """A classifier of timm's names pools the mean of the tokens if it has ``fc_norm``, and one token otherwise."""
-    if 'head.weight' not in state_dict or is_pretraining(state_dict):
-        return state_dict, ()
-    is_mean = 'fc_norm.weight' in state_dict
-    if is_mean and pool == 'mean':
-        return state_dict, ()
-    if not is_mean and pool == 'cls' and 'cls_token' in state_dict:
-        return {re.sub(r'^norm\.', 'fc_norm.', key): x for key, x in state_dict.items()}, ()
-    left = tuple(key for key in state_dict if key.startswith(('head.', 'fc_norm.')))
-    return {key: x for key, x in state_dict.items() if key not in left}, left
-
-
-def _joined(state_dict: StateDict) -> StateDict:
-    """Put queries, keys and values of transformers together."""
-    plain: StateDict = {}
-    projections: dict[str, StateDict] = {}
-    for name, x in state_dict.items():
-        block, _, projection = name.partition('.attention.attention.')
-        if projection:
-            renamed = {'q_bias': 'query.bias', 'v_bias': 'value.bias'}.get(projection, projection)
-            projections.setdefault(block, {})[renamed] = x
-        else:
-            plain[name] = x
-    for block, parts in projections.items():
-        _fuse(parts, 'weight', f'{block}.attn.qkv.weight', plain)
-        if 'query.bias' in parts:
-            parts.setdefault('key.bias', torch.zeros_like(parts['query.bias']))
-            _fuse(parts, 'bias', f'{block}.attn.qkv.bias', plain)
-    return plain
-
-
-def _fuse(parts: StateDict, parameter: str, name: str, into: StateDict) -> None:
-    keys = [f'{projection}.{parameter}' for projection in ('query', 'key', 'value')]
-    if all(key in parts for key in keys):
-        into[name] = torch.cat([parts[key] for key in keys])
-
-
-def _replaced(key: str, names: Iterable[tuple[str, str]]) -> str:
-    for old, new in names:
-        key = key.replace(old, new)
-    return key
-
-
-# (theirs, timm's), in this order; transformers has a dense layer for three of our four
-HUGGINGFACE_NAMES = (
-    ('embeddings.patch_embeddings.projection.', 'patch_embed.proj.'),
-    ('decoder.decoder_layers.', 'decoder.blocks.'),
-    ('encoder.layer.', 'blocks.'),
-    ('attention.output.dense.', 'attn.proj.'),
-    ('intermediate.dense.', 'mlp.fc1.'),
-    ('output.dense.', 'mlp.fc2.'),
-    ('layernorm_before.', 'norm1.'),
-    ('layernorm_after.', 'norm2.'),
-    ('layernorm.', 'norm.'),
-    ('classifier.', 'head.'),
+_VIDEOMAE_DECODER = (
+    Line('mask_token', 'head.mask_token', ROW),
+    Line('encoder_to_decoder.weight', 'head.decoder_embed.weight'),
+    Line('decoder.norm.', 'head.norm.'),
+    Line('decoder.head.', 'head.pred.'),
 )
 
-# what ViTMAE has beside VideoMAE, (theirs, MAE's or version 4's), in this order; version 5 writes 'decoder_encoder'
-_VIT_MAE_NAMES = (
-    ('decoder.decoder_encoder.layer.', 'decoder_blocks.'),
-    ('decoder.decoder_layers.', 'decoder_blocks.'),
-    ('decoder.', ''),
-    ('embeddings.cls_token', 'cls_token'),
-    ('embeddings.position_embeddings', 'pos_embed'),
-    ('encoder.layer.', 'blocks.'),
-    ('layers.', 'blocks.'),
-    *((f'attention.{name[0]}_proj.', f'attention.attention.{name}.') for name in ('query', 'key', 'value')),
-    ('attention.o_proj.', 'attn.proj.'),
+
+_MAE_DECODER = (
+    Line('mask_token', 'head.mask_token', ROW),
+    Line('decoder_embed.', 'head.decoder_embed.'),
+    Line('decoder_blocks.', 'head.blocks.'),
+    Line('decoder_norm.', 'head.norm.'),
+    Line('decoder_pred.', 'head.pred.'),
 )
 
-_OMNIMAE_ENCODER = (
-    ('trunk.pos_embed', POSITIONS),
-    ('trunk.patch_embed.proj.1.', 'backbone.patch_embed.'),
-    ('trunk.blocks.', 'backbone.blocks.'),
+
+def _learned_positions(theirs: str, ours: str) -> tuple[Line, ...]:
+    """MAE-ST's positions of places, of time slices and of the class token."""
+    return (
+        Line(f'{theirs}pos_embed_spatial', f'{ours}pos_embed_space'),
+        Line(f'{theirs}pos_embed_temporal', f'{ours}pos_embed_time'),
+        Line(f'{theirs}pos_embed_class', f'{ours}pos_embed_cls'),
+    )
+
+
+_MAE_ST_ENCODER = (
+    Line(('cls_token', 'pos_embed'), (CLS_TOKEN, CLS_POSITION, POSITIONS), FIRST_ROW),
+    *_learned_positions('', 'backbone.'),
+    Line('cls_token', CLS_TOKEN),
+    Line('pos_embed', POSITIONS),
+    Line('patch_embed.proj.', 'backbone.patch_embed.'),
+    *_apart('blocks.', 'backbone.blocks.', 'attn.q.', 'attn.k.', 'attn.v.'),
+    Line('blocks.', 'backbone.blocks.'),
+    Line('norm.', 'backbone.norm.'),
+)
+_MAE_ST_POSITIONS = (
+    Line('decoder_pos_embed', ('head.pos_embed_cls', 'head.pos_embed'), DECODER_ROW, with_token=True),
+    Line('decoder_pos_embed', 'head.pos_embed'),
 )
 
-# timm's names: MAE's own, VideoMAE's after its parts are put together, and those that transformers' are mapped to
-_TIMM = (
-    ('cls_token', CLS_TOKEN),
-    ('pos_embed', POSITIONS),
-    ('patch_embed.proj.', 'backbone.patch_embed.'),
-    ('blocks.', 'backbone.blocks.'),
-    ('norm.', 'backbone.norm.'),
-    ('fc_norm.', 'norm.'),
-    ('head.', 'head.'),
+
+_LEARNED = "learned positions (backbone.positions) and of one MAEHead with tokens='decoder'"
+
+_MULTIMAE_DECODER = (
+    Line('output_adapters.*.pos_emb', 'head.*.pos_embed', MAP),
+    Line('output_adapters.*.mask_token', 'head.*.mask_token', ROW),
+    Line('output_adapters.*.task_embeddings.', 'head.*.modality_embed.', ROW),
+    Line('output_adapters.*.decoder_transformer.', 'head.*.blocks.'),
+    Line('output_adapters.*.decoder.', 'head.*.attn.'),
+    Line('output_adapters.*.proj_context.', 'head.*.decoder_embed.'),
+    Line('output_adapters.*.out_norm.', 'head.*.norm.'),
+    Line('output_adapters.*.out_proj.', 'head.*.pred.'),
+    Line('output_adapters.', 'head.'),
 )
 
-# VideoMAE's decoder; its encoder has timm's names
-_VIDEOMAE = (
-    ('mask_token', 'head.mask_token'),
-    ('encoder_to_decoder.', 'head.decoder_embed.'),
-    ('decoder.blocks.', 'head.blocks.'),
-    ('decoder.norm.', 'head.norm.'),
-    ('decoder.head.', 'head.pred.'),
-    *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
-)
 
-_MAE = (
-    ('mask_token', 'head.mask_token'),
-    ('decoder_pos_embed', 'head.pos_embed'),
-    ('decoder_embed.', 'head.decoder_embed.'),
-    ('decoder_blocks.', 'head.blocks.'),
-    ('decoder_norm.', 'head.norm.'),
-    ('decoder_pred.', 'head.pred.'),
-    *(pair for pair in _TIMM if pair[1].startswith('backbone.')),
-)
+def _transfer_heads(keys: Collection[str]) -> tuple[str, ...]:
+    """MultiMAE's heads of transfer, which have no mask token."""
+    tasks = {key.split('.')[1] for key in keys if key.startswith('output_adapters.')}
+    return tuple(f'output_adapters.{x}.' for x in sorted(tasks) if f'output_adapters.{x}.mask_token' not in keys)
 
-_LEARNED_POSITIONS = (
-    ('pos_embed_spatial', 'backbone.pos_embed_space'),
-    ('pos_embed_temporal', 'backbone.pos_embed_time'),
-    ('pos_embed_class', CLS_POSITION),
-)
-_MAE_ST = (
-    *_LEARNED_POSITIONS,
-    *((f'decoder_{theirs}', ours.replace('backbone.', 'head.')) for theirs, ours in _LEARNED_POSITIONS),
-    ('decoder_cls_token', 'head.cls_token'),
-    *_MAE,
-)
 
 LAYOUTS = {
     # github.com/facebookresearch/omnivore: the published files, and the checkpoints that its trainer writes
     'omnimae': Layout(
         marks=('trunk.patch_embed.proj.1.weight',),
-        pretraining=(
-            *_OMNIMAE_ENCODER,
-            ('trunk.norm.', 'backbone.norm.'),
-            ('trunk.mask_token', 'head.mask_token'),
-            ('trunk.decoder.pos_embed', 'head.pos_embed'),
-            ('trunk.decoder.decoder_embed.', 'head.decoder_embed.'),
-            ('trunk.decoder.decoder_blocks.', 'head.blocks.'),
-            ('trunk.decoder.norm.', 'head.norm.'),
-            ('head.', 'head.pred.'),
+        encoder=(
+            Line('trunk.pos_embed', POSITIONS),
+            Line('trunk.patch_embed.proj.1.', 'backbone.patch_embed.'),
+            Line('trunk.blocks.', 'backbone.blocks.'),
+            Line('trunk.norm.', 'backbone.norm.'),
         ),
-        classifier=(*_OMNIMAE_ENCODER, ('trunk.norm.', 'norm.'), ('head.', 'head.')),
-        # the trainer: MAE head, head inside a Sequential (SSv2), plain head (IN1K)
-        spellings=(('heads.0.projector.', 'head.'), ('heads.0.0.', 'head.'), ('heads.0.', 'head.')),
+        decoder=(
+            Line('trunk.mask_token', 'head.mask_token'),
+            Line('trunk.decoder.pos_embed', 'head.pos_embed'),
+            Line('trunk.decoder.decoder_embed.', 'head.decoder_embed.'),
+            Line('trunk.decoder.decoder_blocks.', 'head.blocks.'),
+            Line('trunk.decoder.norm.', 'head.norm.'),
+            Line('head.', 'head.pred.'),
+            Line('heads.0.projector.', 'head.pred.'),  # of its trainer
+        ),
+        # the trainer has the head inside a Sequential for SSv2, and a plain one for IN1K
+        head=(
+            Line('trunk.norm.', 'norm.'),
+            Line('head.', 'head.'),
+            Line('heads.0.0.', 'head.'),
+            Line('heads.0.', 'head.'),
+        ),
+        holds="a whole OmniMAE, with one decoder for all modalities; others have the layout of their model's method",
     ),
     # github.com/MCG-NJU/VideoMAE and github.com/OpenGVLab/VideoMAEv2
     'videomae': Layout(
         marks=('encoder.blocks.0.attn.q_bias', 'blocks.0.attn.q_bias', 'backbone.blocks.0.attn.q_bias'),
-        pretraining=_VIDEOMAE,
-        classifier=_TIMM,
-        simplify=_simplify_videomae,
-        fixed_positions=True,
-        embed_bias=False,
+        encoder=(
+            Line('cls_token', CLS_TOKEN),
+            Line('patch_embed.proj.', 'backbone.patch_embed.'),
+            _qv_biases('blocks.', 'backbone.blocks.'),
+            Line('blocks.', 'backbone.blocks.'),
+            Line('norm.', 'backbone.norm.'),
+        ),
+        decoder=(
+            *_VIDEOMAE_DECODER,
+            _qv_biases('decoder.blocks.', 'head.blocks.'),
+            Line('decoder.blocks.', 'head.blocks.'),
+        ),
+        head=_POOLED,
+        holds="fixed positions, and of one MAEHead with tokens='decoder', embed_bias=False",
+        prefixes=dict(pretraining='encoder.'),
+        strips=('backbone.', 'encoder.'),
         head_may_read_a_token=True,
     ),
     # ViTMAE and ViT as transformers names them; its VideoMAE has no class token
     'vit_mae': Layout(
         marks=('vit.embeddings.cls_token', 'embeddings.cls_token'),
-        pretraining=_MAE,
-        classifier=_TIMM,
-        simplify=_simplify_vit_mae,
+        encoder=(
+            *_image_vit(
+                'embeddings.cls_token', 'embeddings.position_embeddings', 'embeddings.patch_embeddings.projection.'
+            ),
+            *_vit_blocks('encoder.layer.', 'backbone.blocks.'),
+            *_vit_blocks('layers.', 'backbone.blocks.'),
+            Line('layernorm.', 'backbone.norm.'),
+        ),
+        decoder=(
+            Line('decoder.decoder_pos_embed', 'head.pos_embed', ZERO_ROW),
+            *_vit_blocks('decoder.decoder_layers.', 'head.blocks.'),
+            *_vit_blocks('decoder.decoder_encoder.layer.', 'head.blocks.'),  # version 5
+            *(line._replace(theirs=f'decoder.{line.theirs}') for line in _MAE_DECODER if line.ours != 'head.blocks.'),
+        ),
+        head=(Line('fc_norm.', 'norm.'), Line('classifier.', 'head.')),
+        prefixes=dict(pretraining='vit.', classifier='vit.'),
+        strips=('vit.',),
+        leaves=lambda keys: ('pooler.', *(() if 'decoder.decoder_pred.weight' in keys else ('decoder.',))),
         head_may_read_a_token=True,
     ),
     # VideoMAE as transformers names it
@@ -381,44 +365,82 @@ LAYOUTS = {
             'videomae.embeddings.patch_embeddings.projection.weight',
             'embeddings.patch_embeddings.projection.weight',
         ),
-        pretraining=_VIDEOMAE,
-        classifier=_TIMM,
-        simplify=_simplify_huggingface,
-        fixed_positions=True,
-        embed_bias=False,
+        encoder=(
+            Line('embeddings.patch_embeddings.projection.', 'backbone.patch_embed.'),
+            *_videomae_blocks('encoder.layer.', 'backbone.blocks.'),
+            Line('layernorm.', 'backbone.norm.'),
+        ),
+        decoder=(*_VIDEOMAE_DECODER, *_videomae_blocks('decoder.decoder_layers.', 'head.blocks.')),
+        head=(Line('fc_norm.', 'norm.'), Line('classifier.', 'head.')),
+        prefixes=dict(pretraining='videomae.', classifier='videomae.'),
+        strips=('videomae.',),
         needs_norm=False,  # use_mean_pooling=True, the default of a new model there, takes it away
         head_may_read_a_token=True,
     ),
     # github.com/EPFL-VILAB/MultiMAE
     'multimae': Layout(
         marks=('global_tokens',),
-        pretraining=_MULTIMAE,
-        classifier=_MULTIMAE[:-1],
-        simplify=_simplify_multimae,
+        encoder=(
+            Line('global_tokens', GLOBAL_TOKENS),
+            Line('input_adapters.*.pos_emb', f'{TOKENIZERS}*.pos_embed', MAP),
+            Line('input_adapters.*.class_emb.', f'{TOKENIZERS}*.class_embed.'),
+            Line('input_adapters.*.proj.weight', f'{TOKENIZERS}*.patch_embed.weight', FRAME),
+            Line('input_adapters.*.proj.bias', f'{TOKENIZERS}*.patch_embed.bias'),
+            Line('encoder.', 'backbone.blocks.'),
+        ),
+        decoder=_MULTIMAE_DECODER,
+        holds='a MultiMAE, or the encoder of one',
+        leaves=_transfer_heads,
         needs_norm=False,
     ),
     # MAE-ST in github.com/facebookresearch/SlowFast: the published files
     'slowfast': Layout(
         marks=('pred_head.projections.0.weight', 'head.projection.weight'),
-        pretraining=_MAE_ST,
-        classifier=(*_LEARNED_POSITIONS, *_TIMM),
-        simplify=_simplify_slowfast,
-        cls_positions=True,
+        encoder=_MAE_ST_ENCODER,
+        decoder=(
+            *_MAE_ST_POSITIONS,
+            *_learned_positions('dec_', 'head.'),
+            Line('mask_token', 'head.mask_token', ROW),
+            Line('decoder_embed.', 'head.decoder_embed.'),
+            Line('pred_head.transforms.0.#.', 'head.norm.'),
+            *_apart('pred_head.transforms.0.', 'head.blocks.', 'attn.q.', 'attn.k.', 'attn.v.'),
+            Line('pred_head.transforms.0.', 'head.blocks.'),
+            Line('pred_head.projections.0.', 'head.pred.'),
+        ),
+        head=(Line('norm.', 'norm.'), Line('head.projection.', 'head.')),
+        holds=_LEARNED,
+        numbered='pred_head.transforms.0.',
     ),
     # github.com/facebookresearch/mae_st
     'mae_st': Layout(
         marks=('pos_embed_spatial', 'blocks.0.attn.q.weight'),
-        pretraining=_MAE_ST,
-        classifier=(*_LEARNED_POSITIONS, *_TIMM),
-        simplify=_simplify_mae_st,
-        cls_positions=True,
+        encoder=_MAE_ST_ENCODER,
+        decoder=(
+            *_MAE_ST_POSITIONS,
+            *_learned_positions('decoder_', 'head.'),
+            Line('decoder_cls_token', 'head.cls_token'),
+            *_apart('decoder_blocks.', 'head.blocks.', 'attn.q.', 'attn.k.', 'attn.v.'),
+            *_MAE_DECODER,
+        ),
+        head=(Line('norm.', 'norm.'), Line('head.', 'head.')),
+        holds=_LEARNED,
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
     'timm': Layout(
         marks=('blocks.0.attn.qkv.weight',),
-        pretraining=_MAE,
-        classifier=_TIMM,
-        simplify=_simplify_timm,
+        encoder=(
+            *_image_vit('cls_token', 'pos_embed', 'patch_embed.proj.'),
+            Line('blocks.', 'backbone.blocks.'),
+            Line('norm.', 'backbone.norm.'),
+        ),
+        decoder=(
+            Line('decoder_pos_embed', 'head.pos_embed', ZERO_ROW, with_token=True),
+            Line('decoder_pos_embed', 'head.pos_embed'),
+            *_MAE_DECODER,
+        ),
+        head=_POOLED,
+        holds="backbone.cls_token=True, patches of one frame, and of one MAEHead with tokens='decoder'",
+        leaves=lambda keys: ('pooler.', *(() if 'decoder_pred.weight' in keys else ('mask_token', 'decoder_'))),
         head_may_read_a_token=True,
     ),
 }
@@ -479,61 +501,139 @@ def translate(state_dict: Mapping, source: str | None = None, pool: str = 'mean'
     if source == NATIVE:
         return state_dict, ()
     layout = _layout(source)
+    for prefix in layout.strips:
+        state_dict = {key.removeprefix(prefix): x for key, x in state_dict.items()}
+    left = tuple(key for key in state_dict if key.startswith(layout.leaves(state_dict)))
+    state_dict = {key: x for key, x in state_dict.items() if key not in left}
+    kind = _kind(state_dict, [str(line.theirs) for line in layout.head if line.ours == 'head.'])
+    table = layout.table(kind, num_blocks(layout.numbered, state_dict) - 1 if layout.numbered else 0)
     try:
-        state_dict, left = layout.simplify(state_dict)
-        if layout.head_may_read_a_token:
-            state_dict, heads = _with_head_of(pool, state_dict)
-            left += heads
+        ours, unplaced = _renamed(state_dict, table)
+        if is_multimodal(ours):
+            ours = _with_pixels(ours, channels_first=False)
     except (KeyError, IndexError, RuntimeError) as error:  # what it takes apart or puts together is not there
         raise ValueError(
             f'This state dict does not fit the layout {source!r}: {type(error).__name__}: {error}. Give the checkpoint '
             'as it was published, or name another source.'
         ) from error
-    pairs = layout.pretraining if is_pretraining(state_dict) else layout.classifier
-    origin: dict[str, str] = {}
-    unplaced = []
-    for key in state_dict:
-        new = _renamed(_renamed(key, layout.spellings) or key, pairs)
-        if new is None or new in origin:
-            unplaced.append(key)
-        else:
-            origin[new] = key
-    needed = _native_keys(origin, layout)
-    unplaced += [origin[new] for new in origin if new not in needed]
-    backward = tuple((ours, theirs) for theirs, ours in pairs)
-    missing = [str(_renamed(key, backward)) for key in sorted(needed - origin.keys())]
+    if layout.head_may_read_a_token and kind == 'classifier':
+        ours, heads = _with_head_of(pool, ours)
+        left += heads
+    needed = {key for key in _native_keys(ours, layout) if _names_of(key, table)}
+    unplaced += [name for key in ours.keys() - needed for name in _names_of(key, table) if name in state_dict]
+    missing = [name for key in sorted(needed - ours.keys()) for name in _names_of(key, table)]
+    missing = [name for name in missing if name not in state_dict]
     if unplaced or missing:
         raise ValueError(
             f'This state dict does not fit the layout {source!r}. Keys without a place: {listed(unplaced)}. '
             f'Missing keys: {listed(missing)}. Give the checkpoint as it was published, or name another source.'
         )
-    return {new: state_dict[key] for new, key in origin.items()}, left
+    return ours, left
 
 
-def export(state_dict: Mapping[str, Tensor]) -> StateDict:
+def _kind(state_dict: Collection[str], heads: Sequence[str] = ('head.',)) -> str:
+    if is_pretraining(state_dict):
+        return 'pretraining'
+    return 'classifier' if any(key.startswith(tuple(heads)) for key in state_dict) else 'encoder'
+
+
+def _renamed(state_dict: StateDict, table: Sequence[Line], *, back: bool = False) -> tuple[StateDict, list[str]]:
+    """Their tensors by our names, or ``back``; and the keys that no line is for."""
+    has_token = any(key.rpartition('.')[2] == 'cls_token' for key in state_dict)
+    rest, renamed = dict(state_dict), StateDict()
+    for line in table:
+        if line.with_token not in (None, has_token):
+            continue
+        old, new = (line.ours, line.theirs) if back else (line.theirs, line.ours)
+        form = line.form.split if back else line.form.join
+        for key in [key for key in rest if _pattern(_tuple(old)[0]).fullmatch(key)]:
+            keys, names = ([_filled(name, key, old) for name in _tuple(side)] for side in (old, new))
+            if rest.keys() >= {*keys} and not renamed.keys() & {*names}:
+                renamed |= zip(names, form(*(rest.pop(key) for key in keys)), strict=True)
+    return renamed, [*rest]
+
+
+@cache
+def _pattern(name: str) -> re.Pattern:
+    return re.compile(re.escape(name).replace(r'\*', '([^.]+)') + ('(.+)' if name.endswith('.') else ''))
+
+
+def _tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _filled(name: str, key: str, pattern: str | tuple[str, ...]) -> str:
+    """A name of a line with what ``key``, which one of the names of the other side is for, has in its open places."""
+    match = next(found for other in _tuple(pattern) if (found := _pattern(other).fullmatch(key)))
+    parts = iter(match.groups())
+    return re.sub(r'\*', lambda _: next(parts), name) + ''.join(parts)
+
+
+def _names_of(key: str, table: Sequence[Line]) -> list[str]:
+    """Their names for what we call ``key``."""
+    for line in table:
+        if any(_pattern(name).fullmatch(key) for name in _tuple(line.ours)):
+            return [_filled(name, key, line.ours) for name in _tuple(line.theirs)]
+    return []
+
+
+def _with_head_of(pool: str, state_dict: StateDict) -> tuple[StateDict, tuple[str, ...]]:
+    """A head is on the mean of the tokens if it has a norm of its own, and on one token otherwise."""
+    is_mean = 'norm.weight' in state_dict
+    if is_mean and pool == 'mean':
+        return state_dict, ()
+    if not is_mean and pool == 'cls' and CLS_TOKEN in state_dict:
+        return {key.replace('backbone.norm.', 'norm.'): x for key, x in state_dict.items()}, ()
+    left = tuple(key for key in state_dict if key.startswith(('head.', 'norm.')))
+    return {key: x for key, x in state_dict.items() if key not in left}, left
+
+
+def _with_pixels(state_dict: StateDict, *, channels_first: bool) -> StateDict:
+    """Our MultiMAE with the predicted pixels of a patch ordered by channel and place, or by place and channel."""
+    ordered = {}
+    for key, x in state_dict.items():
+        if '.pred.' in key:
+            modality = key.split('.')[1].removeprefix('norm_')  # a task may be called norm_MODALITY
+            kernel = state_dict.get(f'{TOKENIZERS}{modality}.patch_embed.weight')
+            if kernel is None:
+                raise ValueError(
+                    f'{key} is for {modality!r}, of which the encoder has no adapter. No model of ours has that.'
+                )
+            places = kernel.shape[3] * kernel.shape[4]
+            x = x.unflatten(0, (places, -1) if channels_first else (-1, places)).transpose(0, 1).flatten(0, 1)
+        ordered[key] = x
+    return ordered
+
+
+def _written(state_dict: StateDict, target: str) -> StateDict:
+    """Our tensors by the names of a layout.
+
+    Raises:
+        ValueError: the layout has no names for some of them.
+    """
+    layout, kind = LAYOUTS[target], _kind(state_dict)
+    table = layout.table(kind, num_blocks('head.blocks.', state_dict))
+    weights, unplaced = _renamed(state_dict, table, back=True)
+    if unplaced:
+        raise ValueError(f'The layout {target!r} is that of {layout.holds}. It has no names for {listed(unplaced)}.')
+    encoder = {name for key in state_dict if key.startswith('backbone.') for name in _names_of(key, layout.encoder)}
+    return {layout.prefixes.get(kind, '') * (name in encoder) + name: x for name, x in weights.items()}
+
+
+def export(state_dict: StateDict) -> StateDict:
     """Rename our state dict to OmniMAE's published layout: the inverse of ``convert``.
 
     A decoder with qkv biases keeps them: the OmniMAE trainer has such keys, the published models have not.
 
     Raises:
-        ValueError: a model that the layout has no names for (one decoder per modality, an encoder alone).
+        ValueError: a model that the layout has no names for, as one with a decoder per modality.
     """
     if len(decoder_prefixes(state_dict)) > 1:
         raise ValueError(
             "The layout 'omnimae' has one decoder for all modalities, this model has one for each: "
             f'{", ".join(decoder_prefixes(state_dict))}. Only models with a shared decoder can be exported.'
         )
-    layout = LAYOUTS['omnimae']
-    pairs = layout.pretraining if is_pretraining(state_dict) else layout.classifier
-    backward = tuple((ours, theirs) for theirs, ours in pairs)
-    exported = {new: value for key, value in state_dict.items() if (new := _renamed(key, backward))}
-    unplaced = [key for key in state_dict if not _renamed(key, backward)]
-    if unplaced:
-        raise ValueError(
-            f"The layout 'omnimae' has no names for {listed(unplaced)}. Export to the "
-            "layout of the model's own method, or give a whole OmniMAE."
-        )
-    return exported
+    return _written(state_dict, 'omnimae')
 
 
 # timm's model of each width; any other is its ViT-B with other numbers
@@ -570,11 +670,9 @@ def export_timm(
     """
     state_dict = _with_joint_positions(state_dict)
     _check_native(state_dict, grid)
-    weights = {new: x for key, x in state_dict.items() if (new := _encoder_name(key, state_dict))}
-    kernel = weights['patch_embed.proj.weight'] = state_dict[KERNEL].sum(2)
-    weights['pos_embed'] = state_dict[POSITIONS][:, : grid.h * grid.w]
-    if 'cls_token' in weights:
-        weights['pos_embed'] = _with_first_row(weights['pos_embed'])
+    of_image = {KERNEL: state_dict[KERNEL].sum(2, keepdim=True), POSITIONS: state_dict[POSITIONS][:, : grid.h * grid.w]}
+    weights = _written({**_without_decoder(state_dict), **of_image}, 'timm')
+    kernel = weights['patch_embed.proj.weight']
     patch_size, dim = tuple(kernel.shape[2:]), kernel.shape[0]
     image_size = (grid.h * patch_size[0], grid.w * patch_size[1])
     num_classes = len(weights['head.weight']) if 'head.weight' in weights else 0
@@ -627,40 +725,9 @@ def export_huggingface(
             f'{POSITIONS} does not hold the fixed sinusoids (it came from MAE, perhaps), and VideoMAE of transformers '
             'can hold no others. Export to timm.'
         )
-    is_classifier = 'head.weight' in state_dict and not is_pretraining(state_dict)
-    weights = _huggingface_weights(state_dict, 'videomae.' if is_classifier else '')
-    return weights, _huggingface_config(state_dict, grid, num_heads, is_classifier)
-
-
-def _huggingface_weights(state_dict: StateDict, prefix: str) -> StateDict:
-    weights: StateDict = {}
-    for key, x in state_dict.items():
-        name = _encoder_name(key, state_dict)
-        if name in (None, 'pos_embed'):
-            continue
-        if name.startswith('fc_norm.'):
-            weights[name] = x
-        elif name.startswith('head.'):
-            weights[_replaced(name, _HUGGINGFACE_BACKWARD)] = x
-        elif name.endswith('.attn.qkv.bias'):
-            # transformers 4 has these names, 5 takes them for query.bias and value.bias
-            block = _replaced(name.removesuffix('attn.qkv.bias'), [('blocks.', 'encoder.layer.')])
-            for part, value in zip(('q_bias', None, 'v_bias'), x.chunk(3), strict=True):
-                if part is not None:
-                    weights[f'{prefix}{block}attention.attention.{part}'] = value
-        else:
-            named = _apart(name, x).items()
-            weights |= {prefix + _replaced(part, _HUGGINGFACE_BACKWARD): value for part, value in named}
-    return weights
-
-
-def _apart(name: str, x: Tensor) -> StateDict:
-    """Queries, keys and values of timm's names as transformers has them; anything else as it is."""
-    block, dot, parameter = name.partition('attn.qkv.')
-    if not dot:
-        return {name: x}
-    names = (f'{block}attention.attention.{part}.{parameter}' for part in ('query', 'key', 'value'))
-    return dict(zip(names, x.chunk(3), strict=True))
+    state_dict = _without_decoder(state_dict)
+    weights = _written({key: x for key, x in state_dict.items() if key != POSITIONS}, 'huggingface')
+    return weights, _huggingface_config(state_dict, grid, num_heads, 'head.weight' in state_dict)
 
 
 def _huggingface_config(state_dict: StateDict, grid: Grid, num_heads: int, is_classifier: bool) -> dict[str, Any]:
@@ -740,17 +807,15 @@ def export_vit_mae(
         raise ValueError(
             'ViTMAE of transformers has a norm behind the blocks, and this model has none. Export to timm.'
         )
-    if decoder is None:
-        plain = {name: x for key, x in state_dict.items() if (name := _encoder_name(key, state_dict))}
-        plain['pos_embed'] = _with_first_row(plain['pos_embed'])
-        plain['patch_embed.proj.weight'] = plain['patch_embed.proj.weight'].squeeze(2)
-        plain = {name.removeprefix('fc_'): x for name, x in plain.items()}
+    if decoder is None:  # the norm before a head on the class token is the encoder's there
+        plain = {
+            key if key.startswith('head.') else f'backbone.{key.removeprefix("backbone.")}': x
+            for key, x in _without_decoder(state_dict).items()
+        }
     else:
-        plain = export_mae(state_dict)
-    weights: StateDict = {}
-    prefix = '' if decoder is None and not is_classifier else 'vit.'
-    for name, x in plain.items():
-        weights |= {_vit_mae_name(part, prefix): value for part, value in _apart(name, x).items()}
+        _check_mae(state_dict)
+        plain = state_dict
+    weights = _written(plain, 'vit_mae')
     config = _encoder_config(state_dict, grid, num_heads)
     if is_classifier:
         return weights, dict(config, architectures=['ViTForImageClassification'], model_type='vit')
@@ -777,22 +842,20 @@ def export_mae(state_dict: StateDict) -> StateDict:
     Raises:
         ValueError: a model without class token, of tubelets, or with another decoder.
     """
-    backward = tuple((ours, theirs) for theirs, ours in _MAE)
-    names = {key: _renamed(key, backward) for key in state_dict}
-    unplaced = [key for key, name in names.items() if name is None]
-    if unplaced or CLS_TOKEN not in state_dict or 'head.decoder_embed.bias' not in state_dict:
+    _check_mae(state_dict)
+    return _written(state_dict, 'timm')
+
+
+def _check_mae(state_dict: StateDict) -> None:
+    if (
+        not {CLS_TOKEN, 'head.decoder_embed.bias'} <= state_dict.keys()
+        or state_dict[KERNEL].shape[2] != 1
+        or state_dict['head.pos_embed'].shape[2] != len(state_dict['head.norm.weight'])
+    ):
         raise ValueError(
-            "The layout 'mae' is that of a pretraining model with backbone.cls_token=True and one MAEHead with "
-            f"tokens='decoder'. It has no names for {listed(unplaced)}."
+            "The layout 'mae' is that of a pretraining model with backbone.cls_token=True, patches of one frame and "
+            "one MAEHead with tokens='decoder', and this is another."
         )
-    if state_dict[KERNEL].shape[2] != 1 or state_dict['head.pos_embed'].shape[2] != len(state_dict['head.norm.weight']):
-        raise ValueError("The layout 'mae' has patches of one frame and mask tokens of the decoder's width.")
-    weights = {str(names[key]): x for key, x in state_dict.items()}
-    for name in ('pos_embed', 'decoder_pos_embed'):
-        weights[name] = _with_first_row(weights[name])
-    weights['patch_embed.proj.weight'] = weights['patch_embed.proj.weight'].squeeze(2)
-    weights['mask_token'] = weights['mask_token'].unsqueeze(0)
-    return weights
 
 
 def export_mae_st(state_dict: StateDict) -> StateDict:
@@ -806,7 +869,7 @@ def export_mae_st(state_dict: StateDict) -> StateDict:
             "The layout 'mae_st' has a class token of the decoder's own, and this decoder goes on with the encoder's. "
             "Export to 'slowfast'."
         )
-    return _mae_st_names(state_dict, 'mae_st')
+    return _with_learned_positions(state_dict, 'mae_st')
 
 
 def export_slowfast(state_dict: StateDict) -> StateDict:
@@ -817,50 +880,15 @@ def export_slowfast(state_dict: StateDict) -> StateDict:
     """
     if 'head.cls_token' in state_dict:
         raise ValueError("The layout 'slowfast' has no class token of the decoder's own. Export to 'mae_st'.")
-    depth = num_blocks('head.blocks.', state_dict)
-    names = (
-        ('decoder_norm.', f'pred_head.transforms.0.{depth}.'),
-        ('decoder_blocks.', 'pred_head.transforms.0.'),
-        ('decoder_pred.', 'pred_head.projections.0.'),
-        ('head.', 'head.projection.'),
-        *((f'decoder_{theirs}', f'dec_{theirs}') for theirs, _ in _LEARNED_POSITIONS),
-    )
-    return {_renamed(key, names) or key: x for key, x in _mae_st_names(state_dict, 'slowfast').items()}
+    return _with_learned_positions(state_dict, 'slowfast')
 
 
-def _mae_st_names(state_dict: StateDict, target: str) -> StateDict:
-    layout = LAYOUTS[target]
-    pairs = layout.pretraining if is_pretraining(state_dict) else layout.classifier
-    names = {key: _renamed(key, tuple((ours, theirs) for theirs, ours in pairs)) for key in state_dict}
-    unplaced = [key for key, name in names.items() if name is None]
-    is_learned = (CLS_POSITION if CLS_TOKEN in state_dict else 'backbone.pos_embed_space') in state_dict
-    if unplaced or not is_learned or len(state_dict.get('head.decoder_embed.weight', ())) != _width(state_dict):
-        raise ValueError(
-            f'The layout {target!r} is that of learned positions (backbone.positions) and of one MAEHead with '
-            f"tokens='decoder'. It has no names for {listed(unplaced)}."
-        )
-    weights: StateDict = {}
-    for key, x in state_dict.items():
-        name = str(names[key])
-        block, dot, parameter = name.partition('attn.qkv.')
-        if dot:
-            weights |= {f'{block}attn.{part}.{parameter}': rows for part, rows in zip('qkv', x.chunk(3), strict=True)}
-        else:
-            weights[name.removeprefix('fc_')] = x.unsqueeze(0) if name == 'mask_token' else x
-    for name in ('pos_embed', 'decoder_pos_embed'):
-        if name in weights and f'{name}_class' in weights:
-            weights[name] = torch.cat([weights.pop(f'{name}_class'), weights[name]], 1)
-    return weights
-
-
-def _width(state_dict: StateDict) -> int:
-    """Of the mask token, 0 without one."""
-    return state_dict['head.mask_token'].shape[-1] if 'head.mask_token' in state_dict else 0
-
-
-def _with_first_row(positions: Tensor) -> Tensor:
-    """(1, N, D) -> (1, 1 + N, D): the class token's position is zero."""
-    return torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
+def _with_learned_positions(state_dict: StateDict, target: str) -> StateDict:
+    is_learned = (CLS_POSITION if CLS_TOKEN in state_dict else f'{POSITIONS}_space') in state_dict
+    width = state_dict['head.mask_token'].shape[-1] if 'head.mask_token' in state_dict else 0
+    if not is_learned or len(state_dict.get('head.decoder_embed.weight', ())) != width:
+        raise ValueError(f'The layout {target!r} is that of {LAYOUTS[target].holds}, and this model has others.')
+    return _written(state_dict, target)
 
 
 def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -> StateDict:
@@ -878,26 +906,7 @@ def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -
     for key, x in state_dict.items():
         if key.endswith('pos_embed') and not (x.shape == positions[key].shape and torch.allclose(x, positions[key])):
             raise ValueError(f'{key} does not hold the fixed sinusoids of the config, and VideoMAE can hold no others.')
-    has_decoder = is_pretraining(state_dict)
-    backward = tuple((ours, theirs) for theirs, ours in (_VIDEOMAE if has_decoder else _TIMM))
-    weights: StateDict = {}
-    for key, x in state_dict.items():
-        if key.endswith('pos_embed'):
-            continue
-        name = _renamed(key, backward)
-        if name is None or key == 'head.decoder_embed.bias':
-            raise ValueError(
-                f"The layout 'videomae' has no name for {key}. Its decoder is one MAEHead with "
-                "tokens='decoder', embed_bias=False."
-            )
-        if has_decoder and key.startswith('backbone.'):
-            name = f'encoder.{name}'
-        if name.endswith('attn.qkv.bias'):
-            prefix = name.removesuffix('qkv.bias')
-            weights[f'{prefix}q_bias'], _, weights[f'{prefix}v_bias'] = x.chunk(3)
-        else:
-            weights[name] = x.unsqueeze(0) if name == 'mask_token' else x
-    return weights
+    return _written({key: x for key, x in state_dict.items() if not key.endswith('pos_embed')}, 'videomae')
 
 
 def export_multimae(state_dict: StateDict) -> StateDict:
@@ -906,37 +915,14 @@ def export_multimae(state_dict: StateDict) -> StateDict:
     Raises:
         ValueError: patches of several frames, or a grid that is not square.
     """
-    backward = tuple((ours, theirs) for theirs, ours in _MULTIMAE)
     for key, x in state_dict.items():
         if key.endswith('.patch_embed.weight') and x.shape[2] != 1:
             raise ValueError(f"{key}: patches of {x.shape[2]} frames; the layout 'multimae' is for images alone.")
-    weights: StateDict = {}
     for key, x in state_dict.items():
-        if key.startswith(TASK_WEIGHTS):
-            continue
-        name = _renamed(key, backward)
-        if name is None or not is_multimodal(state_dict):
-            raise ValueError(f"The layout 'multimae' has no name for {key}. Give a MultiMAE, or the encoder of one.")
-        table = _MULTIMAE_INPUTS if name.startswith('input_adapters.') else _MULTIMAE_OUTPUTS
-        if '_adapters.' in name:
-            # .norm. and .attn. of the blocks keep their names
-            head, blocks, rest = name.partition('.blocks.')
-            name = _replaced(head + ('.' if blocks else ''), [(ours, theirs) for theirs, ours in table])
-            name = name.removesuffix('.') + '.decoder_transformer.' + rest if blocks else name
-        if name.endswith('.pos_emb'):
-            side = math.isqrt(x.shape[1])
-            if side**2 != x.shape[1]:
-                raise ValueError(f"{key} has {x.shape[1]} places; the layout 'multimae' is for square images alone.")
-            x = x.transpose(1, 2).unflatten(2, (side, side))
-        elif key.endswith('patch_embed.weight'):
-            x = x.squeeze(2)
-        elif key.endswith('.mask_token') or '.modality_embed.' in key:
-            x = x.unsqueeze(0)
-        weights[name] = x
-    for name in [name for name in weights if '.out_proj.' in name]:
-        x = weights[name].unflatten(0, (_places_in_patch(name, weights), -1))
-        weights[name] = x.transpose(0, 1).flatten(0, 1)
-    return weights
+        if key.endswith('.pos_embed') and math.isqrt(x.shape[1]) ** 2 != x.shape[1]:
+            raise ValueError(f"{key} has {x.shape[1]} places; the layout 'multimae' is for square images alone.")
+    weights = {key: x for key, x in state_dict.items() if not key.startswith(TASK_WEIGHTS)}
+    return _written(_with_pixels(weights, channels_first=True), 'multimae')
 
 
 def take_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
@@ -973,32 +959,8 @@ def as_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
     return weights
 
 
-_HUGGINGFACE_BACKWARD = tuple((timm, theirs) for theirs, timm in HUGGINGFACE_NAMES)
-_VIT_MAE_BACKWARD = (
-    ('cls_token', 'embeddings.cls_token'),
-    ('pos_embed', 'embeddings.position_embeddings'),
-    *_HUGGINGFACE_BACKWARD,
-)
-
-
-def _encoder_name(key: str, state_dict: Collection[str]) -> str | None:
-    """Name a tensor of ours as timm does; None for a decoder's."""
-    if is_pretraining(state_dict) and not key.startswith('backbone.'):
-        return None
-    return _renamed(key, tuple((ours, theirs) for theirs, ours in _TIMM))
-
-
 def _one_or_two(height: int, width: int) -> int | list[int]:
     return height if height == width else [height, width]
-
-
-def _vit_mae_name(name: str, prefix: str) -> str:
-    """Name a tensor of MAE's as ViTMAE of transformers does; the prefix is that of the encoder."""
-    if name.startswith('decoder_blocks.'):
-        return 'decoder.decoder_layers.' + _replaced(name.removeprefix('decoder_blocks.'), _HUGGINGFACE_BACKWARD)
-    if name.startswith(('decoder_', 'mask_token')):
-        return f'decoder.{name}'
-    return ('' if name.startswith('head.') else prefix) + _replaced(name, _VIT_MAE_BACKWARD)
 
 
 def _with_joint_positions(state_dict: StateDict) -> StateDict:
@@ -1030,20 +992,18 @@ def _layout(source: str) -> Layout:
     return LAYOUTS[source]
 
 
-def _renamed(key: str, pairs: Iterable[tuple[str, str]]) -> str | None:
-    """Exchange the prefix; None when no pair knows it. A prefix without a final dot is a whole key."""
-    for old, new in pairs:
-        if key == old or (old.endswith('.') and key.startswith(old)):
-            return new + key[len(old) :]
-    return None
+def _without_decoder(state_dict: StateDict) -> StateDict:
+    if not is_pretraining(state_dict):
+        return state_dict
+    return {key: x for key, x in state_dict.items() if key.startswith('backbone.')}
 
 
 def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
-    """List the keys that a model of ours has, with as many blocks as occur in these keys."""
+    """List the keys that a model of ours may have, with as many blocks as occur in these keys."""
     parts = [f'{TOKENIZERS}{name}.' for name in sorted(modalities_of(state_dict))] or ['backbone.']
     names = [*_affine(*(f'{part}patch_embed.' for part in parts)), *_block_keys('backbone.blocks.', state_dict)]
     for part in parts:
-        names += _position_keys(part, state_dict, layout)
+        names += _position_keys(part, state_dict)
     if is_multimodal(state_dict):
         names += [GLOBAL_TOKENS, *(key for key in state_dict if key.endswith('.class_embed.weight'))]
     if CLS_TOKEN in state_dict:
@@ -1055,10 +1015,8 @@ def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
     if layout.needs_norm or 'backbone.norm.weight' in state_dict:
         names += _affine('backbone.norm.')
     for prefix in decoder_prefixes(state_dict):
-        names += [f'{prefix}mask_token', f'{prefix}decoder_embed.weight']
-        names += _affine(f'{prefix}norm.', f'{prefix}pred.')
-        names += [f'{prefix}decoder_embed.bias'] if layout.embed_bias else []
-        names += _position_keys(prefix, state_dict, layout)
+        names += [f'{prefix}mask_token', *_affine(*(prefix + name for name in ('decoder_embed.', 'norm.', 'pred.')))]
+        names += _position_keys(prefix, state_dict)
         names += [f'{prefix}cls_token'] if f'{prefix}cls_token' in state_dict else []
         names += _block_keys(f'{prefix}blocks.', state_dict)
         if is_multimodal(state_dict):
@@ -1067,13 +1025,10 @@ def _native_keys(state_dict: Collection[str], layout: Layout) -> set[str]:
     return set(names)
 
 
-def _position_keys(prefix: str, state_dict: Collection[str], layout: Layout) -> list[str]:
-    if layout.fixed_positions:
-        return []
-    names = [f'{prefix}pos_embed']
-    if f'{prefix}pos_embed_space' in state_dict:
-        names = [f'{prefix}pos_embed_space', f'{prefix}pos_embed_time']
-    return [*names, f'{prefix}pos_embed_cls'] if layout.cls_positions and CLS_TOKEN in state_dict else names
+def _position_keys(prefix: str, state_dict: Collection[str]) -> list[str]:
+    is_separable = f'{prefix}pos_embed_space' in state_dict
+    names = [f'{prefix}pos_embed_space', f'{prefix}pos_embed_time'] if is_separable else [f'{prefix}pos_embed']
+    return [*names, f'{prefix}pos_embed_cls'] if CLS_TOKEN in state_dict else names
 
 
 _CROSS_ATTENTION = ('query_norm.', 'context_norm.', 'attn.q.', 'attn.kv.', 'attn.proj.', 'mlp.fc1.', 'mlp.fc2.')

@@ -757,7 +757,9 @@ def test_videomae_fits_no_decoder_of_another_kind(tmp_path):
         load_weights(videomae_autoencoder(embed_bias=True), tmp_path / 'videomae.pth')
     state = tiny_autoencoder().state_dict()
     tables = {key: x.clone() for key, x in state.items() if key.endswith('pos_embed')}
-    with pytest.raises(ValueError, match=r"no name for head\.decoder_embed\.bias.*tokens='decoder', embed_bias=False"):
+    with pytest.raises(
+        ValueError, match=r"tokens='decoder', embed_bias=False\. It has no names for head\.decoder_embed\.bias"
+    ):
         export_videomae(state, positions=tables)
     tables['backbone.pos_embed'] += 1
     with pytest.raises(ValueError, match=r'backbone\.pos_embed does not hold the fixed sinusoids'):
@@ -813,9 +815,7 @@ def test_encoders_have_no_decoder_and_half_a_bias_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r'videomae\.pth: holds an encoder alone, which has no decoder'):
         load_weights(tiny_autoencoder(), tmp_path / 'videomae.pth')
     del state['encoder.blocks.1.attn.v_bias']
-    with pytest.raises(
-        ValueError, match=r'does not fit the layout .videomae.*Missing keys: blocks\.1\.attn\.qkv\.bias'
-    ):
+    with pytest.raises(ValueError, match=r'does not fit the layout .videomae.*Missing keys: blocks\.1\.attn\.v_bias'):
         convert(state)
     with pytest.raises(ValueError, match=r'does not fit the layout .timm.*without a place: dist_token'):
         convert(mae_file() | {'dist_token': torch.zeros(1)})

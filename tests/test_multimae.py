@@ -973,7 +973,7 @@ def test_what_their_layout_has_no_place_for():
         export_multimae(tiny(clip_size=(4, 32, 32), patch=(2, 8, 8)).state_dict())
     with pytest.raises(ValueError, match='has 8 places; the layout .multimae. is for square images alone'):
         export_multimae(tiny(clip_size=(1, 16, 32)).state_dict())
-    with pytest.raises(ValueError, match='has no name for backbone.cls_token'):
+    with pytest.raises(ValueError, match='has no names for backbone.cls_token'):
         export_multimae({f'backbone.{name}': x for name, x in vit().state_dict().items()})
     with pytest.raises(ValueError, match=r"modality='heat' can be made of a model of \['depth', 'rgb', 'semseg'\]"):
         take_modality(tiny().state_dict(), 'heat')

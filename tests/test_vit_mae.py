@@ -166,7 +166,7 @@ def test_a_head_on_the_mean_is_not_read_off_the_class_token(tmp_path: Path):
     ):
         load_weights(classifier(pool='cls'), tmp_path / 'mean.pth', complete=True)
     _, left = translate(state, pool='cls')
-    assert {*left} == {'fc_norm.weight', 'fc_norm.bias', 'head.weight', 'head.bias'}
+    assert {*left} == {'norm.weight', 'norm.bias', 'head.weight', 'head.bias'}
 
 
 @torch.no_grad()
