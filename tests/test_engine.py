@@ -126,6 +126,20 @@ def test_a_schedule_takes_up_its_place_and_follows_the_config_it_is_resumed_with
     assert optim_wrapper.optimizer.param_groups[0]['lr'] == warmup_cosine(7 / 40, 1.6e-3, 0.1, 1e-6, 1e-4, True)
 
 
+def test_a_schedule_that_has_ended_goes_on_in_a_longer_run():
+    parameter = nn.Parameter(torch.zeros(1))
+    optim_wrapper, first = make_schedule(40, [dict(params=[parameter])], warmup_epochs=1, end=10)
+    for _ in range(40):
+        optim_wrapper.step()
+        first.step()
+    optim_wrapper, second = make_schedule(80, [dict(params=[parameter])], warmup_epochs=1, end=20)
+    second.load_state_dict(first.state_dict())
+    for step in (40, 41):
+        rate = warmup_cosine(step / 80, 1.6e-3, 0.05, 1e-6, 0, True)
+        np.testing.assert_allclose(optim_wrapper.optimizer.param_groups[0]['lr'], rate, rtol=1e-12)
+        second.step()
+
+
 @pytest.mark.parametrize('micro_batch', [4, 2])
 def test_a_whole_run_has_the_rates_of_the_formula_at_100_steps(data: Path, tmp_path: Path, micro_batch: int):
     """What the optimizer steps with, each step in one piece or in two: 20 epochs of 5 steps, 2 of warm-up."""

@@ -1,6 +1,6 @@
 """Train a config: pretraining or fine-tuning, on one or many devices.
 
-python tools/train.py CONFIG [--work-dir D] [--resume [PATH]] [--overwrite] [--amp]
+python tools/train.py CONFIG [--work-dir D] [--resume [PATH]] [--allow-changes] [--overwrite] [--amp]
                              [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
 
 Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save and end the run, on all ranks. Exit codes: 0, the training is done; 75, a
@@ -38,6 +38,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         help='go on from this checkpoint; without PATH from the latest one in the work directory, if there is one',
     )  # fmt: skip
     parser.add_argument(
+        '--allow-changes', action='store_true',
+        help='resume with another config or other data, though numbers change; the log says what follows',
+    )  # fmt: skip
+    parser.add_argument(
         '--overwrite', action='store_true',
         help='move files of another run in the work directory aside, into replaced_TIME/; nothing with --resume',
     )  # fmt: skip
@@ -59,6 +63,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.allow_changes:
+        cfg.merge_from_dict({'default_hooks.resume': dict(type='ResumeHook', allow_changes=True)})
 
 
 def add_log_backends(cfg: Config) -> None:

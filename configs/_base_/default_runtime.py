@@ -16,6 +16,7 @@ default_hooks = dict(
     head_size=dict(type='HeadSizeHook'),
     labels=dict(type='LabelHook'),
     broken_files=dict(type='BrokenFileHook', min_failures=10, max_ratio=0.01),
+    resume=dict(type='ResumeHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
     export=dict(type='ExportHook'),
     preemption=dict(type='PreemptionHook'),

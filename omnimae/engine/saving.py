@@ -32,6 +32,7 @@ from .compat import (
     exit_now,
     exit_together,
     find_latest_checkpoint,
+    loaded_path,
     wait_until_written,
     written_later,
 )
@@ -317,17 +318,9 @@ class PlainCheckpointHook(Hook):
         """Make buffers of the curves again.
 
         Raises:
-            ValueError: the weights are not those of the model (MMEngine warns and goes on), the run had another number
-                of steps an epoch, or there is nothing but weights in a checkpoint to resume from.
+            ValueError: the weights are not those of the model (MMEngine warns and goes on).
         """
-        if runner._resume and 'message_hub' not in checkpoint:
-            raise ValueError(
-                f'Checkpoint {_loaded_path(runner)} holds weights alone, so no training can be resumed from it. Give '
-                "an epoch_N.pth of the run; to start anew from weights use init_cfg=dict(type='Checkpoint', ...)."
-            )
-        _check_fit(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), _loaded_path(runner))
-        if runner._resume:
-            _check_place(runner, checkpoint['message_hub'].get('runtime_info', {}))
+        _check_fit(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), loaded_path(runner))
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for key, (values, counts) in scalars.items():
             scalars[key] = HistoryBuffer(values.tolist(), counts.tolist())
@@ -349,21 +342,6 @@ def _to_plain(value: Any) -> Any:
         items = [_to_plain(item) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value if value is None or isinstance(value, str | int | float | Tensor) else str(value)
-
-
-def _loaded_path(runner: Runner) -> str | None:
-    return runner._load_from or find_latest_checkpoint(runner.work_dir)
-
-
-def _check_place(runner: Runner, info: dict[str, Any]) -> None:
-    """A step of the checkpoint must be a step of this run; the number of ranks or workers may be another."""
-    before, now = info.get('steps_per_epoch'), len(runner.train_dataloader)
-    if before not in (None, now):
-        raise ValueError(
-            f'Checkpoint {_loaded_path(runner)} is of a run with {before} steps an epoch, and this one has {now}: '
-            'another global batch or other data. Resume with those it had, on any number of ranks and workers; to '
-            "start anew from its weights use init_cfg=dict(type='Checkpoint', checkpoint=...)."
-        )
 
 
 def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -> None:

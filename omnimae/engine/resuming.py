@@ -1,0 +1,340 @@
+"""What a training that goes on may change of the one that wrote its checkpoint: settings, data, seed, place."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from omnimae.registry import HOOKS
+
+from .compat import loaded_path
+from .hooks import unwrapped
+from .optim import WarmupCosineLR
+
+# Keys of a config that change no number of what is trained, apart from rounding; patterns of fnmatch. What is not here
+# counts as changing them, also what a user's own component takes.
+FREE = (
+    *('work_dir', 'resume', 'load_from', 'launcher', 'experiment_name', 'log_level', 'log_processor*'),
+    *('visualizer*', 'default_scope', 'custom_imports.*', 'cfg', 'runner_type', 'env_cfg.mp_cfg.*'),
+    *('env_cfg.dist_cfg.*', 'env_cfg.cudnn_benchmark', 'model_wrapper_cfg.*', 'find_unused_parameters', 'compile*'),
+    *('activation_checkpointing*', '*.grad_checkpointing', '*.with_cp', 'interpolate_positions'),
+    *('*.init_cfg*', 'default_hooks.*', 'custom_hooks.*', 'val_*', 'test_*', 'train_cfg.val_*'),
+    *('train_cfg.max_epochs', 'train_cfg.max_skipped', 'randomness.deterministic', 'auto_scale_lr.*'),
+    *('optim_wrapper.shard', 'optim_wrapper.optimizer.fused', 'optim_wrapper.optimizer.foreach'),
+    # which files they are, the fingerprint says
+    *('train_dataloader.dataset.sources.*.root', 'train_dataloader.dataset.sources.*.ann_file'),
+    *('train_dataloader.dataset.sources.*.skip', 'train_dataloader.dataset.sources.*.allow_outside'),
+    *('train_dataloader.dataset.sources.*.extensions*', 'train_dataloader.dataset.sources.*.select'),
+    *('train_dataloader.dataset.sources.*.classes*', 'train_dataloader.dataset.sources.*backend_args*'),
+)
+# of the hooks those that change what is trained
+BOUND = (*(f'default_hooks.{name}.*' for name in ('step_seed', 'sampler_seed', 'param_scheduler')), '*_hooks.*ema*')
+# of a loader what concerns the way of the samples, not which they are
+LOADER = ('dataset.', 'sampler.', 'batch_sampler.', 'collate_fn.', 'drop_last', 'num_batch_per_epoch')
+
+
+# what every run that goes on says
+OF_RESUMING = ('resume', 'load_from', 'default_hooks.resume.allow_changes')
+
+
+class Change(NamedTuple):
+    """A key of which a config says something else than the one in the checkpoint; None where one says nothing."""
+
+    key: str
+    then: Any
+    now: Any
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the numbers stay."""
+        if any(fnmatchcase(self.key.lower(), pattern) for pattern in BOUND):
+            return False
+        if self.key.startswith('train_dataloader.') and not self.key.split('.', 1)[1].startswith(LOADER):
+            return True
+        return any(fnmatchcase(self.key, pattern) for pattern in FREE)
+
+
+def settings(text: str) -> dict[str, Any]:
+    """The values of a config's text by dotted key. Nothing of it is run: what is no plain value stays text.
+
+    Raises:
+        SyntaxError: no config as MMEngine writes it.
+    """
+    tree = ast.parse(text)
+    pairs = [
+        (target.id, node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
+    values = {key: value for name, node in pairs for key, value in _flat(name, _plain(node))}
+    return {key: value for key, value in values.items() if value not in (None, [], {})}
+
+
+def _plain(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        parts = [_plain(x) for x in node.args]
+        named = {word.arg: _plain(word.value) for word in node.keywords}
+        return {key: value for part in [*parts, named] if isinstance(part, dict) for key, value in part.items()}
+    if isinstance(node, ast.Dict):
+        return {_plain(key): _plain(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_plain(item) for item in node.elts]  # --cfg-options make lists of tuples
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)  # inf, or a class
+
+
+def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _flat(f'{key}.{name}', item)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        names = [str(number) for number in range(len(value))]
+        if key == 'custom_hooks':  # which of them are new is seen by their type, wherever they stand
+            kinds = [str(item.get('type')) if isinstance(item, dict) else str(item) for item in value]
+            names = [f'{kind}{kinds[:i].count(kind) + 1 if kind in kinds[:i] else ""}' for i, kind in enumerate(kinds)]
+        for name, item in zip(names, value, strict=True):
+            yield from _flat(f'{key}.{name}', item)
+    else:
+        yield key, value
+
+
+def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    """Compare the settings of a checkpoint with those of a config, sorted by key."""
+    keys = sorted(then.keys() | now.keys())
+    return [Change(key, then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)]
+
+
+def table(changes: Sequence[Change]) -> str:
+    """A line each: key, then, now."""
+    rows = [('key', 'then', 'now'), *((change.key, _short(change.then), _short(change.now)) for change in changes)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return '\n'.join(f'  {key:{widths[0]}}  {then:{widths[1]}}  {now}' for key, then, now in rows)
+
+
+def _short(value: Any) -> str:
+    text = '-' if value is None else repr(value)
+    return text if len(text) <= 60 else f'{text[:28]} ... {text[-27:]}'
+
+
+def compare_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints of a MixedDataset, a sentence a source."""
+    said = [f'source {name!r} is gone' for name in then if name not in now]
+    said += [f'source {name!r} is new, with {now[name]["rows"]} rows' for name in now if name not in then]
+    if not said and [*then] != [*now]:
+        said.append(f'the sources come in another order: {", ".join(then)} then, {", ".join(now)} now')
+    for name in (name for name in then if name in now):
+        parts = [part for part in then[name].keys() | now[name].keys() if then[name].get(part) != now[name].get(part)]
+        if 'rows' in parts:
+            said.append(f'source {name!r} had {then[name]["rows"]} rows and has {now[name]["rows"]}')
+        elif parts:
+            said.append(f'source {name!r} has {now[name]["rows"]} rows as before, but other {", ".join(sorted(parts))}')
+    return said
+
+
+@HOOKS.register_module()
+class ResumeHook(Hook):
+    """Says what differs between a run and the checkpoint that it goes on from, and refuses what would change numbers.
+
+    The log has a table of all keys of the config that differ. Free to change are, among others, workers, size of a
+    micro-batch, ranks, intervals, validation, places of the data and of the run, and ``train_cfg.max_epochs``: a longer
+    run has at every step the rate that its schedule says. Everything else is refused: optimizer, schedule, model,
+    masks, transforms, global batch, another seed, data with other rows, an EMAHook that is gone or new, and a
+    checkpoint without the optimizer's state. Without a seed (``randomness.seed=None``) a run takes that of the
+    checkpoint.
+
+    Args:
+        allow_changes: go on with what this config says; the log names what follows. ``train.py --allow-changes``.
+
+    Raises:
+        ValueError: there is such a change.
+    """
+
+    priority = 'HIGH'  # before EMAHook takes its weights
+
+    def __init__(self, allow_changes: bool = False) -> None:
+        self.allow_changes = allow_changes
+        self._data: dict[str, Any] | None = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add what the config does not say: which rows the data have, and whose state the optimizer's is."""
+        checkpoint['meta']['data'] = self._fingerprint(runner)
+        if 'optimizer' in checkpoint:
+            checkpoint['meta']['parameters'] = _parameter_names(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare, and make of the checkpoint one that this run can go on from."""
+        if not runner._resume:
+            return
+        path = loaded_path(runner)
+        if 'message_hub' not in checkpoint:
+            raise ValueError(
+                f'Checkpoint {path} holds weights alone, so no training can be resumed from it. Give '
+                "an epoch_N.pth of the run; to start anew from weights use init_cfg=dict(type='Checkpoint', ...)."
+            )
+        meta = checkpoint['meta']
+        changes = self._changes(runner, meta, path)
+        if changes:
+            runner.logger.info(f'The config differs from that of {path}:\n{table(changes)}')
+        data = compare_data(meta['data'], self._fingerprint(runner)) if 'data' in meta else []
+        bound = [change for change in changes if not change.is_free]
+        reasons = dict(_reasons(runner, checkpoint, bound, data))
+        if reasons and not self.allow_changes:
+            raise ValueError(
+                f'Checkpoint {path} {"; it ".join(reasons)}\nGo on with what it had, start a new run in another '
+                '--work-dir, or give --allow-changes (default_hooks.resume.allow_changes=True): then '
+                f'{"; ".join(dict.fromkeys(reasons.values()))}.'
+            )
+        if reasons or any(change.key.startswith(('optim_wrapper.', 'train_cfg.max_epochs')) for change in changes):
+            _adapt(runner, checkpoint, bound, bool(data))
+        _take_seed(runner, meta)
+
+    def _changes(self, runner: Runner, meta: Mapping[str, Any], path: str | None) -> list[Change]:
+        try:
+            then, now = settings(meta['cfg']), settings(runner.cfg.pretty_text)
+        except (KeyError, SyntaxError):
+            runner.logger.warning(f'{path} does not say its config, so nothing is compared with it.')
+            return []
+        then['randomness.seed'] = meta.get('seed')  # also that of a run whose config had none
+        now.setdefault('randomness.seed', meta.get('seed'))
+        return [change for change in compare(then, now) if change.key not in OF_RESUMING]
+
+    def _fingerprint(self, runner: Runner) -> dict[str, Any]:
+        if self._data is None:
+            dataset: Any = runner.train_dataloader.dataset
+            own = getattr(dataset, 'fingerprint', None)
+            self._data = {'dataset': {'rows': len(dataset)}} if own is None else own()
+        return self._data
+
+
+def _reasons(
+    runner: Runner, checkpoint: dict[str, Any], bound: Sequence[Change], data: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Why a checkpoint is refused, and what follows where it is not."""
+    anew = 'the unfinished epoch begins anew with what there is now'
+    if data:
+        yield f'is of a run with other data: {"; ".join(data)}. Some would be read twice and others never', anew
+    before, now = _info(checkpoint).get('steps_per_epoch'), len(runner.train_dataloader)
+    if before not in (None, now):
+        yield f'is of a run with {before} steps an epoch, and this one has {now}: another global batch or data', anew
+    has_ema = _has_ema(runner)
+    if has_ema and 'ema_state_dict' not in checkpoint:
+        yield (
+            'has no average of the weights, and this run has an EMAHook',
+            'the average begins at the weights of the checkpoint',
+        )
+    elif not has_ema and 'ema_state_dict' in checkpoint:
+        yield (
+            'has the average of an EMAHook, which this run lacks',
+            'training goes on from the raw weights, without an average',
+        )
+    if 'optimizer' not in checkpoint:
+        yield (
+            'has no state of the optimizer (it is a best_*.pth, or of save_optimizer=False; epoch_N.pth has it)',
+            "the optimizer's moments begin at zero",
+        )
+    if bound:
+        yield (
+            f'is of a run with other settings, which change its numbers:\n{table(bound)}',
+            'what this config says holds from here on',
+        )
+
+
+def _info(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return checkpoint['message_hub'].setdefault('runtime_info', {})
+
+
+def _has_ema(runner: Runner) -> bool:
+    return any(isinstance(hook, EMAHook) for hook in runner.hooks)
+
+
+def _take_seed(runner: Runner, meta: dict[str, Any]) -> None:
+    """Give the sampler, which is built already, the seed that MMEngine will give the run; or keep an allowed one."""
+    own = runner._randomness_cfg.get('seed')
+    seed = meta.get('seed') if own is None else own
+    meta['seed'] = seed
+    sampler: Any = getattr(runner.train_dataloader.batch_sampler, 'sampler', None)
+    if own is None and hasattr(sampler, 'seed'):
+        sampler.seed = seed
+        runner.logger.info(f'The seed is that of the checkpoint, {seed}.')
+
+
+def _adapt(runner: Runner, checkpoint: dict[str, Any], bound: Sequence[Change], other_data: bool) -> None:
+    """Make of a checkpoint one of this config: what changes holds from its place on.
+
+    MMEngine would take hyperparameters and schedules out of the checkpoint, whatever the config says.
+    """
+    meta, length = checkpoint['meta'], len(runner.train_dataloader)
+    said = []
+    keys = [change.key for change in bound]
+    if other_data or any(key.startswith(('train_dataloader.', 'randomness.')) for key in keys):
+        begin = meta['epoch'] * length
+        if meta['iter'] != begin:
+            said.append(f'epoch {meta["epoch"] + 1} begins anew, because its order is another one')
+        meta['iter'] = begin
+    _info(checkpoint).update(steps_per_epoch=length, max_iters=runner.max_iters)
+    if 'ema_state_dict' in checkpoint and not _has_ema(runner):
+        raw = {key: checkpoint['ema_state_dict'].get(f'module.{key}', x) for key, x in checkpoint['state_dict'].items()}
+        checkpoint['state_dict'] = raw  # EMAHook had them change places
+        said.append('training goes on from the raw weights, without an average')
+    if _place(runner, meta['epoch'], meta['iter'], length):
+        checkpoint.pop('param_schedulers', None)
+    if 'optim_wrapper.optimizer.type' in keys:
+        checkpoint.pop('optimizer', None)
+    if 'optimizer' in checkpoint:
+        checkpoint['optimizer'] |= _regrouped(runner, checkpoint['optimizer'], meta.get('parameters'))
+        said.append('learning rate, weight decay and the like are those of this config')
+    else:
+        said.append("the optimizer's state begins anew")
+    runner.logger.info(f'Resumed with changes: {"; ".join(said)}.')
+
+
+def _place(runner: Runner, epoch: int, step: int, length: int) -> bool:
+    """Bring the schedules to a step by the config alone; False where they follow metrics, whose past is not known."""
+    schedulers: Any = runner.param_schedulers or []
+    if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
+        return False
+    for scheduler in schedulers:
+        if isinstance(scheduler, WarmupCosineLR):
+            scheduler.load_state_dict({'last_step': step, '_global_step': step})
+    others = [scheduler for scheduler in schedulers if not isinstance(scheduler, WarmupCosineLR)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # that there are no steps of the optimizer in between
+        for number in range(1, step + 1 if others else 0):
+            due = number % length == 0 and number // length <= epoch
+            for scheduler in others:
+                if due or not scheduler.by_epoch:
+                    scheduler.step()
+    return True
+
+
+def _regrouped(runner: Runner, state: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """The state of each parameter, in the groups and with the hyperparameters of this run's optimizer."""
+    own = _parameter_names(runner)
+    then = [number for group in state['param_groups'] for number in group['params']]
+    now: dict[str, int] = {name: number for number, name in enumerate(own)}
+    if names is None and len(then) == len(own):  # of a checkpoint that does not name them
+        names = own
+    pairs = {number: now[name] for number, name in zip(then, names or (), strict=False) if name in now}
+    numbers = iter(range(len(own)))
+    optimizer: Any = runner.optim_wrapper.optimizer
+    groups = [{**group, 'params': [next(numbers) for _ in group['params']]} for group in optimizer.param_groups]
+    entries = {pairs[number]: entry for number, entry in state['state'].items() if number in pairs}
+    return {'state': dict(sorted(entries.items())), 'param_groups': groups}
+
+
+def _parameter_names(runner: Runner) -> list[str]:
+    """Names of the optimizer's parameters, in its order."""
+    model: nn.Module = unwrapped(runner.model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [names.get(x, '') for group in runner.optim_wrapper.optimizer.param_groups for x in group['params']]
