@@ -116,7 +116,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     unfinished = path.with_name(f'{path.name}.{secrets.token_hex(4)}.tmp')  # nobody else's
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # as the umask says; safetensors gives files to their owner alone
         yield unfinished
+        if unfinished.stat().st_mode != mode:
+            unfinished.chmod(mode)
         _to_disk(unfinished)
         os.replace(unfinished, path)
         _to_disk(path.parent)  # the new name, too

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from test_faults import load_tool
 from test_frozen import KNN, ONLINE, WATCHED
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, RECONSTRUCTED, build_runner, write_config, write_data
 
+from omnimae.checkpoint import load_file, save_file
 from omnimae.data.datasets import ImageDataset, collate_clips
-from omnimae.engine import reading
-from omnimae.evaluation import ReconstructionLoss
+from omnimae.engine import extraction, reading
+from omnimae.evaluation import ReconstructionLoss, load_features
+from omnimae.models import FrozenBackbone
 from omnimae.registry import DATASETS
 
 
@@ -246,3 +251,128 @@ def test_every_kind_of_data_leaves_a_broken_sample_out_and_skips_it_when_told(tm
             dict(type='MixedDataset', sources={'own': dict(source, skip=str(tmp_path / 'skip.txt'))})
         )
         assert mixture.skipped_rows() == [1], kind
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Features in files
+
+
+@pytest.fixture
+def weights(data: Path, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    runner = build_runner(write_config(tmp_path / 'model.py', CLASSIFY, data), tmp_path / 'model')
+    save_file(runner.model.state_dict(), tmp_path / 'weights.safetensors', {})
+    return tmp_path / 'weights.safetensors'
+
+
+class Extraction:
+    """``extract_features.py`` in this process, three samples a shard; it counts the batches it computes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, config: Path, weights: Path, work: Path) -> None:
+        self.words = [config, weights, '--work-dir', work, '--cfg-options', 'test_dataloader.batch_size=2']
+        self.tool, self.batches, self.killed_at = load_tool('extract_features'), 0, -1
+        monkeypatch.setattr(extraction, 'SHARD_SIZE', 3)
+        monkeypatch.setattr(self.tool, 'write_features', partial(extraction.write_features, shard_size=3))
+        features = FrozenBackbone.features
+
+        def compute(model: FrozenBackbone, clip: torch.Tensor) -> torch.Tensor:
+            if self.batches == self.killed_at:
+                raise KeyboardInterrupt
+            self.batches += 1
+            return features(model, clip)
+
+        monkeypatch.setattr(FrozenBackbone, 'features', compute)
+
+    def __call__(self, out: Path, *more: str, killed_at: int = -1) -> int:
+        """Extract, until that batch; return how many batches were computed."""
+        self.batches, self.killed_at = 0, killed_at
+        self.tool.main([str(word) for word in (*self.words, *more, '--out', out)])
+        return self.batches
+
+
+@pytest.fixture
+def extracting(data, tmp_path, weights, monkeypatch) -> Extraction:
+    return Extraction(monkeypatch, write_config(tmp_path / 'c.py', CLASSIFY, data), weights, tmp_path / 'work')
+
+
+@pytest.mark.parametrize('out', ['features.npz', 'features'])
+def test_features_that_were_killed_go_on_where_they_stopped_and_are_the_same(extracting, tmp_path, out):
+    """Eight samples are shards of 3, 3 and 2; batches of 2 are cut at shards: 2, 1 | 2, 1 | 2."""
+    assert extracting(tmp_path / 'whole.npz') == 5
+    whole = load_features(tmp_path / 'whole.npz')
+    assert whole.ids.tolist() == [f'{"ab"[i % 2]}/{i}.png' for i in (0, 2, 4, 6, 1, 3, 5, 7)]
+    with pytest.raises(KeyboardInterrupt):
+        extracting(tmp_path / out, killed_at=3)
+    folder = tmp_path / (out + '.parts' if out.endswith('.npz') else out)
+    assert sorted(path.name for path in folder.iterdir()) == ['features_000000.npz', 'index.json']
+    with pytest.raises(ValueError, match=r'does not hold all features: its index\.json lists no shards\. Run'):
+        load_features(folder)
+    assert extracting(tmp_path / out) == 3
+    stored = load_features(tmp_path / out)
+    for ours, theirs in zip(stored, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    if out.endswith('.npz'):
+        assert not folder.exists()
+    else:
+        assert extracting(tmp_path / out) == 0  # there is nothing left to do
+
+
+def test_features_of_something_else_are_not_mixed_in(extracting, tmp_path):
+    extracting(tmp_path / 'out')
+    weights = tmp_path / 'weights.safetensors'
+    changed = {key: value + 1 for key, value in load_file(weights)[0].items()}
+    save_file(changed, weights, {})
+    with pytest.raises(ValueError, match=r'out has features of other weights\. Give another --out, or .* --overwrite'):
+        extracting(tmp_path / 'out')
+    (tmp_path / 'data' / 'pictures' / 'a' / '0.png').rename(tmp_path / 'data' / 'pictures' / 'a' / '00.png')
+    with pytest.raises(ValueError, match=r'out has features of other weights and data\. Give'):
+        extracting(tmp_path / 'out')
+    assert extracting(tmp_path / 'out', '--overwrite') == 5
+    (tmp_path / 'out' / 'index.json').unlink()
+    with pytest.raises(ValueError, match='out has features of other weights and model and precision and data'):
+        extracting(tmp_path / 'out')
+
+
+def test_features_are_of_the_files_that_can_be_read(extracting, data, tmp_path):
+    """A whole shard is broken, and one file of another."""
+    broken = [str(cut(data / 'pictures' / 'a' / f'{number}.png')) for number in (0, 2, 4)]
+    broken.append(str(cut(data / 'pictures' / 'b' / '7.png')))
+    for out in ('one.npz', 'folder'):
+        extracting(tmp_path / out)
+        stored = load_features(tmp_path / out)
+        assert stored.ids.tolist() == ['a/6.png', 'b/1.png', 'b/3.png', 'b/5.png']
+        assert (stored.labels.tolist(), stored.features.shape) == ([0, 1, 1, 1], (4, 24))
+    assert listed(tmp_path / 'work') == broken
+    assert '4 files could not be read and are left out' in log_of(tmp_path / 'work')
+    skip = f'test_dataloader.dataset.sources.pictures.skip={tmp_path / "work" / "broken_files.txt"}'
+    assert extracting(tmp_path / 'without.npz', '--cfg-options', skip) == 3  # 2, 1 | 1
+    assert load_features(tmp_path / 'without.npz').ids.tolist() == stored.ids.tolist()
+
+
+def test_ranks_share_the_shards_and_any_number_of_them_goes_on(extracting, tmp_path, monkeypatch):
+    """Rank 1 of two was killed before its only shard; then one rank goes on."""
+    extracting(tmp_path / 'whole.npz')
+    monkeypatch.setattr(extraction, 'get_world_size', lambda: 2)
+    with pytest.raises(ValueError, match=r'out lacks 1 of 3 shards, first features_000001\.npz\. Machines that do not'):
+        extracting(tmp_path / 'out')
+    monkeypatch.undo()
+    extracting.tool.write_features = partial(extraction.write_features, shard_size=99)  # theirs counts
+    extracting(tmp_path / 'out')
+    for ours, theirs in zip(load_features(tmp_path / 'out'), load_features(tmp_path / 'whole.npz'), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize('umask', [0o022, 0o027])
+def test_the_umask_says_who_may_read_what_is_written(extracting, data, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        extracting(tmp_path / 'out' / 'features.npz')
+        extracting(tmp_path / 'out' / 'folder')
+        runner = build_runner(tmp_path / 'c.py', tmp_path / 'out' / 'run', {'train_cfg.max_epochs': 1})
+        runner.train()
+    finally:
+        os.umask(before)
+    written = [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
+    assert {path.suffix for path in written} >= {'.npz', '.json', '.pth', '.safetensors', '.log', '.py'}
+    assert {oct(path.stat().st_mode & 0o777) for path in written} == {oct(0o666 & ~umask)}

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Test on several GPUs (without any: CPU processes):  bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
 # Several machines: run it on each, with NNODES, NODE_RANK (0, 1, ...), MASTER_ADDR and PORT in the environment.
+# TOOL=extract_features.py in the environment: that tool in place of test.py.
 set -euo pipefail
 if (($# < 3)); then
-    sed -n '2,3s/^# //p' "$0" >&2
+    sed -n '2,4s/^# //p' "$0" >&2
     exit 2
 fi
 CONFIG=$1
@@ -18,4 +19,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREAD
 PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec python -m torch.distributed.run \
     --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$GPUS" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}" \
-    "$TOOLS/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"
+    "$TOOLS/${TOOL:-test.py}" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

@@ -1,11 +1,15 @@
 """Write the frozen features of a data set to a file: one row a sample, with its id and label.
 
-python tools/extract_features.py CONFIG CHECKPOINT --out FILE.npz [--data test|val|bank] [--cfg-options k=v ...]
-                                 [--launcher none|pytorch|slurm]
+python tools/extract_features.py CONFIG CHECKPOINT --out FILE.npz|FOLDER [--data test|val|bank] [--overwrite]
+                                 [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
 
 CONFIG is any config with such data: of pretraining, fine-tuning, a linear probe or k-NN. A pretrained backbone gives
 the mean of its normalised tokens, a fine-tuned one what its head sees (its norm behind the mean). Views are averaged.
 The file holds ids (S,), labels (S,) (empty without labels) and features (S, D), for NumPy or tools/knn.py.
+
+Features are written as they come, 1024 samples a file, into FOLDER, whose index.json lists them, or into
+FILE.npz.parts/, from which FILE.npz is made at the end. After a kill the same command goes on, on any number of ranks.
+Files that cannot be read are left out, counted, and listed in broken_files.txt of the work directory.
 """
 
 from __future__ import annotations
@@ -17,21 +21,21 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import is_main_process
 from torch import Tensor
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import default_work_dir, load_config
 from omnimae.engine import (
     EvaluationRunner,
-    Readable,
+    digest,
+    digest_of_data,
     dtype_of,
     evaluating,
-    extract,
     frozen_model,
     leave_distributed,
     setup_distributed,
     setup_environment,
+    write_features,
 )
 from omnimae.structures import Batch
 
@@ -41,11 +45,14 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write frozen features to a file.')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the weights')
-    parser.add_argument('--out', required=True, type=Path, metavar='FILE.npz', help='the file to write')
+    parser.add_argument('--out', required=True, type=Path, metavar='FILE.npz|FOLDER', help='where to write')
     parser.add_argument(
         '--data', choices=['test', 'val', 'bank'], default='test',
         help='test_dataloader, val_dataloader, or the bank of a k-NN config (its training samples)',
     )  # fmt: skip
+    parser.add_argument(
+        '--overwrite', action='store_true', help='begin anew where features of something else were being written'
+    )
     parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/PATH BELOW configs')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
@@ -89,11 +96,15 @@ def main(words: Sequence[str] | None = None) -> None:
             samples = runner.model.test_step(batch)
         return torch.stack([sample['features'] for sample in samples])
 
-    batches = Readable(runner, runner.build_dataloader(loader, seed=runner.seed), f'{args.data}_dataloader', None)
-    features = extract(compute, batches)
-    if is_main_process():
-        features.save(args.out)
-        runner.logger.info(f'{len(features.ids)} features of {features.features.shape[1]} numbers are in {args.out}.')
+    built = runner.build_dataloader(loader, seed=runner.seed)
+    origin = dict(
+        weights=digest(runner.model),
+        model=str(cfg.model),
+        precision=str(dtype_of(cfg)),
+        data=f'{digest_of_data(built.dataset)} {loader.dataset}',
+    )
+    key = ('test_cfg.' if args.data == 'bank' else '') + f'{args.data}_dataloader'
+    write_features(runner, compute, built, args.out, key=key, origin=origin, overwrite=args.overwrite)
     leave_distributed()
 
 

@@ -2,7 +2,8 @@
 
 python tools/knn.py BANK.npz QUERIES.npz [--k 20] [--temperature 0.07] [--topk 1 5]
 
-tools/extract_features.py writes such files. For a checkpoint: tools/test.py configs/omnimae/knn/... CHECKPOINT.
+tools/extract_features.py writes such files, or folders of them. For a checkpoint:
+tools/test.py configs/omnimae/knn/... CHECKPOINT.
 """
 
 from __future__ import annotations

@@ -259,7 +259,6 @@ class EvalSampler:
         rank, world_size: of this process; by default as MMEngine says.
 
     Attributes:
-        size: how many rows all ranks have together.
         shares: the rows of this rank, of each source.
 
     Raises:
@@ -277,8 +276,7 @@ class EvalSampler:
             rows = [part[~np.isin(part, skipped)] for part in rows]
             print_log(f'{len(skipped)} of {len(dataset)} samples are left out, as skip says.', 'current')
         starts = np.cumsum([0, *map(len, rows)]).tolist()
-        self.size: int = starts[-1]
-        if not self.size:
+        if not starts[-1]:
             raise ValueError('skip of the sources leaves no sample to evaluate. Repair the files, or give others.')
         firsts = [(rank - start) % world_size for start in starts]
         self.shares = [part[first::world_size] for first, part in zip(firsts, rows, strict=False)]

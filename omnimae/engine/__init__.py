@@ -2,6 +2,7 @@
 
 from .compat import leave_distributed, setup_distributed, setup_environment
 from .devices import choose_device
+from .extraction import digest, digest_of_data, write_features
 from .folder import claim_folder
 from .hooks import (
     BrokenFileHook,
@@ -16,10 +17,9 @@ from .hooks import (
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .precision import dtype_of, evaluating
-from .reading import Readable
 from .resuming import ResumeHook
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
-from .testing import EvaluationRunner, KNNHook, KNNTestLoop, TestLoop, ValLoop, extract, frozen_model
+from .testing import EvaluationRunner, KNNHook, KNNTestLoop, TestLoop, ValLoop, frozen_model
 
 __all__ = [
     'AutocastOptimWrapper',
@@ -38,7 +38,6 @@ __all__ = [
     'PlainCheckpointHook',
     'PredictionHook',
     'PreemptionHook',
-    'Readable',
     'ReconstructionHook',
     'ResumeHook',
     'StepSeedHook',
@@ -48,11 +47,13 @@ __all__ = [
     'WarmupCosineLR',
     'choose_device',
     'claim_folder',
+    'digest',
+    'digest_of_data',
     'dtype_of',
     'evaluating',
-    'extract',
     'frozen_model',
     'leave_distributed',
     'setup_distributed',
     'setup_environment',
+    'write_features',
 ]

@@ -1,12 +1,13 @@
 """What scores, maps and features say: accuracy over views, EPIC-Kitchens verbs and nouns, mIoU, depth, k-NN."""
 
 from .epic import Actions, Subsets, load_actions, load_subsets, make_submission, marginal, write_submission
-from .features import Features, knn, knn_accuracy, load_features
+from .features import INDEX, Features, knn, knn_accuracy, load_features
 from .maps import DepthScore, SegmentationScore
 from .metrics import ClipAccuracy, ReconstructionLoss, count
 from .scores import Scores, accuracy, load_scores, without_zeros
 
 __all__ = [
+    'INDEX',
     'Actions',
     'ClipAccuracy',
     'DepthScore',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor
 from .npz import read_npz, write_npz
 from .scores import accuracy, without_zeros
 
+INDEX = 'index.json'  # of a folder of shards: file name -> how many samples, in the order of the data set
 MAX_SIMILARITIES = 2**27  # that are held at once: 512 MiB
 
 
@@ -36,12 +38,22 @@ class Features(NamedTuple):
 
 
 def load_features(path: str | Path) -> Features:
-    """Read a file of features.
+    """Read a file of features, or a folder of shards, each such a file; its index says which.
 
     Raises:
-        ValueError: no such file, or one that holds something else.
+        ValueError: no such file, one that holds something else, or a folder that is not complete.
     """
-    return Features(**read_npz(path, Features._fields))
+    if not Path(path).is_dir():
+        return Features(**read_npz(path, Features._fields))
+    index = Path(path, INDEX)
+    shards = json.loads(index.read_text())['shards'] if index.exists() else None
+    if shards is None:
+        raise ValueError(
+            f'{path} does not hold all features: its {INDEX} lists no shards. Run extract_features.py again, which '
+            'goes on where it was stopped.'
+        )
+    parts = [Features(**read_npz(Path(path, name), Features._fields)) for name, size in shards.items() if size]
+    return Features(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def knn(

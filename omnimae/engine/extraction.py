@@ -1,0 +1,208 @@
+"""Frozen features of a data set as files: written as they come, shared among ranks, gone on with after a kill.
+
+Features are written in shards of consecutive samples. A shard that is there is whole, so what a run that was killed
+has left to do are the shards that are missing, on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from omnimae.checkpoint import replacing
+from omnimae.evaluation import INDEX, Features
+from omnimae.evaluation.npz import join_npz, read_npz, write_npz
+from omnimae.structures import Batch
+
+from .hooks import lacking
+from .reading import list_broken, naming_fatal_files
+
+SHARD_SIZE = 1024  # samples: 3 MB of ViT-B, 12 s of images at 80 a second
+
+
+def write_features(
+    runner: Runner,
+    compute: Callable[[Batch], Tensor],
+    loader: DataLoader,
+    out: Path,
+    *,
+    key: str,
+    origin: Mapping[str, str],
+    overwrite: bool = False,
+    shard_size: int = SHARD_SIZE,
+) -> None:
+    """Features of the samples that can be read, in their order in the data set, as .npz: see `load_features`.
+
+    Args:
+        runner: says where the log goes, and the list of files that cannot be read.
+        compute: a batch of the loader -> (B, D).
+        loader: of test samples by an EvalSampler; its rows are shared out anew.
+        out: a file that ends in .npz, or a folder, which keeps the shards.
+        key: of the loader in the config.
+        origin: what the features depend on, name -> text. Shards of another origin are no part of these.
+        overwrite: begin anew, whatever shards there are.
+        shard_size: samples in a file; of shards that are there it is theirs.
+
+    Raises:
+        ValueError: some samples have labels and some have none, there are shards of another origin, or nothing could
+            be read.
+    """
+    names = lacking(loader.dataset)
+    if names and len(names) < len(loader.dataset.names):  # type: ignore[attr-defined]
+        raise ValueError(f'{key}: source {names[0]!r} has no labels, and others have. Extract them one by one.')
+    folder = out.with_name(f'{out.name}.parts') if out.suffix == '.npz' else out
+    sampler: Any = loader.batch_sampler.sampler  # type: ignore[union-attr]
+    rows = type(sampler)(dataset=loader.dataset, rank=0, world_size=1).shares
+    shards = _begin(folder, rows, dict(origin), overwrite, shard_size)
+    missing = [name for name in shards if not (folder / name).exists()]
+    barrier()  # all have looked before the first is written
+    if len(missing) < len(shards):
+        runner.logger.info(f'Going on in {folder}: {len(shards) - len(missing)} of {len(shards)} shards are there.')
+    own = missing[get_rank() :: get_world_size()]
+    sampler.shares = [piece for name in own for piece in shards[name]]
+    with naming_fatal_files(runner, loader.dataset, key):
+        for name, batches in _by_shard(loader, {name: shards[name] for name in own}):
+            with replacing(folder / name) as file:
+                write_npz(file, _shard(compute, batches))
+    barrier()
+    if is_main_process():
+        _finish(runner, out, folder, [*shards])
+    barrier()
+
+
+def _begin(
+    folder: Path, rows: Sequence[np.ndarray], origin: dict[str, str], overwrite: bool, shard_size: int
+) -> dict[str, list[np.ndarray]]:
+    """Name -> rows of each shard, by source; the main rank prepares the folder, and all raise what it raises."""
+    answer: list[Any] = [None]
+    if is_main_process():
+        try:
+            share = -(-sum(map(len, rows)) // get_world_size())
+            answer = [_prepare(folder, origin, overwrite, min(shard_size, share))]
+        except (ValueError, OSError) as error:
+            answer = [error]
+    broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    size, cuts = answer[0], np.cumsum([0, *map(len, rows)])
+    shards: dict[str, list[np.ndarray]] = {}
+    for first in range(0, int(cuts[-1]), size):
+        ends = [np.clip((first - cut, first + size - cut), 0, None) for cut in cuts[:-1].tolist()]
+        pieces = (part[begin:end] for part, (begin, end) in zip(rows, ends, strict=True))
+        shards[f'features_{first // size:06}.npz'] = [piece for piece in pieces if len(piece)]
+    return shards
+
+
+def _prepare(folder: Path, origin: dict[str, str], overwrite: bool, shard_size: int) -> int:
+    """Make the folder, or find what is there to be of this origin; return the size of shards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for unfinished in folder.glob('*.npz.*.tmp'):  # of a run that was killed
+        unfinished.unlink()
+    index, found = folder / INDEX, sorted(folder.glob('features_*.npz'))
+    if overwrite:
+        for path in [index, *found]:
+            path.unlink(missing_ok=True)
+        found = []
+    if not index.exists() and not found:
+        with replacing(index) as file:
+            file.write_text(json.dumps(dict(origin=origin, shard_size=shard_size, shards=None), indent=1))
+        return shard_size
+    known = json.loads(index.read_text()) if index.exists() else dict(origin={})
+    if others := [name for name, text in origin.items() if known['origin'].get(name) != text]:
+        raise ValueError(
+            f'{folder} has features of other {" and ".join(others)}. Give another --out, or begin anew by --overwrite.'
+        )
+    return known['shard_size']
+
+
+def _by_shard(loader: DataLoader, shards: Mapping[str, list[np.ndarray]]) -> Iterator[tuple[str, Iterator[Batch]]]:
+    """The batches of each shard; no batch has samples of two, because the shares of the sampler are theirs."""
+    batches = iter(loader)
+    batch_size = loader.batch_sampler.batch_size  # type: ignore[union-attr]
+    for name, pieces in shards.items():
+        number = sum(-(-len(piece) // batch_size) for piece in pieces)
+        yield name, (next(batches) for _ in range(number))
+
+
+@torch.no_grad()
+def _shard(compute: Callable[[Batch], Tensor], batches: Iterator[Batch]) -> dict[str, np.ndarray]:
+    """What is stored of a shard: that of `Features`, and (files, 2) what could not be read and why."""
+    ids: list[str] = []
+    labels: list[int] = []
+    features: list[Tensor] = []
+    broken: list[tuple[str, str]] = []
+    for batch in batches:
+        broken += batch['failures']
+        if batch['ids']:
+            ids += batch['ids']
+            labels += batch['labels'].tolist() if 'labels' in batch else []
+            features.append(compute(batch).float().cpu())
+    whole = torch.cat(features) if features else torch.empty(0, 0)
+    content = Features(np.array(ids, str), np.array(labels, np.int64), whole.numpy())
+    return {**content._asdict(), 'broken': np.array(broken, str).reshape(-1, 2)}
+
+
+def _finish(runner: Runner, out: Path, folder: Path, shards: list[str]) -> None:
+    """Count what there is; write the index of the folder, or the one file in its place."""
+    if missing := [name for name in shards if not (folder / name).exists()]:
+        raise ValueError(
+            f'{folder} lacks {len(missing)} of {len(shards)} shards, first {missing[0]}. Machines that do not share a '
+            'disk write each to its own: give --out a place that all ranks see, and run it again.'
+        )
+    broken: dict[str, str] = {}
+    sizes, width = [], 0
+    for name in shards:
+        part = read_npz(folder / name, ('features', 'broken'))
+        sizes.append(len(part['features']))
+        width = max(width, part['features'].shape[1])
+        broken |= dict(part['broken'].tolist())
+    if not any(sizes):
+        path, reason = next(iter(broken.items()))
+        raise ValueError(f'None of the {len(broken)} files can be read, first {path} ({reason}).')
+    if out == folder:
+        index = json.loads((folder / INDEX).read_text()) | dict(shards=dict(zip(shards, sizes, strict=True)))
+        with replacing(folder / INDEX) as file:
+            file.write_text(json.dumps(index, indent=1))
+    else:
+        full = [folder / name for name, size in zip(shards, sizes, strict=True) if size]
+        with replacing(out) as file:
+            join_npz(file, full, Features._fields)
+        for path in [*folder.glob('features_*.npz'), folder / INDEX]:
+            path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    runner.logger.info(f'{sum(sizes)} features of {width} numbers are in {out}.')
+    if broken:
+        file = list_broken(runner.work_dir, broken)
+        runner.logger.warning(f'{len(broken)} files could not be read and are left out; they are listed in {file}.')
+
+
+def digest(model: nn.Module) -> str:
+    """A short name of what a model's weights are."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def digest_of_data(dataset: Any) -> str:
+    """A short name of which samples a mixture has, in their order."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, source in zip(dataset.names, dataset.sources, strict=True):
+        found.update(f'{name} {len(source)}\n'.encode())
+        for label in () if getattr(source, 'labels', None) is None else source.labels.tolist():
+            found.update(b'%d,' % label)
+        for row in range(len(source)) if hasattr(source, 'ids') else ():
+            found.update(source.ids[row].encode('utf-8', 'surrogateescape') + b'\n')
+    return found.hexdigest()
