@@ -76,7 +76,7 @@ def test_what_was_written_is_read(folder: Path, rows: list[tuple[str, int]]):
     assume(not any('.mp4' in name.lower() or '.webm' in name.lower() or '/' in name for name, _ in rows))
     path.write_text(''.join(f'{name}.mp4 {label}\n' for name, label in rows), encoding='utf-8')
     read = read_list(str(path), EXTENSIONS)
-    assert (read.paths, read.labels) == ([f'{name}.mp4' for name, _ in rows], [label for _, label in rows])
+    assert (read.paths, [*read.labels]) == ([f'{name}.mp4' for name, _ in rows], [label for _, label in rows])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

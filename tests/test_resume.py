@@ -282,7 +282,7 @@ def test_a_config_in_a_checkpoint_is_read_and_not_run(tmp_path: Path):
     }  # fmt: skip
     lines = table(compare(dict(a=1, long='x' * 80), dict(b='y', long='z'))).splitlines()
     assert [line.split() for line in lines[:2]] == [['key', 'then', 'now'], ['a', '1', '-']]
-    assert lines[2:] == ["  b     -" + ' ' * 59 + "  'y'", f"  long  '{'x' * 27} ... {'x' * 26}'  'z'"]
+    assert lines[2:] == ['  b     -' + ' ' * 59 + "  'y'", f"  long  '{'x' * 27} ... {'x' * 26}'  'z'"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from omnimae.data import storage
-from omnimae.data.annotations import Rows, StringTable, scan_files
+from omnimae.data.annotations import Rows, scan_files
 from omnimae.data.datasets import ImageDataset
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError
@@ -31,6 +31,7 @@ from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen,
 from omnimae.data.media.images import Stored, read_stored, read_stored_map
 from omnimae.data.media.orientation import UPRIGHT, orient
 from omnimae.data.media.video import VideoReader
+from omnimae.data.tables import StringTable
 from omnimae.data.transforms import resize
 from omnimae.registry import DATASETS
 from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample

@@ -21,12 +21,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from omnimae.data import storage
-from omnimae.data.annotations import BLANK, Rows, StringTable, digest, read_classes, read_lines, read_list, scan_folder
+from omnimae.data.annotations import BLANK, Rows, read_classes, read_lines, read_list, scan_folder
 from omnimae.data.media import check_reader, open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
+from omnimae.data.tables import StringTable, digest
 from omnimae.registry import DATASETS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample, has_clip
 
@@ -123,10 +124,10 @@ class FileDataset(Dataset):
         self.skip = skip
         self.skipped = set() if skip is None else _read_paths(skip)
         self.classes = rows.classes
-        self.paths = StringTable(rows.paths)
-        self.ids = self.paths if rows.ids is None else StringTable(rows.ids)
-        self.labels = None if rows.labels is None else np.array(rows.labels, dtype=np.int64)
-        self.spans = None if rows.spans is None else np.array(rows.spans, dtype=np.float64)
+        self.paths = StringTable.of(rows.paths)
+        self.ids = self.paths if rows.ids is None else StringTable.of(rows.ids)
+        self.labels = None if rows.labels is None else np.asarray(rows.labels, dtype=np.int64)
+        self.spans = None if rows.spans is None else np.asarray(rows.spans, dtype=np.float64)
         if self.spans is not None and not self.reads_spans:
             raise ValueError(
                 f'ann_file={ann_file!r} has spans ("path start stop label") and {type(self).__name__} reads whole '

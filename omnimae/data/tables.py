@@ -1,0 +1,272 @@
+"""Columns of many strings and numbers, in memory or mapped from a file that all processes of a machine share.
+
+`stored` keeps what was read of a long list or of many archives, so that it is read once a machine and not once a rank.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+
+MAGIC = b'omnimae table 1\n'
+ALIGNMENT = 64  # bytes, at which each column begins
+
+
+class StringTable(Sequence[str]):
+    """An unchanging list of strings in two flat buffers.
+
+    Worker processes share them; of a Python list of millions of strings each worker makes its own copy in time, because
+    counting references writes to every string.
+
+    Attributes:
+        text: all strings one after the other, UTF-8; what is none is kept as it is.
+        ends: where each string ends in it.
+    """
+
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+
+    def __init__(self, strings: Iterable[str]):
+        self._set_bytes([encode(string) for string in strings])
+
+    def _set_bytes(self, strings: Sequence[bytes]) -> None:
+        self.text = np.frombuffer(b''.join(strings), np.uint8)
+        self.ends = np.fromiter(map(len, strings), np.int64).cumsum()
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> StringTable:
+        """The strings as a table, which they may be already."""
+        return strings if isinstance(strings, cls) else cls(strings)
+
+    @classmethod
+    def of_bytes(cls, strings: Sequence[bytes]) -> StringTable:
+        """The table of strings that `encode` made these of."""
+        table = cls(())
+        table._set_bytes(strings)
+        return table
+
+    @classmethod
+    def joined(cls, tables: Sequence[StringTable]) -> StringTable:
+        """The strings of all tables."""
+        starts = np.cumsum([0, *(len(table.text) for table in tables)])
+        ends = np.concatenate([table.ends + start for table, start in zip(tables, starts, strict=False)])
+        return cls.of_buffers(np.concatenate([table.text for table in tables]), ends)
+
+    @classmethod
+    def of_buffers(cls, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringTable:
+        """The table that has these attributes.
+
+        Raises:
+            ValueError: they are not those of a table.
+        """
+        bounds = np.concatenate([[0], ends, [len(text)]])
+        if (bounds[1:] < bounds[:-1]).any() or bounds[-2] != bounds[-1]:
+            raise ValueError('the ends of its strings are wrong')
+        table = cls(())
+        table.text, table.ends = text, ends
+        return table
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        start = self.ends[index - 1] if index else 0
+        return decode(self.text[start : self.ends[index]].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        text = self.text.tobytes()
+        for start, end in pairwise([0, *self.ends.tolist()]):
+            yield decode(text[start:end])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def digest(self) -> str:
+        """The same for the same strings in the same order."""
+        return digest(self.text, np.asarray(self.ends, '<i8'))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({[*self[:3]]}{", ..." if len(self) > 3 else ""})'
+
+
+def digest(*parts: Any) -> str:
+    """Of bytes, or what holds some: 50 ms for a million paths."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+def encode(text: str) -> bytes:
+    """What a file or folder with this name has on a disk."""
+    return text.encode('utf-8', 'surrogateescape')
+
+
+def decode(text: bytes) -> str:
+    """The name that `encode` makes these bytes of."""
+    return text.decode('utf-8', 'surrogateescape')
+
+
+Columns: TypeAlias = dict[str, Any]  # name -> StringTable, array, or None
+
+
+def write_table(file: str | os.PathLike, about: Any, columns: Columns) -> None:
+    """Write columns at once, so that no reader sees half of them.
+
+    Args:
+        file: where to.
+        about: what JSON can say, for `read_table`.
+        columns: name -> `StringTable`, array, or None.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    arrays: dict[str, NDArray] = {}
+    for name, column in columns.items():
+        if isinstance(column, StringTable):
+            arrays |= {f'{name}.text': column.text, f'{name}.ends': column.ends}
+        elif column is not None:
+            arrays[name] = column
+    layout, size = {}, 0
+    for name, array in arrays.items():
+        layout[name] = array.dtype.str, array.shape, size
+        size += _padded(array.nbytes)
+    head = MAGIC + json.dumps(dict(about=about, names=[*columns], arrays=layout, size=size)).encode() + b'\n'
+    part = f'{file}.{socket.gethostname()}.{os.getpid()}.part'
+    try:
+        with open(part, 'wb') as out:
+            out.write(head.ljust(_padded(len(head))))
+            for array in arrays.values():
+                out.write(np.ascontiguousarray(array).data)
+                out.write(bytes(_padded(array.nbytes) - array.nbytes))
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def read_table(file: str | os.PathLike, about: Any) -> Columns | None:
+    """The columns of a file, mapped into memory; None if there is no such file, or one about something else."""
+    try:
+        with open(file, 'rb') as opened:
+            head = opened.readline(64), opened.readline(2**24)
+        data = np.memmap(file, np.uint8, 'r')
+        return columns_of(np.asarray(data), head[1], about) if head[0] == MAGIC else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def columns_of(data: NDArray[np.uint8], head: bytes, about: Any) -> Columns | None:
+    """The columns in the bytes of a table; None if they are about something else.
+
+    Raises:
+        ValueError: damaged.
+    """
+    told = json.loads(head)
+    start = _padded(len(MAGIC) + len(head))
+    if told['about'] != json.loads(json.dumps(about)) or start + told['size'] != len(data):
+        return None
+    arrays = {}
+    for name, (kind, shape, begin) in told['arrays'].items():
+        dtype = np.dtype(kind)
+        end = start + begin + dtype.itemsize * int(np.prod(shape))
+        arrays[name] = data[start + begin : end].view(dtype).reshape(shape)
+
+    def column(name: str) -> Any:
+        if f'{name}.text' in arrays:
+            return StringTable.of_buffers(arrays[f'{name}.text'], arrays[f'{name}.ends'])
+        return arrays.get(name)
+
+    return {name: column(name) for name in told['names']}
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def stored(
+    beside: str, about: Mapping[str, Any], make: Callable[[], Columns], check: Callable[[Columns], bool] | None = None
+) -> Columns:
+    """What ``make`` makes, kept in a file for the next time, and for the other processes of this machine.
+
+    Args:
+        beside: the file. Where it cannot be written, a cache folder has it ($XDG_CACHE_HOME/omnimae), or else nobody.
+        about: what it depends on. A file that says something else is made anew.
+        make: makes the columns.
+        check: whether to believe the columns of a file.
+    """
+    beside = os.path.abspath(beside)
+    places = [beside, str(_cache_folder() / f'{digest(beside.encode(errors="surrogateescape"))}.table')]
+
+    def find() -> Columns | None:
+        for place in places:
+            columns = read_table(place, about)
+            if columns is not None and (check is None or check(columns)):
+                return columns
+        return None
+
+    found = find()
+    if found is None:
+        with _alone(digest(beside.encode(errors='surrogateescape'))):
+            found = find()
+            if found is None:
+                found = _keep(make(), about, places)
+    return found
+
+
+def _keep(columns: Columns, about: Any, places: Sequence[str]) -> Columns:
+    """The columns, mapped from the first place where they can be written."""
+    reason = ''
+    for place in places:
+        try:
+            if place != places[0]:
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+            write_table(place, about, columns)
+        except OSError as error:
+            reason = reason or f'{places[0]} cannot be written ({error.strerror})'
+            continue
+        if reason:
+            print_log(f'{reason}, so {place} holds what is read there.', 'current', logging.WARNING)
+        return read_table(place, about) or columns
+    print_log(f'{reason}, so every rank reads it anew at each start.', 'current', logging.WARNING)
+    return columns
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'omnimae'
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """One process of this machine at a time. A folder that many machines share need not know locks."""
+    folder = os.path.join(tempfile.gettempdir(), f'omnimae-{os.getuid()}')
+    opened: int | None = None
+    with suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        opened = os.open(os.path.join(folder, f'{name}.lock'), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(opened, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if opened is not None:
+            os.close(opened)
