@@ -8,6 +8,7 @@ saves. A second Ctrl-C ends the process at once, whatever it waits for.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -36,6 +37,27 @@ class StorageRefusedError(StorageAwayError):
     """A storage answers, but does not let us read. Trying again would not help, so it is said at once."""
 
     code = 1
+
+
+def storage_patience() -> float:
+    """Seconds for which reading a file is repeated while its storage does not answer."""
+    return seconds_of('OMNIMAE_STORAGE_PATIENCE', 120.0)
+
+
+def seconds_of(variable: str, default: float) -> float:
+    """The number of seconds in a variable of the environment.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = os.environ.get(variable) or str(default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f'{variable}={text!r} is no number of seconds. Give one, such as {default:g}.')
+    return seconds
 
 
 def heard() -> list[signal.Signals]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,14 +17,24 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from PIL import Image
+from streams import Streams
+from test_distributed import run
+from tiny_run import CLASSIFY, build_runner, write_config, write_data
 
 from omnimae.data import storage
-from omnimae.data.media.errors import BrokenImageError
+from omnimae.data.aligned import MapVideo
+from omnimae.data.datasets import ImageDataset
+from omnimae.data.media import READERS, open_video, video
+from omnimae.data.media.errors import BrokenFileError, BrokenImageError
 from omnimae.data.media.images import read_image
 from omnimae.data.storage import patience
 from omnimae.data.storage.http import quoted
-from omnimae.stopping import StorageAwayError, StorageRefusedError
+from omnimae.registry import HOOKS
+from omnimae.stopping import PREEMPTED, StorageAwayError, StorageRefusedError, WaitEnded, storage_patience
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 
@@ -115,7 +129,7 @@ def test_a_server_that_is_away_for_a_moment_costs_no_file(server: Server, monkey
 def test_a_server_that_stays_away_is_named(server: Server, fault: int | str):
     server.faults = [fault] * 100
     begin = time.monotonic()
-    message = rf'Storage {server.url} is away, .*: \d+ reads of {server.url}/a\.png failed in \d+ s, .*OMNIMAE'
+    message = rf'Storage {server.url} is away, .*: \d+ reads of {server.url}/a\.png failed in .*OMNIMAE'
     with pytest.raises(StorageAwayError, match=message):
         read_image(f'{server.url}/a.png')
     assert 0.3 <= time.monotonic() - begin < 2
@@ -198,6 +212,271 @@ def test_a_server_is_asked_for_files_before_training(server: Server):
 def test_settings_are_numbers(monkeypatch, value: str):
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', value)
     with pytest.raises(ValueError, match=f"OMNIMAE_STORAGE_PATIENCE='{value}' is no number of seconds. Give one, such"):
-        patience.patience()
+        storage_patience()
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '')
-    assert (patience.patience(), patience.timeout()) == (120, 0.2)
+    assert (storage_patience(), patience.timeout()) == (120, 0.2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A root that is gone
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_config(tmp_path / 'classify.py', CLASSIFY, write_data(tmp_path / 'data', num_movies=0))
+
+
+@HOOKS.register_module()
+class UnmountingHook(Hook):
+    """Takes the folder ``root`` away before a step, for some seconds or for good."""
+
+    def __init__(self, root: str, step: int, seconds: float | None = None) -> None:
+        self.root, self.step, self.seconds = Path(root), step, seconds
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: list) -> None:
+        if runner.iter == self.step:
+            self.root.rename(f'{self.root}.away')
+            if self.seconds is not None:
+                threading.Timer(self.seconds, Path(f'{self.root}.away').rename, [self.root]).start()
+
+
+def train(config: Path, work: Path, **options: Any) -> Runner:
+    runner = build_runner(config, work, options)
+    runner.train()
+    return runner
+
+
+def assert_same(one: Runner, other: Runner) -> None:
+    for name, weight in one.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_a_root_that_is_gone_for_a_moment_is_waited_for(config: Path, tmp_path: Path, monkeypatch, num_workers: int):
+    torch.set_num_threads(1)
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '30')
+    root, workers = tmp_path / 'data' / 'pictures', {'train_dataloader.num_workers': num_workers}
+    hook = dict(type='UnmountingHook', root=str(root), step=1, seconds=1.0)
+    whole, waited = train(config, tmp_path / 'whole'), train(config, tmp_path / 'work', custom_hooks=[hook], **workers)
+    assert_same(whole, waited)
+    assert not (tmp_path / 'work' / 'broken_files.txt').exists()
+    [log] = (tmp_path / 'work').glob('*/*.log')
+    told = re.findall(r'WARNING - (Storage .*)', log.read_text())
+    assert len(told) == 2, told
+    assert re.match(rf'Storage {root} is away, trying again for 30 s: .*\.png: No such file or directory', told[0])
+    assert re.match(rf'Storage {root} is back after \d\.\d s\.', told[1])
+
+
+@pytest.mark.parametrize(('num_workers', 'on_gpu', 'iteration'), [(0, False, 2), (2, False, 3), (0, True, 2)])
+def test_a_run_whose_root_stays_away_saves_and_goes_on_later(
+    config: Path, tmp_path: Path, monkeypatch, num_workers: int, on_gpu: bool, iteration: int
+):
+    torch.set_num_threads(1)
+    whole = train(config, tmp_path / 'whole')
+    if on_gpu:
+        Streams(monkeypatch)  # it reads the next step before this one is over
+    root, workers = tmp_path / 'data' / 'pictures', {'train_dataloader.num_workers': num_workers}
+    hook = dict(type='UnmountingHook', root=str(root), step=1)
+    with pytest.raises(SystemExit) as end:
+        train(config, tmp_path / 'work', custom_hooks=[hook], **workers)
+    assert end.value.code == PREEMPTED
+    [log] = (tmp_path / 'work').glob('*/*.log')
+    assert re.search(rf'ERROR - .* Storage {root} is away, as seen from .*: \d+ reads of .*\.png fail', log.read_text())
+    assert 'The storage is away: saved' in log.read_text()
+    assert not (tmp_path / 'work' / 'broken_files.txt').exists()
+    assert torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter'] == iteration
+    Path(f'{root}.away').rename(root)
+    assert_same(whole, train(config, tmp_path / 'work', resume=True, **workers))
+
+
+def test_a_file_that_is_missing_below_a_root_is_broken_as_ever(config: Path, tmp_path: Path):
+    (tmp_path / 'list.txt').write_text('a/0.png\nb/nothing.png\n../videos/beside.png\n')
+    root = tmp_path / 'data' / 'pictures'
+    source = ImageDataset(root=str(root), ann_file=str(tmp_path / 'list.txt'), allow_outside=True)
+    begin = time.monotonic()
+    for row in (1, 2):
+        with pytest.raises(BrokenImageError, match='FileNotFoundError'):
+            source[row]
+    assert time.monotonic() - begin < 0.2
+    root.rename(tmp_path / 'gone')
+    for row in (0, 2):  # beside the root, and away with it
+        with pytest.raises(StorageAwayError, match=f'Storage {root} is away'):
+            source[row]
+
+
+def test_a_mount_point_without_its_file_system_is_away(tmp_path: Path, monkeypatch):
+    (tmp_path / 'root').mkdir()
+    (tmp_path / 'root' / 'a.png').write_bytes(png())
+    source = ImageDataset(root=str(tmp_path / 'root'))
+    (tmp_path / 'root' / 'a.png').unlink()
+    with pytest.raises(BrokenImageError):
+        source[0]
+    monkeypatch.setitem(patience._roots, str(tmp_path / 'root'), -1)  # it was of another file system
+    with pytest.raises(StorageAwayError, match=f'Storage {tmp_path}/root is away'):
+        source[0]
+
+
+PROBE = """
+from mmengine.dist import get_rank
+from omnimae.data.datasets import ImageDataset
+from omnimae.registry import DATASETS
+from omnimae.stopping import StorageAwayError
+
+
+@DATASETS.register_module()
+class LostImages(ImageDataset):
+    reads = 0
+
+    def read(self, path, rng):
+        self.reads += 1
+        if get_rank() == 1 and self.reads > 12:  # in its fourth step of four samples
+            raise StorageAwayError('Storage data is away')
+        return super().read(path, rng)
+"""
+
+
+def test_ranks_save_and_stop_together_when_one_has_no_data(config: Path, tmp_path: Path):
+    (tmp_path / 'probe.py').write_text(PROBE)
+    config.write_text(config.read_text() + "\ncustom_imports = dict(imports=['probe'])\n")
+    options = ['train_dataloader.batch_size=4', 'train_dataloader.dataset.sources.pictures.type=LostImages']
+    result = run('dist_train.sh', config, 2, '--work-dir', tmp_path / 'work', '--cfg-options', *options, path=tmp_path)
+    assert result.returncode == PREEMPTED, result.stderr[-3000:]
+    assert {*re.findall(r'exitcode  : (\S+)', result.stderr)} == {str(PREEMPTED)}, result.stderr[-3000:]
+    assert len(re.findall('ERROR - .* Storage data is away', result.stderr + result.stdout)) == 1
+    assert torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter'] == 3
+    [log] = (tmp_path / 'work').glob('*/*.log')
+    assert 'Storage data is away' in log.read_text()  # of the main rank
+    config.write_text(config.read_text().replace("imports=['probe']", 'imports=[]'))
+    whole, resumed = train(config, tmp_path / 'whole'), train(config, tmp_path / 'work', resume=True)
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Disks that give errors
+
+
+class Disk:
+    """Makes reads of local files below ``root`` fail as the system would, from one read on, for so many reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+        self.root, self.begin, self.count, self.number = str(root), 0, 0, errno.EIO
+        self.only = ''  # in the name of a file
+        self.reads = 0
+        pread, real_open = os.pread, open
+        name_of = '/proc/self/fd/{}'.format
+
+        def read_part(file: int, *args: int) -> bytes:
+            return self._read(os.readlink(name_of(file)), pread, file, *args)
+
+        def open_file(path: Any, *args: Any, **more: Any) -> Any:
+            return self._read(path, real_open, path, *args, **more)
+
+        monkeypatch.setattr(os, 'pread', read_part)
+        monkeypatch.setattr('builtins.open', open_file)
+
+    def _read(self, path: Any, call: Any, *args: Any, **more: Any) -> Any:
+        if str(path).startswith(self.root) and self.only in str(path):
+            self.reads += 1
+            if self.begin <= self.reads - 1 < self.begin + self.count:
+                raise OSError(self.number, os.strerror(self.number), str(path))
+        return call(*args, **more)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Disk:
+    return Disk(monkeypatch, tmp_path)
+
+
+NUMBERS = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EMFILE]
+
+
+@pytest.mark.parametrize('number', NUMBERS)
+def test_a_disk_that_fails_for_a_moment_costs_no_file(tmp_path: Path, disk: Disk, monkeypatch, number: int):
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '20')
+    (tmp_path / 'a.png').write_bytes(png())
+    disk.number, disk.begin, disk.count = number, disk.reads, 2
+    np.testing.assert_array_equal(read_image(str(tmp_path / 'a.png'))[0], PICTURE)
+    disk.begin, disk.count = disk.reads, 10_000
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.1')
+    with pytest.raises(StorageAwayError, match=rf'Storage {tmp_path} is away, .*: {os.strerror(number)}\. Go'):
+        read_image(str(tmp_path / 'a.png'))
+
+
+def test_a_file_on_a_bad_sector_is_broken_and_named(tmp_path: Path, disk: Disk):
+    for name in ('a.png', 'b.png'):
+        (tmp_path / name).write_bytes(png())
+    disk.only, disk.count = 'a.png', 10_000
+    message = r'a\.png: OSError: Input/output error, \d+ times in 0\.\d s, and others can be read'
+    with pytest.raises(BrokenImageError, match=message):
+        read_image(str(tmp_path / 'a.png'))
+
+
+def movie(path: Path) -> Path:
+    write_data(path.parent / 'made', num_pictures=0, num_movies=1)
+    return (path.parent / 'made' / 'movies' / '0.mp4').rename(path)
+
+
+@pytest.mark.parametrize('reader', READERS)
+def test_a_disk_that_fails_within_a_video_changes_no_frame(tmp_path: Path, disk: Disk, monkeypatch, reader: str):
+    """At any of its reads: FFmpeg would take some for the end of the file, and show other frames."""
+    path = str(movie(tmp_path / 'v.mp4'))
+    monkeypatch.setattr(video, 'TIME_LIMIT', 5.0)
+
+    def read() -> np.ndarray:
+        with open_video(path, reader) as opened:
+            return opened.read(0.2, 0.8, 6)
+
+    disk.reads = 0
+    expected, num_reads = read(), disk.reads
+    assert num_reads > 3
+    for first in range(num_reads):
+        monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '20')
+        disk.reads, disk.begin, disk.count, disk.number = 0, first, 1, NUMBERS[first % 3]
+        np.testing.assert_array_equal(read(), expected)
+        monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0')
+        disk.reads, disk.count = 0, 10_000
+        with pytest.raises(StorageAwayError, match=rf'Storage {tmp_path} is away'):
+            read()
+
+
+def test_waiting_for_a_disk_is_not_the_time_of_a_decoder(tmp_path: Path, disk: Disk, monkeypatch):
+    path = str(movie(tmp_path / 'v.mp4'))
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '20')
+    monkeypatch.setattr(video, 'TIME_LIMIT', 0.5)
+    monkeypatch.setattr(patience, 'FIRST_PAUSE', 2.0)
+    disk.reads, disk.begin, disk.count = 0, 2, 1
+    with open_video(path) as opened:
+        assert opened.read(0.2, 0.8, 6).shape == (6, 48, 64, 3)
+
+
+def test_a_signal_ends_the_wait_for_a_video(tmp_path: Path, disk: Disk, monkeypatch):
+    """PyAV drops what is no Exception where it asks for bytes."""
+    path = str(movie(tmp_path / 'v.mp4'))
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '60')
+    monkeypatch.setattr(patience, 'FIRST_PAUSE', 30.0)
+
+    def end(*_: Any) -> None:
+        raise WaitEnded
+
+    for first in (0, 1, 3, 4):
+        disk.reads, disk.begin, disk.count = 0, first, 10_000
+        before = signal.signal(signal.SIGALRM, end)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(WaitEnded):
+            open_video(path)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_maps_of_a_video_are_read_and_not_mapped(tmp_path: Path, disk: Disk, monkeypatch):
+    """A page that the disk does not give would be SIGBUS."""
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '20')
+    maps = np.arange(12 * 8, dtype=np.uint16).reshape(12, 2, 4)
+    np.save(tmp_path / 'm.npy', maps)
+    with open_video(str(movie(tmp_path / 'v.mp4'))) as clock:
+        opened = MapVideo(str(tmp_path / 'm.npy'), clock)
+        disk.reads, disk.begin, disk.count = 0, 0, 2
+        np.testing.assert_array_equal(opened.read_at(np.array([0.0, 0.31, 1.1]))[..., 0], maps[[0, 3, 11]])
+        assert disk.reads == 3 + 2
+        os.truncate(tmp_path / 'm.npy', 200)
+        with pytest.raises(BrokenFileError, match=r'm\.npy: frame 11: '):
+            opened.read_at(np.array([1.1]))

@@ -135,7 +135,7 @@ def write_data(folder: Path, num_pictures: int = 20, num_movies: int = 8) -> Pat
         path = folder / 'pictures' / 'ab'[index % 2] / f'{index}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
-    (folder / 'movies').mkdir()
+    (folder / 'movies').mkdir(parents=True)
     for index in range(num_movies):
         _write_movie(folder / 'movies' / f'{index}.mp4', rng.integers(0, 256, (48, 64, 3), np.uint8))
     return folder

@@ -284,9 +284,11 @@ class MapVideo:
     """
 
     def __init__(self, path: str, clock: VideoReader, backend_args: dict | None = None):
+        self.path = path
         try:
             with storage.local_copy(path, backend_args) as local:
-                self.array = np.load(local, mmap_mode='r', allow_pickle=False)
+                self.array = storage.insist(lambda: np.load(local, mmap_mode='r', allow_pickle=False), path)
+            self.file = storage.LocalFile(path) if storage.is_local(path, backend_args) else None
         except (OSError, EOFError, ValueError) as error:
             raise BrokenFileError(path, f'{type(error).__name__}: {error}') from error
         if not isinstance(self.array, np.ndarray):
@@ -313,7 +315,17 @@ class MapVideo:
         return within(self.times, start, stop)
 
     def _maps(self, indices: np.ndarray) -> np.ndarray:
-        return self.array[indices][..., None]
+        if self.file is None or not self.array.flags.c_contiguous:
+            return self.array[indices][..., None]
+        # A mapped page that its disk does not give would end the process.
+        maps, size = np.empty((len(indices), *self.array.shape[1:], 1), self.array.dtype), self.array[0].nbytes
+        for place, index in enumerate(indices):
+            try:
+                data = self.file.read_at(self.array.offset + int(index) * size, size)
+                maps[place] = np.frombuffer(data, self.array.dtype).reshape(maps.shape[1:])
+            except (OSError, ValueError) as error:
+                raise BrokenFileError(self.path, f'frame {index}: {error}') from error
+        return maps
 
 
 def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:

@@ -17,13 +17,14 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from mmengine.registry import MODEL_WRAPPERS
@@ -31,6 +32,7 @@ from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.checkpoint import load_file, replacing
+from omnimae.stopping import StorageAwayError
 
 from .devices import check_ranks, choose_device
 from .precision import set_float32_precision
@@ -47,6 +49,14 @@ def setup_environment() -> None:
     # MMEngine hands DDP broadcast_buffers=False, for which torch 2.15 has another name. Not mended in 0.11.0rc0.
     warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
     check_mmcv()
+    sys.excepthook = _exit_when_away
+
+
+def _exit_when_away(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Report what ends the program. A storage that is away before or after a training has its exit code, too."""
+    sys.__excepthook__(kind, error, traceback)
+    if isinstance(error, StorageAwayError):
+        exit_now(error.code)
 
 
 def check_mmcv() -> None:
@@ -318,6 +328,23 @@ def exit_together(code: int) -> None:
         torch.distributed.barrier()
         exit_now(code)  # a model in DDP is alive, see leave_distributed
     raise SystemExit(code)
+
+
+def raise_together(error: StorageAwayError | None) -> None:
+    """Raise on all ranks what any of them met; all call it at the same place.
+
+    Raises:
+        StorageAwayError: any rank has an error.
+    """
+    met = [x for x in all_gather_object(error and (type(error), message_of(error))) if x]
+    if met:
+        kind, message = max(met, key=lambda pair: pair[0] is not StorageAwayError)  # one that stays comes first
+        raise error or kind(message)
+
+
+def message_of(error: StorageAwayError) -> str:
+    """What it says, without what a loader's worker writes around it."""
+    return str(error).strip().splitlines()[-1].removeprefix(f'{type(error).__module__}.{type(error).__name__}: ')
 
 
 def all_come(seconds: float) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from omnimae.stopping import WaitEnded
+from omnimae.stopping import StorageAwayError, WaitEnded
 
 
 class Feed:
@@ -37,6 +37,7 @@ class Feed:
         self.seconds_ahead = 0.0
         self.is_waiting = False
         self._ahead: list[dict[str, Any]] | None = None  # the next step
+        self._error: StorageAwayError | None = None  # in its place
         self._first: dict[str, Any] = {}  # its first micro-batch, as it was sent
         self._sent: dict[str, Any] = {}
 
@@ -44,6 +45,8 @@ class Feed:
         return self
 
     def __next__(self) -> list[dict[str, Any]]:
+        if self._error is not None:
+            raise self._error
         ahead, self._ahead = self._ahead, None
         return self._wait_for_step() if ahead is None else ahead
 
@@ -79,6 +82,8 @@ class Feed:
             self._ahead = self._wait_for_step()
         except (StopIteration, WaitEnded):  # the step that is computed comes to its end
             self._ahead = None
+        except StorageAwayError as error:  # after this step
+            self._error = error
         self.seconds_ahead = time.time() - begin
         if self._ahead is not None:
             self._first = self._ahead[0].copy()

@@ -13,12 +13,13 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size, is_main_process
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from omnimae.registry import LOOPS
-from omnimae.stopping import WaitEnded
+from omnimae.stopping import StorageAwayError, WaitEnded
 
-from .compat import find_latest_checkpoint
+from .compat import find_latest_checkpoint, raise_together
 from .compiling import compile_loss
 from .devices import choose_device
 from .feeding import Feed
@@ -45,7 +46,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
     A hook may have a method ``count_step(runner, data_batch, counts)``, called after the update. It adds numbers of
     this rank to the dict ``counts``, by the same names on all ranks. Their sums over ranks are the loop's ``counts`` in
     ``after_train_iter``. A collective of the hook's own would wait for the device in every step. ``stop_waiting`` is
-    called when WaitEnded ended the wait for a step, and ``stop_listening`` at the end of training, after errors, too.
+    called when WaitEnded ended the wait for a step, ``stop_away(runner, error)`` when a storage does not answer, on all
+    ranks at the same place, and ``stop_listening`` at the end of training, after errors, too.
 
     Random numbers are not part of it: masks, DropPath and mixing are drawn micro-batch by micro-batch.
 
@@ -81,6 +83,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         _check_auto_scale_lr(runner.auto_scale_lr or {}, self.batch_sampler.global_batch_size)
         self.max_skipped = max_skipped
         self._skipped_in_a_row = 0
+        self._form: dict[str, Any] | None = None  # of a batch; known where other ranks may wait for this one
         # MMEngine would compile train_step, optimizer included, in 16 graphs, and fail where groups are ConfigDicts.
         runner._maybe_compile = self._compile  # type: ignore[method-assign]
         runner.message_hub.update_info('steps_per_epoch', len(self.dataloader))
@@ -101,6 +104,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
                 "AutocastOptimWrapper, with dtype=None, 'bfloat16' or 'float16': it leaves out what is not finite."
             )
         self.runner.model.train()
+        norms = [x for x in self.runner.model.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers()] if get_world_size() > 1 else []
         _check_batch_norm(unwrapped(self.runner.model), self.batch_sampler)
         _check_mixing(unwrapped(self.runner.model), self.dataloader)
         try:
@@ -111,6 +116,9 @@ class EpochTrainLoop(EpochBasedTrainLoop):
                 self._decide_current_val_interval()
                 self._validate_if_due()
             self.runner.call_hook('after_train')
+        except StorageAwayError as error:
+            self.runner.call_hook('stop_away', error=error)
+            raise
         finally:
             self.runner.call_hook('stop_listening')
         return self.runner.model
@@ -123,7 +131,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         if runner.val_loop is None or not (is_over and is_due) or runner.message_hub.get_info('validated', 0) == epoch:
             return
         runner.message_hub.update_info('validated', epoch)
-        runner.val_loop.run()
+        try:
+            runner.val_loop.run()
+        except StorageAwayError:
+            runner.message_hub.update_info('validated', 0)
+            raise
 
     def run_epoch(self) -> None:
         """Train the steps of the epoch that are still to be done.
@@ -148,8 +160,17 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """The micro-batches of each step: all before its hooks, so that waiting for them counts as data time."""
         batches = iter(self.dataloader)
         for step in range(first, len(self.dataloader)):
-            with naming_fatal_files(self.runner, self.dataloader.dataset, 'train_dataloader'):
-                micro_batches = list(itertools.islice(batches, len(self.batch_sampler.step_sizes(step))))
+            count = len(self.batch_sampler.step_sizes(step))
+            try:
+                with naming_fatal_files(self.runner, self.dataloader.dataset, 'train_dataloader'):
+                    micro_batches = list(itertools.islice(batches, count))
+            except StorageAwayError as error:
+                if self._form is None:  # one rank, or nothing was trained yet
+                    raise
+                yield _NoData([tree_map(_zeros, self._form)] * count, error)
+                return
+            if get_world_size() > 1:
+                self._form = tree_map(_on_meta, micro_batches[0])
             yield micro_batches
 
     def run_iter(self, idx: int, data_batch: list[dict[str, Any]]) -> None:
@@ -159,15 +180,23 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             FloatingPointError: more than ``max_skipped`` steps in a row had a loss or a gradient that is not finite.
         """
         runner, wrapper = self.runner, self.runner.optim_wrapper
+        error = data_batch.error if isinstance(data_batch, _NoData) else None
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
         batches = self.feed.take(data_batch)
         weights = self._begin_step(batches, self.batch_sampler.step_sizes(idx))
+        if error is not None:
+            weights = [math.nan] * len(weights)  # no rank makes the step
         wrapper.begin_step(weights)
+        before = [(buffer, buffer.clone()) for buffer in self._buffers]
         logs = [runner.model.train_step(batch, optim_wrapper=wrapper) for batch in self.feed.on_device(batches)]
         self.feed.look_ahead()
-        counts: dict[str, float] = {}
+        counts: dict[str, float] = {'storage_away': error is not None}
         runner.call_hook('count_step', data_batch=data_batch, counts=counts)
         skipped, outputs, self.counts = _read(logs, weights, wrapper, counts)
+        if self.counts['storage_away']:
+            for buffer, value in before:
+                buffer.copy_(value)
+            raise_together(error)
         if skipped:
             self._note_skipped(idx, [batch['ids'] for batch in data_batch], [log['loss'].item() for log in logs])
         else:
@@ -217,6 +246,22 @@ class EpochTrainLoop(EpochBasedTrainLoop):
                 f'{find_latest_checkpoint(self.runner.work_dir)}. Lower optim_wrapper.optimizer.lr or set '
                 'optim_wrapper.clip_grad, and go on with --resume.'
             )
+
+
+class _NoData(list[dict[str, Any]]):
+    """Micro-batches of zeros, of a rank whose storage is away: with them it comes to where the others wait for it."""
+
+    def __init__(self, micro_batches: list[dict[str, Any]], error: StorageAwayError) -> None:
+        super().__init__(micro_batches)
+        self.error = error
+
+
+def _on_meta(x: Any) -> Any:
+    return torch.empty_like(x, device='meta') if isinstance(x, Tensor) else x
+
+
+def _zeros(x: Any) -> Any:
+    return torch.zeros_like(x, device='cpu') if isinstance(x, Tensor) else x
 
 
 def _read(

@@ -25,7 +25,16 @@ from torch import Tensor, nn
 
 from omnimae.checkpoint import replacing, save_file
 from omnimae.registry import HOOKS
-from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, WaitEnded, heard, saving
+from omnimae.stopping import (
+    INTERRUPTED,
+    PREEMPTED,
+    SIGNALS,
+    StorageAwayError,
+    WaitEnded,
+    heard,
+    saving,
+    storage_patience,
+)
 
 from .compat import (
     all_come,
@@ -33,6 +42,7 @@ from .compat import (
     exit_together,
     find_latest_checkpoint,
     loaded_path,
+    message_of,
     wait_until_written,
     written_later,
 )
@@ -172,6 +182,8 @@ class PreemptionHook(Hook):
 
     Data that do not come hold up no one: a rank that waits for them ends its wait at once, or, if there are several
     ranks, after ``PATIENCE``, in which the others may finish the step with it.
+
+    A storage that does not answer ends the run in the same way, with the exit code 75, or 1 where it refuses to.
     """
 
     # Behind everything else of the step.
@@ -193,6 +205,7 @@ class PreemptionHook(Hook):
             saving.set()
         for loader in [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else []):
             loader.worker_init_fn = _Outliving(self.GRACE, loader.worker_init_fn)
+            loader.timeout += storage_patience() if loader.timeout else 0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:
@@ -232,6 +245,13 @@ class PreemptionHook(Hook):
         code = INTERRUPTED if self._interrupted else PREEMPTED
         self._stop(runner, code, together=all_come(self.PATIENCE))
 
+    def stop_away(self, runner: Runner, error: StorageAwayError) -> None:
+        """Stop because a storage does not answer, which this rank or all know (EpochTrainLoop)."""
+        together = all_come(self.PATIENCE)
+        if is_main_process() or not together:
+            runner.logger.error(message_of(error))
+        self._stop(runner, error.code, together=together, why='The storage is away')
+
     def stop_listening(self, runner: Runner) -> None:
         """Training ended, however: the signals do again what they did before (EpochTrainLoop)."""
         saving.clear()
@@ -240,7 +260,9 @@ class PreemptionHook(Hook):
         while self._before:
             signal.signal(*self._before.popitem())
 
-    def _stop(self, runner: Runner, code: int, step_is_over: bool = False, together: bool = True) -> None:
+    def _stop(
+        self, runner: Runner, code: int, step_is_over: bool = False, together: bool = True, why: str = 'Preempted'
+    ) -> None:
         """Save and exit; not ``together`` where other ranks wait in the step for this one, so that only one saves."""
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -252,7 +274,7 @@ class PreemptionHook(Hook):
         if saves and is_main_process():
             path = Path(runner.work_dir, 'preempted.pth')
             _note_latest(path)
-            runner.logger.info(f'Preempted: saved {path}, the exit code is {code}. Go on with --resume.')
+            runner.logger.info(f'{why}: saved {path}, the exit code is {code}. Go on with --resume.')
         for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
             signal.signal(number, signal.SIG_IGN)
         runner.visualizer.close()

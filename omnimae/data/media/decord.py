@@ -23,6 +23,7 @@ from omnimae.data.media.frames import within
 from omnimae.data.media.orientation import UPRIGHT
 from omnimae.data.media.video import Picker, VideoReader, begin_together, orientation_of
 
+CHUNK = 2**20  # bytes
 DECORD_FORMATS = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')
 DECORD_PROCESSES: dict[int, DecordProcess] = {}  # by the id of the process that started it: a fork needs its own
 
@@ -78,7 +79,15 @@ class DecordReader(VideoReader):
 
     def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         indices, places = np.unique(pick(self._frame_times), return_inverse=True)
-        return _decord_process().read(self.path, self._source, indices, self._num_packets)[places]
+        try:
+            frames = _decord_process().read(self.path, self._source, indices, self._num_packets)
+        except BrokenVideoError:
+            # It reads local files itself, and may have met a storage that is away. This waits for it.
+            for begin in range(0, self._file.seek(0, os.SEEK_END), CHUNK):
+                self._file.seek(begin)
+                self._file.read(CHUNK)
+            frames = _decord_process().read(self.path, self._source, indices, self._num_packets)
+        return frames[places]
 
 
 class DecordProcess:

@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import cached_property, lru_cache, partial
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
@@ -81,11 +81,13 @@ class VideoReader:
     """
 
     orientation = UPRIGHT
+    _file: Any = None  # of its bytes
 
     def __init__(self, path: str, backend_args: dict[str, Any] | None = None) -> None:
         self.path = os.fspath(path)
         with self._reporting():
             self._source = storage.read_in_place(self.path, backend_args)
+            self._file = storage.LocalFile(self._source) if isinstance(self._source, str) else io.BytesIO(self._source)
             self._open()
             self._origin = self._stream.start_time or 0
             if self._container.format.name == 'avi':  # it begins with its first frame, whatever FFmpeg makes of it
@@ -175,7 +177,7 @@ class VideoReader:
         with self._reporting():
             for stamp, frame in self._decode_all():
                 yield stamp - self._origin, frame
-                self._deadline = time.monotonic() + TIME_LIMIT
+                self._deadline = self._clock() + TIME_LIMIT
 
     def check(self) -> None:
         """Decode all frames.
@@ -195,6 +197,7 @@ class VideoReader:
     def close(self) -> None:
         """Let go of the file."""
         self._container.close()
+        self._file.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -206,20 +209,13 @@ class VideoReader:
         raise NotImplementedError
 
     def _open(self) -> None:
-        source: str | BinaryIO
-        file: BinaryIO
-        if isinstance(self._source, str):
-            # Without 'file:' FFmpeg takes the first half of 'a:b.mp4' for a protocol.
-            source, file = f'file:{self._source}', open(self._source, 'rb')
-        else:
-            source, file = io.BytesIO(self._source), io.BytesIO(self._source)
-        with file:
-            size, missing = file.seek(0, os.SEEK_END), count_missing_bytes(file)
+        size, missing = self._file.seek(0, os.SEEK_END), count_missing_bytes(self._file)
         if size == 0:
             raise BrokenVideoError(self.path, 'the file is empty')
         if missing > 0:
             raise BrokenVideoError(self.path, f'truncated, {missing} bytes are missing at its end')
-        container: Any = av.open(source, timeout=TIME_LIMIT, **LENIENT)
+        self._file.seek(0)
+        container: Any = av.open(self._file, timeout=TIME_LIMIT, **LENIENT)
         stream = container.streams.best('video')
         # Pictures of an album and text files count as video with FFmpeg, and so does what it has no decoder for.
         context = None if stream is None else stream.codec_context
@@ -269,7 +265,7 @@ class VideoReader:
         return list(_from_keyframe(self._demux(end)))
 
     def _reopen(self) -> None:
-        self.close()
+        self._container.close()
         self._open()
 
     def _demux(self, end: float = math.inf) -> Iterator[Packet]:
@@ -364,13 +360,17 @@ class VideoReader:
         return f'{(stamp - self._origin) * self._unit:.3f} s'
 
     def _check_time(self) -> None:
-        if time.monotonic() > self._deadline:
+        if self._clock() > self._deadline:
             raise BrokenVideoError(self.path, f'not read within {TIME_LIMIT:g} s')
+
+    def _clock(self) -> float:
+        """Seconds, without those that reading the file took."""
+        return time.monotonic() - getattr(self._file, 'seconds', 0.0)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
         """Turn errors of the storage and of FFmpeg into BrokenVideoError, and start the clock."""
-        self._deadline = time.monotonic() + TIME_LIMIT
+        self._deadline = self._clock() + TIME_LIMIT
         logging = av.logging
         level, skips_repeated = logging.get_level(), logging.get_skip_repeated()
         logging.set_level(logging.ERROR)  # by default PyAV lets FFmpeg note down nothing
@@ -378,7 +378,12 @@ class VideoReader:
         try:
             with logging.Capture() as self._notes:
                 yield
-        except (OSError, av.FFmpegError) as error:
+            if (met := getattr(self._file, 'error', None)) is not None:  # FFmpeg took it for the end of the file
+                raise met
+        except Exception as error:
+            error = getattr(self._file, 'error', None) or error
+            if not isinstance(error, OSError | av.FFmpegError):
+                raise error
             notes = [text.strip() for _, _, text in self._notes]
             raise BrokenVideoError(self.path, _reason_of(error) + (f' ({notes[-1]})' if notes else '')) from error
         finally:

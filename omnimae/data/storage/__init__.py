@@ -16,7 +16,20 @@ from typing import Any
 from mmengine.fileio import LocalBackend, get_file_backend
 
 from omnimae.data.storage import http  # noqa: F401  # registers its backend
+from omnimae.data.storage.local import LocalFile, read_from_disk
 from omnimae.data.storage.patience import UNREACHABLE, insist, remember_root
+
+__all__ = [
+    'LocalFile',
+    'exists',
+    'insist',
+    'is_local',
+    'list_files',
+    'local_copy',
+    'read',
+    'read_in_place',
+    'remember_root',
+]
 
 
 def read(
@@ -30,11 +43,10 @@ def read(
     """
     path = os.fspath(path)
 
-    def read_a_byte(other: str) -> None:
-        _drop_from_memory(other)
-        _read(other, backend_args, 0, 1)
+    def probe(other: str) -> None:
+        read_from_disk(other) if is_local(other, backend_args) else _read(other, backend_args, 0, 1)
 
-    return insist(lambda: _read(path, backend_args, start, stop), path, probe=read_a_byte)
+    return insist(lambda: _read(path, backend_args, start, stop), path, probe=probe)
 
 
 def _read(path: str, backend_args: dict[str, Any] | None, start: int, stop: int | None) -> bytes:
@@ -54,13 +66,6 @@ def _read(path: str, backend_args: dict[str, Any] | None, start: int, stop: int 
 
 def _backend(path: str, backend_args: dict[str, Any] | None) -> Any:
     return get_file_backend(path, backend_args=backend_args, enable_singleton=True)
-
-
-def _drop_from_memory(path: str) -> None:
-    """What the kernel has of a local file would be read although its disk is gone."""
-    if '://' not in path and hasattr(os, 'posix_fadvise'):
-        with open(path, 'rb') as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_in_place(path: str, backend_args: dict[str, Any] | None = None) -> str | bytes:

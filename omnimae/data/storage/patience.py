@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import mmap
 import os
 import random
@@ -25,7 +24,7 @@ from typing import TypeVar
 
 from mmengine.logging import print_log
 
-from omnimae.stopping import StorageAwayError
+from omnimae.stopping import StorageAwayError, seconds_of, storage_patience
 
 T = TypeVar('T')
 
@@ -47,25 +46,9 @@ _roots: dict[str, int] = {}  # local folders in which data were found -> their f
 _read_well: dict[str, str] = {}  # storage -> the file of it that was read last
 
 
-def patience() -> float:
-    """Seconds for which a read is repeated."""
-    return _seconds('OMNIMAE_STORAGE_PATIENCE', 120.0)
-
-
 def timeout() -> float:
     """Seconds without an answer after which a read over a network has failed."""
-    return max(_seconds('OMNIMAE_STORAGE_TIMEOUT', 30.0), 0.001)
-
-
-def _seconds(variable: str, default: float) -> float:
-    text = os.environ.get(variable) or str(default)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f'{variable}={text!r} is no number of seconds. Give one, such as {default:g}.')
-    return seconds
+    return max(seconds_of('OMNIMAE_STORAGE_TIMEOUT', 30.0), 0.001)
 
 
 def remember_root(root: str) -> None:
@@ -99,7 +82,7 @@ def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object
 
 def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None) -> T:
     storage, begin, pause, count = _lost_root(path) or storage_of(path), time.monotonic(), FIRST_PAUSE, 1
-    limit = patience()
+    limit = storage_patience()
     _outages.begin(storage, f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}')
     while (left := begin + limit - time.monotonic()) > 0:
         asked = getattr(error, 'retry_after', 0.0)
@@ -118,11 +101,11 @@ def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callab
     if isinstance(error, OSError) and not isinstance(error, UNREACHABLE) and _others_can_be_read(path, probe):
         _outages.end(storage, f'{path} cannot be read, but other files of {storage} can: the file is broken.')
         raise OSError(
-            error.errno or errno.EIO, f'{reason_of(error)}, {count} times in {seconds:.0f} s, and others can be read'
+            error.errno or errno.EIO, f'{reason_of(error)}, {count} times in {seconds:.1f} s, and others can be read'
         ) from error
     raise StorageAwayError(
         f'Storage {storage} is away, as seen from {socket.gethostname()}: {count} reads of {path} failed in '
-        f'{seconds:.0f} s, the last one for: {reason_of(error)}. Go on with --resume when it is back. To wait longer, '
+        f'{seconds:.1f} s, the last one for: {reason_of(error)}. Go on with --resume when it is back. To wait longer, '
         f'set OMNIMAE_STORAGE_PATIENCE (now {limit:g} seconds). If it is this file alone, name it in a file for skip=.'
     ) from error
 

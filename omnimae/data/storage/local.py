@@ -1,0 +1,111 @@
+"""Local files that are read in parts, by decoders in place."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from omnimae.data.storage.patience import insist
+
+T = TypeVar('T')
+
+
+class LocalFile(io.RawIOBase):
+    """An open file whose reads are repeated while its storage is away: a decoder sees nothing of that.
+
+    A decoder may take an error in the middle for the end of the file, and show something else; PyAV drops what is no
+    Exception. So a read that fails for good fails for ever, and ``error`` tells whoever called the decoder.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        name: what FFmpeg takes for the address. Without 'file:' it would take the first half of 'a:b.mp4' for a
+            protocol.
+        seconds: that reading took, for which no decoder is to blame.
+        error: that a read met.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read and others can.
+        StorageAwayError: the storage did not come back in time.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path, self.name = path, f'file:{path}'
+        self.seconds = 0.0
+        self._file: int | None = None
+        self._place = 0
+        self.error: BaseException | None = None
+        self._size = self._insist(lambda file: os.fstat(file).st_size)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes."""
+        size = max(self._size - self._place, 0) if size is None or size < 0 else size
+        try:
+            if self.error is not None:
+                raise self.error
+            data = self.read_at(self._place, size)
+        except BaseException as error:
+            self.error = error
+            raise error if isinstance(error, OSError) else OSError(errno.EIO, str(error)) from error
+        self._place += len(data)
+        return data
+
+    def read_at(self, place: int, size: int) -> bytes:
+        """The bytes from a place on, as many of them as there are."""
+        return self._insist(lambda file: os.pread(file, size, place))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to another place."""
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """The place."""
+        return self._place
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._let_go()
+        super().close()
+
+    def _insist(self, call: Callable[[int], T]) -> T:
+        def attempt() -> T:
+            if self._file is None:
+                self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return call(self._file)
+            except OSError:
+                self._let_go()  # what is stale stays it: only a file that is opened anew can be read again
+                raise
+
+        begin = time.monotonic()
+        try:
+            return insist(attempt, self.path, probe=read_from_disk)
+        finally:
+            self.seconds += time.monotonic() - begin
+
+    def _let_go(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            os.close(file)
+
+
+def read_from_disk(path: str) -> None:
+    """Read a byte of a file, and not from what the kernel has of it in memory."""
+    with open(path, 'rb') as file:
+        if hasattr(os, 'posix_fadvise'):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.read(1)
