@@ -24,7 +24,7 @@ import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from mmengine.registry import MODEL_WRAPPERS
@@ -328,23 +328,6 @@ def exit_together(code: int) -> None:
         torch.distributed.barrier()
         exit_now(code)  # a model in DDP is alive, see leave_distributed
     raise SystemExit(code)
-
-
-def raise_together(error: StorageAwayError | None) -> None:
-    """Raise on all ranks what any of them met; all call it at the same place.
-
-    Raises:
-        StorageAwayError: any rank has an error.
-    """
-    met = [x for x in all_gather_object(error and (type(error), message_of(error))) if x]
-    if met:
-        kind, message = max(met, key=lambda pair: pair[0] is not StorageAwayError)  # one that stays comes first
-        raise error or kind(message)
-
-
-def message_of(error: StorageAwayError) -> str:
-    """What it says, without what a loader's worker writes around it."""
-    return str(error).strip().splitlines()[-1].removeprefix(f'{type(error).__module__}.{type(error).__name__}: ')
 
 
 def all_come(seconds: float) -> bool:

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader
 from omnimae.registry import LOOPS
 from omnimae.stopping import StorageAwayError, WaitEnded
 
-from .compat import find_latest_checkpoint, raise_together
+from .compat import find_latest_checkpoint
 from .compiling import compile_loss
 from .devices import choose_device
 from .feeding import Feed
 from .hooks import unwrapped
-from .reading import append_lines, naming_fatal_files
+from .reading import append_lines, naming_fatal_files, raise_together
 
 
 @LOOPS.register_module()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine import dist
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, Dataset
 
+from omnimae.stopping import StorageAwayError
 from omnimae.structures import Batch, has_clip
 
 SECONDS = 2.0  # in which files are opened before a training: some 500 photographs of ImageNet with two workers
@@ -91,13 +93,23 @@ class Readable:
         self.runner, self.loader, self.key, self.judge = runner, loader, key, judge
         self.failures: list[tuple[str, str, str]] = []
         self._num_read = 0
+        self._away: StorageAwayError | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        self.failures, self._num_read = [], 0
-        with naming_fatal_files(self.runner, self.loader.dataset, self.key):
+        self.failures, self._num_read, self._away = [], 0, None
+        with self._watching():
             for number, batch in enumerate(self.loader):
                 if self._note(batch):
                     yield number, batch
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Read on the way; a storage that is away ends it, until all ranks know of it."""
+        try:
+            with naming_fatal_files(self.runner, self.loader.dataset, self.key):
+                yield
+        except StorageAwayError as error:
+            self._away = error
 
     def _note(self, batch: Any) -> bool:
         """Whether there is something to evaluate in a batch."""
@@ -114,6 +126,7 @@ class Readable:
 
         Raises:
             ValueError: something could not, and ``judge`` needs all samples, or nothing could.
+            StorageAwayError: on all ranks, a storage did not answer.
         """
         self._report(len(self.failures) + self._num_read)
 
@@ -133,7 +146,7 @@ class Readable:
             num_workers=min(self.loader.num_workers, len(rows)),
             multiprocessing_context=self.loader.multiprocessing_context,
         )
-        with naming_fatal_files(self.runner, self.loader.dataset, self.key):
+        with self._watching():
             for sample in opening:
                 self._note(sample)
                 if time.monotonic() - begin > seconds:
@@ -141,6 +154,7 @@ class Readable:
         self._report(len(rows), f' in {time.monotonic() - begin:.1f} s')
 
     def _report(self, size: int, opened: str = '') -> None:
+        raise_together(self._away)
         shares = all_gather_object((self.failures, self._num_read, size))
         failures = [failure for share, _, _ in shares for failure in share]
         tried, size = len(failures) + sum(read for _, read, _ in shares), sum(size for _, _, size in shares)
@@ -182,3 +196,20 @@ class _Opening(Dataset):
             return {'failures': [], 'ids': [row]}
         found = {key: sample[key] for key in ('source', 'failures') if key in sample}
         return {**found, 'ids': [row] * has_clip(sample)}
+
+
+def raise_together(error: StorageAwayError | None) -> None:
+    """Raise on all ranks what any of them met; all call it at the same place.
+
+    Raises:
+        StorageAwayError: any rank has an error.
+    """
+    met = [x for x in dist.all_gather_object(error and (type(error), message_of(error))) if x]
+    if met:
+        kind, message = max(met, key=lambda pair: pair[0] is not StorageAwayError)  # one that stays comes first
+        raise error or kind(message)
+
+
+def message_of(error: StorageAwayError) -> str:
+    """What it says, without what a loader's worker writes around it."""
+    return str(error).strip().splitlines()[-1].removeprefix(f'{type(error).__module__}.{type(error).__name__}: ')

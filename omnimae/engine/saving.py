@@ -42,11 +42,11 @@ from .compat import (
     exit_together,
     find_latest_checkpoint,
     loaded_path,
-    message_of,
     wait_until_written,
     written_later,
 )
 from .hooks import class_names, unwrapped
+from .reading import message_of
 from .sharding import ShardedOptimizer
 
 
