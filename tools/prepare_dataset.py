@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import time
 from collections.abc import Sequence
 
@@ -17,7 +18,10 @@ from omnimae.data.benchmarks import BENCHMARKS
 from omnimae.data.cifar10 import make_cifar10
 from omnimae.data.demo import make_demo, make_maps
 from omnimae.data.motion import make_small
+from omnimae.data.packing import pack
+from omnimae.data.parts import Part
 from omnimae.data.preparation import prepare, prepare_aligned
+from omnimae.data.storage.shards import index, root_of
 
 
 def add_demo(datasets: argparse._SubParsersAction) -> None:
@@ -98,6 +102,7 @@ def add_multimae(datasets: argparse._SubParsersAction) -> None:
         default='stored',
         help="how pictures that EXIF turns and their labels lie on each other, see AlignedDataset; default: 'stored'",
     )
+    add_parts(parser)
     parser.set_defaults(run=prepare_multimae)
 
 
@@ -105,7 +110,12 @@ def prepare_multimae(args: argparse.Namespace) -> None:
     """Check the samples and say what lacks."""
     kinds: dict[str, dict] = dict(rgb={}, depth={}, semseg=dict(kind='classes', num_classes=args.num_classes))
     modalities = {name: kinds[name] for name in args.modalities}
-    prepared = prepare_aligned(args.root, modalities, aligned_as=args.aligned_as, workers=args.workers)
+    prepared = prepare_aligned(
+        args.root, modalities, aligned_as=args.aligned_as, part=args.part, merge=args.merge, workers=args.workers
+    )
+    if isinstance(prepared, int):
+        print(f'{args.root}: part {args.part}, {prepared} samples checked')
+        return
     print(f'{prepared.list}: {prepared.kept} samples')
     for name, count in prepared.lacking.items():
         print(f'{count} without {name}')
@@ -133,18 +143,102 @@ def add_benchmark(datasets: argparse._SubParsersAction, name: str) -> None:
     if benchmark.num_folds > 1:
         folds = range(1, benchmark.num_folds + 1)
         parser.add_argument('--fold', type=int, choices=folds, help="which of the authors' splits; default: 1")
+    add_parts(parser)
     parser.set_defaults(run=prepare_benchmark, short_side=None, fold=1)
 
 
 def prepare_benchmark(args: argparse.Namespace) -> None:
     """Write the lists of a benchmark and say what they hold."""
     benchmark = BENCHMARKS[args.dataset]
-    prepared = prepare(args.dataset, args.root, fold=args.fold, short_side=args.short_side, workers=args.workers)
+    prepared = prepare(
+        args.dataset,
+        args.root,
+        fold=args.fold,
+        short_side=args.short_side,
+        part=args.part,
+        merge=args.merge,
+        workers=args.workers,
+    )
+    if isinstance(prepared, int):
+        print(f'{args.root}: part {args.part}, {prepared} files checked')
+        return
     for split, kept in prepared.kept.items():
         left_out = prepared.left_out[split]
         rest = f', {left_out} left out, see {prepared.report}' if left_out else ''
         print(f'{os.path.join(args.root, benchmark.list_name(split))}: {kept} {benchmark.modality}s{rest}')
     print(f'{os.path.join(args.root, "classes.txt")}: {prepared.num_classes} classes of {benchmark.num_classes}')
+
+
+def add_shard(datasets: argparse._SubParsersAction) -> None:
+    """The subcommand `shard`: the data below a folder as a few tar archives, which are read without unpacking.
+
+    Packs images, videos and .npy maps, copies lists (.txt, .csv, ...) that lie directly in ROOT, and reads all back.
+    Configs then take the new folder for the old one, and nothing else changes. An interrupted run goes on.
+    Of a ROOT that holds .tar archives already, as of WebDataset, it only writes their index.
+    """
+    layout = inspect.getdoc(add_shard)
+    parser = datasets.add_parser(
+        'shard',
+        help=layout.splitlines()[0],
+        description=layout,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--out', help='folder of the archives; default: ROOT_shards')
+    parser.add_argument('--size', type=parse_size, default='1GB', help='of an archive; default: 1GB')
+    add_parts(parser)
+    parser.set_defaults(run=prepare_shards)
+
+
+def prepare_shards(args: argparse.Namespace) -> None:
+    """Write the archives, or the index of those that are there."""
+    root = os.path.abspath(args.root)
+    if root_of(root) is not None and args.out is None:
+        columns = index(root)
+        print(f'{args.root}: {len(columns["names"])} files in {len(columns["archives"])} archives')
+        return
+    out = args.out or f'{root}_shards'
+    packed = pack(root, out, size=args.size, part=args.part, merge=args.merge, workers=args.workers)
+    part = '' if args.part is None else f'part {args.part}, '
+    print(f'{out}: {part}{packed.files} files in {packed.archives} archives, {packed.written} of them new')
+    if packed.copied:
+        print(f'copied: {", ".join(packed.copied)}')
+    if packed.passed_over:
+        print(f'passed over {packed.passed_over} files that are no images, videos or maps')
+
+
+def parse_size(text: str) -> int:
+    """'1GB' or '500 MB' -> bytes."""
+    words = re.fullmatch(r'([0-9.]+) ?([KMGT]?)(i?)B?', text.strip(), re.IGNORECASE)
+    try:
+        number = float(words[1]) if words else 0.0
+    except ValueError:
+        number = 0.0
+    size = (
+        int(number * (1024 if words and words[3] else 1000) ** ' KMGT'.index(words[2].upper() or ' ')) if words else 0
+    )
+    if size < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no size. Write 1GB or 500MB.')
+    return size
+
+
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    """The arguments that share the work out to several machines."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        '--part',
+        type=parse_part,
+        metavar='NUMBER/TOTAL',
+        help='do this part of the work only, 3/16 the third of sixteen; each machine another one, in the same ROOT',
+    )
+    either.add_argument('--merge', type=int, metavar='TOTAL', help='put together what so many parts made')
+
+
+def parse_part(text: str) -> Part:
+    """'3/16' -> the part."""
+    try:
+        return Part.of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -155,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_cifar10(datasets)
     add_small(datasets)
     add_multimae(datasets)
+    add_shard(datasets)
     for name in BENCHMARKS:
         add_benchmark(datasets, name)
     for dataset in datasets.choices.values():

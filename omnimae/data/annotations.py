@@ -51,11 +51,16 @@ def scan_folder(
 ) -> Rows:
     """All files below ``root``, sorted; its sub-folders are the classes, unless a file lies in ``root`` itself.
 
+    Of shards with .cls files these are the labels: class indices, or names.
+
     Raises:
         ValueError: as of `scan_files`, folders that are not the given ``classes``, or, if none are given, a sub-folder
             without a file: its class would be missing, and others would take its number.
     """
     paths, others = _scan(root, extensions, backend_args)
+    beside = storage.labels_beside(root, paths, backend_args)
+    if beside is not None:
+        return _with_labels_beside(root, paths, beside, classes)
     outside = next((path for path in paths if '/' not in path), None)
     if outside is not None and classes is not None:
         raise ValueError(f'root={root!r} has a file outside the class folders, {outside!r}. Move it, or drop classes.')
@@ -69,6 +74,24 @@ def scan_folder(
     if unknown := sorted(set(folders) - set(classes)):
         raise ValueError(f'root={root!r} has folders that are not in classes, {unknown[:3]}. Add them to classes.')
     return Rows(paths, [index[folder] for folder in folders], classes)
+
+
+def _with_labels_beside(
+    root: str, paths: list[str], beside: Sequence[str | None], classes: Sequence[str] | None
+) -> Rows:
+    texts = [text for text in beside if text is not None]
+    if len(texts) < len(beside):
+        path = paths[beside.index(None)]
+        raise ValueError(f'root={root!r}: {path!r} has no .cls file, and {len(texts)} others have one. Complete them.')
+    known = None if classes is None else tuple(classes)
+    if known is None and not all(re.fullmatch('[0-9]{1,18}', text) for text in set(texts)):
+        known = tuple(sorted(set(texts)))
+    index = {name: label for label, name in enumerate(known or ())}
+    try:
+        return Rows(paths, [index[text] if text in index else _int64(text) for text in texts], known)
+    except ValueError:
+        path, text = next(pair for pair in zip(paths, texts, strict=True) if pair[1] not in index)
+        raise ValueError(f'root={root!r}: the label {text!r} of {path!r} is not in classes. Add it.') from None
 
 
 def scan_files(root: str, extensions: Sequence[str], backend_args: dict | None = None) -> list[str]:

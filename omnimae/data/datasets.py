@@ -109,7 +109,7 @@ class FileDataset(Dataset):
             raise ValueError(f'replicas={replicas} makes no crop. Give 1 or more.')
         self.root = root
         self.replicas = replicas
-        self.backend_args = backend_args
+        self.backend_args = storage.backend_args_of(root, backend_args)
         self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
         extensions = self.default_extensions if extensions is None else extensions
         if isinstance(classes, str):
@@ -118,7 +118,7 @@ class FileDataset(Dataset):
         if ann_file is None and select is not None:
             raise ValueError(f'select={select!r} picks lines of an ann_file, and there is none. Give it, or no select.')
         if ann_file is None:
-            rows = self._scan(root, extensions, **about)
+            rows = self._scan(root, extensions, **about | dict(backend_args=self.backend_args))
         else:
             rows = self._read_list(ann_file, extensions, select=select, allow_outside=allow_outside, **about)
         self.skip = skip

@@ -31,6 +31,7 @@ from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
+from omnimae.data.parts import Part, merge_results, parts_of, remove_results, write_results
 from omnimae.data.reencode import reencode
 
 
@@ -50,8 +51,20 @@ class Prepared(NamedTuple):
     report: Path
 
 
-def prepare(name: str, root: str | Path, *, fold: int = 1, short_side: int | None = None, workers: int = 1) -> Prepared:
+def prepare(
+    name: str,
+    root: str | Path,
+    *,
+    fold: int = 1,
+    short_side: int | None = None,
+    part: Part | None = None,
+    merge: int | None = None,
+    workers: int = 1,
+) -> Prepared | int:
     """Read the annotation of a benchmark below ``root``, check its files and write its lists.
+
+    Several machines that share ``root`` can do a ``part`` each. Then one of them merges what they found and writes the
+    lists, which are those of a single machine.
 
     Args:
         name: a key of `BENCHMARKS`.
@@ -59,10 +72,16 @@ def prepare(name: str, root: str | Path, *, fold: int = 1, short_side: int | Non
         fold: which of several ways to split training and testing, counted from 1 as the authors do.
         short_side: write copies of the videos with a short side of at most so many pixels to ``videos_SIZE`` and list
             those; None lists the originals.
+        part: check and copy these files only, and write no list.
+        merge: take what so many parts found.
         workers: processes.
 
+    Returns:
+        What was made; of a part, how many files it has looked at.
+
     Raises:
-        ValueError: a folder or an annotation that cannot be used, or a split of which no file can be used.
+        ValueError: a folder or an annotation that cannot be used, a split of which no file can be used, or a part that
+            is missing.
     """
     benchmark, root = BENCHMARKS[name], Path(root)
     if not root.is_dir():
@@ -73,14 +92,20 @@ def prepare(name: str, root: str | Path, *, fold: int = 1, short_side: int | Non
         raise ValueError(f'fold={fold}, and {name} has {benchmark.num_folds}. Count from 1.')
     annotation = benchmark.read(root) if benchmark.num_folds == 1 else benchmark.read(root, fold)
     paths = sorted({item.path for items in annotation.splits.values() for item in items})
-    # a copy that can be made has been read to its end
-    checks = check_files(root, paths, benchmark.modality, in_full=short_side is None, workers=workers)
+    about = [name, fold, short_side, paths]
+    if merge is not None:
+        found = merge_results(root, merge, about, paths)
+        checks = {path: Check(*values) for path, values in found.items()}
+        _merge_logs(root, merge, paths)
+    else:
+        mine = paths if part is None else part.take(paths)
+        checks = _check_and_copy(root, mine, benchmark.modality, short_side, part, workers)
+    if part is not None:
+        write_results(root, part, about, checks)
+        return len(checks)
     listed = {path: path for path in paths}
     if short_side is not None:
-        usable = [path for path in paths if not checks[path].reason]
-        listed |= (copies := {path: _copy_path(path, short_side) for path in usable})
-        for path, failure in reencode_files(root, copies, short_side, workers=workers).items():
-            checks[path] = checks[path]._replace(reason=failure)
+        listed |= {path: _copy_path(path, short_side) for path in paths if not checks[path].reason}
     left_out = {
         split: [(item, reason) for item in items if (reason := _why_not(item, checks[item.path]))]
         for split, items in annotation.splits.items()
@@ -108,7 +133,22 @@ def prepare(name: str, root: str | Path, *, fold: int = 1, short_side: int | Non
     _write_lines(root / 'classes.txt', annotation.classes)
     if annotation.actions:
         _write_csv(root / 'actions.csv', ('action', 'verb', 'noun'), annotation.actions)
+    if merge is not None:
+        remove_results(root, merge)
     return Prepared(kept, {split: len(pairs) for split, pairs in left_out.items()}, len(annotation.classes), report)
+
+
+def _check_and_copy(
+    root: Path, paths: Sequence[str], modality: str, short_side: int | None, part: Part | None, workers: int
+) -> dict[str, Check]:
+    """What is known about each file after it was checked and, where asked for, copied."""
+    # a copy that can be made has been read to its end
+    checks = check_files(root, paths, modality, in_full=short_side is None, part=part, workers=workers)
+    if short_side is not None:
+        copies = {path: _copy_path(path, short_side) for path in paths if not checks[path].reason}
+        for path, failure in reencode_files(root, copies, short_side, workers=workers).items():
+            checks[path] = checks[path]._replace(reason=failure)
+    return checks
 
 
 def _line(item: Item, path: str, list_root: str) -> str:
@@ -154,8 +194,10 @@ def prepare_aligned(
     modalities: Mapping[str, Mapping[str, Any]],
     *,
     aligned_as: str = 'stored',
+    part: Part | None = None,
+    merge: int | None = None,
     workers: int = 1,
-) -> PreparedAligned:
+) -> PreparedAligned | int:
     """Check that every picture below ``root`` has all its modalities, as an `AlignedDataset` reads them.
 
     Writes ``aligned_list.txt``, an ann_file of an `AlignedDataset`, and ``left_out.csv``.
@@ -164,10 +206,12 @@ def prepare_aligned(
         root: folder of the modalities' folders.
         modalities: as of `AlignedDataset`.
         aligned_as: as of `AlignedDataset`.
+        part: as of `prepare`.
+        merge: as of `prepare`.
         workers: processes.
 
     Raises:
-        ValueError: a folder that cannot be used, or no sample that is whole.
+        ValueError: a folder that cannot be used, no sample that is whole, or a part that is missing.
     """
     root = Path(root)
     check_aligned_as(aligned_as)
@@ -178,20 +222,32 @@ def prepare_aligned(
     stems = sorted(set().union(*found.values()))
     lacks = {stem: [name for name in folders if stem not in found[name]] for stem in stems}
     complete = [{folder: found[name][stem] for name, folder in folders.items()} for stem in stems if not lacks[stem]]
-    faults: dict[str, str] = {}
     first = next(iter(folders.values()))
-    work = partial(_check_aligned, str(root), known, aligned_as)
-    for chunk, results in _in_parallel(work, complete, 64, workers, 'Checking samples'):
-        faults |= {files[first]: fault for files, fault in zip(chunk, results, strict=True) if fault}
+    names = [files[first] for files in complete]
+    about = [{name: [*modality] for name, modality in known.items()}, aligned_as, complete]
+    checked: dict[str, str | None] = {}
+    if merge is not None:
+        checked = merge_results(root, merge, about, names)
+    else:
+        work = partial(_check_aligned, str(root), known, aligned_as)
+        mine = complete if part is None else part.take(complete)
+        for chunk, results in in_parallel(work, mine, 64, workers, 'Checking samples'):
+            checked |= {files[first]: fault for files, fault in zip(chunk, results, strict=True)}
+    if part is not None:
+        write_results(root, part, about, checked)
+        return len(checked)
+    faults = {name: fault for name, fault in checked.items() if fault}
     report, kept = root / 'left_out.csv', [files[first] for files in complete if files[first] not in faults]
-    lines = [(stem, f'no file of {", ".join(names)}') for stem, names in lacks.items() if names]
+    lines = [(stem, f'no file of {", ".join(lacking)}') for stem, lacking in lacks.items() if lacking]
     _write_csv(report, ('sample', 'reason'), sorted([*lines, *faults.items()]))
     if not kept:
         raise ValueError(f'{root}: none of {len(stems)} samples is whole. See {report}.')
     listed = root / 'aligned_list.txt'
     _write_lines(listed, kept)
-    lacking = {name: sum(name in names for names in lacks.values()) for name in folders}
-    return PreparedAligned(len(kept), lacking, len(faults), listed, report)
+    if merge is not None:
+        remove_results(root, merge)
+    counts = {name: sum(name in lacking for lacking in lacks.values()) for name in folders}
+    return PreparedAligned(len(kept), counts, len(faults), listed, report)
 
 
 def _check_aligned(
@@ -228,17 +284,27 @@ class Check(NamedTuple):
 
 
 def check_files(
-    root: Path, paths: Sequence[str], modality: str, *, in_full: bool = True, workers: int = 1
+    root: Path,
+    paths: Sequence[str],
+    modality: str,
+    *,
+    in_full: bool = True,
+    part: Part | None = None,
+    workers: int = 1,
 ) -> dict[str, Check]:
     """Whether each file is there and can be read: every frame, or of videos without ``in_full`` the ends and the first.
 
     What training would refuse may lie in any frame. To decode all costs about what an epoch of training costs.
 
-    Results are appended to ``checked_files.jsonl`` as they come. A good file of the same size and time as then is not
-    checked again; one that could not be read is, for it may have been the network or a time limit.
+    Results are appended to ``checked_files.jsonl`` as they come, those of a part to a file of its own. A good file of
+    the same size and time as then is not checked again; one that could not be read is, for it may have been the
+    network or a time limit.
     """
     log = root / 'checked_files.jsonl'
     known = _read_log(log)
+    if part is not None:
+        log = part.file(root, 'checked_files')
+        known |= _read_log(log)
     stats = _stat_files(root, paths, workers)
     checks = {path: Check(reason='the file is missing') for path in paths if stats[path] is None}
     there = [path for path in paths if stats[path] is not None]
@@ -249,7 +315,7 @@ def check_files(
     todo = [path for path in there if path not in checks]
     work = partial(_check_chunk, str(root), modality, in_full)
     with open(log, 'a', encoding='utf-8') as file:
-        for chunk, results in _in_parallel(work, todo, 64 if modality == 'image' else 8, workers, 'Checking files'):
+        for chunk, results in in_parallel(work, todo, 64 if modality == 'image' else 8, workers, 'Checking files'):
             checks |= dict(zip(chunk, results, strict=True))
             rows = ((path, stats[path], *result, in_full) for path, result in zip(chunk, results, strict=True))
             file.write(''.join(f'{json.dumps(row)}\n' for row in rows))
@@ -265,7 +331,7 @@ def reencode_files(root: Path, copies: dict[str, str], short_side: int, *, worke
         folder.mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
     work = partial(_reencode_chunk, str(root), short_side)
-    for chunk, results in _in_parallel(work, todo, 1, workers, f'Re-encoding to {short_side}'):
+    for chunk, results in in_parallel(work, todo, 1, workers, f'Re-encoding to {short_side}'):
         reasons |= {path: reason for (path, _), reason in zip(chunk, results, strict=True) if reason}
     return reasons
 
@@ -304,6 +370,16 @@ def _reencode_chunk(root: str, short_side: int, pairs: Sequence[tuple[str, str]]
     return reasons
 
 
+def _merge_logs(root: Path, count: int, paths: Sequence[str]) -> None:
+    """Append what all parts noted to the log, in the order of one machine."""
+    files = [file for part in parts_of(count) if (file := part.file(root, 'checked_files')).exists()]
+    lines = {json.loads(line)[0]: line for file in files for line in read_lines(file) if line.endswith(']')}
+    with open(root / 'checked_files.jsonl', 'a', encoding='utf-8') as log:
+        log.write(''.join(f'{lines[path]}\n' for path in paths if path in lines))
+    for file in files:
+        file.unlink()
+
+
 def _read_log(log: Path) -> dict[str, tuple[list[int], Check, bool]]:
     known = {}
     for line in read_lines(log) if log.exists() else ():
@@ -333,7 +409,7 @@ def _stat(path: str) -> list[int] | None:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _in_parallel(
+def in_parallel(
     function: Callable[[Sequence], list], todo: Sequence, chunk_size: int, workers: int, what: str
 ) -> Iterator[tuple[Sequence, list]]:
     """Chunks of ``todo`` and what the function makes of each, in order, with a progress bar."""

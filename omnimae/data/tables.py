@@ -150,11 +150,13 @@ def write_table(file: str | os.PathLike, about: Any, columns: Columns) -> None:
     for name, array in arrays.items():
         layout[name] = array.dtype.str, array.shape, size
         size += _padded(array.nbytes)
-    head = MAGIC + json.dumps(dict(about=about, names=[*columns], arrays=layout, size=size)).encode() + b'\n'
+    head = json.dumps(dict(about=about, names=[*columns], arrays=layout)).encode()
+    start = _padded(len(MAGIC) + 16 + len(head))
+    head = MAGIC + np.array([start, size], '<i8').tobytes() + head
     part = f'{file}.{socket.gethostname()}.{os.getpid()}.part'
     try:
         with open(part, 'wb') as out:
-            out.write(head.ljust(_padded(len(head))))
+            out.write(head.ljust(start))
             for array in arrays.values():
                 out.write(np.ascontiguousarray(array).data)
                 out.write(bytes(_padded(array.nbytes) - array.nbytes))
@@ -168,36 +170,35 @@ def write_table(file: str | os.PathLike, about: Any, columns: Columns) -> None:
 def read_table(file: str | os.PathLike, about: Any) -> Columns | None:
     """The columns of a file, mapped into memory; None if there is no such file, or one about something else."""
     try:
-        with open(file, 'rb') as opened:
-            head = opened.readline(64), opened.readline(2**24)
-        data = np.memmap(file, np.uint8, 'r')
-        return columns_of(np.asarray(data), head[1], about) if head[0] == MAGIC else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return parse_table(np.asarray(np.memmap(file, np.uint8, 'r')), about)
+    except (OSError, ValueError):
         return None
 
 
-def columns_of(data: NDArray[np.uint8], head: bytes, about: Any) -> Columns | None:
-    """The columns in the bytes of a table; None if they are about something else.
-
-    Raises:
-        ValueError: damaged.
-    """
-    told = json.loads(head)
-    start = _padded(len(MAGIC) + len(head))
-    if told['about'] != json.loads(json.dumps(about)) or start + told['size'] != len(data):
+def parse_table(data: bytes | NDArray[np.uint8], about: Any = None) -> Columns | None:
+    """The columns in the bytes of a table; None if they are none, or about something else."""
+    data = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    try:
+        start, size = np.frombuffer(data[len(MAGIC) : len(MAGIC) + 16].tobytes(), '<i8').tolist()
+        if data[: len(MAGIC)].tobytes() != MAGIC or start + size != len(data):
+            return None
+        told = json.loads(data[len(MAGIC) + 16 : start].tobytes())
+        if about is not None and told['about'] != json.loads(json.dumps(about)):
+            return None
+        arrays = {}
+        for name, (kind, shape, begin) in told['arrays'].items():
+            dtype = np.dtype(kind)
+            end = start + begin + dtype.itemsize * int(np.prod(shape))
+            arrays[name] = data[start + begin : end].view(dtype).reshape(shape)
+        return {name: _column(name, arrays) for name in told['names']}
+    except (ValueError, KeyError, TypeError):
         return None
-    arrays = {}
-    for name, (kind, shape, begin) in told['arrays'].items():
-        dtype = np.dtype(kind)
-        end = start + begin + dtype.itemsize * int(np.prod(shape))
-        arrays[name] = data[start + begin : end].view(dtype).reshape(shape)
 
-    def column(name: str) -> Any:
-        if f'{name}.text' in arrays:
-            return StringTable.of_buffers(arrays[f'{name}.text'], arrays[f'{name}.ends'])
-        return arrays.get(name)
 
-    return {name: column(name) for name in told['names']}
+def _column(name: str, arrays: Mapping[str, NDArray]) -> Any:
+    if f'{name}.text' in arrays:
+        return StringTable.of_buffers(arrays[f'{name}.text'], arrays[f'{name}.ends'])
+    return arrays.get(name)
 
 
 def _padded(size: int) -> int:

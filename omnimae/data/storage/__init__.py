@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -18,12 +18,15 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from omnimae.data.storage import http  # noqa: F401  # registers its backend
 from omnimae.data.storage.local import LocalFile, read_from_disk
 from omnimae.data.storage.patience import UNREACHABLE, insist, remember_root
+from omnimae.data.storage.shards import ShardsBackend, root_of
 
 __all__ = [
     'LocalFile',
+    'backend_args_of',
     'exists',
     'insist',
     'is_local',
+    'labels_beside',
     'list_files',
     'local_copy',
     'read',
@@ -44,7 +47,12 @@ def read(
     path = os.fspath(path)
 
     def probe(other: str) -> None:
-        read_from_disk(other) if is_local(other, backend_args) else _read(other, backend_args, 0, 1)
+        backend = _backend(other, backend_args)
+        held_by = backend.archive_of(other) if isinstance(backend, ShardsBackend) else other
+        if is_local(held_by, None if isinstance(backend, ShardsBackend) else backend_args):
+            read_from_disk(held_by)
+        else:
+            _read(other, backend_args, 0, 1)
 
     return insist(lambda: _read(path, backend_args, start, stop), path, probe=probe)
 
@@ -91,6 +99,23 @@ def local_copy(path: str, backend_args: dict[str, Any] | None = None) -> Iterato
         file.write(read(path, backend_args))
         file.flush()
         yield file.name
+
+
+def backend_args_of(root: str, backend_args: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """How files below ``root`` are read: as given, or of a local folder of archives as `shards` does.
+
+    Raises:
+        ValueError: compressed archives.
+    """
+    if backend_args is None and is_local(root) and root_of(root) is not None:
+        return dict(backend='shards')
+    return backend_args
+
+
+def labels_beside(root: str, paths: Sequence[str], backend_args: dict[str, Any] | None) -> list[str | None] | None:
+    """Labels that the storage keeps of files below ``root``, as text; None if it keeps none."""
+    backend = _backend(root, backend_args)
+    return backend.labels(root, paths) if isinstance(backend, ShardsBackend) else None
 
 
 def is_local(path: str, backend_args: dict[str, Any] | None = None) -> bool:

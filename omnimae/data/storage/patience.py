@@ -162,6 +162,8 @@ def _others_can_be_read(path: str, probe: Callable[[str], object] | None) -> boo
         try:
             with os.scandir(os.path.dirname(path) or '.') as entries:
                 others += [entry.path for _, entry in zip(range(8), entries, strict=False) if entry.is_file()]
+        except FileNotFoundError:  # a folder in an archive
+            pass
         except OSError:
             return False
     for other in others:

@@ -1,0 +1,468 @@
+"""Shards: many files in a few tar archives, as WebDataset packs them, read where they lie.
+
+A folder that holds archives and no other data is read as if it held their members: ``ROOT/NAME`` is the member NAME of
+one of ``ROOT/*.tar``. What lies where is read once, from the archives' headers, and kept in ``ROOT/shards.index``. Of a
+web server the index is fetched, and of the archives only the bytes of the members.
+
+A member's name is only a name. It is written as ``tar`` would unpack it, without a leading ``/`` and without ``..``,
+and no file is ever opened by it. Names that several archives have tell the archive too: ``a.jpg`` of ``x.tar`` is
+``a~x.jpg`` then. A label may stand beside a file, as WebDataset has it: ``a.cls`` with the class of ``a.jpg``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import posixpath
+import tarfile
+import threading
+from bisect import bisect_left
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from mmengine.fileio import BaseStorageBackend, get_file_backend, register_backend
+from mmengine.logging import print_log
+
+from omnimae.data.storage.patience import remember_root
+from omnimae.data.tables import Columns, StringTable, parse_table, stored
+
+INDEX = 'shards.index'
+LISTS = ('.txt', '.csv', '.json', '.jsonl', '.tsv', '.md')  # what may lie beside archives
+PACKED = ('.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tar.xz', '.txz', '.tar.zst', '.tar.lz4')
+MAX_OPEN = 64  # archives that a process keeps open
+
+_lock = threading.RLock()
+_known: dict[str, Shards] = {}  # by the root
+
+
+class Member(NamedTuple):
+    """A file in an archive.
+
+    Attributes:
+        name: as it is listed.
+        begin: where its bytes are.
+        size: how many they are.
+        time: of its last change, in seconds.
+    """
+
+    name: str
+    begin: int
+    size: int
+    time: int
+
+
+def is_sharded(folder: str) -> bool:
+    """Whether a local folder holds archives, and no other data.
+
+    Raises:
+        ValueError: compressed archives.
+    """
+    packed, archives = [], False
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name.lower()
+                if name.startswith('.') or name == INDEX or name.endswith((*LISTS, '.part')):
+                    continue
+                if name.endswith(PACKED):
+                    packed.append(entry.name)
+                elif name.endswith('.tar') and entry.is_file():
+                    archives = True
+                else:
+                    return False
+    except OSError:
+        return False
+    if packed:
+        raise ValueError(
+            f'{os.path.join(folder, min(packed))} is compressed, so its members cannot be read where they lie. Unpack '
+            f'the compression (gunzip, unxz, zstd -d) of the {len(packed)} archives: images and videos have their own.'
+        )
+    return archives
+
+
+def root_of(path: str) -> str | None:
+    """The folder of archives that a local path lies in, or is."""
+    while not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        if parent == path:
+            return None
+        path = parent or '.'
+    return path if is_sharded(path) else None
+
+
+@register_backend('shards')
+class ShardsBackend(BaseStorageBackend):
+    """Members of archives by address. What is no member is read as the file that it is: a list beside the archives."""
+
+    def get(self, filepath: str) -> bytes:
+        """The whole file."""
+        return self.get_range(filepath)
+
+    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        """The whole file, decoded."""
+        return self.get(filepath).decode(encoding)
+
+    def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes [start, stop) of a file, as many of them as it has."""
+        shards, name = _locate(filepath)
+        row = shards.find(name)
+        if row is None:
+            data = get_file_backend(filepath, enable_singleton=True).get(filepath)
+            return data[start:stop]
+        return shards.read(row, start, stop)
+
+    def exists(self, filepath: str) -> bool:
+        """Whether there is such a member, or a file beside the archives."""
+        shards, name = _locate(filepath)
+        if shards.find(name) is not None or shards.has_folder(name):
+            return True
+        backend = get_file_backend(filepath, enable_singleton=True)
+        return backend.exists(filepath)
+
+    def isdir(self, filepath: str) -> bool:
+        """Whether this is the folder of the archives, as they are now, or one in them."""
+        global _known
+        shards, name = _locate(filepath)
+        with _lock:
+            _known = {root: known for root, known in _known.items() if known is not shards}
+        shards, name = _locate(filepath)
+        return not name or shards.has_folder(name)
+
+    def list_dir_or_file(self, filepath: str, list_dir: bool = False, recursive: bool = True) -> Iterator[str]:
+        """Names of the members below a folder, relative to it."""
+        shards, name = _locate(filepath)
+        return shards.names_below(name)
+
+    def labels(self, root: str, names: Sequence[str]) -> list[str | None] | None:
+        """The text of each member's .cls file; None if no archive has such files."""
+        shards, folder = _locate(root)
+        return shards.labels([posixpath.join(folder, name) for name in names])
+
+    def archive_of(self, filepath: str) -> str:
+        """The archive that a member is in."""
+        shards, name = _locate(filepath)
+        row = shards.find(name)
+        return filepath if row is None else shards.archives[shards.archive[row]]
+
+
+def _locate(path: str) -> tuple[Shards, str]:
+    """The shards that an address leads into, and the name in them.
+
+    Raises:
+        ValueError: no folder of archives on the way.
+    """
+    global _known
+    path = path.rstrip('/') if '://' in path else os.path.abspath(path)
+    for root, shards in _known.items():
+        if path.startswith(f'{root}/') or path == root:
+            return shards, path[len(root) + 1 :]
+    with _lock:
+        shards = Shards.at(path)
+        _known = {**_known, shards.root: shards}  # another dict, for one that a thread goes through must not grow
+    return shards, path[len(shards.root) + 1 :]
+
+
+class Shards:
+    """The members of all archives of a folder.
+
+    Args:
+        root: the folder.
+        columns: as of `index`.
+    """
+
+    def __init__(self, root: str, columns: Columns):
+        self.root = root
+        self.names: StringTable = columns['names']
+        self.archive, self.begins, self.sizes = columns['archive'], columns['begins'], columns['sizes']
+        self.archives = [posixpath.join(root, name) for name in columns['archives']]
+        self.stats = columns['stats']
+        self._label, self._labels = columns['label'], columns['labels']
+
+    @classmethod
+    def at(cls, path: str) -> Shards:
+        """Those that an address leads into.
+
+        Raises:
+            ValueError: there are none.
+            OSError: an archive or the index cannot be read.
+        """
+        if '://' in path:
+            return cls._of_server(path)
+        root = root_of(path)
+        if root is None:
+            raise ValueError(f'{path!r} is neither in a folder of .tar files nor one. Correct root or backend_args.')
+        remember_root(root)
+        return cls(root, index(root))
+
+    @classmethod
+    def _of_server(cls, path: str) -> Shards:
+        root = path
+        while '://' in posixpath.dirname(root):
+            address = f'{root}/{INDEX}'
+            with suppress(FileNotFoundError):
+                columns = parse_table(get_file_backend(address, enable_singleton=True).get(address))
+                if columns is None:
+                    raise ValueError(f'{address} is no index of shards. Make it again, where the archives are.')
+                return cls(root, columns)
+            root = posixpath.dirname(root)
+        raise ValueError(
+            f'{path} leads to no {INDEX}, by which archives on a server are read. Write it where they are, with '
+            f'tools/prepare_dataset.py shard --root FOLDER, and put it beside them.'
+        )
+
+    def find(self, name: str) -> int | None:
+        """The row of a member."""
+        row = bisect_left(self.names, name)
+        return row if row < len(self.names) and self.names[row] == name else None
+
+    def has_folder(self, name: str) -> bool:
+        """Whether a member's name begins with this folder."""
+        row = bisect_left(self.names, f'{name}/')
+        return row < len(self.names) and self.names[row].startswith(f'{name}/')
+
+    def names_below(self, folder: str) -> Iterator[str]:
+        """Names in a folder, relative to it, in order, but for those that begin with a dot."""
+        if not folder:
+            yield from (name for name in self.names if not name.startswith('.') and '/.' not in name)
+            return
+        for row in range(bisect_left(self.names, f'{folder}/'), len(self.names)):
+            name = self.names[row]
+            if not name.startswith(f'{folder}/'):
+                return
+            name = name[len(folder) + 1 :]
+            if not name.startswith('.') and '/.' not in name:
+                yield name
+
+    def labels(self, names: Sequence[str]) -> list[str | None] | None:
+        """As of `ShardsBackend.labels`."""
+        if self._label is None:
+            return None
+        texts = [*self._labels, None]
+        codes = dict(zip(self.names, self._label.tolist(), strict=True))
+        return [texts[codes.get(name, -1)] for name in names]
+
+    def read(self, row: int, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes [start, stop) of a member.
+
+        Raises:
+            OSError: the archive is gone, or another one than the index tells of.
+        """
+        size = int(self.sizes[row])
+        stop = size if stop is None else min(stop, size)
+        if start >= stop:
+            return b''
+        number, begin = int(self.archive[row]), int(self.begins[row])
+        path, stat = self.archives[number], self.stats[number]
+        if '://' in path:
+            data = get_file_backend(path, enable_singleton=True).get_range(path, begin + start, begin + stop)
+        else:
+            data = _files.read(path, stat, begin + start, stop - start)
+        if len(data) < stop - start:
+            raise OSError(errno.EINVAL, f'ends in the middle of {self.names[row]!r}, and was longer once', path)
+        return data
+
+
+class _Files:
+    """Open archives, a bounded number of them; threads share them, and processes after a fork."""
+
+    def __init__(self) -> None:
+        self._opened: OrderedDict[tuple[str, int], _File] = OrderedDict()
+
+    def read(self, path: str, stat: Sequence[int], begin: int, size: int) -> bytes:
+        """Bytes of an archive that has this size and this time of change, as many of them as it has."""
+        key = path, int(stat[1])
+        with _lock:
+            file = self._opened.get(key)
+            if file is None:
+                file = self._opened[key] = _File(path, stat)
+                while len(self._opened) > MAX_OPEN:
+                    self._opened.popitem(last=False)  # closed when the last thread has read from it
+            else:
+                self._opened.move_to_end(key)
+        parts = []
+        try:
+            while size and (part := os.pread(file.number, size, begin)):  # it may give less than all
+                parts.append(part)
+                begin, size = begin + len(part), size - len(part)
+        except OSError:  # what is stale stays it: the next attempt opens it anew
+            with _lock:
+                self._opened.pop(key, None)
+            raise
+        return parts[0] if len(parts) == 1 else b''.join(parts)
+
+
+class _File:
+    """An open archive; closed when nobody has it any more."""
+
+    number = -1
+
+    def __init__(self, path: str, stat: Sequence[int]):
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(self.number)
+        if [found.st_size, found.st_mtime_ns] != [*map(int, stat)]:
+            raise OSError(errno.EINVAL, 'has changed since training began to read it. Start again with --resume', path)
+
+    def __del__(self) -> None:
+        if self.number >= 0:
+            os.close(self.number)
+
+
+_files = _Files()
+
+
+def _forget_lock() -> None:
+    """A thread of the parent may have held it."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
+
+
+# ---- Index ----
+
+
+def archives_of(root: str) -> list[str]:
+    """Names of the archives of a folder, sorted."""
+    return sorted(name for name in os.listdir(root) if name.lower().endswith('.tar') and not name.startswith('.'))
+
+
+def index(root: str) -> Columns:
+    """What lies where in the archives of a folder, as kept there, or read now.
+
+    Returns:
+        ``names`` of all members, sorted; ``archive``, ``begins`` and ``sizes`` of each; ``label``, an index into
+        ``labels``, the different texts of .cls files, or -1; ``archives`` and their ``stats``: size and time in ns.
+
+    Raises:
+        ValueError: no tar archive, or a damaged one.
+    """
+    archives = archives_of(root)
+    stats = [(found.st_size, found.st_mtime_ns) for found in (os.stat(os.path.join(root, name)) for name in archives)]
+    about = dict(archives=archives, stats=stats)
+    return stored(os.path.join(root, INDEX), about, lambda: _index(root, archives, stats))
+
+
+def _index(root: str, archives: Sequence[str], stats: Sequence[tuple[int, int]]) -> Columns:
+    rows: list[tuple[str, int, int, int]] = []  # name, archive, begin, size
+    labels: dict[tuple[int, str], str] = {}  # (archive, name without ending) -> text of a .cls file
+    passed_over: Counter[str] = Counter()
+    print_log(f'{root}: reading the headers of {len(archives)} archives, once', 'current')
+    for number, name in enumerate(archives):
+        path = os.path.join(root, name)
+        members, others = scan(path)
+        passed_over += others
+        with open(path, 'rb') as file:
+            for member in members:
+                stem, ending = os.path.splitext(member.name)
+                if ending == '.cls':
+                    labels[number, stem] = _text(os.pread(file.fileno(), min(member.size, 4096), member.begin))
+                else:
+                    rows.append((member.name, number, member.begin, member.size))
+    if passed_over:
+        told = ', '.join(f'{count} {kind}' for kind, count in sorted(passed_over.items()))
+        print_log(f'{root}: passed over members of the archives: {told}', 'current', logging.WARNING)
+    if not rows:
+        raise ValueError(f'{root}: its {len(archives)} archives hold no file.')
+    codes = _codes_of(rows, labels)
+    if len({name for name, *_ in rows}) < len(rows):
+        rows = [(_with_archive(row[0], archives[row[1]]), *row[1:]) for row in rows]
+        print_log(f'{root}: several archives have members of one name, so names tell the archive, as {rows[0][0]!r}.')
+    order = sorted(range(len(rows)), key=lambda row: rows[row][0])
+    numbers = np.array([row[1:] for row in rows], np.int64)[order]
+    return dict(
+        names=StringTable(rows[row][0] for row in order),
+        archive=numbers[:, 0].astype(np.int32),
+        begins=numbers[:, 1],
+        sizes=numbers[:, 2],
+        label=np.array(codes, np.int32)[order] if labels else None,
+        labels=StringTable(dict.fromkeys(labels.values())),
+        archives=StringTable(archives),
+        stats=np.array(stats, np.int64),
+    )
+
+
+def _codes_of(rows: Sequence[tuple[str, int, int, int]], labels: dict[tuple[int, str], str]) -> list[int]:
+    """The number of each row's label among the different ones, or -1."""
+    texts = {text: code for code, text in enumerate(dict.fromkeys(labels.values()))}
+
+    def code(name: str, number: int) -> int:
+        folder, file = posixpath.split(name)
+        for stem in (os.path.splitext(name)[0], posixpath.join(folder, file.partition('.')[0])):  # a.jpg, a.seg.png
+            if (number, stem) in labels:
+                return texts[labels[number, stem]]
+        return -1
+
+    return [code(name, number) for name, number, *_ in rows]
+
+
+def _with_archive(name: str, archive: str) -> str:
+    folder, file = posixpath.split(name)
+    stem, dot, ending = file.partition('.')
+    return posixpath.join(folder, f'{stem}~{Path(archive).stem}{dot}{ending}')
+
+
+def _text(data: bytes) -> str:
+    return data.decode('utf-8', 'replace').strip()
+
+
+def scan(path: str) -> tuple[list[Member], Counter[str]]:
+    """Members of an archive that are files, each name once, and how many there are of other kinds.
+
+    Raises:
+        ValueError: no tar archive, or a damaged one.
+    """
+    found: dict[str, Member] = {}
+    passed_over: Counter[str] = Counter()
+    with open(path, 'rb') as file:
+        head = file.read(6)
+        if head[:2] == b'\x1f\x8b' or head[:3] == b'BZh' or head == b'\xfd7zXZ\0' or head[:4] == b'\x28\xb5\x2f\xfd':
+            raise ValueError(
+                f'{path} is compressed, so its members cannot be read where they lie. Unpack the compression (gunzip, '
+                'unxz, zstd -d): images and videos have their own.'
+            )
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode='r:', encoding='utf-8', errors='surrogateescape') as archive:
+                while (info := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]  # which would keep millions
+                    name = unpacked_name(info.name)
+                    if info.isdir():
+                        continue
+                    if not info.isreg() or info.issparse() or not name:
+                        passed_over[_kind_of(info)] += 1
+                        continue
+                    passed_over['older members of a name'] += name in found
+                    found[name] = Member(name, info.offset_data, info.size, int(info.mtime))
+                end = archive.offset
+        except (tarfile.TarError, EOFError) as error:
+            raise ValueError(f'{path} is cut off, damaged or no tar archive: {error}. Get it anew.') from None
+        file.seek(end)
+        rest = file.read(2**16)
+    if rest[:512] != bytes(512):
+        raise ValueError(
+            f'{path} is cut off or damaged at byte {end}: where it ends there is no mark of its end. Get it anew.'
+        )
+    if rest.strip(b'\0'):
+        raise ValueError(f'{path} goes on after its end at byte {end}: joined archives. Give them one by one.')
+    return [*found.values()], +passed_over
+
+
+def _kind_of(info: tarfile.TarInfo) -> str:
+    if info.islnk() or info.issym():
+        return 'links'
+    if info.isdev():
+        return 'devices and pipes'
+    return 'sparse files' if info.issparse() else 'nameless or unknown members'
+
+
+def unpacked_name(name: str) -> str:
+    """Where ``tar`` would put a member, below the folder of unpacking: never above it."""
+    parts = [part for part in name.split('/') if part not in ('', '.')]
+    below = len(parts) - parts[::-1].index('..') if '..' in parts else 0
+    return '/'.join(parts[below:])
