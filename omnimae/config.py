@@ -88,7 +88,7 @@ SECTIONS = {
     'log_processor': Section(LOG_PROCESSORS, 'LogProcessor'),
     'randomness': Section(None, Runner.set_randomness),
     'mp_cfg': Section(None, set_multi_processing),
-    'dist_cfg': Section(None, init_process_group, ('port',)),
+    'dist_cfg': Section(None, init_process_group, ('heartbeat', 'port')),
     'compile': Section(None, torch_compile),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,18 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope='session')
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest demo data: a training and a validation video for each pair of photograph and motion, and maps.
-
-    All processes of pytest-xdist share them; the first one makes them.
-    """
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'data' / 'demo'
-    root.parent.mkdir(exist_ok=True)
-    with (root.parent / 'lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        make_demo(root, size=1, workers=2)
-        if not (root / 'depth').exists():
-            make_maps(root)
+    """The smallest demo data: a training and a validation video for each pair of photograph and motion, and maps."""
+    root = tmp_path_factory.mktemp('data') / 'demo'
+    make_demo(root, size=1, workers=2)
+    make_maps(root)
     return root
 
 

@@ -35,6 +35,8 @@ class Meeting:
         monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
         monkeypatch.setattr(torch.cuda, 'set_device', lambda index: setattr(self, 'device', index))
         monkeypatch.setattr(torch.distributed, 'init_process_group', self._meet)
+        monkeypatch.setattr(compat, 'meet', lambda seconds: (None, ['here', 'here']))
+        monkeypatch.setattr(compat.heartbeat, 'begin', lambda *_, **options: setattr(self, 'watch', options))
         for name, value in dict(RANK=1, LOCAL_RANK=1, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2).items():
             monkeypatch.setenv(name, str(value))
 
@@ -59,7 +61,7 @@ def test_ddp_is_the_same_on_gpus_and_cpus(tmp_path, monkeypatch, gpus):
     assert cfg.model_wrapper_cfg == dict(find_unused_parameters=False, **common)
     assert meeting.device == (1 if gpus else None)
     assert meeting.backend == ('nccl' if gpus else 'gloo')
-    assert meeting.options == (dict(device_id=torch.device('cuda', 1)) if gpus else {})
+    assert meeting.options.get('device_id') == (torch.device('cuda', 1) if gpus else None)
 
     # a config's own arguments add to those, and none of them is lost
     cfg = configured(tmp_path, more='find_unused_parameters = True\nmodel_wrapper_cfg = dict(static_graph=True)\n')
@@ -100,7 +102,8 @@ def test_a_timeout_is_a_number_of_seconds_everywhere(tmp_path, monkeypatch, gpus
     monkeypatch.delenv('MASTER_PORT', raising=False)
     options = {'launcher': launcher, 'env_cfg.dist_cfg.timeout': 90.5, 'env_cfg.dist_cfg.port': 29511}
     setup_distributed(configured(tmp_path, options=options))
-    assert meeting.options['timeout'] == timedelta(seconds=90.5)
+    assert meeting.options['timeout'] == timedelta(seconds=150.5)  # the heartbeat gives up before it
+    assert meeting.watch == dict(patience=90.5, silence=60.0)
     assert os.environ.get('MASTER_PORT') == ('29511' if launcher == 'slurm' else None)
     for wrong in ('30min', 0, True):
         with pytest.raises(ValueError, match=rf'dist_cfg\.timeout={wrong!r} is no number of seconds\. Give one'):
@@ -115,7 +118,7 @@ def test_a_timeout_reaches_gloo(tmp_path, monkeypatch):
     setup_distributed(configured(tmp_path, options={'env_cfg.dist_cfg.timeout': 77}))
     try:
         group = torch.distributed.distributed_c10d._get_default_group()
-        assert group._get_backend(torch.device('cpu')).options._timeout == timedelta(seconds=77)
+        assert group._get_backend(torch.device('cpu')).options._timeout == timedelta(seconds=137)
     finally:
         torch.distributed.destroy_process_group()
 

@@ -18,6 +18,7 @@ ALLOWED = {
     'registry': set(),
     'structures': set(),
     'stopping': set(),
+    'meeting': set(),
     'models': FLOOR,
     'data': FLOOR | {'stopping'},  # a storage that is away stops a run
     'evaluation': FLOOR,
@@ -29,7 +30,7 @@ ALLOWED = {
     'consistency': FLOOR,
     'config': FLOOR | {'consistency'},
     # its hooks export weights, draw pictures and count neighbours
-    'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation', 'stopping'},
+    'engine': FLOOR | {'checkpoint', 'visualization', 'evaluation', 'stopping', 'meeting'},
     # files through the data room, features as the frozen evaluation defines them
     'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'layouts'},
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test on several GPUs (without any: CPU processes):  bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
-# Several machines: run it on each, with NNODES, NODE_RANK (0, 1, ...), MASTER_ADDR and PORT in the environment.
+# Several machines: run it on each, with NNODES, NODE_RANK (0, 1, ...), MASTER_ADDR and PORT (29500) in the environment.
 # TOOL=extract_features.py in the environment: that tool in place of test.py.
 set -euo pipefail
 if (($# < 3)); then
@@ -16,7 +16,5 @@ TOOLS=$(dirname "$0")
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 
 # PyTorch's torchrun, by the python in use.
-PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec python -m torch.distributed.run \
-    --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$GPUS" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}" \
+MAX_RESTARTS=0 PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec python "$TOOLS/launch.py" --nproc-per-node "$GPUS" \
     "$TOOLS/${TOOL:-test.py}" "$CONFIG" "$CHECKPOINT" --launcher pytorch "${@:4}"

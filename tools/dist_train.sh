@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Train on several GPUs (without any: CPU processes):  bash tools/dist_train.sh CONFIG GPUS [arguments of train.py]
-# Several machines: run it on each, with NNODES, NODE_RANK (0, 1, ...), MASTER_ADDR and PORT in the environment.
+# Several machines: run it on each, with NNODES, NODE_RANK (0, 1, ...), MASTER_ADDR and PORT (29500) in the environment.
+# MAX_RESTARTS=3 starts a run again, with --resume, of which a rank failed. One machine takes a free port without PORT.
+# Machines with several networks need GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME. They wait MEET_TIMEOUT (120) seconds
+# for each other.
 set -euo pipefail
 if (($# < 2)); then
-    sed -n '2,3s/^# //p' "$0" >&2
+    sed -n '2,6s/^# //p' "$0" >&2
     exit 2
 fi
 CONFIG=$1
@@ -14,7 +17,5 @@ TOOLS=$(dirname "$0")
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 
 # PyTorch's torchrun, by the python in use.
-PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec python "$TOOLS/launch.py" \
-    --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$GPUS" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}" \
+PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" exec python "$TOOLS/launch.py" --nproc-per-node "$GPUS" \
     "$TOOLS/train.py" "$CONFIG" --launcher pytorch "${@:3}"

@@ -4,32 +4,61 @@ torchrun hands SIGINT, SIGHUP and SIGTERM on to the ranks, kills those that stil
 1. A SIGUSR1 kills it alone, and the ranks train on. Here ranks get SIGUSR1, too. They have as many seconds as
 TORCH_ELASTIC_SHUTDOWN_TIMEOUT says, 120 if nothing does: a checkpoint of 8 GB can take longer than 30. A second Ctrl-C
 kills them at once. The exit code is 75 or 130 where all ranks left with it (see tools/train.py), else 1.
+
+Machines meet by NNODES, NODE_RANK, MASTER_ADDR and PORT of the environment, within MEET_TIMEOUT seconds (120). With
+MAX_RESTARTS=N a failure starts the ranks of all machines again, with --resume, at most N times; a signal does not.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import socket
 import sys
-from collections.abc import Collection
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
+from typing import Any
 
 from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, heard, listen
 
 if __name__ == '__main__':
     listen()  # the imports take seconds
 
-from torch.distributed import run
+from torch.distributed import DistNetworkError, Store, TCPStore, run
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.api import PContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import (
+    RendezvousConnectionError,
+    RendezvousInfo,
+    RendezvousTimeoutError,
+)
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
+
+from omnimae.meeting import ROUND, check_port, unreachable
 
 _start, _close = PContext.start, PContext.close
+_assign, _start_workers, _monitor = (
+    LocalElasticAgent._assign_worker_ranks,
+    LocalElasticAgent._start_workers,
+    LocalElasticAgent._monitor_workers,
+)
+_find = StaticTCPRendezvous.next_rendezvous
+DEFAULTS = {'NNODES': 1, 'NODE_RANK': 0, 'MAX_RESTARTS': 0}
+_starts = itertools.count()
 _codes: list[int] = []  # exit codes of ranks that were signalled
 
 
 def start(ranks: PContext) -> None:
-    """Start the ranks; from now on torchrun answers signals."""
+    """Start the ranks; from now on torchrun answers signals. A second start is one after a failure."""
     signal.set_wakeup_fd(-1)
+    if next(_starts):
+        ranks.args = {rank: (*words, '--resume') for rank, words in ranks.args.items()}
+    _codes.clear()
     _start(ranks)
 
 
@@ -38,15 +67,16 @@ def close(ranks: PContext, death_sig: signal.Signals | None = None, timeout: int
     if death_sig is not None:
         for number in heard():
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, lambda *_: _kill(ranks))
+        signal.signal(signal.SIGINT, lambda *_: _signal(ranks, signal.SIGKILL))
+    _signal(ranks, signal.SIGCONT)  # a stopped one hears no other signal
     _close(ranks, death_sig, timeout)
     _codes.extend(rank.proc.poll() or 0 for rank in ranks.subprocess_handlers.values())
 
 
-def _kill(ranks: PContext) -> None:
+def _signal(ranks: PContext, number: signal.Signals) -> None:
     for rank in ranks.subprocess_handlers.values():
         if rank.proc.poll() is None:
-            os.killpg(rank.proc.pid, signal.SIGKILL)
+            os.killpg(rank.proc.pid, number)
 
 
 def exit_code(codes: Collection[int]) -> int:
@@ -56,13 +86,104 @@ def exit_code(codes: Collection[int]) -> int:
     return failed.pop() if len(failed) == 1 and failed <= {PREEMPTED, INTERRUPTED} else 1
 
 
+def find(machines: StaticTCPRendezvous) -> RendezvousInfo:
+    """As torchrun, but who does not come is left to `assign`."""
+    if machines._store is None:
+        is_host, host, port = machines.rank == 0, machines.master_addr, machines.master_port
+        machines._store = TCPStore(host, port, None, is_host, machines.timeout, False, multi_tenant=True)
+    return _find(machines)
+
+
+def assign(agent: LocalElasticAgent, store: Store, rank: int, size: int, spec: Any) -> Any:
+    """Number the ranks, once all machines are there.
+
+    Raises:
+        RuntimeError: names those that are not.
+    """
+    seconds = _meet_timeout(os.environ)
+    store.set(f'machine/{rank}', socket.gethostname())
+    keys = [f'machine/{other}' for other in range(size)]
+    try:
+        store.wait(keys, timedelta(seconds=seconds))
+    except RuntimeError as error:
+        missing = [str(other) for other, key in enumerate(keys) if not store.check([key])]
+        raise RuntimeError(
+            f'{size - len(missing)} of NNODES={size} machines have come within {seconds} s, but not NODE_RANK='
+            f'{", ".join(missing)}. Start dist_train.sh there, too, or wait longer with MEET_TIMEOUT=SECONDS.'
+        ) from error
+    return _assign(agent, store, rank, size, spec)
+
+
+def start_workers(agent: LocalElasticAgent, group: WorkerGroup) -> Any:
+    """Give the ranks of all machines the same name of this start: they do not count restarts alike."""
+    assert group.store is not None
+    if group.group_rank == 0:
+        group.store.set('round', uuid.uuid4().hex)
+    os.environ[ROUND] = group.store.get('round').decode()
+    return _start_workers(agent, group)
+
+
+def monitor(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
+    """As torchrun, but ranks that were asked to stop are not started again."""
+    result = _monitor(agent, group)
+    codes = [failure.exitcode for failure in result.failures.values()]
+    if result.state == WorkerState.FAILED and exit_code(codes) != 1:
+        agent._remaining_restarts = 0
+    return result
+
+
+def rendezvous(env: Mapping[str, str]) -> list[str]:
+    """Arguments of torchrun: where the machines meet.
+
+    Raises:
+        RuntimeError: the port is in use.
+    """
+    nodes, node, restarts = (int(env.get(key, default)) for key, default in DEFAULTS.items())
+    words = ['--max-restarts', str(restarts)]
+    if nodes == 1 and 'PORT' not in env:
+        return ['--standalone', *words]  # at a free port
+    host, port, seconds = env.get('MASTER_ADDR', '127.0.0.1'), env.get('PORT', '29500'), _meet_timeout(env)
+    if node == 0:
+        check_port(int(port), 'PORT')
+    words += ['--nnodes', str(nodes)]
+    if not restarts:  # ranks are numbered by NODE_RANK
+        conf = f'timeout={seconds}'
+        return [*words, '--node-rank', str(node), '--master-addr', host, '--master-port', port, '--rdzv-conf', conf]
+    conf = f'is_host={int(node == 0)},join_timeout={seconds},read_timeout={seconds}'
+    words += ['--rdzv-backend', 'c10d', '--rdzv-endpoint', f'{host}:{port}', '--rdzv-id', f'{host}:{port}']
+    return [*words, '--rdzv-conf', conf, '--local-addr', _own_address(host)]
+
+
+def _own_address(host: str) -> str:
+    """That by which this machine talks to the main one: its name may mean nothing to the others."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # sends nothing
+            return probe.getsockname()[0]
+    except OSError:
+        return socket.gethostname()
+
+
+def _meet_timeout(env: Mapping[str, str]) -> int:
+    return int(env.get('MEET_TIMEOUT', 120))
+
+
+PATCHES: dict[type, dict[str, Callable]] = {
+    PContext: dict(start=start, close=close),
+    StaticTCPRendezvous: dict(next_rendezvous=find),
+    LocalElasticAgent: dict(_assign_worker_ranks=assign, _start_workers=start_workers, _monitor_workers=monitor),
+}
+
+
 def main() -> None:
     """Launch."""
     seconds = os.environ.setdefault('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '120')
     close.__defaults__ = (None, int(seconds))  # torch 2.14 reads the variable itself, 2.11 does not
-    PContext.start, PContext.close = start, close  # type: ignore[method-assign]
-    sys.argv[1:1] = ['--signals-to-handle', ','.join(number.name for number in heard())]
+    for kind, functions in PATCHES.items():
+        for name, function in functions.items():
+            setattr(kind, name, function)
     try:
+        sys.argv[1:1] = ['--signals-to-handle', ','.join(number.name for number in heard()), *rendezvous(os.environ)]
         run.main()
     except SignalException as error:
         code = INTERRUPTED if error.sigval == signal.SIGINT else PREEMPTED
@@ -70,6 +191,16 @@ def main() -> None:
     except ChildFailedError as error:
         print(error, file=sys.stderr)
         sys.exit(exit_code([failure.exitcode for failure in error.failures.values()]))
+    except (DistNetworkError, RendezvousConnectionError) as error:
+        sys.exit(f'{unreachable(os.environ, _meet_timeout(os.environ))} ({error})')
+    except RendezvousTimeoutError:
+        seconds, nodes = _meet_timeout(os.environ), os.environ['NNODES']
+        sys.exit(
+            f'Not all of NNODES={nodes} machines have come within {seconds} s. Start dist_train.sh on each, or wait '
+            'longer with MEET_TIMEOUT=SECONDS.'
+        )
+    except RuntimeError as error:
+        sys.exit(str(error))
 
 
 if __name__ == '__main__':

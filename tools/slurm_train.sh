@@ -1,29 +1,83 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster:  bash tools/slurm_train.sh PARTITION JOB CONFIG [arguments of train.py]
-# From the environment: GPUS (all of them, 8), GPUS_PER_NODE (8), CPUS_PER_TASK (12), SRUN_ARGS (further ones of srun).
-# Before a time limit: SRUN_ARGS='--time 24:00:00 --signal=USR1@120'. A run that is preempted saves, exits with 75, and is
-# queued again with --resume, here or, within a batch job, by Slurm's own requeue.
+# It waits for the job (srun). BATCH=1 submits it instead (sbatch); its log is work_dirs/slurm/JOB-NUMBER.log. In a batch
+# script or an allocation of your own it is a step of that.
+# From the environment: GPUS (all of them, 8), GPUS_PER_NODE (8), CPUS_PER_TASK (12); SRUN_ARGS and SBATCH_ARGS (further
+# arguments, such as SBATCH_ARGS='--time 24:00:00 --qos long --comment "two words"'); and all that Slurm reads itself.
+# A run that is preempted, comes to its time limit or gets SIGUSR1 saves and is queued again with --resume. BATCH=1 has
+# the signal sent 120 s before the limit; elsewhere say so: SRUN_ARGS='--time 24:00:00 --signal USR1@120'. An error ends
+# the job, and so does scancel (exit code 143).
 set -euo pipefail
 if (($# < 3)); then
-    sed -n '2,5s/^# //p' "$0" >&2
+    sed -n '2,9s/^# //p' "$0" >&2
     exit 2
 fi
-PARTITION=$1
-JOB=$2
 CONFIG=$3
 TOOLS=$(dirname "$0")
+source "$TOOLS/slurm.sh"
 
-PREEMPTED=75
-resume=()
-if ((${SLURM_RESTART_COUNT:-0} > 0)); then resume=(--resume); fi
+PREEMPTED=75 # exit code of train.py after a signal
+CANCELLED=143
+note=$(mktemp -p . .slurm_train.XXXXXX) # here, where all nodes see it
+trap 'rm -f "$note"' EXIT
+
+# On each rank: note the job and its signals, which the exit code does not tell; some come before train.py listens.
+# shellcheck disable=SC2016
+rank='note=$1; shift
+echo "job $SLURM_JOB_ID" >>"$note"
+for signal in USR1 TERM; do trap "echo $signal >>\"$note\"" "$signal"; done
+code=0
+"$@" || code=$?
+if ((code == 128 + $(kill -l USR1) || code == 128 + $(kill -l TERM))); then code=75; fi
+exit $code'
+
+export PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}"
+train=(
+    srun "${resources[@]}" --kill-on-bad-exit=1 ${srun_args[@]+"${srun_args[@]}"} bash -c "$rank" rank "$note"
+    python -u "$TOOLS/train.py" "$CONFIG" --launcher slurm "${@:4}"
+)
+if ((${SLURM_RESTART_COUNT:-0} > 0)); then train+=(--resume); fi
+
+# In a batch job this process gets signals, too: --signal B:USR1@120 sends them to nobody else.
+train_in_batch() {
+    local status interrupted
+    "${train[@]}" &
+    trap 'interrupted=1; kill -USR1 $!' USR1
+    trap 'interrupted=1' TERM
+    while interrupted=; do
+        status=0
+        wait $! || status=$?
+        [[ -n $interrupted ]] || return "$status"
+    done
+}
+
+# Whether Slurm stopped the run, not a person or the failure of a rank. Both send SIGTERM.
+is_preempted() {
+    if ! grep -q TERM "$note" || grep -q USR1 "$note"; then return; fi
+    local job
+    job=$(scontrol --oneliner show job "$(sed -n 's/^job //p;q' "$note")") || return
+    value() { sed "s/.* $1=\([^ ]*\).*/\1/" <<<"$job"; }
+    seconds() { awk -F '[-:]' '{ print (NF > 3) * $1 * 86400 + $(NF - 2) * 3600 + $(NF - 1) * 60 + $NF }' <<<"$1"; }
+    [[ $job == *' PreemptTime=2'* ]] || (($(value Restarts) > ${SLURM_RESTART_COUNT:-0})) ||
+        [[ $(value TimeLimit) == *:* && $(seconds "$(value RunTime)") -ge $(seconds "$(value TimeLimit)") ]]
+}
+
 while true; do
+    : >"$note"
     status=0
-    # SRUN_ARGS is split into words on purpose. A rank that fails ends the job.
-    # shellcheck disable=SC2086
-    PYTHONPATH="$TOOLS/..:${PYTHONPATH:-}" srun --partition "$PARTITION" --job-name "$JOB" \
-        --ntasks "${GPUS:-8}" --ntasks-per-node "${GPUS_PER_NODE:-8}" --gres "gpu:${GPUS_PER_NODE:-8}" \
-        --cpus-per-task "${CPUS_PER_TASK:-12}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
-        python -u "$TOOLS/train.py" "$CONFIG" --launcher slurm "${@:4}" ${resume[@]+"${resume[@]}"} || status=$?
+    if [[ ${ENVIRONMENT:-} == BATCH ]]; then
+        train_in_batch || status=$?
+    else
+        "${train[@]}" || status=$?
+    fi
     ((status == PREEMPTED)) || exit "$status"
-    resume=(--resume)
+    if ! is_preempted; then
+        echo 'The job was cancelled, or a rank failed: it is not queued again. Go on with --resume.' >&2
+        exit "$CANCELLED"
+    fi
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then
+        scontrol requeue "$SLURM_JOB_ID" || echo 'The job cannot be queued again. Go on with --resume.' >&2
+        exit "$PREEMPTED"
+    fi
+    train+=(--resume)
 done

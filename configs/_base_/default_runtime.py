@@ -20,6 +20,7 @@ default_hooks = dict(
     plain_checkpoint=dict(type='PlainCheckpointHook'),
     export=dict(type='ExportHook'),
     preemption=dict(type='PreemptionHook'),
+    rescue=dict(type='RescueHook'),
 )
 
 # Curves of one modality or task and speeds change from step to step: smooth them like the loss. Not what a metric says,
@@ -34,9 +35,11 @@ visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]
 
 randomness = dict(seed=0)
 
-# Without a GPU the ranks talk through gloo, whatever stands here. ``dist_cfg.timeout``: seconds that a rank waits for
-# the others, by default 600 with NCCL and 1800 with gloo. ``float32_precision``: 'high' lets GPUs round the inputs of
-# float32 products to TF32, as PyTorch did by itself when the papers were trained; 'highest' does not, for comparisons.
+# Without a GPU the ranks talk through gloo, whatever stands here. A rank that gives no sign of life for
+# ``dist_cfg.heartbeat`` seconds (60) is dead; one that others have waited for as long is named, and given up after
+# ``dist_cfg.timeout`` (1800). They meet within twice the heartbeat. ``float32_precision``: 'high' lets GPUs round the
+# inputs of float32 products to TF32, as PyTorch did by itself when the papers were trained; 'highest' does not, for
+# comparisons.
 env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'), float32_precision='high'
 )

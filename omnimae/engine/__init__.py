@@ -17,6 +17,7 @@ from .hooks import (
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .precision import dtype_of, evaluating
+from .rescue import RescueHook
 from .resuming import ResumeHook
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
 from .testing import EvaluationRunner, KNNHook, KNNTestLoop, TestLoop, ValLoop, frozen_model
@@ -39,6 +40,7 @@ __all__ = [
     'PredictionHook',
     'PreemptionHook',
     'ReconstructionHook',
+    'RescueHook',
     'ResumeHook',
     'StepSeedHook',
     'TestLoop',

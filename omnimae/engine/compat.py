@@ -32,8 +32,10 @@ from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.checkpoint import load_file, replacing
-from omnimae.stopping import StorageAwayError
+from omnimae.meeting import meet
+from omnimae.stopping import StorageAwayError, exit_now
 
+from . import heartbeat
 from .devices import check_ranks, choose_device
 from .precision import set_float32_precision
 from .testing import TestLoop, ValLoop
@@ -186,7 +188,18 @@ def save_together(runner: Runner, *args: Any, save_optimizer: bool = True, **opt
         runner.optim_wrapper.state_dict()
 
 
-_save_checkpoint = Runner.save_checkpoint
+def save_alone(runner: Runner, name: str, **meta: int) -> Path:
+    """Save a checkpoint on whatever rank this is, and note it as the latest; no other rank is needed for it."""
+    path = Path(runner.work_dir, name)
+    path.parent.mkdir(parents=True, exist_ok=True)  # the main rank's machine may have had it
+    wait_until_written()
+    _save_checkpoint.__wrapped__(runner, runner.work_dir, name, meta=meta, by_epoch=False)
+    with replacing(path.with_name('last_checkpoint')) as file:
+        file.write_text(str(path))
+    return path
+
+
+_save_checkpoint: Any = Runner.save_checkpoint
 Runner.save_checkpoint = save_together  # type: ignore[method-assign]
 
 
@@ -251,8 +264,8 @@ def setup_distributed(cfg: Config) -> None:
     mended in 0.11.0rc0. It does leave a process group alone that exists already.
 
     Raises:
-        RuntimeError: the machine has a GPU that PyTorch cannot use.
-        ValueError: more ranks than GPUs, a timeout that is no number of seconds, or an unknown precision of float32.
+        RuntimeError: the machine has a GPU that PyTorch cannot use, or the ranks do not meet.
+        ValueError: more ranks than GPUs, a time that is no number of seconds, or an unknown precision of float32.
     """
     device = choose_device()
     if device == 'cuda':
@@ -260,9 +273,8 @@ def setup_distributed(cfg: Config) -> None:
     if cfg.get('launcher', 'none') == 'none':
         return
     options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
-    backend, port = options.pop('backend', 'nccl'), options.pop('port', 29500)
-    if (timeout := options.pop('timeout', None)) is not None:
-        options['timeout'] = _duration(timeout)
+    backend, port = options.pop('backend', 'nccl'), options.pop('port', None)
+    patience, silence = (_seconds(options, *pair) for pair in (('timeout', 1800.0), ('heartbeat', 60.0)))
     if cfg.launcher == 'slurm':
         _translate_slurm(port)
     gpu = int(os.environ['LOCAL_RANK'])
@@ -275,7 +287,13 @@ def setup_distributed(cfg: Config) -> None:
             options['device_id'] = torch.device(device, gpu)
     else:
         backend = 'gloo'
-    torch.distributed.init_process_group(backend, **options)
+    store, hosts = meet(2 * silence)
+    rank, limit = int(os.environ['RANK']), timedelta(seconds=patience + silence)  # the heartbeat comes before it
+    torch.distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=len(hosts), timeout=limit, **options
+    )
+    if len(hosts) > 1:
+        heartbeat.begin(rank, hosts, silence=silence, patience=patience)
     given = cfg.get('model_wrapper_cfg') or {}
     if issubclass(MODEL_WRAPPERS.get(given.get('type', 'MMDistributedDataParallel')), DistributedDataParallel):
         cfg.model_wrapper_cfg = {
@@ -288,10 +306,11 @@ def setup_distributed(cfg: Config) -> None:
         }
 
 
-def _duration(seconds: Any) -> timedelta:
+def _seconds(options: dict[str, Any], key: str, default: float) -> float:
+    seconds = options.pop(key, default)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise ValueError(f'env_cfg.dist_cfg.timeout={seconds!r} is no number of seconds. Give one, such as 1800.')
-    return timedelta(seconds=seconds)
+        raise ValueError(f'env_cfg.dist_cfg.{key}={seconds!r} is no number of seconds. Give one, such as {default:g}.')
+    return float(seconds)
 
 
 def parts_vary(cfg: Config) -> bool:
@@ -317,6 +336,7 @@ def leave_distributed() -> None:
     if not torch.distributed.is_initialized():
         return
     torch.distributed.barrier()
+    heartbeat.end()
     if torch.distributed.get_backend() == 'gloo':
         exit_now(0)
     torch.distributed.destroy_process_group()
@@ -326,6 +346,7 @@ def exit_together(code: int) -> None:
     """End this process with an exit code from within the training, and all ranks at the same time."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+        heartbeat.end()
         exit_now(code)  # a model in DDP is alive, see leave_distributed
     raise SystemExit(code)
 
@@ -342,19 +363,12 @@ def all_come(seconds: float) -> bool:
     return number == torch.distributed.get_world_size()
 
 
-def exit_now(code: int) -> None:
-    """End this process with an exit code, whatever its threads do."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    time.sleep(0.2)  # a rank that is gone resets the connections from which others still read the barrier
-    os._exit(code)
-
-
-def _translate_slurm(port: int) -> None:
+def _translate_slurm(port: int | None) -> None:
+    """Of the step, which may have other nodes than its job; the port follows from both numbers."""
     env = os.environ
     if 'MASTER_ADDR' not in env:
-        hosts = subprocess.check_output(['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']], text=True)
-        env['MASTER_ADDR'] = hosts.split()[0]
-    env.setdefault('MASTER_PORT', str(port))
+        nodes = env.get('SLURM_STEP_NODELIST', env['SLURM_NODELIST'])
+        env['MASTER_ADDR'] = subprocess.check_output(['scontrol', 'show', 'hostnames', nodes], text=True).split()[0]
+    job, step = (int(env.get(f'SLURM_{name}_ID', 0)) for name in ('JOB', 'STEP'))
+    env.setdefault('MASTER_PORT', str(port or 15000 + (job + 101 * step) % 15000))  # jobs may share a node
     env.update(RANK=env['SLURM_PROCID'], WORLD_SIZE=env['SLURM_NTASKS'], LOCAL_RANK=env['SLURM_LOCALID'])

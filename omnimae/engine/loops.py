@@ -47,7 +47,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
     this rank to the dict ``counts``, by the same names on all ranks. Their sums over ranks are the loop's ``counts`` in
     ``after_train_iter``. A collective of the hook's own would wait for the device in every step. ``stop_waiting`` is
     called when WaitEnded ended the wait for a step, ``stop_away(runner, error)`` when a storage does not answer, on all
-    ranks at the same place, and ``stop_listening`` at the end of training, after errors, too.
+    ranks at the same place, ``on_error(runner, error)`` when another error ends training, and ``stop_listening`` at the
+    end of training, after errors, too.
 
     Random numbers are not part of it: masks, DropPath and mixing are drawn micro-batch by micro-batch.
 
@@ -118,6 +119,9 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             self.runner.call_hook('after_train')
         except StorageAwayError as error:
             self.runner.call_hook('stop_away', error=error)
+            raise
+        except Exception as error:
+            self.runner.call_hook('on_error', error=error)
             raise
         finally:
             self.runner.call_hook('stop_listening')

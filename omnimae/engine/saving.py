@@ -121,7 +121,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Save if it is time."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if runner.train_loop.counts['time_to_save']:
-            self._check_finite(runner)
+            self.check_finite(runner)
             path = Path(runner.work_dir, 'timed.pth')
             with written_later(lambda: _note_latest(path)):
                 meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
@@ -137,12 +137,17 @@ class CheckpointHook(MMEngineCheckpointHook):
             path.unlink(missing_ok=True)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
-        self._check_finite(runner)
+        self.check_finite(runner)
         with self._removing_last():
             super()._save_checkpoint_with_step(runner, step, meta)
         self._saved_at = time.monotonic()
 
-    def _check_finite(self, runner: Runner) -> None:
+    def check_finite(self, runner: Runner) -> None:
+        """Refuse to save weights that are not finite.
+
+        Raises:
+            FloatingPointError: names one.
+        """
         for name, weight in unwrapped(runner.model).state_dict().items():
             if not weight.isfinite().all():
                 raise FloatingPointError(
@@ -206,6 +211,11 @@ class PreemptionHook(Hook):
         for loader in [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else []):
             loader.worker_init_fn = _Outliving(self.GRACE, loader.worker_init_fn)
             loader.timeout += storage_patience() if loader.timeout else 0
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether this rank was asked to stop."""
+        return self._preempted
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:

@@ -1,0 +1,311 @@
+"""Ranks meet, watch each other, name who is late or dead, and save before they leave.
+
+PyTorch's own time-outs come after 10 to 30 minutes, name nobody, and NCCL's end the process where it stands. Here a
+thread of each rank writes a sign of life to the store of the process group, with what the main thread does. The main
+rank reads them all, the others read its own; when it is silent, they read all. So a rank that was killed or stopped, or
+whose machine is gone, is told from one that validates, compiles or saves for a long time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import distributed as dist
+from torch.distributed import Store
+
+from omnimae.meeting import connect
+from omnimae.stopping import exit_now
+
+PACKAGE = str(Path(__file__).parents[1])
+# file, function -> what a rank does there
+DOINGS = {
+    ('omnimae/engine/feeding.py', '_wait_for_step'): 'waits for data',
+    ('omnimae/engine/loops.py', 'run_iter'): 'trains',
+    ('omnimae/engine/loops.py', '_validate_if_due'): 'validates',
+    ('omnimae/engine/testing.py', 'run_iter'): 'evaluates',
+    ('mmengine/runner/runner.py', 'save_checkpoint'): 'saves a checkpoint',
+    ('mmengine/runner/runner.py', 'load_or_resume'): 'loads a checkpoint',
+}
+# Where a rank may wait for others. With NCCL the host waits for its GPU, and that for the others.
+WAITS = {
+    ('torch/distributed/distributed_c10d.py', ''),
+    ('torch/autograd/graph.py', '_engine_run_backward'),
+    ('omnimae/engine/loops.py', '_read'),
+}
+
+
+class Heartbeat:
+    """Signs of life of this rank, and a watch over those of the others.
+
+    A rank that gives none for ``silence`` seconds is dead. One that others wait for is late; it is named after as long,
+    and given up after ``patience``. Whoever finds that out leaves a verdict in the store. All leave: the first of the
+    living saves, the others wait for it. A process that finds itself late, because it was stopped itself, judges nobody
+    for the time that it missed.
+
+    Args:
+        rank: of this process.
+        hosts: of all ranks.
+        silence: seconds.
+        patience: seconds.
+
+    Attributes:
+        rescue: saves what training has come to, and returns the path; None where there is nothing to save.
+        exit_code: of a rank that leaves because it lost others.
+        step: of training, counted from 1; 0 before it.
+        progress: any number that changes while the rank goes on.
+    """
+
+    def __init__(self, rank: int, hosts: list[str], *, silence: float, patience: float) -> None:
+        self.rank, self.hosts, self.silence, self.patience = rank, hosts, silence, patience
+        self.interval = min(2.0, silence / 10)
+        self.rescue: Callable[[], Path | None] | None = None
+        self.exit_code: Callable[[], int] = lambda: 1
+        self.step = self.progress = 0
+        self.watches_all = rank == 0
+        self.over = threading.Event()
+        self.leaving = threading.Lock()
+        self.verdict: dict[int, str] = {}
+        self.beats: dict[int, list[Any]] = {}  # rank -> number, what it does, whether it waits, seconds at one place
+        now = time.monotonic()
+        self.answered = now  # when the store did last
+        self.seen = dict.fromkeys(range(len(hosts)), now)  # rank -> when it gave the last new sign
+        self._mark, self._since = (0, 0, 0), now
+        self._reported: dict[int, float] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        for target in (self._beat, self._judge):
+            threading.Thread(target=target, daemon=True, name=f'heartbeat{target.__name__}').start()
+
+    def stop(self) -> None:
+        """End: from now on ranks may go."""
+        self.over.set()
+
+    def _connect(self) -> Store:
+        return connect(self.silence)  # the connection of the process group may be in use for minutes
+
+    # the thread that talks to the store, and may have to wait for it
+
+    def _beat(self) -> None:
+        try:
+            store, number = self._connect(), 0
+            while not self.over.wait(self.interval if number else 0):
+                number += 1
+                store.set(f'beat/{self.rank}', json.dumps([number, *self._look()]))
+                now = time.monotonic()
+                self.watches_all |= now - self.seen[0] > self.silence / 2
+                for rank in range(len(self.hosts)) if self.watches_all else [0]:
+                    self._read(store, rank, now)
+                if store.check(['verdict']):
+                    self.verdict = {int(rank): text for rank, text in json.loads(store.get('verdict')).items()}
+                self.answered = time.monotonic()
+        except RuntimeError:  # the process with the store is gone
+            self.answered = -float('inf')
+
+    def _read(self, store: Store, rank: int, now: float) -> None:
+        if not store.check([f'beat/{rank}']):
+            return
+        beat = json.loads(store.get(f'beat/{rank}'))
+        if rank not in self.beats or self.beats[rank][0] != beat[0]:
+            self.seen[rank] = now
+        self.beats[rank] = beat
+
+    def _look(self) -> tuple[str, bool, float]:
+        """What the main thread does, whether that may be to wait for other ranks, and for how many seconds so far."""
+        frames = [*_stack(sys._current_frames().get(threading.main_thread().ident or 0))]
+        names = [(frame.f_code.co_filename, frame.f_code.co_name) for frame in frames]
+        doing = next((doing for name in names for place, doing in DOINGS.items() if _is(place, name)), 'is busy')
+        waits = any(_is(place, name) for name in names for place in WAITS)
+        mark = hash(tuple((id(frame), frame.f_lasti) for frame in frames)), _collectives(), self.progress
+        if mark != self._mark:
+            self._mark, self._since = mark, time.monotonic()
+        own = next((frame for frame in frames if frame.f_code.co_filename.startswith(PACKAGE)), frames[0])
+        place = f'{Path(own.f_code.co_filename).name}:{own.f_lineno}'
+        step = f'step {self.step}: ' * bool(self.step)
+        others = ' and may wait for other ranks' * waits
+        return f'{step}{doing}{others} ({place})', waits, time.monotonic() - self._since
+
+    # the thread that judges, and waits for nobody
+
+    def _judge(self) -> None:
+        before = time.monotonic()
+        pause = min(1.0, self.interval)
+        while not self.over.wait(pause):
+            now = time.monotonic()
+            if now - before > pause + self.silence / 4:  # this process was stopped, and maybe all were
+                self.answered, self.seen = now, dict.fromkeys(self.seen, now)
+            before = now
+            if lost := self.verdict or self._lost(now):
+                self.leave(lost)
+
+    def _lost(self, now: float) -> dict[int, str]:
+        if now - self.answered > self.silence:
+            silent = '' if self.answered < 0 else f' for {self.silence:g} s'
+            return {0: self._told(0, f'has not answered{silent}, nor has the store of its machine')}
+        if self.rank and now - self.seen[0] <= self.silence:
+            return {}
+        dead = {rank: now - seen for rank, seen in self.seen.items() if now - seen > self.silence and rank != self.rank}
+        if dead:
+            limit = self.silence / 3  # whoever follows a silent main rank has not watched the others for longer
+            dead = {rank: now - seen for rank, seen in self.seen.items() if now - seen > limit and rank != self.rank}
+            why = 'has given no sign of life for'
+            return {rank: self._told(rank, f'{why} {seconds:.0f} s') for rank, seconds in dead.items()}
+        return self._late(now)
+
+    def _late(self, now: float) -> dict[int, str]:
+        """Name those whom others wait for; the result are those whom they waited for too long."""
+        waiting = {rank: seconds for rank, (_, _, waits, seconds) in self.beats.items() if waits}
+        longest = max(waiting.values(), default=0.0)
+        if longest <= self.silence:
+            self._reported = {}
+            return {}
+        late = [rank for rank in self.beats if rank not in waiting]
+        for rank in late:
+            if longest > 2 * self._reported.get(rank, 0.0):
+                self._reported[rank] = longest
+                message = f'{self._name(rank)} is late: for {longest:.0f} s {len(waiting)} rank(s) have waited for it'
+                print_log(self._told(rank, message), 'current', logging.WARNING)
+        if longest <= self.patience:
+            return {}
+        if late:
+            return {rank: self._told(rank, f'has been waited for, for {longest:.0f} s') for rank in late}
+        return {rank: self._told(rank, f'waits, as all do, for {seconds:.0f} s') for rank, seconds in waiting.items()}
+
+    def _name(self, rank: int) -> str:
+        return f'Rank {rank} of {len(self.hosts)} on {self.hosts[rank]}'
+
+    def _told(self, rank: int, why: str) -> str:
+        last = f'It last said: {self.beats[rank][1]}' if rank in self.beats else 'It has said nothing yet'
+        return f'{why}. {last}.'
+
+    # the end
+
+    def fail(self, error: BaseException) -> None:
+        """This rank ends with an error of its own, or because it lost another one (see `is_loss`).
+
+        In the first case the others are told, and the error takes its course. In the second it does not return.
+        """
+        if not is_loss(error):
+            self.stop()
+            self._tell({self.rank: f'failed: {type(error).__name__}: {error}.'})
+            return
+        now = time.monotonic()
+        self.watches_all = True
+        end = now + 3 * self.interval + 1.0
+        while time.monotonic() < end and not self.verdict and self.answered > 0:
+            time.sleep(0.1)
+        silent = [rank for rank, seen in self.seen.items() if seen < now + self.interval and rank != self.rank]
+        lost = self.verdict or {rank: self._told(rank, 'has gone') for rank in silent}
+        self.leave(lost if self.answered > 0 else {0: self._told(0, 'has gone')}, error)
+
+    def leave(self, lost: dict[int, str], error: BaseException | None = None) -> None:
+        """Name the lost ranks, save or wait until another one has, and end this process.
+
+        Args:
+            lost: rank -> what is wrong with it.
+            error: that showed the loss.
+        """
+        with self.leaving:  # for ever: the process ends within
+            if not self.verdict:
+                self._tell(lost)
+            lines = [f'{self._name(rank)} {why}' for rank, why in lost.items()]
+            lines += [f'What showed it: {error}'] * (error is not None)
+            is_late = {*lost} >= {*range(len(self.hosts))}  # nobody is lost, and nobody goes on
+            has_store = self.answered > 0 and time.monotonic() - self.answered < self.silence
+            if self.rank in lost and not is_late:
+                lines.append('This is that rank: the others went on without it.')
+            elif self.rank in self._savers({} if is_late else lost, has_store) and self.rescue is not None:
+                lines.append(self._save())
+                self._tell({}, 'rescued')
+            elif self.rescue is not None:
+                self._wait_for_rescue(has_store)
+            print_log('\n'.join(lines), 'current', logging.ERROR)
+            exit_now(self.exit_code())
+
+    def _savers(self, lost: Collection[int], has_store: bool) -> set[int]:
+        """The first that lives; without the store nobody knows: the main rank, its next, or of the next machine."""
+        ranks = range(len(self.hosts))
+        if has_store:
+            return {next(rank for rank in ranks if rank not in lost)}
+        return {0, 1, next((rank for rank in ranks if self.hosts[rank] != self.hosts[0]), 0)}
+
+    def _save(self) -> str:
+        assert self.rescue is not None
+        end = time.monotonic() + 600
+        while 'saves a checkpoint' in self._look()[0] and time.monotonic() < end:  # the main thread is at it
+            time.sleep(0.5)
+        try:
+            path = self.rescue()
+        except Exception as error:  # the reason why all leave is to be said in any case
+            return f'Nothing was saved: {type(error).__name__}: {error}'
+        return 'Nothing new was to be saved.' if path is None else f'Saved {path}. Go on with --resume.'
+
+    def _wait_for_rescue(self, has_store: bool) -> None:
+        """The launcher ends all when the first one leaves."""
+        if not has_store:
+            time.sleep(min(60.0, self.silence))
+            return
+        with suppress(RuntimeError):
+            self._connect().wait(['rescued'], timedelta(seconds=5 * self.silence))
+
+    def _tell(self, lost: dict[int, str], key: str = 'verdict') -> None:
+        """Without waiting for a store that does not answer."""
+
+        def tell() -> None:
+            with suppress(RuntimeError):
+                self._connect().set(key, json.dumps(lost))
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        thread.join(5.0)
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that other ranks cannot be reached, of gloo or NCCL."""
+    return isinstance(error, RuntimeError) and bool(re.search('gloo|nccl|processgroup', str(error), re.IGNORECASE))
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _is(place: tuple[str, str], name: tuple[str, str]) -> bool:
+    return name[0].endswith(place[0]) and place[1] in ('', name[1])
+
+
+def _collectives() -> int:
+    """How many this rank has begun."""
+    try:
+        return dist.distributed_c10d._get_default_group()._get_sequence_number_for_group()
+    except (RuntimeError, ValueError):  # there is no group, or none that counts
+        return 0
+
+
+current: Heartbeat | None = None  # of this process
+
+
+def begin(rank: int, hosts: list[str], *, silence: float, patience: float) -> None:
+    """Start the heartbeat of this process."""
+    global current
+    current = Heartbeat(rank, hosts, silence=silence, patience=patience)
+    current.start()
+
+
+def end() -> None:
+    """From now on ranks may go."""
+    if current is not None:
+        current.stop()

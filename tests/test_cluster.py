@@ -1,0 +1,528 @@
+"""Ranks and machines that meet, start again, and are missed; Slurm's scripts with stand-ins (tests/test_slurm.py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_run import CLASSIFY, build_runner, write_config, write_data
+from torch.distributed import TCPStore
+
+from omnimae.engine import heartbeat
+from omnimae.engine.compat import _translate_slurm
+from omnimae.engine.heartbeat import Heartbeat
+from omnimae.meeting import ROUND, connect, meet
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ROOT / 'tools'
+
+
+def load_launch() -> ModuleType:
+    spec = importlib.util.spec_from_file_location('launch', TOOLS / 'launch.py')
+    launch = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launch)
+    return launch
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    return {**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **more}
+
+
+# Slurm's scripts
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Path:
+    """A folder with stand-ins that note their arguments, one a line; srun exits with the next of `codes`."""
+    stand_ins = {
+        'srun': 'code=$(head -n1 codes); sed -i 1d codes; while (($#)) && [[ $1 != rank ]]; do shift; done; '
+        'cat signals >>"$2" 2>/dev/null; rm -f signals; exit "$code"',
+        'sinfo': 'cat gres',
+        'sbatch': 'echo 12',
+        'scontrol': '[[ $1 == requeue ]] || cat job',
+    }
+    for name, what in stand_ins.items():
+        (tmp_path / name).write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "{name}" "$@" >>{name}.txt\n{what}\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / 'gres').write_text('(null)\n')
+    (tmp_path / 'job').write_text(
+        'JobState=COMPLETING Restarts=0 RunTime=00:00:09 TimeLimit=1-00:00:00 PreemptTime=N\n'
+    )
+    (tmp_path / 'codes').write_text('0\n')
+    return tmp_path
+
+
+def submit(folder: Path, *words: str, script: str = 'slurm_train.sh', **env: str) -> subprocess.CompletedProcess:
+    env = environment(**env)
+    env['PATH'] = f'{folder}:{env["PATH"]}'
+    command = ['bash', str(TOOLS / script), 'gpu', 'a job', 'a config.py', *words]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def arguments(folder: Path, name: str = 'srun') -> list[str]:
+    return (folder / f'{name}.txt').read_text().splitlines()
+
+
+def value(words: list[str], option: str) -> str:
+    return words[words.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    ('env', 'gres', 'expected'),
+    [
+        ({}, 'gpu:8', ('8', '8', 'gpu:8')),
+        ({'GPUS': '2'}, 'gpu:8', ('2', '2', 'gpu:2')),
+        ({'GPUS': '16'}, 'gpu:a100:8(S:0-1)', ('16', '8', 'gpu:8')),
+        ({'GPUS': '2'}, '(null)', ('2', '2', None)),
+        ({'GPUS': '6', 'GPUS_PER_NODE': '4'}, 'gpu:4', ('6', '4', 'gpu:4')),
+        ({'SLURM_JOB_ID': '3', 'SLURM_NTASKS': '6', 'SLURM_JOB_NUM_NODES': '2'}, 'gpu:4', ('6', '3', None)),
+    ],
+)
+def test_a_job_takes_what_it_needs(slurm: Path, env: dict[str, str], gres: str, expected: tuple):
+    (slurm / 'gres').write_text(f'{gres}\n')
+    assert submit(slurm, **env).returncode == 0
+    words = arguments(slurm)
+    assert (value(words, '--ntasks'), value(words, '--ntasks-per-node')) == expected[:2]
+    assert ('--gres' in words and value(words, '--gres')) == (expected[2] or False)
+
+
+def test_arguments_with_spaces_pass_through(slurm: Path):
+    submit(slurm, 'x=a b', SRUN_ARGS='--qos long --comment "two words" --x=$HOME')
+    words = arguments(slurm)
+    assert [value(words, '--qos'), value(words, '--comment')] == ['long', 'two words']
+    assert '--x=$HOME' in words  # no shell reads it
+    assert words[-4:] == ['a config.py', '--launcher', 'slurm', 'x=a b']
+    (slurm / 'srun.txt').unlink()
+    submit(slurm, 'a checkpoint.pth', 'x=a b', script='slurm_test.sh', SRUN_ARGS='--account "my lab"')
+    assert value(arguments(slurm), '--account') == 'my lab'
+    assert arguments(slurm)[-5:] == ['a config.py', 'a checkpoint.pth', '--launcher', 'slurm', 'x=a b']
+
+
+def test_a_batch_job_is_submitted(slurm: Path):
+    result = submit(slurm, 'x=a b', BATCH='1', GPUS='2', SBATCH_ARGS='--time 24:00:00 --comment "two words"')
+    assert 'Job 12 is queued. Its log will be work_dirs/slurm/a job-12.log' in result.stdout
+    words = arguments(slurm, 'sbatch')
+    assert [value(words, f'--{name}') for name in ('time', 'comment', 'ntasks', 'signal', 'output')] == [
+        '24:00:00', 'two words', '2', 'USR1@120', 'work_dirs/slurm/%x-%j.log'
+    ]  # fmt: skip
+    assert '--requeue' in words
+    assert value(words, '--wrap').endswith(r'/slurm_train.sh gpu a\ job a\ config.py x=a\ b ')
+    assert not (slurm / 'srun.txt').exists()
+
+
+JOB = 'JobState=COMPLETING Restarts={restarts} RunTime={ran} TimeLimit={limit} PreemptTime={preempted} x'
+
+
+@pytest.mark.parametrize(
+    ('signals', 'job', 'goes_on'),
+    [
+        ('USR1', {}, True),  # announces a time limit
+        ('TERM', {}, False),  # scancel, or the failure of another rank
+        ('', {}, True),  # to the process alone
+        ('USR1\nTERM', {}, True),
+        ('TERM', {'preempted': '2026-11-27T02:50:19'}, True),
+        ('TERM', {'restarts': 1}, True),  # Slurm has queued it again already
+        ('TERM', {'ran': '1-00:00:12'}, True),
+        ('TERM', {'ran': '23:59:50'}, False),
+        ('TERM', {'ran': '00:30:01', 'limit': '00:30:00'}, True),
+        ('TERM', {'limit': 'UNLIMITED'}, False),
+    ],
+)
+def test_a_cancelled_job_is_not_queued_again(slurm: Path, signals: str, job: dict[str, Any], goes_on: bool):
+    shown = dict(restarts=0, ran='00:00:09', limit='1-00:00:00', preempted='None') | job
+    (slurm / 'job').write_text(JOB.format(**shown))
+    (slurm / 'signals').write_text(f'job 12\n{signals}\n')
+    (slurm / 'codes').write_text('75\n0\n')
+    result = submit(slurm)
+    words = arguments(slurm)
+    if goes_on:
+        assert result.returncode == 0
+        assert words[-1] == '--resume'
+        assert words.count('srun') == 2
+    else:
+        assert result.returncode == 143
+        assert 'not queued again' in result.stderr
+        assert words.count('srun') == 1
+    assert not [*slurm.glob('.slurm_train.*')]
+
+    (slurm / 'signals').write_text(f'job 12\n{signals}\n')
+    (slurm / 'codes').write_text('75\n')
+    result = submit(slurm, SLURM_JOB_ID='12', ENVIRONMENT='BATCH')
+    assert result.returncode == (75 if goes_on else 143)
+    assert ('requeue' in arguments(slurm, 'scontrol')) == goes_on
+
+
+def test_a_failure_is_not_queued_again(slurm: Path):
+    (slurm / 'codes').write_text('1\n')
+    assert submit(slurm).returncode == 1
+    assert arguments(slurm).count('srun') == 1
+
+
+def test_a_batch_job_that_runs_again_resumes(slurm: Path):
+    submit(slurm, SLURM_JOB_ID='12', SLURM_RESTART_COUNT='1', ENVIRONMENT='BATCH')
+    assert arguments(slurm)[-1] == '--resume'
+
+
+def test_jobs_on_a_node_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    env = dict(SLURM_PROCID='1', SLURM_NTASKS='2', SLURM_LOCALID='1', SLURM_NODELIST='n1', MASTER_ADDR='n1')
+
+    def port(given: int | None = None, **more: str) -> int:
+        monkeypatch.setattr(os, 'environ', {**env, **more})
+        _translate_slurm(given)
+        return int(os.environ['MASTER_PORT'])
+
+    ports = [port(SLURM_JOB_ID=str(job), SLURM_STEP_ID=step) for job in range(9990, 10010) for step in '01']
+    assert len({*ports}) == len(ports)
+    assert all(1024 < number < 32768 for number in ports)  # Linux gives those above away
+    assert port(SLURM_JOB_ID='123456789') == port(SLURM_JOB_ID='123456789', SLURM_STEP_ID='0')
+    assert port(29501, SLURM_JOB_ID='7') == 29501
+    assert port(29501, MASTER_PORT='5') == 5
+
+
+# torchrun
+
+
+def test_machines_meet_by_the_environment(monkeypatch: pytest.MonkeyPatch):
+    launch = load_launch()
+    assert launch.rendezvous({}) == ['--standalone', '--max-restarts', '0']
+    assert launch.rendezvous({'MAX_RESTARTS': '3'}) == ['--standalone', '--max-restarts', '3']
+    two = dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='127.0.0.1', PORT='29511')
+    assert launch.rendezvous(two) == [
+        *('--max-restarts', '0', '--nnodes', '2', '--node-rank', '1'),
+        *('--master-addr', '127.0.0.1', '--master-port', '29511', '--rdzv-conf', 'timeout=120'),
+    ]
+    words = launch.rendezvous(two | {'MAX_RESTARTS': '2', 'MEET_TIMEOUT': '7'})
+    assert value(words, '--rdzv-endpoint') == '127.0.0.1:29511'
+    assert value(words, '--rdzv-conf') == 'is_host=0,join_timeout=7,read_timeout=7'
+    assert value(words, '--local-addr') == '127.0.0.1'
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as other:
+        other.bind(('', 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(RuntimeError, match=f'PORT={port} on .*: Address already in use. Set PORT to another port'):
+            load_launch().rendezvous({'PORT': str(port)})
+
+
+RANK = """
+import os, signal, sys, time
+with open(sys.argv[1] + '/starts.txt', 'a') as file:
+    file.write(' '.join([os.environ['RANK'], os.environ['OMNIMAE_ROUND'], *sys.argv[3:]]) + chr(10))
+if os.environ['RANK'] == '1' and (sys.argv[2] != 'once' or '--resume' not in sys.argv):
+    time.sleep(0.2)
+    if sys.argv[2] == 'asked':
+        os._exit(75)
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(0.5 if '--resume' in sys.argv else 30)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('what', 'starts', 'code'), [('once', 2, 0), ('always', 3, 1), ('asked', 1, 75)])
+def test_ranks_that_fail_are_started_again(tmp_path: Path, what: str, starts: int, code: int):
+    """A rank is killed: all are started again, with --resume; twice at most. A rank that was asked to stop is not."""
+    (tmp_path / 'rank.py').write_text(RANK)
+    command = [sys.executable, TOOLS / 'launch.py', '--nproc-per-node', '2', tmp_path / 'rank.py', tmp_path, what]
+    result = subprocess.run(command, env=environment(MAX_RESTARTS='2'), capture_output=True, text=True)
+    assert result.returncode == code, result.stderr[-3000:]
+    lines = [line.split() for line in (tmp_path / 'starts.txt').read_text().splitlines()]
+    assert len(lines) == 2 * starts
+    assert len({name for _, name, *_ in lines}) == starts
+    assert [words[2:] for words in lines] == [[]] * 2 + [['--resume']] * (2 * starts - 2)
+
+
+@pytest.mark.parametrize(
+    ('env', 'message'),
+    [
+        ({'NODE_RANK': '0'}, '1 of NNODES=3 machines have come within 1 s, but not NODE_RANK=1, 2. Start'),
+        ({'NODE_RANK': '1'}, 'MASTER_ADDR=127.0.0.1, port {port}, could not be reached within 1 s: nothing answers'),
+        (
+            {'NODE_RANK': '1', 'MASTER_ADDR': 'nowhere.invalid'},
+            'MASTER_ADDR=nowhere.invalid, port {port}, could not be reached within 1 s: .* does not know a machine',
+        ),
+        ({'NODE_RANK': '0', 'MAX_RESTARTS': '1'}, 'Not all of NNODES=3 machines have come within 1 s'),
+    ],
+)
+@pytest.mark.slow
+def test_machines_that_do_not_come_are_named(env: dict[str, str], message: str):
+    with socket.socket() as probe:
+        probe.bind(('', 0))
+        port = str(probe.getsockname()[1])
+    env = environment(**{'MASTER_ADDR': '127.0.0.1', 'NNODES': '3', 'MEET_TIMEOUT': '1', 'PORT': port, **env})
+    command = [sys.executable, TOOLS / 'launch.py', '--nproc-per-node', '1', 'rank.py']
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert re.search(message.format(port=port), result.stderr), result.stderr[-2000:]
+
+
+# ranks that meet
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
+    """The store of a launcher."""
+    server = TCPStore('127.0.0.1', 0, None, True, wait_for_workers=False)
+    ours = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(server.port), TORCHELASTIC_USE_AGENT_STORE='True')
+    for name, text in {**ours, ROUND: 'first'}.items():
+        monkeypatch.setenv(name, text)
+    return server
+
+
+def test_ranks_that_do_not_come_are_named(store: TCPStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '4')
+    connect(5).set('host/2', 'there')
+    with pytest.raises(RuntimeError, match=r'2 of 4 ranks have come to MASTER_ADDR=127.0.0.1, port \d+, within 0.5 s, '
+                       'but not rank 1, 3. See why'):  # fmt: skip
+        meet(0.5)
+    for rank in '13':
+        connect(5).set(f'host/{rank}', 'there')
+    assert meet(5)[1] == [socket.gethostname(), 'there', 'there', 'there']
+    monkeypatch.setenv(ROUND, 'second')  # after a restart nobody is there yet
+    with pytest.raises(RuntimeError, match='1 of 4 ranks have come'):
+        meet(0.5)
+
+
+def test_a_main_rank_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch):
+    for name, text in dict(RANK='1', WORLD_SIZE='2', MASTER_ADDR='nowhere.invalid', MASTER_PORT='29512').items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(RuntimeError, match='MASTER_ADDR=nowhere.invalid, port 29512, could not be reached within 1 s: '
+                       '.* does not know a machine of that name'):  # fmt: skip
+        meet(1)
+
+
+# signs of life
+
+
+class Left(BaseException):
+    """In the place of the end of a process."""
+
+
+@pytest.fixture
+def ranks(store: TCPStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Heartbeat]]:
+    """Three ranks of two machines, as threads. What they have done is in ``done``: rank -> 'saved' or 'waited'."""
+    # What each main thread does is `looks`: what it says, whether it waits for others, for how many seconds.
+    all_ranks = [Heartbeat(rank, ['n1', 'n1', 'n2'], silence=2.0, patience=1000.0) for rank in range(3)]
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    monkeypatch.setattr(heartbeat, 'exit_now', leave)
+    for rank in all_ranks:
+        rank.looks, rank.done, rank.interval = ('step 7: trains (x.py:1)', False, 0.0), [], 0.05
+        monkeypatch.setattr(rank, '_look', lambda rank=rank: rank.looks)
+
+        def rescue(rank: Heartbeat = rank) -> Path:
+            rank.done.append('saved')
+            return tmp_path / 'preempted.pth'
+
+        def wait(has_store: bool, rank: Heartbeat = rank) -> None:
+            rank.done.append('waited')
+
+        rank.rescue = rescue
+        monkeypatch.setattr(rank, '_wait_for_rescue', wait)
+    messages: list[str] = []
+    monkeypatch.setattr(heartbeat, 'print_log', lambda text, *_: messages.append(text))
+    for rank in all_ranks:
+        rank.messages = messages
+    yield all_ranks
+    for rank in all_ranks:
+        rank.stop()
+
+
+def start(ranks: list[Heartbeat]) -> None:
+    def judge(rank: Heartbeat) -> None:
+        try:
+            Heartbeat._judge(rank)
+        except Left:
+            rank.over.set()
+
+    for rank in ranks:
+        rank._judge = lambda rank=rank: judge(rank)
+        rank.start()
+    wait_until(lambda: len(ranks[0].beats) == 3 and all(0 in rank.beats for rank in ranks))
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ('dead', 'saves'), [([1], 0), ([0], 1), ([0, 1], 2), ([2], 0)], ids=['one', 'main', 'machine', 'other']
+)
+def test_a_dead_rank_is_named_and_the_first_that_lives_saves(ranks: list[Heartbeat], dead: list[int], saves: int):
+    start(ranks)
+    for rank in dead:
+        ranks[rank].stop()
+    alive = [rank for rank in range(3) if rank not in dead]
+    wait_until(lambda: all(ranks[rank].over.is_set() for rank in alive))
+    assert [ranks[rank].done for rank in alive] == [['saved'] if rank == saves else ['waited'] for rank in alive]
+    text = '\n'.join(ranks[0].messages)
+    for rank in dead:
+        assert re.search(
+            rf'Rank {rank} of 3 on {ranks[0].hosts[rank]} has given no sign of life for \d s. It last said: step 7: '
+            r'trains \(x.py:1\).', text
+        )  # fmt: skip
+    assert re.search('Saved .*preempted.pth. Go on with --resume.', text)
+    assert not any(f'Rank {rank} of 3' in text for rank in alive)
+
+
+def test_a_late_rank_is_named_and_nobody_leaves_before_its_time(ranks: list[Heartbeat]):
+    ranks[2].looks = ('step 7: waits for data (feeding.py:95)', False, 30.0)
+    for rank in ranks[:2]:
+        rank.looks = ('step 7: trains and may wait for other ranks (loops.py:1)', True, 30.0)
+    start(ranks)
+    wait_until(lambda: ranks[0].messages)
+    [message] = ranks[0].messages
+    assert message == (
+        'Rank 2 of 3 on n2 is late: for 30 s 2 rank(s) have waited for it. It last said: step 7: waits for data '
+        '(feeding.py:95).'
+    )
+    time.sleep(1.5)
+    assert not any(rank.done for rank in ranks)
+    assert len(ranks[0].messages) == 1
+    for rank in ranks[:2]:
+        rank.looks = (*rank.looks[:2], 1001.0)
+    wait_until(lambda: all(rank.over.is_set() for rank in ranks))
+    assert [rank.done for rank in ranks] == [['saved'], ['waited'], []]  # the late one leaves without saving
+    assert 'Rank 2 of 3 on n2 has been waited for, for 1001 s' in '\n'.join(ranks[0].messages)
+
+
+def test_ranks_that_all_do_something_slow_are_not_late(ranks: list[Heartbeat]):
+    """Such as to compile, or the main rank alone to validate: the others do not wait yet."""
+    for rank in ranks:
+        rank.looks = ('is busy (compiling.py:1)', False, 900.0)
+    start(ranks)
+    time.sleep(1.5)
+    assert not ranks[0].messages
+    assert not any(rank.done for rank in ranks)
+
+
+def test_the_failure_of_a_rank_is_handed_on(ranks: list[Heartbeat]):
+    start(ranks)
+    ranks[1].fail(ValueError('the disk is on fire'))
+    wait_until(lambda: ranks[0].over.is_set() and ranks[2].over.is_set())
+    assert 'Rank 1 of 3 on n1 failed: ValueError: the disk is on fire.' in ranks[0].messages[0]
+    assert [rank.done for rank in ranks] == [['saved'], [], ['waited']]
+
+
+def test_a_lost_connection_asks_who_is_gone(ranks: list[Heartbeat]):
+    for rank in ranks:
+        rank.silence = 100.0
+    start(ranks)
+    ranks[1].stop()
+    time.sleep(0.2)
+    with pytest.raises(Left):
+        ranks[0].fail(RuntimeError('[gloo/transport/tcp/pair.cc:561] Connection closed by peer'))
+    assert {*ranks[0].done} == {'saved'}
+    assert 'Rank 1 of 3 on n1 has gone.' in ranks[0].messages[0]
+    assert 'What showed it: [gloo' in ranks[0].messages[0]
+
+
+def test_a_store_that_is_gone_is_its_rank(store: TCPStore, ranks: list[Heartbeat], monkeypatch: pytest.MonkeyPatch):
+    for rank in ranks[1:]:
+        rank.answered = -float('inf')  # what `_beat` leaves when its connection is closed
+        with pytest.raises(Left):
+            rank._judge()
+    assert ranks[1].done == ranks[2].done == ['saved']  # which of them lives nobody knows
+    assert 'Rank 0 of 3 on n1 has not answered, nor has the store of its machine' in ranks[1].messages[0]
+
+
+def test_a_process_that_was_stopped_itself_judges_nobody(ranks: list[Heartbeat], monkeypatch: pytest.MonkeyPatch):
+    start(ranks)
+    clock = time.monotonic
+    monkeypatch.setattr(heartbeat.time, 'monotonic', lambda: clock() + 100.0)
+    time.sleep(1.0)
+    assert not any(rank.done for rank in ranks)
+
+
+def test_a_rank_says_what_it_does(monkeypatch: pytest.MonkeyPatch):
+    rank = Heartbeat(0, ['here'], silence=60, patience=60)
+    said, waits, seconds = rank._look()
+    assert re.fullmatch(r'is busy \(heartbeat.py:\d+\)', said)
+    assert not waits
+    rank.step = 7
+    assert rank._look()[0].startswith('step 7: is busy')
+
+
+class Agent:
+    """Of torchrun."""
+
+    _remaining_restarts = 3
+
+
+@pytest.mark.parametrize(('codes', 'left'), [([-9], 3), ([1, 75], 3), ([75, 75], 0), ([130], 0), ([-15], 0)])
+def test_ranks_that_were_asked_to_stop_are_not_started_again(codes: list[int], left: int):
+    launch = load_launch()
+    failures = {rank: SimpleNamespace(exitcode=code) for rank, code in enumerate(codes)}
+    launch._monitor = lambda *_: SimpleNamespace(state=launch.WorkerState.FAILED, failures=failures)
+    agent = Agent()
+    launch.monitor(agent, None)
+    assert agent._remaining_restarts == left
+
+
+PROBE = """
+import os, signal, time
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from omnimae.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FaultHook(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if get_rank() == 0:
+            return
+        if runner._resume and runner.iter == 5:
+            raise ValueError('the disk of rank 1 is on fire')
+        if not runner._resume and runner.iter == 2:
+            time.sleep(5)
+        if not runner._resume and runner.iter == 4:
+            os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_late_stopped_and_failed_ranks_cost_no_step(tmp_path: Path):
+    """A rank is late and named. It is stopped and named; the run starts again by itself. It fails, and that is all."""
+    (tmp_path / 'probe.py').write_text(PROBE)
+    data = write_data(tmp_path / 'data')
+    # AdamW would divide the noise in gradients that are zero, those of the keys' biases, by itself
+    sgd = "\noptim_wrapper['optimizer'] = dict(type='SGD', lr=0.1)\n"
+    hook = f"{sgd}custom_imports = dict(imports=['probe'])\ncustom_hooks = [dict(type='FaultHook')]\n"
+    hook += 'env_cfg = dict(dist_cfg=dict(heartbeat=3))\ndefault_hooks = dict(checkpoint=dict(interval=10))\n'
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data, hook)
+    options = ['--work-dir', tmp_path / 'work', '--cfg-options', 'train_dataloader.batch_size=4']
+    command = ['bash', TOOLS / 'dist_train.sh', config, '2', *options]
+    env = environment(MAX_RESTARTS='1', PYTHONPATH=f'{ROOT}:{tmp_path}')
+    result = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=200)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output[-4000:]
+    assert re.search(r'Rank 1 of 2 on \S+ is late: for \d s 1 rank.* It last said: step 3: trains \(loops.py', output)
+    assert re.search(r'Rank 1 of 2 on \S+ has given no sign of life for \d s. It last said: step ', output)
+    assert output.count(f'Saved {tmp_path / "work" / "preempted.pth"}. Go on with --resume.') >= 2
+    assert 'resumed epoch: 1, iter: 4' in output
+    assert 'ValueError: the disk of rank 1 is on fire' in result.stderr
+
+    more = f'{sgd}default_hooks = dict(checkpoint=dict(by_epoch=False, interval=5))\n'
+    build_runner(write_config(tmp_path / 'one.py', CLASSIFY, data, more), tmp_path / 'one').train()
+    ours, theirs = (torch.load(tmp_path / name, weights_only=True) for name in ('work/preempted.pth', 'one/iter_5.pth'))
+    assert ours['meta']['iter'] == theirs['meta']['iter'] == 5
+    for name, weight in theirs['state_dict'].items():
+        torch.testing.assert_close(ours['state_dict'][name], weight, rtol=0, atol=1e-6)
