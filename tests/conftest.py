@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Files of a minute and more. Two processes share the files; a long one that began last would keep one of them waiting.
-LONG = ('test_faults.py', 'test_end_to_end.py', 'test_reproduce.py', 'test_distributed.py', 'test_methods_demo.py')
+LONG = (
+    'test_faults.py',
+    'test_cluster.py',
+    'test_end_to_end.py',
+    'test_reproduce.py',
+    'test_distributed.py',
+    'test_methods_demo.py',
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,10 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope='session')
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest demo data: a training and a validation video for each pair of photograph and motion, and maps."""
-    root = tmp_path_factory.mktemp('data') / 'demo'
-    make_demo(root, size=1, workers=2)
-    make_maps(root)
+    """The smallest demo data: a training and a validation video for each pair of photograph and motion, and maps.
+
+    All processes of pytest-xdist share them; the first one makes them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'data' / 'demo'
+    root.parent.mkdir(exist_ok=True)
+    with (root.parent / 'lock').open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        make_demo(root, size=1, workers=2)
+        if not (root / 'depth').exists():
+            make_maps(root)
     return root
 
 
