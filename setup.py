@@ -34,12 +34,15 @@ setup(
     extras_require={
         'demo': ['scikit-image'],  # its bundled photographs make the demo data
         'heif': ['pillow-heif'],  # photos of phones
+        's3': ['s3fs'],  # of other object stores: gcsfs, adlfs, huggingface_hub
         'loggers': ['tensorboard', 'wandb'],
         'tests': [
             'pytest',
             'pytest-xdist',
             'hypothesis',
+            'moto[server]',
             'pillow-heif',
+            's3fs',
             'scikit-image',
             'tensorboard',
             'timm',

@@ -18,7 +18,7 @@ import secrets
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from urllib.parse import urlparse
 
 import safetensors.torch
 import torch
+from mmengine import fileio
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
@@ -58,7 +59,7 @@ from omnimae.layouts import (
     unwrap,
 )
 from omnimae.layouts import convert as convert  # users look for it here
-from omnimae.registry import WEIGHT_INITIALIZERS
+from omnimae.registry import DATASETS, WEIGHT_INITIALIZERS
 from omnimae.structures import Grid
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ from omnimae.structures import Grid
 def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
     """Read a checkpoint -> its tensors by name, and what else it says of itself.
 
-    The file may be .safetensors or any file of ``torch.save``, or the http(s) address of one. Tensors are mapped
+    The file may be .safetensors or any file of ``torch.save``, or the address of one. Tensors are mapped
     from the file, not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of
     OmniMAE, MAE and VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. MMEngine stores averaged weights
     as ``state_dict`` when an EMA hook was active; ``meta['weights']`` says 'ema' or 'raw'.
@@ -77,12 +78,13 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
         ValueError: no such file, not a checkpoint, or one that holds more than tensors and plain values: such a file
             could run code while it is read, and is refused.
     """
-    path = _local(str(path))
-    if not os.path.isfile(path):
-        raise ValueError(f'{path}: no such checkpoint file. Check the path.')
-    if path.endswith('.safetensors'):
-        return _load_safetensors(path)
-    content = _load_pickle(path)
+    path = str(path)
+    with local_file(path) as local:
+        if not os.path.isfile(local):
+            raise ValueError(f'{path}: no such checkpoint file. Check the path.')
+        if path.endswith('.safetensors'):
+            return _load_safetensors(local)
+        content = _load_pickle(local)
     state_dict = unwrap(content)
     if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
         raise ValueError(f'{path}: holds no tensors by name, neither at the top nor under {", ".join(WRAPPERS)}.')
@@ -91,6 +93,25 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
     if 'state_dict' in content:
         meta.setdefault('weights', 'ema' if 'ema_state_dict' in content else 'raw')
     return dict(state_dict), meta
+
+
+@contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """A path as it is; of http(s) that of a copy that stays, of another storage (``s3://``) that of one for a while.
+
+    Raises:
+        ValueError: it cannot be fetched.
+    """
+    if '://' not in path or path.startswith(('http://', 'https://')):
+        yield _local(path)
+        return
+    DATASETS.import_from_location()  # its room registers what reads them
+    with ExitStack() as fetching:
+        try:
+            copy = fetching.enter_context(fileio.get_local_path(path))
+        except (OSError, ImportError) as error:
+            raise ValueError(f'{path}: cannot be fetched ({error}). Check the address, and its credentials.') from error
+        yield str(copy)
 
 
 def stored_classes(path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:

@@ -33,6 +33,7 @@ from omnimae.data.datasets import ImageDataset
 from omnimae.data.media import READERS, open_video, video
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError
 from omnimae.data.media.images import read_image
+from omnimae.data.preparation import check_files
 from omnimae.data.storage import patience
 from omnimae.data.storage.http import quoted
 from omnimae.engine import compat, setup_environment
@@ -532,3 +533,27 @@ def test_programs_that_train_nothing_have_the_exit_codes_of_a_training(monkeypat
         sys.excepthook(type(error), error, None)
     assert codes == [75, 1]
     assert 'StorageAwayError: x is away' in capsys.readouterr().err
+
+
+def test_preparing_says_nothing_of_files_whose_disk_is_away(tmp_path: Path, disk: Disk, monkeypatch):
+    (tmp_path / 'p').mkdir()
+    paths = ['p/a.png', 'p/b.png', 'p/nothing.png']
+    for path in paths[:2]:
+        (tmp_path / path).write_bytes(png())
+    checks = check_files(tmp_path, paths, 'image')
+    assert [checks[path].reason for path in paths] == [None, None, 'the file is missing']
+    (tmp_path / 'checked_files.jsonl').unlink()
+    disk.only, disk.count = '.png', 10_000
+    with pytest.raises(StorageAwayError, match=f'Storage {tmp_path} is away'):
+        check_files(tmp_path, paths, 'image')
+    stat = os.stat
+
+    def stale(path: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith('.png'):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, 'stat', stale)
+    with pytest.raises(StorageAwayError, match=f'Storage {tmp_path} is away, .*Stale file handle'):
+        check_files(tmp_path, paths, 'image')
+    assert (tmp_path / 'checked_files.jsonl').read_text() == ''

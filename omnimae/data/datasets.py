@@ -80,7 +80,8 @@ class FileDataset(Dataset):
         skip: a file of paths, one a line up to a tab, as ``broken_files.txt`` of a run: training takes others instead,
             evaluation leaves them out.
         allow_outside: whether lines of ``ann_file`` may name files outside ``root``.
-        backend_args: of ``mmengine.fileio``, for files that are not on a local disk.
+        backend_args: of ``mmengine.fileio``, for files that are not on a local disk. ``ann_file`` and ``classes`` may
+            be local all the same.
 
     Raises:
         ValueError: an argument, list or folder that cannot be used, before anything is read.
@@ -113,14 +114,15 @@ class FileDataset(Dataset):
         self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
         extensions = self.default_extensions if extensions is None else extensions
         if isinstance(classes, str):
-            classes = read_classes(classes, backend_args=backend_args)
-        about: dict[str, Any] = dict(classes=classes, backend_args=backend_args)
+            classes = read_classes(classes, backend_args=storage.args_of_list(classes, root, backend_args))
         if ann_file is None and select is not None:
             raise ValueError(f'select={select!r} picks lines of an ann_file, and there is none. Give it, or no select.')
         if ann_file is None:
-            rows = self._scan(root, extensions, **about | dict(backend_args=self.backend_args))
+            rows = self._scan(root, extensions, classes=classes, backend_args=self.backend_args)
         else:
-            rows = self._read_list(ann_file, extensions, select=select, allow_outside=allow_outside, **about)
+            about: dict[str, Any] = dict(classes=classes, select=select, allow_outside=allow_outside)
+            about['backend_args'] = storage.args_of_list(ann_file, root, backend_args)
+            rows = self._read_list(ann_file, extensions, **about)
         self.skip = skip
         self.skipped = set() if skip is None else _read_paths(skip)
         self.classes = rows.classes

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from mmengine.utils import ProgressBar
 
+from omnimae.data import storage
 from omnimae.data.aligned import Modality, check_aligned_as, files_by_stem, read_aligned
 from omnimae.data.annotations import read_lines
 from omnimae.data.benchmarks import BENCHMARKS, Item
@@ -296,11 +297,14 @@ def check_files(
 
     What training would refuse may lie in any frame. To decode all costs about what an epoch of training costs.
 
+    A storage that is away ends it (StorageAwayError); run it again later.
+
     Results are appended to ``checked_files.jsonl`` as they come, those of a part to a file of its own. A good file of
     the same size and time as then is not checked again; one that could not be read is, for it may have been the
     network or a time limit.
     """
     log = root / 'checked_files.jsonl'
+    storage.remember_root(str(root))
     known = _read_log(log)
     if part is not None:
         log = part.file(root, 'checked_files')
@@ -403,7 +407,7 @@ def _stat_files(root: Path, paths: Sequence[str], workers: int) -> dict[str, lis
 
 def _stat(path: str) -> list[int] | None:
     try:
-        found = os.stat(path)
+        found = storage.insist(lambda: os.stat(path), path)
     except OSError:
         return None
     return [found.st_size, found.st_mtime_ns]

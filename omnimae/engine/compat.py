@@ -31,7 +31,7 @@ from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 from torch.nn.parallel import DistributedDataParallel
 
-from omnimae.checkpoint import load_file, replacing
+from omnimae.checkpoint import load_file, local_file, replacing
 from omnimae.meeting import meet
 from omnimae.stopping import StorageAwayError, exit_now
 
@@ -97,11 +97,18 @@ def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
     Raises:
         ValueError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
     """
-    if filename.endswith('.safetensors') or not os.path.isfile(filename):
+    if filename.endswith('.safetensors') or filename.startswith(('http://', 'https://')):
         state_dict, meta = load_file(filename)
         return {'state_dict': state_dict, 'meta': meta}
+    with local_file(filename) as local:
+        if not os.path.isfile(local):
+            raise ValueError(f'{filename}: no such checkpoint file. Check the path.')
+        return _load_plain(local, filename)
+
+
+def _load_plain(local: str, filename: str) -> dict[str, Any]:
     try:
-        return torch.load(filename, map_location='cpu', weights_only=True)
+        return torch.load(local, map_location='cpu', weights_only=True)
     except Exception as error:  # whatever broken bytes lead torch to
         raise ValueError(
             f'Checkpoint {filename} is refused: it cannot be read as tensors and plain values alone ({error}). '

@@ -15,13 +15,14 @@ from typing import Any
 
 from mmengine.fileio import LocalBackend, get_file_backend
 
-from omnimae.data.storage import http  # noqa: F401  # registers its backend
+from omnimae.data.storage import http, objects  # noqa: F401  # they register their backends
 from omnimae.data.storage.local import LocalFile, read_from_disk
 from omnimae.data.storage.patience import UNREACHABLE, insist, remember_root
 from omnimae.data.storage.shards import ShardsBackend, root_of
 
 __all__ = [
     'LocalFile',
+    'args_of_list',
     'backend_args_of',
     'exists',
     'insist',
@@ -141,6 +142,20 @@ def _is_there(path: str, is_kind: Callable[[int], bool] = bool) -> bool:
         return is_kind(os.stat(path).st_mode)
     except UNREACHABLE:
         return False
+
+
+def args_of_list(file: str, root: str, backend_args: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The arguments with which a list of files below ``root`` is read: theirs, unless it lies elsewhere.
+
+    A list that is a local file, or whose address begins with another ``scheme://`` than ``root``, is read by its own
+    address. So pictures in an LMDB can have a list beside it.
+    """
+    is_beside = _scheme(file) == _scheme(root) and not os.path.isfile(file)
+    return backend_args if is_beside else None
+
+
+def _scheme(address: str) -> str:
+    return address.partition('://')[0] if '://' in address else ''
 
 
 def list_files(root: str, backend_args: dict[str, Any] | None = None) -> list[str]:

@@ -1,0 +1,206 @@
+"""Object stores, as far as fsspec knows them: S3, Google Cloud, Azure, Hugging Face and others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from tempfile import NamedTemporaryFile
+from typing import Any, TypeVar
+
+from mmengine.fileio import BaseStorageBackend, FileClient, register_backend
+from mmengine.fileio.backends import prefix_to_backends
+
+from omnimae.data.storage.patience import AWAY, timeout
+from omnimae.stopping import StorageRefusedError
+
+T = TypeVar('T')
+
+# Beginnings of addresses -> what reads them, beside fsspec.
+PACKAGES = {
+    **dict.fromkeys(('s3', 's3a'), 's3fs'),
+    **dict.fromkeys(('gs', 'gcs'), 'gcsfs'),
+    **dict.fromkeys(('az', 'abfs', 'abfss', 'adl'), 'adlfs'),
+    **dict.fromkeys(('hf',), 'huggingface_hub'),
+    **dict.fromkeys(('memory',), 'fsspec'),
+}
+# Of the libraries below fsspec: who asks has no right to, or said nothing of who asks.
+REFUSALS = ('NoCredentials', 'PartialCredentials', 'RefreshError', 'DefaultCredentials', 'TokenRetrieval')
+MISTAKES = (TypeError, ValueError, AttributeError, NotImplementedError, ImportError)  # in arguments, or installations
+
+
+class FsspecBackend(BaseStorageBackend):
+    """Files of every storage that fsspec knows, by their addresses, such as ``s3://BUCKET/NAME``.
+
+    Credentials come from where the storage's own tools take them: of S3 ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, the
+    role of the machine, and ``AWS_ENDPOINT_URL`` for a server that is not Amazon's. Every process has connections of
+    its own: those of the process that it was forked from would not answer.
+
+    Args:
+        options: of the file system of fsspec, such as ``endpoint_url`` or ``anon=True`` of S3.
+    """
+
+    is_thread_safe = True
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self._stores: dict[tuple[int, str], Any] = {}  # by process and beginning of the address; threads share them
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return _remade, (self.options,)
+
+    def get(self, filepath: str) -> bytes:
+        """The whole file."""
+        return self._ask(filepath, lambda store: store.cat_file(filepath))
+
+    def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes [start, stop) of a file, as many of them as it has."""
+        if start == stop:
+            return b''
+        try:
+            return self._ask(filepath, lambda store: store.cat_file(filepath, start=start, end=stop))
+        except OSError:
+            if start < self._ask(filepath, lambda store: store.size(filepath)):
+                raise
+            return b''  # beyond the end
+
+    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        """The whole file, decoded."""
+        return self.get(filepath).decode(encoding)
+
+    def put(self, obj: bytes, filepath: str) -> None:
+        """Write a file; object stores show it when it is whole."""
+        self._ask(filepath, lambda store: store.pipe_file(filepath, bytes(obj)))
+
+    def put_text(self, obj: str, filepath: str, encoding: str = 'utf-8') -> None:
+        """Write a text."""
+        self.put(obj.encode(encoding), filepath)
+
+    def exists(self, filepath: str) -> bool:
+        """Whether there is such a file or folder."""
+        return self._ask(filepath, lambda store: _info(store, filepath) is not None)
+
+    def isdir(self, filepath: str) -> bool:
+        """Whether there are files below an address."""
+        return self._ask(filepath, lambda store: (_info(store, filepath) or {}).get('type') == 'directory')
+
+    def isfile(self, filepath: str) -> bool:
+        """Whether there is such a file."""
+        return self._ask(filepath, lambda store: (_info(store, filepath) or {}).get('type') == 'file')
+
+    def remove(self, filepath: str) -> None:
+        """Remove a file."""
+        self._ask(filepath, lambda store: store.rm_file(filepath))
+
+    def join_path(self, filepath: str, *filepaths: str) -> str:
+        """An address below another."""
+        return '/'.join([filepath.rstrip('/'), *(path.strip('/') for path in filepaths)])
+
+    def list_dir_or_file(
+        self,
+        dir_path: str,
+        list_dir: bool = True,
+        list_file: bool = True,
+        suffix: str | tuple[str, ...] | None = None,
+        recursive: bool = False,
+    ) -> Iterator[str]:
+        """Files and folders below an address, relative to it; names that begin with a dot are left out."""
+        depth = None if recursive else 1
+        found = self._ask(dir_path, lambda s: s.find(dir_path, maxdepth=depth, withdirs=True, detail=True))
+        store = self._store(dir_path)
+        root = store._strip_protocol(dir_path).rstrip('/') + '/'
+        for path, info in found.items():
+            name, wanted = path.removeprefix(root), list_dir if info['type'] == 'directory' else list_file
+            is_hidden = any(part.startswith('.') for part in name.split('/'))
+            if wanted and name and path != name and not is_hidden and (suffix is None or name.endswith(suffix)):
+                yield name
+
+    @contextmanager
+    def get_local_path(self, filepath: str) -> Iterator[str]:
+        """A copy on a local disk, for a while."""
+        with NamedTemporaryFile() as file:
+            self._ask(filepath, lambda store: store.get_file(filepath, file.name))
+            yield file.name
+
+    def _ask(self, address: str, ask: Callable[[Any], T]) -> T:
+        store = self._store(address)
+        try:
+            return ask(store)
+        except MISTAKES:
+            raise
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, 'no such file', address) from error
+        except PermissionError as error:
+            raise _refused(address, error) from error
+        except OSError as error:
+            if error.errno is not None and error.errno not in AWAY:
+                raise  # of this file
+            raise ConnectionError(f'{type(error).__name__}: {error}') from error
+        except Exception as error:  # of whatever type: fsspec leaves them as the libraries below it raise them
+            if type(error).__name__.startswith(REFUSALS):
+                raise _refused(address, error) from error
+            raise ConnectionError(f'{type(error).__name__}: {error}') from error
+
+    def _store(self, address: str) -> Any:
+        prefix = address.partition('://')[0]
+        key = os.getpid(), prefix
+        with self._lock:
+            if key not in self._stores:
+                self._stores[key] = self._open(prefix)
+            return self._stores[key]
+
+    def _open(self, prefix: str) -> Any:
+        try:
+            from fsspec import get_filesystem_class
+
+            kind = get_filesystem_class(prefix)
+        except ImportError as error:
+            package = PACKAGES.get(prefix)
+            remedy = f'pip install {package}' if package else str(error)
+            raise ImportError(
+                f'Addresses of {prefix}:// need another package. Run: {remedy}'
+                + (" (or: pip install 'omnimae[s3]')" if package == 's3fs' else '')
+            ) from error
+        store = kind(**(_defaults(prefix) | self.options), skip_instance_cache=True)
+        if PACKAGES.get(prefix) == 's3fs':
+            store.retries = 1
+        return store
+
+
+def _defaults(prefix: str) -> dict[str, Any]:
+    if PACKAGES.get(prefix) != 's3fs':
+        return {'use_listings_cache': False}
+    # `patience` repeats reads; botocore alone would wait for 60 s, five times
+    seconds = timeout()
+    config = dict(connect_timeout=seconds, read_timeout=seconds, retries=dict(max_attempts=1))
+    return dict(config_kwargs=config, use_listings_cache=False)
+
+
+def _remade(options: dict[str, Any]) -> FsspecBackend:
+    return FsspecBackend(**options)
+
+
+def _info(store: Any, address: str) -> dict[str, Any] | None:
+    try:
+        return store.info(address)
+    except FileNotFoundError:
+        return None
+
+
+def _refused(address: str, error: Exception) -> StorageRefusedError:
+    text = ' '.join(str(error).split())
+    return StorageRefusedError(
+        f'{address}: {type(error).__name__}: {text}. The storage does not let us read or write there. Set its '
+        'credentials in the environment, as for its own tools; some storages answer so for a file that is not there.'
+    )
+
+
+# MMEngine gives s3:// to Petrel's client, which hardly anybody has.
+_ours = [prefix for prefix in PACKAGES if prefix not in prefix_to_backends or not find_spec('petrel_client')]
+register_backend('fsspec', FsspecBackend, prefixes=_ours, force=True)
+# Its hooks still ask this, too, and by force=True it changes nothing.
+FileClient._prefix_to_backends.update(dict.fromkeys(_ours, FsspecBackend))
