@@ -7,9 +7,11 @@ import filecmp
 import io
 import os
 import re
+import runpy
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,7 +376,7 @@ def test_an_archive_that_is_away_for_a_moment_is_opened_anew(tmp_path, monkeypat
         storage.read(f'{tmp_path}/0.jpg', backend)
 
 
-def test_over_http_the_index_is_fetched_once_and_members_by_their_ranges(tmp_path):
+def test_over_http_the_index_is_fetched_once_and_members_by_their_ranges(tmp_path, monkeypatch):
     for number in range(4):
         write_image(tmp_path / 'loose' / f'{number % 2}' / f'{number} #.jpg', number % 2, number)
     pack(tmp_path / 'loose', tmp_path / 'packed', size=3000)
@@ -386,11 +388,15 @@ def test_over_http_the_index_is_fetched_once_and_members_by_their_ranges(tmp_pat
         dataset = ImageDataset(root=f'{server.url}/data/packed', backend_args=BACKEND)
         assert_same(ImageDataset(root=str(tmp_path / 'loose')), dataset)
         assert server.requests[0] == ('/data/packed/shards.index', None)
-        assert all(path.endswith('.tar') and asked for path, asked in server.requests[2:])
+        assert all(path.endswith('.tar') and asked for path, asked in server.requests[1:])
         server.faults = [503, 'cut']
         assert dataset[0]['label'] == 0
         with pytest.raises(ValueError, match=r'leads to no shards\.index.*prepare_dataset\.py shard --root'):
             ImageDataset(root=f'{server.url}/other', backend_args=BACKEND)
+        server.takes_ranges = False
+        monkeypatch.setattr(shards, '_known', {})
+        with pytest.raises(ValueError, match=r'packed gives whole files only'):
+            ImageDataset(root=f'{server.url}/data/packed', backend_args=BACKEND)
     finally:
         server.shutdown()
         server.server_close()
@@ -451,6 +457,28 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"'0/0\.jpg' does not read back as it was written"):
         pack(tmp_path / 'loose', tmp_path / 'out')
     assert os.listdir(tmp_path / 'out') == []
+
+
+def test_the_command(tmp_path, capsys):
+    main = runpy.run_path(str(Path(__file__).parents[1] / 'tools' / 'prepare_dataset.py'))['main']
+    write_folder(tmp_path / 'loose')
+    words = ['shard', '--workers', '1', '--root']
+    main([*words, f'{tmp_path}/loose/', '--size', '4 KB', '--part', '2/2'])
+    with pytest.raises(SystemExit):
+        main([*words, f'{tmp_path}/loose', '--size', '4KB', '--merge', '2'])
+    assert re.search(
+        r'archives are missing or hold other files.* Run --part 1/2 again, then merge', capsys.readouterr().err
+    )
+    main([*words, f'{tmp_path}/loose', '--size', '4KB'])
+    assert f'{tmp_path}/loose_shards: 9 files in' in capsys.readouterr().out
+    (tmp_path / 'loose_shards' / 'shards.index').unlink()
+    main([*words, f'{tmp_path}/loose_shards'])
+    assert f'{tmp_path}/loose_shards: 9 files in' in capsys.readouterr().out
+    assert (tmp_path / 'loose_shards' / 'shards.index').exists()
+    for wrong in ('1 pound', '0', '1.2.3GB', ''):
+        with pytest.raises(SystemExit):
+            main([*words, f'{tmp_path}/loose', '--size', wrong])
+        assert 'is no size. Write 1GB or 500MB' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('total', [1, 3, 16])

@@ -204,6 +204,21 @@ def test_ranks_that_start_at_once_read_it_once(tmp_path, monkeypatch):
     assert (tmp_path / 'notes').read_text() == 'x'
 
 
+def root_of(array):
+    while getattr(array, 'base', None) is not None:
+        array = array.base
+    return type(array).__name__
+
+
+def test_only_files_of_a_local_disk_are_mapped(tmp_path, monkeypatch):
+    write_table(tmp_path / 'table', {}, dict(numbers=np.arange(9)))
+    for major, kind in ((8, 'mmap'), (0, 'ndarray')):
+        monkeypatch.setattr(os, 'major', lambda device, major=major: major)
+        columns = read_table(tmp_path / 'table', {})
+        assert columns['numbers'].tolist() == [*range(9)]
+        assert root_of(columns['numbers']) == kind
+
+
 def test_tables_of_nothing_and_of_other_matters(tmp_path):
     columns = dict(names=StringTable([]), numbers=np.zeros((0, 2)), none=None, words=StringTable(['', '\udc80', 'b']))
     write_table(tmp_path / 'table', dict(a=(1, 2)), columns)

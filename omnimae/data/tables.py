@@ -168,9 +168,15 @@ def write_table(file: str | os.PathLike, about: Any, columns: Columns) -> None:
 
 
 def read_table(file: str | os.PathLike, about: Any) -> Columns | None:
-    """The columns of a file, mapped into memory; None if there is no such file, or one about something else."""
+    """The columns of a file, mapped into memory; None if there is no such file, or one about something else.
+
+    A mapped page that a network does not give would end the process, so files of other file systems are read.
+    """
     try:
-        return parse_table(np.asarray(np.memmap(file, np.uint8, 'r')), about)
+        is_on_disk = os.major(os.stat(file).st_dev) != 0
+        return parse_table(
+            np.asarray(np.memmap(file, np.uint8, 'r')) if is_on_disk else np.fromfile(file, np.uint8), about
+        )
     except (OSError, ValueError):
         return None
 

@@ -59,6 +59,14 @@ class HTTPBackend(MMEngineHTTPBackend):
             return False
 
 
+def takes_ranges(address: str) -> bool:
+    """Whether a file can be read in parts; what other backends can do is not asked."""
+    if not address.startswith(('http://', 'https://')):
+        return True
+    with _answer(address, 0, 1) as answer:
+        return answer is not None and answer.status == http.client.PARTIAL_CONTENT
+
+
 @contextmanager
 def _answer(address: str, start: int, stop: int | None) -> Iterator[Any]:
     """The open answer of the server; None where the file ends before ``start``."""

@@ -28,6 +28,7 @@ import numpy as np
 from mmengine.fileio import BaseStorageBackend, get_file_backend, register_backend
 from mmengine.logging import print_log
 
+from omnimae.data.storage.http import takes_ranges
 from omnimae.data.storage.patience import remember_root
 from omnimae.data.tables import Columns, StringTable, parse_table, stored
 
@@ -99,6 +100,8 @@ def root_of(path: str) -> str | None:
 class ShardsBackend(BaseStorageBackend):
     """Members of archives by address. What is no member is read as the file that it is: a list beside the archives."""
 
+    is_thread_safe = True
+
     def get(self, filepath: str) -> bytes:
         """The whole file."""
         return self.get_range(filepath)
@@ -125,12 +128,14 @@ class ShardsBackend(BaseStorageBackend):
         return backend.exists(filepath)
 
     def isdir(self, filepath: str) -> bool:
-        """Whether this is the folder of the archives, as they are now, or one in them."""
+        """Whether this is the folder of the archives, on disk as they are now, or one in them."""
         global _known
+        before = _known
         shards, name = _locate(filepath)
-        with _lock:
-            _known = {root: known for root, known in _known.items() if known is not shards}
-        shards, name = _locate(filepath)
+        if shards.root in before and '://' not in filepath:
+            with _lock:
+                _known = {root: known for root, known in _known.items() if known is not shards}
+            shards, name = _locate(filepath)
         return not name or shards.has_folder(name)
 
     def list_dir_or_file(self, filepath: str, list_dir: bool = False, recursive: bool = True) -> Iterator[str]:
@@ -208,7 +213,13 @@ class Shards:
                 columns = parse_table(get_file_backend(address, enable_singleton=True).get(address))
                 if columns is None:
                     raise ValueError(f'{address} is no index of shards. Make it again, where the archives are.')
-                return cls(root, columns)
+                shards = cls(root, columns)
+                if not takes_ranges(shards.archives[0]):
+                    raise ValueError(
+                        f'The server of {root} gives whole files only, and of archives parts are read. Use another one '
+                        '(nginx, Apache and object stores take range requests), or copy the archives.'
+                    )
+                return shards
             root = posixpath.dirname(root)
         raise ValueError(
             f'{path} leads to no {INDEX}, by which archives on a server are read. Write it where they are, with '
