@@ -30,12 +30,15 @@ from torch.utils.data import DataLoader, Dataset
 from omnimae.checkpoint import load_file, load_weights, stored_classes
 from omnimae.config import load_config
 from omnimae.data.annotations import read_classes, scan_files
+from omnimae.data.lookahead import NUM_KEYS, num_workers
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, heif_hint, modality_of
 from omnimae.data.media.frames import ClipSampling, pick_frames, segments
 from omnimae.data.media.images import read_image
+from omnimae.data.storage.ahead import READS_IN_FLIGHT, File, ReadAhead
 from omnimae.data.transforms import resize
+from omnimae.data.transport import sendable
 from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
 from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS
@@ -302,14 +305,24 @@ class _Preparation(Dataset):
 
     def __init__(self, items: Sequence[Item], pipelines: Mapping[str, Pipeline]):
         self.items, self.pipelines = items, pipelines
+        self._reads = ReadAhead(READS_IN_FLIGHT)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Prepared:
+        own = range(index, len(self), num_workers())  # items go to the workers in turn
+        self._reads.plan(own[:NUM_KEYS], self._files_of)
+        return self._reads.sample(index, self._prepare)[0]
+
+    def _files_of(self, index: int) -> list[File]:
+        content = self.items[index].content
+        return [(content, None)] if isinstance(content, str) else []
+
+    def _prepare(self, index: int) -> Prepared:
         item = self.items[index]
         try:
-            return Prepared(self.pipelines[item.modality](item.content), None)
+            return Prepared(sendable(self.pipelines[item.modality](item.content)), None)
         except BrokenFileError as error:
             return Prepared(None, error.reason)
 

@@ -288,7 +288,8 @@ def test_a_run_whose_root_stays_away_saves_and_goes_on_later(
     assert re.search(rf'ERROR - .* Storage {root} is away, as seen from .*: \d+ reads of .*\.png fail', log.read_text())
     assert 'The storage is away: saved' in log.read_text()
     assert not (tmp_path / 'work' / 'broken_files.txt').exists()
-    assert torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter'] == iteration
+    saved = torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter']
+    assert iteration <= saved < 10  # steps whose files were read ahead are trained, too
     Path(f'{root}.away').rename(root)
     assert_same(whole, train(config, tmp_path / 'work', resume=True, **workers))
 

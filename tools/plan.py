@@ -185,8 +185,8 @@ def _notes(cfg: Config, parts: Sequence[Part]) -> str:
     waiting = max(part.source.bytes_a_sample * part.batch_size for part in parts)
     batches = loader.num_workers * (loader.get('prefetch_factor') or 2)
     return (
-        f'/dev/shm: up to {batches * waiting / GIB:.1f} GiB for each device ({batches} batches of '
-        f'{waiting / 2**20:.0f} MiB wait there). Docker gives 64 MB: start it with --shm-size or --ipc=host.\n'
+        f'Host memory: up to {batches * waiting / GIB:.1f} GiB for each device ({batches} batches of '
+        f'{waiting / 2**20:.0f} MiB wait for it). /dev/shm is not needed.\n'
         'Measured: steps of OmniMAE on an H200, to which this is fitted, within 20 %.\n'
         'Not measured: other models and cards, whose rates are the same shares of their data sheets. Memory is a count '
         'of tensors. Exchange between devices and waiting for data are left out.\n'

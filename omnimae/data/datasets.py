@@ -18,16 +18,19 @@ import torch
 from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from omnimae.data import storage
 from omnimae.data.annotations import BLANK, Rows, read_classes, read_lines, read_list, scan_folder
+from omnimae.data.lookahead import following_keys
 from omnimae.data.media import check_reader, open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
+from omnimae.data.storage.ahead import READS_IN_FLIGHT, ReadAhead
 from omnimae.data.tables import StringTable, digest
+from omnimae.data.transport import new_storage, sendable
 from omnimae.registry import DATASETS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample, has_clip
 
@@ -181,6 +184,14 @@ class FileDataset(Dataset):
     def _read_list(self, ann_file: str, extensions: Sequence[str], **options: Any) -> Rows:
         return read_list(ann_file, extensions, **options)
 
+    def files_of_sample(self, key: int | Address) -> Sequence[str]:
+        """Paths of the files that the sample of this key reads, in that order: they are read ahead.
+
+        A subclass that reads others says which. Those that it does not ask `storage` for are not read ahead for long.
+        """
+        row = key.index if isinstance(key, Address) else key
+        return () if self.skipped and self._file_to_skip(row) else self._files_of(row)
+
     def _path(self, row: int) -> str:
         path = os.path.join(self.root, self.paths[row])
         # Beside a linked folder means beside the link, where prepare_dataset.py puts files, not beside its target.
@@ -202,11 +213,15 @@ class FileDataset(Dataset):
     def _file_to_skip(self, row: int) -> str | None:
         return next((path for path in self._files_of(row) if os.path.abspath(path) in self.skipped), None)
 
+    def _generators(self, address: Address, attempt: int = 0) -> Iterator[np.random.Generator]:
+        """Give the randomness of a sample: that of its file and clip, then that of each replica."""
+        seeds = np.random.SeedSequence((address.seed, address.source, address.index, attempt))
+        return map(np.random.default_rng, seeds.spawn(1 + self.replicas))
+
     def _train_sample(self, address: Address) -> Sample:
         failures: list[tuple[str, str]] = []
         for attempt in range(MAX_ATTEMPTS):
-            seeds = np.random.SeedSequence((address.seed, address.source, address.index, attempt))
-            rng, *replica_rngs = map(np.random.default_rng, seeds.spawn(1 + self.replicas))
+            rng, *replica_rngs = self._generators(address, attempt)
             row = address.index if attempt == 0 else int(rng.integers(len(self)))
             try:
                 clips = self._read_or_skip(row, rng)
@@ -379,13 +394,25 @@ class MixedDataset(Dataset):
         sources: name -> config of a dataset.
         num_classes: how many classes the model tells apart. When given, every source has labels and all have the same
             class names; an error says the right number.
+        reads_in_flight: files that each process of a loader reads at once while it decodes another, see `ReadAhead`;
+            0 reads a file when it is decoded. The samples are the same.
 
     Raises:
-        ValueError: no sources, a source that cannot be built (the message begins with its name), or classes that
-            differ.
+        ValueError: no sources, a source that cannot be built (the message begins with its name), classes that differ,
+            or a negative number of reads.
     """
 
-    def __init__(self, *, sources: Mapping[str, dict], num_classes: int | None = None):
+    def __init__(
+        self,
+        *,
+        sources: Mapping[str, dict],
+        num_classes: int | None = None,
+        reads_in_flight: int = READS_IN_FLIGHT,
+    ):
+        if reads_in_flight < 0:
+            raise ValueError(f'reads_in_flight={reads_in_flight} is negative. Give 0 to read nothing ahead.')
+        self._reads = ReadAhead(reads_in_flight) if reads_in_flight else None
+        self._reads_by_itself: set[int] = set()  # numbers of sources that do not ask for what is read ahead
         if not sources:
             raise ValueError('sources is empty. Name at least one: sources=dict(NAME=dict(type=...)).')
         self.names = tuple(sources)
@@ -403,17 +430,45 @@ class MixedDataset(Dataset):
         That of a row whose file is broken has no clip, and says why in ``failures``. Whether it may be left out only
         those know who evaluate.
         """
-        if isinstance(key, Address):
-            number, sample = key.source, self.sources[key.source][key]
-        else:
-            key = range(len(self))[key]
-            number = int(np.searchsorted(self.starts, key, side='right')) - 1
-            try:
-                sample = self.sources[number][int(key - self.starts[number])]
-            except BrokenFileError as error:
-                sample = Sample(modality=self.sources[number].modality, failures=[(error.path, error.reason)])
+        number, own_key = self._locate(key)
+        source = self.sources[number]
+        try:
+            sample = source[own_key]
+        except BrokenFileError as error:
+            if isinstance(key, Address):
+                raise
+            sample = Sample(modality=source.modality, failures=[(error.path, error.reason)])
         # one of another form is for a collate function of its own
         return {**sample, 'source': self.names[number]} if isinstance(sample, dict) else sample
+
+    def __getitems__(self, keys: Sequence[int | Address]) -> list[Sample]:
+        """The samples of a batch. Meanwhile the files of what follows are read ahead; torch's loaders call this."""
+        if self._reads is None:
+            return [self[key] for key in keys]
+        self._reads.plan([*keys, *following_keys(keys)], self._files_of)
+        samples = []
+        for key in keys:
+            sample, is_of_use = self._reads.sample(key, self.__getitem__)
+            samples.append(sample)
+            if not is_of_use:
+                self._reads_by_itself.add(self._locate(key)[0])
+        return samples
+
+    def _files_of(self, key: int | Address) -> list[tuple[str, Any]]:
+        """Path and backend_args of each file of a sample that can be read ahead."""
+        number, own_key = self._locate(key)
+        source: Any = self.sources[number]
+        if number in self._reads_by_itself or not hasattr(source, 'files_of_sample'):
+            return []
+        return [(path, source.backend_args) for path in source.files_of_sample(own_key)]
+
+    def _locate(self, key: int | Address) -> tuple[int, int | Address]:
+        """The number of a source, and the key of its sample there."""
+        if isinstance(key, Address):
+            return key.source, key
+        row = range(len(self))[key]
+        number = int(np.searchsorted(self.starts, row, side='right')) - 1
+        return number, int(row - self.starts[number])
 
     def skipped_rows(self) -> list[int]:
         """Return the rows, counted through all sources, that evaluation leaves out: see `FileDataset`."""
@@ -528,7 +583,7 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
         batch['clip'] = _joined([sample['clip'] for sample in samples], samples)
     if 'label' in samples[0]:
         labels = torch.tensor([sample['label'] for sample in samples])
-        batch['labels'] = labels.repeat_interleave(torch.tensor(repeats))
+        batch['labels'] = sendable(labels.repeat_interleave(torch.tensor(repeats)))
     if 'target' in samples[0]:
         batch['target'] = _joined([sample['target'] for sample in samples], samples)
     return batch
@@ -545,8 +600,5 @@ def _joined(clips: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
         raise ValueError(f'Clips of different sizes cannot be stacked: {sizes}. End the transforms with a crop.')
     clips = [clip.movedim(-4, -1) for clip in clips]
     out = torch.empty(0, dtype=clips[0].dtype)
-    if get_worker_info() is not None:
-        # Shared with the main process from the start, as PyTorch's own collate does it: one copy less.
-        out.set_(torch.UntypedStorage._new_shared(sum(clip.nbytes for clip in clips)))
-        out = out.view(-1, *clips[0].shape[1:])
-    return torch.cat(clips, out=out).movedim(-1, -4)
+    out.set_(new_storage(sum(clip.nbytes for clip in clips)))
+    return torch.cat(clips, out=out.view(-1, *clips[0].shape[1:])).movedim(-1, -4)

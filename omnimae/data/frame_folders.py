@@ -15,6 +15,7 @@ from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.frames import pick_frames, pick_on_screen, within
 from omnimae.data.media.images import read_image
 from omnimae.registry import DATASETS
+from omnimae.structures import Address
 
 
 class FrameFolder:
@@ -59,12 +60,27 @@ class FrameFolder:
 
     def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         indices, places = np.unique(indices, return_inverse=True)
-        names = [picture_path(self.path, self.template, self.first + index) for index in indices]
+        names = self._names(indices)
         pictures = [read_image(name, self.backend_args)[0] for name in names]
         for name, picture in zip(names, pictures, strict=True):
             if picture.shape != pictures[0].shape:
                 raise BrokenVideoError(self.path, f'its size changes at {os.path.basename(name)}')
         return np.stack(pictures)[places]
+
+    def _names(self, indices: NDArray[np.int64]) -> list[str]:
+        return [picture_path(self.path, self.template, self.first + index) for index in indices]
+
+
+class FrameNames(FrameFolder):
+    """Notes what a FrameFolder would read, and reads nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.names: list[str] = []
+
+    def _read(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        self.names += self._names(np.unique(indices))
+        return np.empty((len(indices), 0, 0, 3), np.uint8)
 
 
 def picture_path(folder: str, template: str, number: int) -> str:
@@ -109,6 +125,16 @@ class FrameDataset(VideoDataset):
         folder = self._path(row)
         return [folder, *(picture_path(folder, self.template, number) for number in range(first, first + total))]
 
+    def files_of_sample(self, key: int | Address) -> Sequence[str]:
+        """See `FileDataset.files_of_sample`; the pictures of the clips, not all of a folder."""
+        row, rng = (key.index, next(self._generators(key))) if isinstance(key, Address) else (key, None)
+        if self.skipped and self._file_to_skip(row):
+            return ()
+        assert self.spans is not None  # every line of such a list has one
+        names = FrameNames(*self._folder_of(self._path(row), self.spans[row]))
+        self._read_clips(names, rng)
+        return names.names
+
     def _read_list(self, ann_file: str, extensions: Sequence[str], **options: Any) -> Rows:
         return read_frame_list(ann_file, self.columns, **options)
 
@@ -117,6 +143,12 @@ class FrameDataset(VideoDataset):
     ) -> list[np.ndarray]:
         """As `VideoDataset.read`; ``span`` is the number of the first picture and how many there are."""
         assert span is not None  # every line of such a list has one
+        return self._read_clips(FrameFolder(*self._folder_of(path, span)), rng)
+
+    def _folder_of(self, path: str, span: Sequence[float] | np.ndarray) -> tuple[Any, ...]:
+        """Return the arguments of a FrameFolder."""
         first, total = map(int, span)
-        folder = FrameFolder(path, self.template, first, total, self.frame_rate, self.backend_args)
+        return path, self.template, first, total, self.frame_rate, self.backend_args
+
+    def _read_clips(self, folder: FrameFolder, rng: np.random.Generator | None) -> list[np.ndarray]:
         return self.sampling.read(folder, 0.0, folder.duration, rng, self.num_random)

@@ -15,6 +15,7 @@ from mmengine.dist import get_rank, get_world_size, sync_random_seed
 from mmengine.logging import print_log
 
 from omnimae.data.datasets import MixedDataset
+from omnimae.data.lookahead import Keys, look_ahead
 from omnimae.registry import DATA_SAMPLERS
 from omnimae.structures import Address, sizes_by_source
 
@@ -146,7 +147,10 @@ class MixedBatchSampler:
     def __len__(self) -> int:
         return self.steps_per_epoch
 
-    def __iter__(self) -> Iterator[list[Address]]:
+    def __iter__(self) -> Iterator[Keys]:
+        return look_ahead(self._batches())
+
+    def _batches(self) -> Iterator[list[Address]]:
         # A loader with workers calls iter() twice and draws from the second only; nothing here runs before a draw.
         first_step, self.start_step = self.start_step, 0
         epoch = self.sampler.epoch
@@ -308,7 +312,10 @@ class EvalBatchSampler:
     def __len__(self) -> int:
         return sum(math.ceil(len(share) / self.batch_size) for share in self.sampler.shares)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Keys]:
+        return look_ahead(self._batches())
+
+    def _batches(self) -> Iterator[list[int]]:
         for share in self.sampler.shares:
             for start in range(0, len(share), self.batch_size):
                 yield share[start : start + self.batch_size].tolist()

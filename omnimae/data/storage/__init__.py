@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend, get_file_backend
 
 from omnimae.data.storage import http, objects  # noqa: F401  # they register their backends
 from omnimae.data.storage.local import LocalFile, read_from_disk
@@ -21,6 +23,7 @@ from omnimae.data.storage.patience import UNREACHABLE, insist, remember_root
 from omnimae.data.storage.shards import ShardsBackend, root_of
 
 __all__ = [
+    'READ_AHEAD',
     'LocalFile',
     'args_of_list',
     'backend_args_of',
@@ -35,6 +38,14 @@ __all__ = [
     'remember_root',
 ]
 
+# (path, backend_args) -> what is read ahead of a file, or None: `ReadAhead` sets it while it reads a sample.
+READ_AHEAD: ContextVar[Callable[[str, dict[str, Any] | None], bytes | None]] = ContextVar(
+    'READ_AHEAD', default=lambda path, backend_args: None
+)
+# What threads may share of the same backend. One of your own says so by ``is_thread_safe = True`` in its class.
+SHARED = (LocalBackend, HTTPBackend, LmdbBackend, ShardsBackend)
+_BACKENDS = threading.local()
+
 
 def read(
     path: str | os.PathLike, backend_args: dict[str, Any] | None = None, start: int = 0, stop: int | None = None
@@ -46,6 +57,9 @@ def read(
         StorageAwayError: the storage did not answer for some time, see `patience`.
     """
     path = os.fspath(path)
+    content = READ_AHEAD.get()(path, backend_args)
+    if content is not None:
+        return content[start:stop]
 
     def probe(other: str) -> None:
         backend = _backend(other, backend_args)
@@ -74,16 +88,27 @@ def _read(path: str, backend_args: dict[str, Any] | None, start: int, stop: int 
 
 
 def _backend(path: str, backend_args: dict[str, Any] | None) -> Any:
-    return get_file_backend(path, backend_args=backend_args, enable_singleton=True)
+    """The process's backend of a file. A thread that reads ahead has its own, unless it is known to be shared."""
+    backend = get_file_backend(path, backend_args=backend_args, enable_singleton=True)
+    is_shared = isinstance(backend, SHARED) or getattr(backend, 'is_thread_safe', False)
+    if is_shared or threading.current_thread() is threading.main_thread():
+        return backend
+    own: dict[Any, Any] = vars(_BACKENDS)
+    if id(backend) not in own:
+        own[id(backend)] = get_file_backend(path, backend_args=backend_args)
+    return own[id(backend)]
 
 
 def read_in_place(path: str, backend_args: dict[str, Any] | None = None) -> str | bytes:
-    """The path of a local file, to be opened where it is; the content of one elsewhere.
+    """The path of a local file, to be opened where it is; the content of one elsewhere, or of one that is read ahead.
 
     Raises:
         OSError, StorageAwayError: as of `read`.
     """
-    return path if is_local(path, backend_args) else read(path, backend_args)
+    if not is_local(path, backend_args):
+        return read(path, backend_args)
+    content = READ_AHEAD.get()(path, backend_args)
+    return path if content is None else content
 
 
 @contextmanager
@@ -94,6 +119,7 @@ def local_copy(path: str, backend_args: dict[str, Any] | None = None) -> Iterato
         OSError, StorageAwayError: as of `read`.
     """
     if is_local(path, backend_args):
+        READ_AHEAD.get()(path, backend_args)  # the system has it in memory now
         yield path
         return
     with NamedTemporaryFile() as file:

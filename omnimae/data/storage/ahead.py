@@ -1,0 +1,221 @@
+"""Reading ahead: while one file is decoded, those that come next are on their way (OmniMAE, B.1, data loading).
+
+A few threads of a loader's process read the bytes. What they show is decoded where it is wanted, one sample after the
+other, so order, random numbers and the naming of broken files are those of a process that does everything itself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
+from contextvars import Context
+from typing import Any, TypeVar
+
+from omnimae.data import storage
+
+READS_IN_FLIGHT = 16  # in a process by default: an image takes 1.4 ms to decode, so they hide 20 ms a read
+MAX_BYTES = 128 * 2**20  # read and not yet used, and expected of the reads in flight, in each process
+WHOLE = 16 * 2**20  # bytes of a local file up to which it is read whole; of others a decoder needs a part only
+HINT = 2**20  # bytes at both ends of these, with which decoders begin
+IDLE = 1.0  # seconds after which a thread without work ends
+
+File = tuple[str, Any]  # path and backend_args
+Key = TypeVar('Key', bound=Hashable)
+Sample = TypeVar('Sample')
+
+
+class _Read:
+    """A file that is to be read, is being read, or has been read.
+
+    Attributes:
+        place: of the first sample that uses it, in the plan.
+        uses: by how many samples.
+        is_begun: somebody reads it, or has read it.
+        value: its content; None if it is to be read where it is wanted.
+        error: in its place, what was raised.
+    """
+
+    __slots__ = ('done', 'error', 'file', 'is_begun', 'place', 'uses', 'value')
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.place = self.uses = 0
+        self.is_begun = False
+        self.done = threading.Event()
+        self.value: bytes | None = None
+        self.error: BaseException | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.value or b'')
+
+
+class ReadAhead:
+    """The reads of one process for the samples that come next.
+
+    Memory is bounded: what is read and not yet used, and what reads in flight are expected to bring, is at most
+    ``MAX_BYTES``. Until a first read tells how large files are, one is in flight. Files larger than that are read when
+    they are wanted. Threads are daemons, so a read that hangs never keeps a process from ending.
+
+    Args:
+        num_threads: reads in flight, besides one that is waited for.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self.num_threads = num_threads
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._changed = threading.Condition()
+        self._samples: dict[Any, list[_Read]] = {}  # by key, in the order in which they come
+        self._reads: dict[tuple[str, str], _Read] = {}
+        self._waiting: deque[_Read] = deque()
+        self._place = 0  # of the sample that comes next
+        self._num_alive = self._num_idle = self._num_in_flight = self._bytes_unused = 0
+        self._expected: float | None = None  # bytes of a file
+
+    def __reduce__(self) -> tuple:
+        return ReadAhead, (self.num_threads,)
+
+    def plan(self, keys: Iterable[Key], files_of: Callable[[Key], Sequence[File]]) -> None:
+        """Begin to read the files of these samples, in their order; forget others that were planned before."""
+        if self._process != os.getpid():  # threads do not survive a fork
+            self._begin()
+        with self._changed:
+            old, before = self._samples, self._reads
+            self._samples, self._reads, self._waiting = {}, {}, deque()
+            self._place = 0
+            for read in before.values():
+                read.uses = 0
+            for place, key in enumerate(keys):
+                if key in self._samples:
+                    continue
+                reads = old.get(key) or [self._read_of(file, before) for file in files_of(key)]
+                self._samples[key] = reads
+                for read in reads:
+                    read.place = read.place if read.uses else place
+                    read.uses += 1
+                    self._reads[_name(*read.file)] = read
+            self._waiting.extend(read for read in self._reads.values() if not read.is_begun)
+            self._bytes_unused = sum(read.size for read in self._reads.values() if read.done.is_set())
+            self._wake(len(self._waiting))
+
+    def _read_of(self, file: File, before: dict[tuple[str, str], _Read]) -> _Read:
+        name = _name(*file)
+        return self._reads.get(name) or before.get(name) or _Read(file)
+
+    def sample(self, key: Key, read_sample: Callable[[Key], Sample]) -> tuple[Sample, bool]:
+        """Read a sample of the plan: meanwhile `storage.read` finds what is read ahead for it. Then it is forgotten.
+
+        Returns:
+            The sample, and whether it is of use to read its files ahead: any was asked for, or none is known.
+        """
+        reads = self._samples.get(key, [])
+        asked: set[_Read] = set()
+
+        def take(path: str | os.PathLike, backend_args: Any) -> bytes | None:
+            read = self._reads.get(_name(path, backend_args))
+            if read is None:
+                return None
+            asked.add(read)
+            return self._take(read)
+
+        token = storage.READ_AHEAD.set(take)
+        try:
+            return read_sample(key), bool(asked) or not reads
+        finally:
+            storage.READ_AHEAD.reset(token)
+            self._forget(key, reads)
+
+    def _forget(self, key: Hashable, reads: Sequence[_Read]) -> None:
+        with self._changed:
+            self._samples.pop(key, None)
+            self._place += 1
+            for read in reads:
+                read.uses -= 1
+                if not read.uses and (self._reads.pop(_name(*read.file), None) is read) and read.done.is_set():
+                    self._bytes_unused -= read.size
+            self._wake(len(reads) + 1)  # one more than before, if there was little room then
+
+    def _take(self, read: _Read) -> bytes | None:
+        with self._changed:
+            is_begun, read.is_begun = read.is_begun, True
+            self._num_in_flight += not is_begun
+        if not is_begun:  # sooner than a thread would; outside of the sample, where nothing is taken
+            Context().run(self._carry_out, read)
+        read.done.wait()
+        if read.error is not None:
+            raise read.error
+        return read.value
+
+    def _carry_out(self, read: _Read) -> None:
+        try:
+            read.value = _content(*read.file)
+        except BaseException as error:
+            read.error = error
+        with self._changed:
+            self._num_in_flight -= 1
+            if self._expected is None:
+                self._changed.notify_all()
+            self._expected = max(read.size, 0.9 * (self._expected or 0))  # one large file is soon forgotten
+            if self._reads.get(_name(*read.file)) is read:
+                self._bytes_unused += read.size
+            read.done.set()
+
+    # ---- The threads ----
+
+    def _work(self) -> None:
+        while (read := self._next()) is not None:
+            self._carry_out(read)
+
+    def _next(self) -> _Read | None:
+        with self._changed:
+            self._num_idle += 1
+            has_work = self._changed.wait_for(self._has_work, IDLE)
+            self._num_idle -= 1
+            if not has_work:
+                self._num_alive -= 1
+                return None
+            read = self._waiting.popleft()
+            read.is_begun = True
+            self._num_in_flight += 1
+            return read
+
+    def _has_work(self) -> bool:
+        while self._waiting and self._waiting[0].is_begun:
+            self._waiting.popleft()
+        if not self._waiting or self._waiting[0].place >= self._place + 2 * self.num_threads:
+            return False
+        if self._expected is None:
+            return not self._num_in_flight
+        return self._bytes_unused + (self._num_in_flight + 1) * self._expected <= MAX_BYTES
+
+    def _wake(self, num_reads: int) -> None:
+        self._changed.notify(num_reads)
+        for _ in range(min(self.num_threads - self._num_alive, num_reads - self._num_idle)):
+            self._num_alive += 1
+            threading.Thread(target=self._work, name='read ahead', daemon=True).start()
+
+
+def _name(path: str | os.PathLike, backend_args: Any) -> tuple[str, str]:
+    return os.fspath(path), repr(backend_args)
+
+
+def _content(path: str, backend_args: Any) -> bytes | None:
+    """What a file holds; None of a large local one, whose ends the system is asked to read."""
+    if storage.is_local(path, backend_args):
+        with suppress(OSError):  # those of `storage.read` say more
+            if (size := os.stat(path).st_size) > WHOLE:
+                _hint(path, size)
+                return None
+    return storage.read(path, backend_args)
+
+
+def _hint(path: str, size: int) -> None:
+    with open(path, 'rb') as file:
+        for begin in (0, size - HINT) if hasattr(os, 'posix_fadvise') else ():
+            os.posix_fadvise(file.fileno(), begin, HINT, os.POSIX_FADV_WILLNEED)
