@@ -14,7 +14,6 @@ Prints a table and writes table.md and results.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from bench_step import DTYPES, ROOT, build, cpu_memory, gpu_memory, machine, our
 from mmengine.config import Config
 
 from omnimae.flops import pretraining_rows
+from omnimae.structures import to_json
 
 WAYS = ('encoder', 'dual')
 
@@ -127,7 +127,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = measure(args)
     args.out.mkdir(parents=True, exist_ok=True)
     record = dict(arguments={**vars(args), 'out': None}, machine=machine(args.device), steps=rows)
-    (args.out / 'results.json').write_text(json.dumps(record, indent=2) + '\n')
+    (args.out / 'results.json').write_text(to_json(record, indent=2) + '\n')
     (args.out / 'table.md').write_text(f'{table(rows)}\n')
     print(table(rows))
 

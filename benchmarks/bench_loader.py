@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import pickle
 import random
@@ -58,7 +57,7 @@ from omnimae.data.media.images import read_image
 from omnimae.data.samplers import MixedBatchSampler, MixedSampler
 from omnimae.data.transforms import random_box, resize
 from omnimae.registry import DATASETS
-from omnimae.structures import Address
+from omnimae.structures import Address, to_json
 
 ROOT = Path(__file__).parents[1]
 RECIPE = Config.fromfile(ROOT / 'configs/_base_/datasets/in1k_ssv2.py').train_dataloader.dataset.sources
@@ -546,7 +545,7 @@ def main() -> None:
                 results[kind], new = measure(paths, Path(folder), args)
             tables += new
             print(*new, sep='\n\n', end='\n\n', flush=True)
-    (args.out / 'results.json').write_text(json.dumps(results, indent=2) + '\n')
+    (args.out / 'results.json').write_text(to_json(results, indent=2) + '\n')
     (args.out / 'table.md').write_text('\n\n'.join(tables) + '\n')
 
 

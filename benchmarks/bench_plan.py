@@ -16,7 +16,6 @@ the batch, by torch.cuda.max_memory_allocated. Prints a table and writes table.m
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ import omnimae.engine  # noqa: F401  # fills the registries
 from omnimae.config import infer_num_classes, load_config
 from omnimae.planning import GIB, Card, Inputs, StepCount, as_on_a_card, count_step, inputs_of, sources_of
 from omnimae.registry import MODELS
+from omnimae.structures import to_json
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # config -> batch size of each modality on a GPU and on a CPU
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / 'table.md').write_text(table)
-    (args.out / 'results.json').write_text(json.dumps(dict(card=card._asdict(), rates=seconds, rows=rows), indent=1))
+    (args.out / 'results.json').write_text(to_json(dict(card=card._asdict(), rates=seconds, rows=rows), indent=1))
 
 
 def _rate_steps(device: str, reduced: bool) -> list[Step]:

@@ -21,7 +21,6 @@ scaling.png.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import sys
@@ -47,7 +46,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.data.demo import make_demo
 from omnimae.flops import decoder_macs, encoder_macs
-from omnimae.structures import Grid
+from omnimae.structures import Grid, to_json
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_loader import drain, our_loader  # noqa: E402
@@ -288,7 +287,7 @@ def main(words: Sequence[str] | None = None) -> None:
         series=[{**one._asdict(), 'off': {law: one.off(law).tolist() for law in one.laws}} for one in all_series],
         ranks=rows,
     )
-    (args.out / 'results.json').write_text(json.dumps(record, indent=2) + '\n')
+    (args.out / 'results.json').write_text(to_json(record, indent=2) + '\n')
     tables = '\n\n'.join([*(table(one) for one in all_series), ranks_table(rows)]) + '\n'
     (args.out / 'table.md').write_text(tables)
     print(tables)

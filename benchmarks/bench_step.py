@@ -25,7 +25,6 @@ torch.cuda.max_memory_allocated less what was allocated before. Prints tables an
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -46,7 +45,7 @@ from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import masked_row
 from omnimae.models.linear import linear
 from omnimae.registry import MODELS
-from omnimae.structures import Masks
+from omnimae.structures import Masks, to_json
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tests'))
@@ -414,7 +413,7 @@ def main(words: Sequence[str] | None = None) -> None:
     optimizer = measure_optimizer(model, args)
     args.out.mkdir(parents=True, exist_ok=True)
     record = dict(arguments={**vars(args), 'out': None}, machine=machine(args.device), steps=rows, optimizer=optimizer)
-    (args.out / 'results.json').write_text(json.dumps(record, indent=2) + '\n')
+    (args.out / 'results.json').write_text(to_json(record, indent=2) + '\n')
     tables = f'{step_table(rows)}\n\n{optimizer_table(optimizer, rows)}\n'
     (args.out / 'table.md').write_text(tables)
     print(tables)

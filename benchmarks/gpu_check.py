@@ -50,6 +50,7 @@ from omnimae.engine.precision import set_float32_precision
 from omnimae.models.vit import attend
 from omnimae.planning import GIB, Source, count_step, memory_of
 from omnimae.registry import MODELS
+from omnimae.structures import to_json
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / 'benchmarks'), str(ROOT / 'tests')]
@@ -883,7 +884,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f'{_word(result):4} {name} ({results[name][1]:.0f} s): {result.says}', flush=True)
         rows = {key: dict(result._asdict(), seconds=taken) for key, (result, taken) in results.items()}
         record = dict(machine={**machine._asdict(), 'data': None, 'out': None}, checks=rows)
-        (args.out / 'results.json').write_text(json.dumps(record, indent=1) + '\n')
+        (args.out / 'results.json').write_text(to_json(record, indent=1) + '\n')
         (args.out / 'table.md').write_text(table(machine, results))
     print('\n' + table(machine, results))
     raise SystemExit(any(result.passed is False for result, _ in results.values()))

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from omnimae.checkpoint import load_file
+from omnimae.structures import to_json
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs/demo/pretrain.py'
@@ -142,7 +143,7 @@ def run_all(out: Path, moments: int, words: Sequence[str]) -> list[dict]:
         done['seconds'] = time.monotonic() - begin
     for number in range(len(done['rows']), moments):
         done['rows'].append(run_one(out, number, done['seconds'], words))
-        results.write_text(json.dumps(done, indent=2) + '\n')
+        results.write_text(to_json(done, indent=2) + '\n')
         print(done['rows'][-1], flush=True)
     return done['rows']
 

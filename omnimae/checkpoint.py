@@ -245,6 +245,9 @@ def _first_line(error: Exception) -> str:
 # Into a model
 
 
+WEIGHTS = {'ema': 'the average (EMA)', 'raw': 'raw, not averaged'}
+
+
 class LoadReport(NamedTuple):
     """What happened to each tensor.
 
@@ -256,6 +259,7 @@ class LoadReport(NamedTuple):
         initialised: keys of the model that keep their initial values.
         inflated: those of ``loaded`` that were repeated over time, see `inflate`.
         fixed: keys of the model that hold constants which the file does not.
+        weights: 'ema' for averaged ones, 'raw' for others; None where the file does not say.
     """
 
     path: str
@@ -265,6 +269,7 @@ class LoadReport(NamedTuple):
     initialised: tuple[str, ...]
     inflated: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    weights: str | None = None
 
     def __str__(self) -> str:
         parts = (
@@ -274,7 +279,8 @@ class LoadReport(NamedTuple):
             ('left in the file', self.left),
             ('freshly initialised', self.initialised),
         )
-        return f'Weights from {self.path} (layout {self.source}): ' + '; '.join(
+        kind = '' if self.weights is None else f', {WEIGHTS.get(self.weights, self.weights)}'
+        return f'Weights from {self.path} (layout {self.source}{kind}): ' + '; '.join(
             f'{what} {len(keys)} tensors ({_grouped(keys)})' for what, keys in parts if keys
         )
 
@@ -306,7 +312,7 @@ def load_weights(
     Raises:
         ValueError: the file cannot be read, its layout is unknown, or its tensors do not fit the model.
     """
-    content, _ = load_file(path)
+    content, meta = load_file(path)
     model = getattr(model, 'module', model)  # within DDP
     target = model.state_dict()
     # what has a norm behind the pooling is a classifier, or looks at one
@@ -337,6 +343,7 @@ def load_weights(
         initialised=tuple(key for key in target if not wanted(key)),
         inflated=inflated,
         fixed=fixed,
+        weights=meta.get('weights'),
     )
     print_log(str(report), logger='current')
     return report

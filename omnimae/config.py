@@ -243,6 +243,7 @@ class _Checker:
         Raises:
             ValueError: an unknown type or argument, or values that contradict each other.
         """
+        self._check_train_loop(cfg.get('train_cfg') or {})
         for key, value in cfg.items():
             if key in SECTIONS or key == 'env_cfg':
                 self._walk(value, key, SECTIONS.get(key, Section()))
@@ -307,6 +308,16 @@ class _Checker:
             constructor(rest, wrapper.get('paramwise_cfg'))
         except ValueError as error:
             self._refuse('optim_wrapper.paramwise_cfg', wrapper.get('paramwise_cfg'), str(error))
+
+    def _check_train_loop(self, loop: dict[str, Any]) -> None:
+        kind = loop.get('type', 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop')
+        if loop and isinstance(kind, str) and kind.split('.')[-1] in ('EpochBasedTrainLoop', 'IterBasedTrainLoop'):
+            self._refuse(
+                'train_cfg.type' if 'type' in loop else 'train_cfg',
+                loop.get('type', dict(loop)),
+                'this loop of MMEngine makes an optimizer step of each micro-batch, and begins a resumed epoch anew. '
+                "Set train_cfg=dict(type='EpochTrainLoop', max_epochs=...), with val_interval in epochs.",
+            )
 
     def _refuse(self, path: str, value: Any, reason: str) -> None:
         raise ValueError(f'{self._source(path)}: {path}={value!r}: {reason}')

@@ -8,6 +8,7 @@ saves. A second Ctrl-C ends the process at once, whatever it waits for.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -20,6 +21,8 @@ from typing import NoReturn
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again": go on with --resume
 INTERRUPTED = 128 + signal.SIGINT  # exit code: somebody pressed Ctrl-C; --resume goes on, too
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 saving = threading.Event()  # set while the training answers signals itself
 
@@ -78,6 +81,12 @@ def listen() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_leave_to_parent)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+
+
+def follow_launcher() -> None:
+    """Get SIGTERM when torchrun dies, also by SIGKILL: else its ranks train on, and nobody sees them."""
+    if sys.platform == 'linux' and 'TORCHELASTIC_RUN_ID' in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _leave_to_parent() -> None:

@@ -6,10 +6,13 @@ numbered with t slowest, then h, then w.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -219,3 +222,23 @@ class Batch(TypedDict, total=False):
     ids: list[str]
     source: str
     failures: list[tuple[str, str]]
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Text in JSON, that any reader takes: what is NaN or infinite is null; tensors and arrays are lists and numbers.
+
+    Args:
+        value: of dicts, lists, tensors, arrays and plain values.
+        options: of ``json.dumps``.
+    """
+    return json.dumps(_jsonable(value), **options, allow_nan=False)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | range):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return _jsonable(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

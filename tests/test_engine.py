@@ -34,13 +34,15 @@ from streams import Streams
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import Tensor, nn
 
-from omnimae.checkpoint import load_weights
+from omnimae import registry
+from omnimae.checkpoint import load_file, load_weights
 from omnimae.config import load_config
 from omnimae.engine import compat
 from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, LabelHook, StepSeedHook
 from omnimae.engine.optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
 from omnimae.evaluation import ClipAccuracy, SegmentationScore, load_scores
+from omnimae.models.classifier import Classifier
 from omnimae.registry import HOOKS, METRICS, MODELS, TRANSFORMS
 
 RUNTIME = Path(__file__).parents[1] / 'configs/_base_/default_runtime.py'
@@ -597,7 +599,8 @@ param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
 
 def fake_runner(work_dir: Path) -> SimpleNamespace:
     hub = MessageHub.get_instance(f'fake{next(_number)}')
-    return SimpleNamespace(work_dir=str(work_dir), message_hub=hub, logger=logging.getLogger('omnimae.tests'))
+    logger = logging.getLogger('omnimae.tests')
+    return SimpleNamespace(work_dir=str(work_dir), message_hub=hub, logger=logger, val_loop=None)
 
 
 def test_random_numbers_of_a_step_follow_from_seed_and_step():
@@ -1110,3 +1113,74 @@ def test_one_mmcv_of_the_right_version(monkeypatch: pytest.MonkeyPatch, installe
     else:
         with pytest.raises(ImportError, match=message):
             compat.check_mmcv()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Optimizers that are built otherwise
+
+
+@registry.OPTIMIZERS.register_module()
+class RatelessSGD(torch.optim.Optimizer):
+    """Finds its own rate, and has no ``lr``."""
+
+    def __init__(self, params: Any, weight_decay: float = 0.0) -> None:
+        super().__init__(params, dict(weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for parameter in (x for x in group['params'] if x.grad is not None):
+                parameter -= 1e-3 * parameter.grad
+
+
+@MODELS.register_module()
+class TiedClassifier(Classifier):
+    """Two blocks share a weight."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        first, second = self.backbone.blocks
+        second.mlp.fc1.weight = first.mlp.fc1.weight
+
+
+OPTIMIZER = 'optim_wrapper.optimizer'
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'more'),
+    [
+        (dict(type='AdamW'), {}),  # lr=1e-3, by default
+        (dict(type='AdamW', lr=0), {'param_scheduler': dict(type='WarmupCosineLR', warmup_epochs=1)}),
+        (dict(type='RatelessSGD'), {'optim_wrapper.paramwise_cfg': None}),
+        (dict(type='AdamW', lr=1e-3), {'model.type': 'TiedClassifier', 'custom_hooks': [dict(type='EMAHook')]}),
+    ],
+)
+def test_optimizers_without_a_rate_and_tied_weights_train_and_resume(data: Path, tmp_path: Path, optimizer, more):
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    options = {OPTIMIZER: dict(_delete_=True, **optimizer), **more}
+    whole = build_runner(config, tmp_path / 'whole', options)
+    whole.train()
+    optimizer = whole.optim_wrapper.optimizer
+    resumed = build_runner(
+        config, tmp_path / 'parts', options | {'resume': True, 'load_from': str(tmp_path / 'whole' / 'epoch_1.pth')}
+    )
+    resumed.train()
+    weights = resumed.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in whole.model.state_dict().items())
+    if 'model.type' in more:
+        names = [f'backbone.blocks.{block}.mlp.fc1.weight' for block in (0, 1)]
+        assert torch.equal(weights[names[0]], weights[names[1]])
+        exported = load_file(tmp_path / 'whole' / 'epoch_2_ema.safetensors')[0]
+        assert torch.equal(exported[names[0]], exported[names[1]])
+        assert sum(len(group['params']) for group in optimizer.param_groups) == len([*whole.model.parameters()])
+
+
+def test_rates_for_an_optimizer_without_one_are_refused(data: Path, tmp_path: Path):
+    config = write_config(tmp_path / 'classify.py', CLASSIFY, data)
+    options: dict = {OPTIMIZER: dict(_delete_=True, type='RatelessSGD')}
+    with pytest.raises(ValueError, match=r"'RatelessSGD'\} has no lr that paramwise_cfg\.layer_decay=0\.75 could mul"):
+        build_runner(config, tmp_path / 'work', options).train()
+    options |= {'optim_wrapper.paramwise_cfg': None}
+    for schedule in (dict(type='WarmupCosineLR', warmup_epochs=1), dict(type='MultiStepLR', milestones=[1])):
+        with pytest.raises(ValueError, match=r'optimizer is RatelessSGD without a learning rate, and param_scheduler'):
+            build_runner(config, tmp_path / 'work', options | {'param_scheduler': schedule}).train()

@@ -20,12 +20,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import mmengine
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.visualization import LocalVisBackend
 from streams import Streams
 from test_distributed import TOOLS, run
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
@@ -40,7 +42,7 @@ from omnimae.engine.optim import AutocastOptimWrapper
 from omnimae.engine.saving import CheckpointHook
 from omnimae.registry import DATASETS, HOOKS
 from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, heard
-from omnimae.structures import Address
+from omnimae.structures import Address, to_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -395,7 +397,7 @@ def poison(runner: Runner, steps: set[int], monkeypatch: pytest.MonkeyPatch, wha
 def test_a_step_without_a_number_is_left_out_and_noted(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, note: str
 ):
-    runner = build_runner(config, tmp_path / 'work')
+    runner = build_runner(config, tmp_path / 'work', {'default_hooks.logger.interval': 1})
     poison(runner, {2, 3}, monkeypatch, what)
     weights, step = [], AutocastOptimWrapper.step
 
@@ -413,6 +415,27 @@ def test_a_step_without_a_number_is_left_out_and_noted(
     assert re.match(r'epoch 1, step 3 \(iteration 3\)\t' + note, lines[0])
     assert '.png' in lines[0]
     assert all(weight.isfinite().all() for weight in runner.model.state_dict().values())
+    # no line of the log is spoiled, and what reads scalars.json finds JSON
+    [log] = (tmp_path / 'work').glob('*/*.log')
+    lines = re.findall(r'Epoch\(train\).*', log.read_text())
+    assert len(lines) == 6
+    assert not any(re.search(r'\b(nan|inf)\b', line) for line in lines)
+    [scalars] = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+    assert all(json.loads(line, parse_constant=pytest.fail)['loss'] for line in scalars.read_text().splitlines())
+
+
+def test_whatever_is_written_as_json_is_json(tmp_path: Path):
+    nan, inf = float('nan'), float('inf')
+    value = dict(a=nan, b=[inf, 1.5], c=np.float32(nan), d=torch.tensor([1.0, -inf]), e=dict(f=(np.arange(2), None)))
+    expected = dict(a=None, b=[None, 1.5], c=None, d=[1.0, None], e=dict(f=[[0, 1], None]))
+    mmengine.dump(value, tmp_path / 'a.json')
+    LocalVisBackend(str(tmp_path)).add_scalars(value)
+    LocalVisBackend(str(tmp_path), scalar_save_file='b.json').add_scalar('a', nan)
+    for text in (to_json(value), mmengine.dump(value, file_format='json'), (tmp_path / 'a.json').read_text()):
+        assert json.loads(text, parse_constant=pytest.fail) == expected
+    written = json.loads((tmp_path / 'scalars.json').read_text(), parse_constant=pytest.fail)
+    assert written == expected | {'step': 0}
+    assert json.loads((tmp_path / 'b.json').read_text(), parse_constant=pytest.fail) == dict(a=None, step=0)
 
 
 def test_too_many_of_them_in_a_row_stop_the_run(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from omnimae.checkpoint import load_file, save_file
+from omnimae.checkpoint import WEIGHTS, load_file, save_file
 from omnimae.config import load_config
 from omnimae.layouts import (
     CLS_TOKEN,
@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             save_file(weights, args.dst, {'converted_from': str(source), **kept})
     except ValueError as error:
         raise ValueError(f'{args.src}: {error}') from error
-    print(f'{args.src} (layout {source}): {len(weights)} tensors -> {args.dst} (layout {args.to})')
+    kind = f', {WEIGHTS[meta["weights"]]}' if meta.get('weights') in WEIGHTS else ''
+    print(f'{args.src} (layout {source}): {len(weights)} tensors -> {args.dst} (layout {args.to}){kind}')
     if left:
         print(f'{len(left)} tensors have no place in our models and are left: {", ".join(left)}')
 

@@ -9,11 +9,11 @@ tools/test.py configs/omnimae/knn/... CHECKPOINT.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from omnimae.evaluation import knn_accuracy, load_features
+from omnimae.structures import to_json
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parse_args(words)
     bank, queries = load_features(args.bank), load_features(args.queries)
     metrics = knn_accuracy(bank, queries, k=args.k, temperature=args.temperature, topk=args.topk)
-    print(json.dumps({f'knn/{name}': value for name, value in metrics.items()}, indent=2))
+    print(to_json({f'knn/{name}': value for name, value in metrics.items()}, indent=2))
 
 
 if __name__ == '__main__':

@@ -47,6 +47,7 @@ from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
 from omnimae.engine import choose_device, setup_environment
 from omnimae.flops import pretraining_rows
+from omnimae.structures import to_json
 
 SMALL = Path(__file__).parents[1] / 'configs' / 'small'
 METRIC = 'accuracy/top1'
@@ -265,7 +266,7 @@ class Workshop:
                 except (ValueError, FloatingPointError) as error:
                     raise ValueError(f'{name}: {error}') from error
                 gc.collect()  # workers of the loaders end with them
-                _write(done, json.dumps({**result, 'machine': machine()}, indent=2).encode())
+                _write(done, to_json({**result, 'machine': machine()}, indent=2).encode())
                 scores = ''.join(f', {key} {result[key]:.1f} %' for key in ('val', 'test') if key in result)
                 print(f'{name}: {time.perf_counter() - began:.0f} s{scores}', flush=True)
             if is_ours:
@@ -466,7 +467,7 @@ class Results:
             title=self.experiment.title, form=self.experiment.form, command=command,
             options=self.experiment.options, pretrainings=self.pretrainings, measurements=self.measurements,
         )  # fmt: skip
-        _write(folder / 'results.json', json.dumps(said, indent=2).encode())
+        _write(folder / 'results.json', to_json(said, indent=2).encode())
         _write(folder / 'plot.png', self.plot())
 
 

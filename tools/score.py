@@ -10,12 +10,12 @@ writes what the challenge takes, of scores with or without labels.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from omnimae.evaluation import count, load_actions, load_scores, load_subsets, make_submission, write_submission
+from omnimae.structures import to_json
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> None:
             return
     subsets = None if actions is None else load_subsets(args.actions.parent)
     metrics = count(scores, topk=args.topk, softmax=args.softmax, actions=actions, subsets=subsets)
-    print(json.dumps({f'accuracy/{name}': value for name, value in metrics.items()}, indent=2))
+    print(to_json({f'accuracy/{name}': value for name, value in metrics.items()}, indent=2))
 
 
 if __name__ == '__main__':

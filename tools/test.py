@@ -9,7 +9,6 @@ labels, such as a challenge's test set, have scores alone.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from mmengine.dist import is_main_process
 from omnimae.checkpoint import load_weights, stored_classes
 from omnimae.config import default_work_dir, infer_num_classes, load_config
 from omnimae.engine import EvaluationRunner, HeadSizeHook, leave_distributed, setup_distributed, setup_environment
+from omnimae.structures import to_json
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,7 +80,7 @@ def main() -> None:
                 hook.expect(args.checkpoint, classes)
     metrics = runner.test()
     if args.out and is_main_process():
-        args.out.with_suffix('.json').write_text(json.dumps(metrics, indent=2) + '\n')
+        args.out.with_suffix('.json').write_text(to_json(metrics, indent=2) + '\n')
     leave_distributed()
 
 

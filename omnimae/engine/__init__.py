@@ -6,11 +6,14 @@ from .extraction import digest, digest_of_data, write_features
 from .folder import claim_folder
 from .hooks import (
     BrokenFileHook,
+    EarlyStoppingHook,
+    EMAHook,
     HeadSizeHook,
     IterTimerHook,
     LabelHook,
     PredictionHook,
     ReconstructionHook,
+    RuntimeInfoHook,
     StepSeedHook,
     ThroughputHook,
 )
@@ -26,6 +29,8 @@ __all__ = [
     'AutocastOptimWrapper',
     'BrokenFileHook',
     'CheckpointHook',
+    'EMAHook',
+    'EarlyStoppingHook',
     'EpochTrainLoop',
     'EvaluationRunner',
     'ExportHook',
@@ -42,6 +47,7 @@ __all__ = [
     'ReconstructionHook',
     'RescueHook',
     'ResumeHook',
+    'RuntimeInfoHook',
     'StepSeedHook',
     'TestLoop',
     'ThroughputHook',

@@ -16,16 +16,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import mmengine.hooks.checkpoint_hook as checkpoint_hook_module
 import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.fileio import FileClient, JsonHandler, LocalBackend, exists, get_file_backend, register_handler
 from mmengine.logging import print_log
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
@@ -33,7 +35,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.checkpoint import load_file, local_file, replacing
 from omnimae.meeting import meet
-from omnimae.stopping import StorageAwayError, exit_now
+from omnimae.stopping import StorageAwayError, exit_now, follow_launcher
+from omnimae.structures import to_json
 
 from . import heartbeat
 from .devices import check_ranks, choose_device
@@ -51,6 +54,7 @@ def setup_environment() -> None:
     # MMEngine hands DDP broadcast_buffers=False, for which torch 2.15 has another name. Not mended in 0.11.0rc0.
     warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
     check_mmcv()
+    follow_launcher()
     sys.excepthook = _exit_when_away
 
 
@@ -108,7 +112,9 @@ def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 def _load_plain(local: str, filename: str) -> dict[str, Any]:
     try:
-        return torch.load(local, map_location='cpu', weights_only=True)
+        checkpoint = torch.load(local, map_location='cpu', weights_only=True)
+        checkpoint.get('meta', {}).pop('config', None)  # MMEngine's Runner would run it
+        return checkpoint
     except Exception as error:  # whatever broken bytes lead torch to
         raise ValueError(
             f'Checkpoint {filename} is refused: it cannot be read as tensors and plain values alone ({error}). '
@@ -117,12 +123,12 @@ def _load_plain(local: str, filename: str) -> dict[str, Any]:
 
 
 def save_whole(
-    checkpoint: dict[str, Any], filename: str, file_client_args: None = None, backend_args: dict | None = None
+    checkpoint: dict[str, Any], filename: str, file_client_args: dict | None = None, backend_args: dict | None = None
 ) -> None:
     """Write a checkpoint of the Runner under another name, to the disk, and only then under its own.
 
     MMEngine writes in place, so a run that is killed leaves half a checkpoint by the right name, and a full disk an
-    error that does not name the file. Not mended in 0.11.0rc0. Other storages than local files keep MMEngine's way.
+    error that does not name the file. Not mended in 0.11.0rc0. A storage of another kind takes it whole or not at all.
 
     The checksums that torch adds take longer than writing the file: 8 GB take 25 s with them and 10 s without, on a
     disk of 0.8 GB/s. Torch never reads them: a file with one wrong bit loads with and without.
@@ -130,9 +136,16 @@ def save_whole(
     Raises:
         OSError: it could not be written; what was there before is whole.
     """
-    if not isinstance(get_file_backend(filename, backend_args=backend_args), LocalBackend):
+    if file_client_args is not None:
         save_checkpoint(checkpoint, filename, file_client_args, backend_args)
         return
+    backend = get_file_backend(filename, backend_args=backend_args)
+    if not isinstance(backend, LocalBackend):
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        backend.put(content.getvalue(), filename)
+        return
+    Path(filename).parent.mkdir(parents=True, exist_ok=True)
     checksums = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -219,9 +232,9 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
     folder = Path(work_dir)
     named = folder / 'last_checkpoint'
     if named.exists() and (text := named.read_text().strip()):
-        for path in (folder / Path(text).name, Path(text)):
-            if path.exists():
-                return str(path)
+        for path in (str(folder / Path(text).name), text):
+            if os.path.exists(path) or ('://' in path and exists(path)):
+                return path
     whole = [path for path in folder.glob('*.pth') if not path.name.startswith('best_')]
     return str(max(whole, key=lambda path: path.stat().st_mtime)) if whole else None
 
@@ -242,6 +255,76 @@ def checkpoint_to_resume(work_dir: str) -> str | None:
 def nothing_to_resume(folder: str | os.PathLike) -> str:
     """What a run says that was told to go on and has nothing to go on from."""
     return f'--resume: no checkpoint in {folder}, so the training starts from its beginning.'
+
+
+_register_default_hooks = Runner.register_default_hooks
+_OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+
+
+def register_default_hooks(runner: Runner, hooks: dict[str, Any] | None = None) -> None:
+    """Leave out a hook of ours, too, where ``default_hooks.NAME=None``: MMEngine knows its own names alone.
+
+    Raises:
+        ValueError: it is the one without which no checkpoint could be read again.
+    """
+    hooks = dict(hooks or {})
+    if hooks.get('plain_checkpoint', True) is None:
+        raise ValueError(
+            'default_hooks.plain_checkpoint=None: without the PlainCheckpointHook checkpoints hold objects, which are '
+            'not read again. Leave it in.'
+        )
+    given = {name: hook for name, hook in hooks.items() if hook is not None or name in _OF_MMENGINE}
+    _register_default_hooks(runner, given)
+
+
+Runner.register_default_hooks = register_default_hooks  # type: ignore[method-assign]
+_build_param_scheduler = Runner.build_param_scheduler
+
+
+def build_param_scheduler(runner: Runner, scheduler: Any) -> Any:
+    """As MMEngine, which says no more than KeyError where the optimizer has no learning rate.
+
+    Raises:
+        ValueError: it has none.
+    """
+    optimizer: Any = getattr(runner.optim_wrapper, 'optimizer', None)
+    if scheduler and optimizer is not None and any(group.get('lr') is None for group in optimizer.param_groups):
+        raise ValueError(
+            f'optim_wrapper.optimizer is {type(optimizer).__name__} without a learning rate, and param_scheduler sets '
+            'one. Give optim_wrapper.optimizer.lr, or param_scheduler=None.'
+        )
+    return _build_param_scheduler(runner, scheduler)
+
+
+Runner.build_param_scheduler = build_param_scheduler  # type: ignore[method-assign]
+
+
+class FileClientIfAsked:
+    """In place of MMEngine's in its CheckpointHook, which makes one that it does not use, and warns of it.
+
+    It knows no storage but its own, so ``out_dir`` could be on no other.
+    """
+
+    @staticmethod
+    def infer_client(file_client_args: dict[str, Any] | None = None, uri: Any = None) -> FileClient | None:
+        """Give none where none is asked for."""
+        return None if file_client_args is None else FileClient.infer_client(file_client_args, uri)
+
+
+checkpoint_hook_module.FileClient = FileClientIfAsked
+
+
+@register_handler('json')
+class PlainJsonHandler(JsonHandler):
+    """MMEngine's, which writes NaN and Infinity as such; other readers of JSON refuse the whole file."""
+
+    def dump_to_fileobj(self, obj: Any, file: Any, **options: Any) -> None:
+        """Write to an open file."""
+        file.write(to_json(obj, **options))
+
+    def dump_to_str(self, obj: Any, **options: Any) -> str:
+        """Give the text."""
+        return to_json(obj, **options)
 
 
 runner_module.find_latest_checkpoint = checkpoint_to_resume
@@ -362,12 +445,27 @@ def all_come(seconds: float) -> bool:
     """Whether all ranks call this within so many seconds. Nothing else waits: some may be in a collective."""
     if not torch.distributed.is_initialized():
         return True
-    store, end = torch.distributed.distributed_c10d._get_default_store(), time.monotonic() + seconds
-    number = store.add('all_come', 1)
+    number, end = _waiting(1), time.monotonic() + seconds
     while number < torch.distributed.get_world_size() and time.monotonic() < end:
         time.sleep(0.1)
-        number = store.add('all_come', 0)
-    return number == torch.distributed.get_world_size()
+        number = _waiting(0)
+    come = number == torch.distributed.get_world_size()
+    if not come:
+        _waiting(-1)
+    return come
+
+
+def someone_waits() -> bool:
+    """Whether another rank is in `all_come`."""
+    return torch.distributed.is_initialized() and _waiting(0) > 0
+
+
+def _waiting(more: int) -> int:
+    """Add to the number of ranks in `all_come`."""
+    try:
+        return torch.distributed.distributed_c10d._get_default_store().add('ranks_that_wait', more)
+    except torch.distributed.DistError:  # the launcher, which keeps the store, is gone
+        return 0
 
 
 def _translate_slurm(port: int | None) -> None:

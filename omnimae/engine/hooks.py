@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank, master_only
+from mmengine.hooks import EarlyStoppingHook as MMEngineEarlyStoppingHook
+from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.hooks import Hook
 from mmengine.hooks import IterTimerHook as MMEngineIterTimerHook
+from mmengine.hooks import RuntimeInfoHook as MMEngineRuntimeInfoHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -35,6 +40,34 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return getattr(model, 'module', model)
 
 
+def check_score(runner: Runner, key: str, option: str) -> None:
+    """Refuse what no validation will count, now and not after the first one.
+
+    Args:
+        runner: its metrics say what they count, as ours do; else nothing is refused.
+        key: of the score.
+        option: that names it in the config.
+
+    Raises:
+        ValueError: there is no validation, or it has other scores.
+    """
+    if runner.val_loop is None:
+        raise ValueError(
+            f'{option}={key!r} is a score of validations, and this run has none. Set val_dataloader, val_cfg and '
+            f'val_evaluator, or {option}=None.'
+        )
+    known: set[str] = set()
+    for metric in runner.val_loop.evaluator.metrics:
+        names = getattr(metric, 'names_of', lambda dataset: None)(runner.val_dataloader.dataset)
+        if names is None:
+            return
+        known |= {f'{metric.prefix}/{name}' for name in names}
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f'Did you mean {near[0]!r}?' if near else f'It has {", ".join(sorted(known))}.'
+        raise ValueError(f'{option}={key!r} is no score of the validation. {hint}')
+
+
 @HOOKS.register_module()
 class StepSeedHook(Hook):
     """Masks and DropPath of a step follow from (seed, step, rank), so a resumed run needs no saved generator.
@@ -47,6 +80,76 @@ class StepSeedHook(Hook):
     ) -> None:
         training = mode == 'train'
         _seed_everything(runner.seed, training, runner.iter if training else batch_idx, get_rank())
+
+
+@HOOKS.register_module()
+class RuntimeInfoHook(MMEngineRuntimeInfoHook):
+    """MMEngine's, by the same name, with curves of finite numbers alone.
+
+    The log shows means over ten steps: one NaN, of a step that is left out, made ten of them NaN. What it was stands in
+    ``skipped_steps.txt``. An optimizer may have no learning rate, as some have that find their own.
+    """
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: list[Batch] | Batch | None = None
+    ) -> None:
+        """Note the step and its learning rate."""
+        if any(group.get('lr') is None for group in runner.optim_wrapper.param_groups):
+            runner.message_hub.update_info('iter', runner.iter)
+        else:
+            super().before_train_iter(runner, batch_idx, data_batch)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: list[Batch] | None = None,
+        outputs: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Add what the step says of itself to the curves."""
+        finite = {key: value for key, value in (outputs or {}).items() if math.isfinite(value)}
+        super().after_train_iter(runner, batch_idx, data_batch, finite)
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(MMEngineEarlyStoppingHook):
+    """MMEngine's, by the same name and with the same options, which goes on counting in a resumed run.
+
+    MMEngine begins anew: a run that is stopped and resumed now and then never stops early. Not mended in 0.11.0rc0.
+    """
+
+    priority = 'LOW'  # before the CheckpointHook, which may save behind a validation
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the best score and the validations since."""
+        check_score(runner, self.monitor, 'monitor of EarlyStoppingHook')
+        stored = runner.message_hub.get_info(self._key)
+        if stored is not None:
+            self.best_score, self.wait_count = stored
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Decide, and keep what is decided by."""
+        super().after_val_epoch(runner, metrics)
+        runner.message_hub.update_info(self._key, (float(self.best_score), self.wait_count))
+
+    @property
+    def _key(self) -> str:
+        return f'early_stopping_{self.monitor}'
+
+
+@HOOKS.register_module()
+class EMAHook(MMEngineEMAHook):
+    """MMEngine's, by the same name and with the same options, which knows whether the model has the average now.
+
+    Attributes:
+        is_swapped: so it is in validation and test.
+    """
+
+    is_swapped = False
+
+    def _swap_ema_parameters(self) -> None:
+        super()._swap_ema_parameters()
+        self.is_swapped = not self.is_swapped
 
 
 @HOOKS.register_module()
@@ -99,10 +202,10 @@ class ThroughputHook(Hook):
     ) -> None:
         """Log the throughput of the step, waiting for data included, and the accuracy of its modality."""
         samples = runner.train_dataloader.batch_sampler.step_sizes(batch_idx).sum()
-        seconds = runner.message_hub.get_scalar('train/time').current()
         modality = data_batch[0]['modality']
         unit = 'images' if modality == 'image' else 'clips'
-        runner.message_hub.update_scalar(f'train/{unit}_per_second', samples / seconds)
+        if (seconds := runner.message_hub.log_scalars.get('train/time')) is not None:  # of the timer hook
+            runner.message_hub.update_scalar(f'train/{unit}_per_second', samples / seconds.current())
         if self._is_mixed and outputs is not None and 'top1' in outputs:
             runner.message_hub.update_scalar(f'train/top1_{modality}', outputs['top1'])
 

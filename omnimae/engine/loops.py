@@ -26,6 +26,9 @@ from .feeding import Feed
 from .hooks import unwrapped
 from .reading import append_lines, naming_fatal_files, raise_together
 
+# The last epoch with a validation, in the message hub. MMEngine logs whatever begins with `val`.
+VALIDATED = 'epoch_of_validation'
+
 
 @LOOPS.register_module()
 class EpochTrainLoop(EpochBasedTrainLoop):
@@ -46,9 +49,9 @@ class EpochTrainLoop(EpochBasedTrainLoop):
     A hook may have a method ``count_step(runner, data_batch, counts)``, called after the update. It adds numbers of
     this rank to the dict ``counts``, by the same names on all ranks. Their sums over ranks are the loop's ``counts`` in
     ``after_train_iter``. A collective of the hook's own would wait for the device in every step. ``stop_waiting`` is
-    called when WaitEnded ended the wait for a step, ``stop_away(runner, error)`` when a storage does not answer, on all
-    ranks at the same place, ``on_error(runner, error)`` when another error ends training, and ``stop_listening`` at the
-    end of training, after errors, too.
+    called when WaitEnded ended the wait for a step or a validation, ``stop_away(runner, error)`` when a storage does
+    not answer, on all ranks at the same place, ``on_error(runner, error)`` when another error ends training, and
+    ``stop_listening`` at the end of training, after errors, too.
 
     Random numbers are not part of it: masks, DropPath and mixing are drawn micro-batch by micro-batch.
 
@@ -61,8 +64,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         max_skipped: optimizer steps in a row that may be left out because a loss or a gradient is not finite.
 
     Raises:
-        ValueError: there is no batch sampler, an optimizer wrapper of another kind, or what depends on how a step is
-            cut: ``auto_scale_lr``, batch norm, mixing of single samples.
+        ValueError: ``val_interval`` is not positive, there is no batch sampler, an optimizer wrapper of another kind,
+            or what depends on how a step is cut: ``auto_scale_lr``, batch norm, mixing of single samples.
     """
 
     def __init__(
@@ -78,6 +81,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             raise ValueError(
                 'train_dataloader has no batch_sampler, so EpochTrainLoop cannot tell the micro-batches of a step. '
                 "Add batch_sampler=dict(type='MixedBatchSampler', global_batch_size=...)."
+            )
+        if val_interval < 1:
+            raise ValueError(
+                f'train_cfg.val_interval={val_interval} is not positive. Give the epochs between two validations; to '
+                'train without any set val_cfg, val_dataloader and val_evaluator to None.'
             )
         super().__init__(runner, dataloader, max_epochs, val_begin, val_interval)
         self.batch_sampler = self.dataloader.batch_sampler
@@ -132,14 +140,17 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         runner, epoch = self.runner, self.epoch
         is_over = 0 < epoch == self.iter / len(self.dataloader)
         is_due = epoch >= self.val_begin and (epoch % self.val_interval == 0 or epoch == self.max_epochs)
-        if runner.val_loop is None or not (is_over and is_due) or runner.message_hub.get_info('validated', 0) == epoch:
+        before = runner.message_hub.get_info(VALIDATED, 0)
+        if runner.val_loop is None or not (is_over and is_due) or before == epoch:
             return
-        runner.message_hub.update_info('validated', epoch)
+        runner.message_hub.update_info(VALIDATED, epoch)
         try:
             runner.val_loop.run()
-        except StorageAwayError:
-            runner.message_hub.update_info('validated', 0)
-            raise
+        except (StorageAwayError, WaitEnded) as error:
+            runner.message_hub.update_info(VALIDATED, before)
+            if isinstance(error, StorageAwayError):
+                raise
+            runner.call_hook('stop_waiting')
 
     def run_epoch(self) -> None:
         """Train the steps of the epoch that are still to be done.

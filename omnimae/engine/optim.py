@@ -267,12 +267,18 @@ class LayerDecayConstructor:
         """One group per learning rate and weight decay, in the order of the model's parameters."""
         self._check_names(model)
         defaults = self._optimizer([torch.zeros(1, requires_grad=True)]).defaults
+        rate = defaults.get('lr')  # some optimizers find their own
+        if rate is None and self.layer_decay is not None:
+            raise ValueError(
+                f'optim_wrapper.optimizer={self.optimizer_cfg} has no lr that paramwise_cfg.layer_decay='
+                f'{self.layer_decay} could multiply. Give it one, or layer_decay=None.'
+            )
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
         for name, parameter, decayed in self._trainable(model):
             exponent = 0 if self.layer_decay is None else self._exponent(name, model)
             group = {
                 'params': [],
-                'lr': defaults['lr'] * (self.layer_decay or 1.0) ** exponent,
+                **({} if rate is None else {'lr': rate * (self.layer_decay or 1.0) ** exponent}),
                 'weight_decay': defaults.get('weight_decay', 0.0) if decayed else 0.0,
             }
             groups.setdefault((exponent, decayed), group)['params'].append(parameter)
@@ -292,10 +298,12 @@ class LayerDecayConstructor:
         return depth + (2 if self.rule == 'release' else 1) - layer
 
     def _trainable(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
-        """Name, parameter and whether weight decay applies."""
+        """Name, parameter and whether weight decay applies; one with several names by the first."""
+        seen: set[nn.Parameter] = set()
         for prefix, module in model.named_modules():
             for name, parameter in module.named_parameters(prefix, recurse=False):
-                if parameter.requires_grad:
+                if parameter.requires_grad and parameter not in seen:
+                    seen.add(parameter)
                     spared = any(_ends(name, ending) for ending in ('bias', *self.no_decay))
                     decayed = parameter.dim() > 1 and not isinstance(module, nn.LayerNorm) and not spared
                     yield name, parameter, decayed
@@ -381,7 +389,7 @@ class WarmupCosineLR(_ParamScheduler):
         if where < self.warmup:
             where *= self.stretch
         lr = warmup_cosine(where, self.peak, self.warmup, self.start_lr, self.end_lr, self.rescale)
-        return [base * lr / self.peak for base in self.base_values]
+        return [base * lr / self.peak if base else 0.0 for base in self.base_values]
 
     def state_dict(self) -> dict[str, int]:
         """Where the schedule stands."""

@@ -16,6 +16,7 @@ from omnimae.stopping import PREEMPTED
 
 from . import heartbeat
 from .compat import save_alone
+from .loops import VALIDATED
 from .saving import CheckpointHook, PreemptionHook
 from .sharding import ShardedOptimizer
 
@@ -112,7 +113,7 @@ class RescueHook(Hook):
                 if isinstance(hook, CheckpointHook):
                     hook.check_finite(runner)
             if self._is_validating:
-                runner.message_hub.update_info('validated', 0)  # again, after --resume
+                runner.message_hub.update_info(VALIDATED, 0)  # again, after --resume
             return save_alone(runner, 'preempted.pth', epoch=runner.epoch, iter=runner.iter + step_is_over)
 
     def _wait_for_update(self) -> bool:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process, master_only
+from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
 from omnimae.checkpoint import replacing, save_file
@@ -42,10 +43,11 @@ from .compat import (
     exit_together,
     find_latest_checkpoint,
     loaded_path,
+    someone_waits,
     wait_until_written,
     written_later,
 )
-from .hooks import class_names, unwrapped
+from .hooks import check_score, class_names, unwrapped
 from .reading import message_of
 from .sharding import ShardedOptimizer
 
@@ -91,7 +93,11 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Find the best checkpoint of a resumed run in its own folder, if it was moved or copied there."""
         super().before_train(runner)
+        for key in self.save_best or ():
+            if key != 'auto':
+                check_score(runner, key, 'default_hooks.checkpoint.save_best')
         self._saved_at = time.monotonic()
+        self._timed = self.file_backend.join_path(self.out_dir, 'timed.pth')
         for key, path in self.best.items():
             here = os.path.join(self.out_dir, os.path.basename(path))
             if os.path.isfile(here):
@@ -102,6 +108,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Keep what is best, and say so."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return  # Runner.val() alone
         super().after_val_epoch(runner, metrics)
         for key, path in self.best.items():
             score = runner.message_hub.get_info('best_score' if len(self.key_indicators) == 1 else f'best_score_{key}')
@@ -122,19 +130,19 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if runner.train_loop.counts['time_to_save']:
             self.check_finite(runner)
-            path = Path(runner.work_dir, 'timed.pth')
-            with written_later(lambda: _note_latest(path)):
+            with written_later(lambda: _note_latest(runner, self._timed)):
                 meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
-                runner.save_checkpoint(runner.work_dir, path.name, meta=meta, by_epoch=False)
+                options = dict(meta=meta, by_epoch=False, backend_args=self.backend_args)
+                runner.save_checkpoint(self.out_dir, 'timed.pth', **options)
             self._saved_at = time.monotonic()
 
     def after_train(self, runner: Runner) -> None:
         """Remove the checkpoint by time, if there is a later one."""
         super().after_train(runner)
         wait_until_written()
-        path = Path(runner.work_dir, 'timed.pth')
-        if is_main_process() and find_latest_checkpoint(runner.work_dir) != str(path):
-            path.unlink(missing_ok=True)
+        is_last = os.path.basename(find_latest_checkpoint(runner.work_dir) or '') == 'timed.pth'
+        if is_main_process() and not is_last and self.file_backend.isfile(self._timed):
+            self.file_backend.remove(self._timed)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         self.check_finite(runner)
@@ -186,7 +194,9 @@ class PreemptionHook(Hook):
     Ctrl-C. A second Ctrl-C does not wait for the end of the step.
 
     Data that do not come hold up no one: a rank that waits for them ends its wait at once, or, if there are several
-    ranks, after ``PATIENCE``, in which the others may finish the step with it.
+    ranks, after ``PATIENCE``, in which the others may finish the step with it. A validation ends at once: the resumed
+    run does it again. Ranks that do not meet in ``PATIENCE``, because one is in a collective with another, leave the
+    saving to the main one; where that is in the collective, the RescueHook saves when the others are gone.
 
     A storage that does not answer ends the run in the same way, with the exit code 75, or 1 where it refuses to.
     """
@@ -198,11 +208,13 @@ class PreemptionHook(Hook):
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}  # what the signals did before training
+        self._loop: Any = None
         self._preempted = self._interrupted = False
+        self._validates = self._is_stopping = False
 
     def before_train(self, runner: Runner) -> None:
         """Listen, in this process and in the loader's workers."""
-        self._preempted = self._interrupted = False
+        self._preempted = self._interrupted = self._validates = self._is_stopping = False
         self._loop = runner.train_loop
         if threading.current_thread() is threading.main_thread():  # no other may listen
             self._before = {number: signal.signal(number, self._ask) for number in heard()}
@@ -222,11 +234,13 @@ class PreemptionHook(Hook):
             raise KeyboardInterrupt
         self._interrupted |= number == signal.SIGINT
         self._preempted = True
-        signal.setitimer(signal.ITIMER_REAL, self.PATIENCE if get_world_size() > 1 else 0.01, 1.0)
+        if not self._is_stopping:
+            others = get_world_size() > 1 and not self._validates
+            signal.setitimer(signal.ITIMER_REAL, self.PATIENCE if others else 0.01, 1.0)
 
     def _end_wait(self, number: int, frame: FrameType | None) -> None:
         feed = getattr(self._loop, 'feed', None)
-        if feed is not None and feed.is_waiting:
+        if self._validates or (feed is not None and feed.is_waiting):
             raise WaitEnded
 
     def count_step(self, runner: Runner, data_batch: Any, counts: dict[str, float]) -> None:
@@ -241,9 +255,21 @@ class PreemptionHook(Hook):
         if counts['asked_to_stop']:
             self._stop(runner, INTERRUPTED if counts['interrupted'] else PREEMPTED, step_is_over=True)
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Signals end the validation from now on."""
+        self._validates = bool(self._before)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Let the ranks count together what they have; or leave, if another does."""
+        if batch_idx + 1 == len(runner.val_dataloader):
+            self._validates = False
+        elif self._validates and someone_waits():
+            raise WaitEnded
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Stop behind this validation."""
-        if runner._train_loop is None:
+        self._validates = False
+        if not isinstance(runner._train_loop, BaseLoop) or runner.train_loop is not self._loop:
             return
         asked = torch.tensor([float(self._preempted), float(self._interrupted)])
         all_reduce(asked, 'max')
@@ -251,12 +277,17 @@ class PreemptionHook(Hook):
             self._stop(runner, INTERRUPTED if asked[1] else PREEMPTED)
 
     def stop_waiting(self, runner: Runner) -> None:
-        """Stop between two steps, because the data of the next do not come (EpochTrainLoop)."""
-        code = INTERRUPTED if self._interrupted else PREEMPTED
-        self._stop(runner, code, together=all_come(self.PATIENCE))
+        """Stop between two steps, because the data of the next do not come, or in a validation (EpochTrainLoop)."""
+        self._validates, self._is_stopping = False, True
+        self._stop(runner, self._code, together=all_come(self.PATIENCE))
+
+    @property
+    def _code(self) -> int:
+        return INTERRUPTED if self._interrupted else PREEMPTED
 
     def stop_away(self, runner: Runner, error: StorageAwayError) -> None:
         """Stop because a storage does not answer, which this rank or all know (EpochTrainLoop)."""
+        self._validates, self._is_stopping = False, True
         together = all_come(self.PATIENCE)
         if is_main_process() or not together:
             runner.logger.error(message_of(error))
@@ -274,31 +305,36 @@ class PreemptionHook(Hook):
         self, runner: Runner, code: int, step_is_over: bool = False, together: bool = True, why: str = 'Preempted'
     ) -> None:
         """Save and exit; not ``together`` where other ranks wait in the step for this one, so that only one saves."""
+        self._validates, self._is_stopping = False, True
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        for hook in runner.hooks:
+            if getattr(hook, 'is_swapped', False):  # an EMAHook in a validation
+                hook._swap_ema_parameters()
         is_sharded = isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)
         saves = together or (is_main_process() and not is_sharded)
+        places = ((hook.out_dir, hook.backend_args) for hook in runner.hooks if isinstance(hook, CheckpointHook))
+        folder, backend_args = next(places, (runner.work_dir, None))
         if saves:
             meta = dict(epoch=runner.epoch, iter=runner.iter + step_is_over)
-            runner.save_checkpoint(runner.work_dir, 'preempted.pth', meta=meta, by_epoch=False)
+            options = dict(meta=meta, by_epoch=False, backend_args=backend_args)
+            runner.save_checkpoint(folder, 'preempted.pth', **options)
         if saves and is_main_process():
-            path = Path(runner.work_dir, 'preempted.pth')
-            _note_latest(path)
+            path = join_path(folder, 'preempted.pth', backend_args=backend_args)
+            _note_latest(runner, path)
             runner.logger.info(f'{why}: saved {path}, the exit code is {code}. Go on with --resume.')
         for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
             signal.signal(number, signal.SIG_IGN)
         runner.visualizer.close()
         if together:
             exit_together(code)
-        if not is_main_process():
-            time.sleep(self.GRACE)  # the main rank saves, and leaves before
         exit_now(code)
 
 
 @master_only
-def _note_latest(path: Path) -> None:
-    with replacing(path.with_name('last_checkpoint')) as file:
-        file.write_text(str(path))
+def _note_latest(runner: Runner, path: str) -> None:
+    with replacing(Path(runner.work_dir, 'last_checkpoint')) as file:
+        file.write_text(path)
 
 
 class _Outliving:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from mmengine.logging import print_log
+
+from omnimae.structures import to_json
 
 from .scores import Scores, accuracy, without_zeros
 
@@ -197,7 +198,7 @@ def write_submission(path: str | Path, submission: dict[str, Any]) -> None:
     """Write the archive that the challenge takes: ``test.json`` in a zip file."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with ZipFile(path, 'w', ZIP_DEFLATED) as archive:
-        archive.writestr('test.json', json.dumps(submission))
+        archive.writestr('test.json', to_json(submission))
 
 
 def check_actions(actions: Actions, scores: Scores) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -44,6 +45,10 @@ class SegmentationScore(BaseMetric):
             groups = [predicted[predicted == labelled], predicted, labelled]
             areas = [np.bincount(group, minlength=UNKNOWN_CLASS + 1)[:UNKNOWN_CLASS] for group in groups]
             self.results.append(np.stack(areas))
+
+    def names_of(self, dataset: Any) -> set[str]:
+        """What `compute_metrics` gives."""
+        return {'mIoU', 'mAcc', 'aAcc'}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """-> {'mIoU', 'mAcc', 'aAcc'}.
@@ -103,6 +108,10 @@ class DepthScore(BaseMetric):
             ratio = np.maximum(depth / safe, truth / np.maximum(depth, self.floor))
             within = [((ratio < 1.25**power) & (depth > 0)).sum() for power in (1, 2, 3)]
             self.results.append(np.array([len(truth), *within, np.square(error).sum(), (error / safe).sum()]))
+
+    def names_of(self, dataset: Any) -> set[str]:
+        """What `compute_metrics` gives."""
+        return {'delta1', 'delta2', 'delta3', 'rmse', 'rel'}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """-> {'delta1', 'delta2', 'delta3', 'rmse', 'rel'}.

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -27,6 +28,10 @@ class ReconstructionLoss(BaseMetric):
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep (modality, loss) of each sample."""
         self.results += [(sample['modality'], float(sample['loss'])) for sample in data_samples]
+
+    def names_of(self, dataset: Any) -> set[str]:
+        """What `compute_metrics` gives of a MixedDataset."""
+        return {source.modality for source in dataset.sources}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """-> {modality: mean loss}."""
@@ -126,6 +131,14 @@ class ClipAccuracy(BaseMetric):
             raise ValueError(
                 f'ClipAccuracy: topk={self.topk} asks for more than the {num_classes} classes there are. Lower topk.'
             )
+
+    def names_of(self, dataset: Any) -> set[str] | None:
+        """What `count` gives of a MixedDataset; None with actions, whose parts are in files."""
+        if self.actions is not None:
+            return None
+        own = {'mean_class', *(f'top{k}' for k in self.topk)}
+        names = dataset.names if len(dataset.names) > 1 else ()
+        return own | {f'{name}/{key}' for name in names for key in own}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep (id, label, source, scores, probabilities) of each sample."""
