@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import CLASSIFY, build_runner, write_config, write_data
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from safetensors.torch import load_file
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch.distributed import TCPStore
 
 from omnimae.engine import heartbeat
 from omnimae.engine.compat import _translate_slurm
 from omnimae.engine.heartbeat import Heartbeat
 from omnimae.meeting import ROUND, connect, meet
+from omnimae.registry import HOOKS
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / 'tools'
@@ -526,3 +531,80 @@ def test_late_stopped_and_failed_ranks_cost_no_step(tmp_path: Path):
     assert ours['meta']['iter'] == theirs['meta']['iter'] == 5
     for name, weight in theirs['state_dict'].items():
         torch.testing.assert_close(ours['state_dict'][name], weight, rtol=0, atol=1e-6)
+
+
+# what is saved
+
+
+@HOOKS.register_module()
+class RescueAtHook(Hook):
+    """Has another thread save in the middle of a step, as `Heartbeat` does, and ends the run."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, is_updated: bool, seconds_stuck: float = 0.0) -> None:
+        self.is_updated, self.seconds_stuck = is_updated, seconds_stuck
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == 6:
+            if self.seconds_stuck:
+                torch.cuda._sleep(int(self.seconds_stuck * 1.5e9))  # clock cycles
+            if not self.is_updated:
+                self.end()
+
+    def count_step(self, runner: Runner, data_batch: Any, counts: dict) -> None:
+        if runner.iter == 6:
+            self.end()
+
+    def end(self) -> None:
+        thread = threading.Thread(target=heartbeat.current.rescue)
+        thread.start()
+        thread.join()
+        self.was_stuck = torch.cuda.is_available() and not torch.cuda.current_stream().query()
+        raise SystemExit(1)
+
+
+def rescued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[RescueAtHook, dict[str, Any]]:
+    """The checkpoint of a run with an average that was ended in its seventh step."""
+    monkeypatch.setattr(heartbeat, 'current', Heartbeat(0, ['here'], silence=60, patience=60))
+    write_config(tmp_path / 'pretrain.py', PRETRAIN, write_data(tmp_path / 'data'))
+    hooks = [dict(type='EMAHook', begin_epoch=0), dict(type='RescueAtHook', **options)]
+    runner = build_runner(tmp_path / 'pretrain.py', tmp_path / 'work', {'custom_hooks': hooks})
+    with pytest.raises(SystemExit):
+        runner.train()
+    [hook] = [hook for hook in runner.hooks if isinstance(hook, RescueAtHook)]
+    return hook, torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)
+
+
+@pytest.mark.parametrize('is_updated', [False, True])
+def test_a_step_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_updated: bool):
+    """Before the update it is the step before; after it, schedule and average are brought to it, too."""
+    assert rescued(tmp_path, monkeypatch, is_updated=is_updated)[1]['meta']['iter'] == 6 + is_updated
+    monkeypatch.setattr(heartbeat, 'current', None)
+    options = {'custom_hooks': [dict(type='EMAHook', begin_epoch=0)]}
+    resumed = build_runner(tmp_path / 'pretrain.py', tmp_path / 'work', {**options, 'resume': True})
+    resumed.train()
+    whole = build_runner(tmp_path / 'pretrain.py', tmp_path / 'whole', options)
+    whole.train()
+    paths = [next((tmp_path / name).glob('epoch_2_ema.safetensors')) for name in ('work', 'whole')]
+    for other, one in ((resumed.model.state_dict(), whole.model.state_dict()), map(load_file, paths)):
+        for name, weight in one.items():
+            assert torch.equal(other[name], weight), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('is_updated', [False, True])
+def test_a_step_is_saved_while_the_gpu_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_updated: bool):
+    """As for other ranks, in NCCL: what follows on its stream is queued and not done, the update included."""
+    hook, saved = rescued(tmp_path, monkeypatch, is_updated=is_updated, seconds_stuck=40.0)
+    assert hook.was_stuck
+    assert saved['meta']['iter'] == 6
+    whole = build_runner(
+        tmp_path / 'pretrain.py', tmp_path / 'whole', {'default_hooks.checkpoint': dict(by_epoch=False, interval=6)}
+    )
+    monkeypatch.setattr(heartbeat, 'current', None)
+    whole.train()
+    theirs = torch.load(tmp_path / 'whole' / 'iter_6.pth', weights_only=True)['state_dict']
+    ours = saved['ema_state_dict']  # EMAHook gave the average their place
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[f'module.{name}'], weight, rtol=0, atol=1e-4)

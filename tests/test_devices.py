@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import runner as runner_module
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from torch.distributed import HashStore
 
 from omnimae.apis import get_model
 from omnimae.config import load_config
@@ -35,7 +36,7 @@ class Meeting:
         monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
         monkeypatch.setattr(torch.cuda, 'set_device', lambda index: setattr(self, 'device', index))
         monkeypatch.setattr(torch.distributed, 'init_process_group', self._meet)
-        monkeypatch.setattr(compat, 'meet', lambda seconds: (None, ['here', 'here']))
+        monkeypatch.setattr(compat, 'meet', lambda seconds: (HashStore(), ['here', 'here']))
         monkeypatch.setattr(compat.heartbeat, 'begin', lambda *_, **options: setattr(self, 'watch', options))
         for name, value in dict(RANK=1, LOCAL_RANK=1, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2).items():
             monkeypatch.setenv(name, str(value))

@@ -379,6 +379,7 @@ def setup_distributed(cfg: Config) -> None:
         backend = 'gloo'
     store, hosts = meet(2 * silence)
     rank, limit = int(os.environ['RANK']), timedelta(seconds=patience + silence)  # the heartbeat comes before it
+    store.set_timeout(limit)  # for what the process group waits for there
     torch.distributed.init_process_group(
         backend, store=store, rank=rank, world_size=len(hosts), timeout=limit, **options
     )

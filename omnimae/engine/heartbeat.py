@@ -43,6 +43,7 @@ WAITS = {
     ('torch/distributed/distributed_c10d.py', ''),
     ('torch/autograd/graph.py', '_engine_run_backward'),
     ('omnimae/engine/loops.py', '_read'),
+    ('omnimae/engine/optim.py', '_update'),
 }
 
 
@@ -131,8 +132,8 @@ class Heartbeat:
         mark = hash(tuple((id(frame), frame.f_lasti) for frame in frames)), _collectives(), self.progress
         if mark != self._mark:
             self._mark, self._since = mark, time.monotonic()
-        own = next((frame for frame in frames if frame.f_code.co_filename.startswith(PACKAGE)), frames[0])
-        place = f'{Path(own.f_code.co_filename).name}:{own.f_lineno}'
+        own = [frame for frame in frames if frame.f_code.co_filename.startswith(PACKAGE)] or frames
+        place = f'{Path(own[0].f_code.co_filename).name}:{own[0].f_lineno}' if own else 'at its end'
         step = f'step {self.step}: ' * bool(self.step)
         others = ' and may wait for other ranks' * waits
         return f'{step}{doing}{others} ({place})', waits, time.monotonic() - self._since
@@ -147,7 +148,8 @@ class Heartbeat:
             if now - before > pause + self.silence / 4:  # this process was stopped, and maybe all were
                 self.answered, self.seen = now, dict.fromkeys(self.seen, now)
             before = now
-            if lost := self.verdict or self._lost(now):
+            lost = self.verdict or self._lost(now)
+            if lost and not self.over.wait(1.0):  # at the end of a run the main rank may go a moment before this one
                 self.leave(lost)
 
     def _lost(self, now: float) -> dict[int, str]:

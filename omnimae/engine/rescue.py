@@ -63,6 +63,8 @@ class RescueHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Note the state before the step."""
+        if heartbeat.current is None:
+            return
         self._before = self.updates
         self._averaged = {hook: hook.ema_model.steps.item() for hook in self._ema_hooks()}
 
