@@ -37,6 +37,7 @@ from torch.distributed.elastic.rendezvous.api import (
     RendezvousInfo,
     RendezvousTimeoutError,
 )
+from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
 from omnimae.meeting import ROUND, check_port, unreachable
@@ -47,7 +48,7 @@ _assign, _start_workers, _monitor = (
     LocalElasticAgent._start_workers,
     LocalElasticAgent._monitor_workers,
 )
-_find = StaticTCPRendezvous.next_rendezvous
+_find, _find_again = StaticTCPRendezvous.next_rendezvous, DynamicRendezvousHandler.next_rendezvous
 DEFAULTS = {'NNODES': 1, 'NODE_RANK': 0, 'MAX_RESTARTS': 0}
 _starts = itertools.count()
 _codes: list[int] = []  # exit codes of ranks that were signalled
@@ -92,6 +93,12 @@ def find(machines: StaticTCPRendezvous) -> RendezvousInfo:
         is_host, host, port = machines.rank == 0, machines.master_addr, machines.master_port
         machines._store = TCPStore(host, port, None, is_host, machines.timeout, False, multi_tenant=True)
     return _find(machines)
+
+
+def find_again(machines: DynamicRendezvousHandler) -> RendezvousInfo:
+    """As torchrun, but the main machine says again where the store is: one that is new has not heard it."""
+    machines._bootstrap_store_info = None
+    return _find_again(machines)
 
 
 def assign(agent: LocalElasticAgent, store: Store, rank: int, size: int, spec: Any) -> Any:
@@ -171,6 +178,7 @@ def _meet_timeout(env: Mapping[str, str]) -> int:
 PATCHES: dict[type, dict[str, Callable]] = {
     PContext: dict(start=start, close=close),
     StaticTCPRendezvous: dict(next_rendezvous=find),
+    DynamicRendezvousHandler: dict(next_rendezvous=find_again),
     LocalElasticAgent: dict(_assign_worker_ranks=assign, _start_workers=start_workers, _monitor_workers=monitor),
 }
 
