@@ -92,6 +92,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         _check_auto_scale_lr(runner.auto_scale_lr or {}, self.batch_sampler.global_batch_size)
         self.max_skipped = max_skipped
         self._skipped_in_a_row = 0
+        self._buffers: list[Tensor] = []  # of batch norms, if there are several ranks
         self._form: dict[str, Any] | None = None  # of a batch; known where other ranks may wait for this one
         # MMEngine would compile train_step, optimizer included, in 16 graphs, and fail where groups are ConfigDicts.
         runner._maybe_compile = self._compile  # type: ignore[method-assign]
