@@ -18,11 +18,13 @@ import pytest
 import torch
 from test_storage import Server
 from tiny_benchmarks import write_image, write_in1k, write_kinetics, write_video
+from tiny_run import PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.data import packing, storage
 from omnimae.data.aligned import AlignedDataset
 from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.data.frame_folders import FrameDataset
+from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.packing import pack
 from omnimae.data.parts import Part
 from omnimae.data.preparation import prepare, prepare_aligned
@@ -131,6 +133,37 @@ def test_videos_frames_and_aligned_data_are_those_of_the_folder(tmp_path):
         lambda root: AlignedDataset(root=root, modalities=dict(rgb=dict(), rgb2=dict(kind='rgb'))),
     ):
         assert_same(make(str(loose)), make(str(there)))
+
+
+@pytest.mark.parametrize('reader', ['pyav', 'decord'])
+def test_of_a_large_video_a_decoder_reads_what_it_needs(tmp_path, monkeypatch, reader):
+    loose, there = tmp_path / 'loose', tmp_path / 'packed'
+    for number in range(2):
+        write_video(loose / f'{number}.mp4', number, number)
+    pack(loose, there)
+    monkeypatch.setattr(shards, 'LARGE', 1000)
+    monkeypatch.setattr(shards.Shards, 'read', None)  # which reads all
+    one, other = (VideoDataset(root=str(root), num_frames=4, reader=reader) for root in (loose, there))
+    assert_same(one, other)
+    os.utime(there / '000000.tar', (1, 1))
+    with pytest.raises(BrokenVideoError, match=r'has changed since training began to read it'):
+        other[0]
+
+
+def test_a_run_that_began_on_loose_files_goes_on_on_shards(tmp_path):
+    loose = write_data(tmp_path / 'loose', num_pictures=12, num_movies=4)
+    pack(loose, tmp_path / 'packed', size=30_000)
+    weights = {}
+    for name, options in (
+        ('loose', {}),
+        ('packed', dict(resume=True, load_from=str(tmp_path / 'run' / 'epoch_1.pth'))),
+    ):
+        config = write_config(tmp_path / f'{name}.py', PRETRAIN, tmp_path / name)
+        runner = build_runner(config, tmp_path / ('run' if name == 'loose' else 'resumed'), options)
+        runner.train()
+        weights[name] = runner.model.state_dict()
+    assert runner.iter == 6
+    assert all(torch.equal(tensor, weights['packed'][key]) for key, tensor in weights['loose'].items())
 
 
 def test_labels_in_cls_files(tmp_path):
@@ -347,12 +380,12 @@ def test_descriptors_are_shared_and_bounded(tmp_path, monkeypatch):
 
 def test_an_archive_that_is_away_for_a_moment_is_opened_anew(tmp_path, monkeypatch):
     for number in range(2):
-        write_tar(tmp_path / f'{number}.tar', {f'{number}.jpg': b'abc'})
+        write_tar(tmp_path / f'{number}.tar', {f'c/{number}.jpg': b'abc'})
     monkeypatch.setattr(patience, 'FIRST_PAUSE', 0.01)
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.3')
     backend = storage.backend_args_of(str(tmp_path))
     storage.list_files(str(tmp_path), backend)
-    assert storage.read(f'{tmp_path}/1.jpg', backend) == b'abc'
+    assert storage.read(f'{tmp_path}/c/1.jpg', backend) == b'abc'
     real, stale = os.pread, set()
 
     def pread(number, *args):
@@ -361,9 +394,10 @@ def test_an_archive_that_is_away_for_a_moment_is_opened_anew(tmp_path, monkeypat
         return real(number, *args)
 
     monkeypatch.setattr(os, 'pread', pread)
-    storage.read(f'{tmp_path}/0.jpg', backend)
+    storage.read(f'{tmp_path}/c/0.jpg', backend)
     stale.update(file.number for file in shards._files._opened.values())
-    assert storage.read(f'{tmp_path}/0.jpg', backend) == b'abc'
+    assert storage.read(f'{tmp_path}/c/0.jpg', backend) == b'abc'
+    storage.read(f'{tmp_path}/c/1.jpg', backend)
     bad = (tmp_path / '0.tar').stat().st_ino  # a disk with one bad sector: others can be read, so the file is broken
 
     def pread_of_a_bad_disk(number, *args):
@@ -373,7 +407,7 @@ def test_an_archive_that_is_away_for_a_moment_is_opened_anew(tmp_path, monkeypat
 
     monkeypatch.setattr(os, 'pread', pread_of_a_bad_disk)
     with pytest.raises(OSError, match='and others can be read'):
-        storage.read(f'{tmp_path}/0.jpg', backend)
+        storage.read(f'{tmp_path}/c/0.jpg', backend)
 
 
 def test_over_http_the_index_is_fetched_once_and_members_by_their_ranges(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from numpy.typing import NDArray
 
+from omnimae.data import storage
 from omnimae.data.media import video
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.frames import within
@@ -79,14 +80,18 @@ class DecordReader(VideoReader):
 
     def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         indices, places = np.unique(pick(self._frame_times), return_inverse=True)
+        source = self._source
+        if isinstance(source, storage.Span):
+            self._file.seek(0)
+            source = self._file.read()
         try:
-            frames = _decord_process().read(self.path, self._source, indices, self._num_packets)
+            frames = _decord_process().read(self.path, source, indices, self._num_packets)
         except BrokenVideoError:
             # It reads local files itself, and may have met a storage that is away. This waits for it.
             for begin in range(0, self._file.seek(0, os.SEEK_END), CHUNK):
                 self._file.seek(begin)
                 self._file.read(CHUNK)
-            frames = _decord_process().read(self.path, self._source, indices, self._num_packets)
+            frames = _decord_process().read(self.path, source, indices, self._num_packets)
         return frames[places]
 
 

@@ -87,7 +87,8 @@ class VideoReader:
         self.path = os.fspath(path)
         with self._reporting():
             self._source = storage.read_in_place(self.path, backend_args)
-            self._file = storage.LocalFile(self._source) if isinstance(self._source, str) else io.BytesIO(self._source)
+            source = self._source
+            self._file = io.BytesIO(source) if isinstance(source, bytes) else storage.LocalFile(source)
             self._open()
             self._origin = self._stream.start_time or 0
             if self._container.format.name == 'avi':  # it begins with its first frame, whatever FFmpeg makes of it

@@ -18,13 +18,14 @@ from typing import Any
 from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend, get_file_backend
 
 from omnimae.data.storage import http, objects  # noqa: F401  # they register their backends
-from omnimae.data.storage.local import LocalFile, read_from_disk
+from omnimae.data.storage.local import LocalFile, Span, read_from_disk
 from omnimae.data.storage.patience import UNREACHABLE, insist, remember_root
 from omnimae.data.storage.shards import ShardsBackend, root_of
 
 __all__ = [
     'READ_AHEAD',
     'LocalFile',
+    'Span',
     'args_of_list',
     'backend_args_of',
     'exists',
@@ -33,6 +34,7 @@ __all__ = [
     'labels_beside',
     'list_files',
     'local_copy',
+    'place_in_archive',
     'read',
     'read_in_place',
     'remember_root',
@@ -99,12 +101,22 @@ def _backend(path: str, backend_args: dict[str, Any] | None) -> Any:
     return own[id(backend)]
 
 
-def read_in_place(path: str, backend_args: dict[str, Any] | None = None) -> str | bytes:
-    """The path of a local file, to be opened where it is; the content of one elsewhere, or of one that is read ahead.
+def place_in_archive(path: str, backend_args: dict[str, Any] | None) -> Span | None:
+    """Where a large member of a local archive lies; None of all others, which are read at once."""
+    backend = _backend(path, backend_args)
+    return backend.large_member(path) if isinstance(backend, ShardsBackend) else None
+
+
+def read_in_place(path: str, backend_args: dict[str, Any] | None = None) -> str | bytes | Span:
+    """The path of a local file, or the place of a large one in an archive, to be opened there; the content of others.
+
+    Of what is read ahead it is the content, too.
 
     Raises:
         OSError, StorageAwayError: as of `read`.
     """
+    if (place := place_in_archive(path, backend_args)) is not None:
+        return place
     if not is_local(path, backend_args):
         return read(path, backend_args)
     content = READ_AHEAD.get()(path, backend_args)

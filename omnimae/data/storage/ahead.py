@@ -212,6 +212,8 @@ def _content(path: str, backend_args: Any) -> bytes | None:
             if (size := os.stat(path).st_size) > WHOLE:
                 _hint(path, size)
                 return None
+    elif storage.place_in_archive(path, backend_args) is not None:
+        return None
     return storage.read(path, backend_args)
 
 

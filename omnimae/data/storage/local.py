@@ -7,11 +7,27 @@ import io
 import os
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from omnimae.data.storage.patience import insist
 
 T = TypeVar('T')
+
+
+class Span(NamedTuple):
+    """A file that lies in another one, as a member of an archive.
+
+    Attributes:
+        path: its address.
+        held_by: path of the other file.
+        begin: where its bytes are.
+        size: how many they are.
+    """
+
+    path: str
+    held_by: str
+    begin: int
+    size: int
 
 
 class LocalFile(io.RawIOBase):
@@ -21,7 +37,7 @@ class LocalFile(io.RawIOBase):
     Exception. So a read that fails for good fails for ever, and ``error`` tells whoever called the decoder.
 
     Args:
-        path: of the file.
+        source: path of the file, or where it lies in another one.
 
     Attributes:
         name: what FFmpeg takes for the address. Without 'file:' it would take the first half of 'a:b.mp4' for a
@@ -34,13 +50,14 @@ class LocalFile(io.RawIOBase):
         StorageAwayError: the storage did not come back in time.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path, self.name = path, f'file:{path}'
+    def __init__(self, source: str | Span) -> None:
+        path, self.path, self._begin, size = (source, source, 0, None) if isinstance(source, str) else source
+        self.name = f'file:{path}'
         self.seconds = 0.0
         self._file: int | None = None
         self._place = 0
         self.error: BaseException | None = None
-        self._size = self._insist(lambda file: os.fstat(file).st_size)
+        self._size = self._insist(lambda file: os.fstat(file).st_size) if size is None else size
 
     def readable(self) -> bool:
         """It is."""
@@ -65,7 +82,8 @@ class LocalFile(io.RawIOBase):
 
     def read_at(self, place: int, size: int) -> bytes:
         """The bytes from a place on, as many of them as there are."""
-        return self._insist(lambda file: os.pread(file, size, place))
+        size = max(min(size, self._size - place), 0)
+        return self._insist(lambda file: os.pread(file, size, self._begin + place))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to another place."""

@@ -29,12 +29,14 @@ from mmengine.fileio import BaseStorageBackend, get_file_backend, register_backe
 from mmengine.logging import print_log
 
 from omnimae.data.storage.http import takes_ranges
+from omnimae.data.storage.local import Span
 from omnimae.data.storage.patience import remember_root
 from omnimae.data.tables import Columns, StringTable, parse_table, stored
 
 INDEX = 'shards.index'
 LISTS = ('.txt', '.csv', '.json', '.jsonl', '.tsv', '.md')  # what may lie beside archives
 PACKED = ('.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tar.xz', '.txz', '.tar.zst', '.tar.lz4')
+LARGE = 2**24  # bytes; of a larger member decoders read what they need
 MAX_OPEN = 64  # archives that a process keeps open
 
 _lock = threading.RLock()
@@ -147,6 +149,12 @@ class ShardsBackend(BaseStorageBackend):
         """The text of each member's .cls file; None if no archive has such files."""
         shards, folder = _locate(root)
         return shards.labels([posixpath.join(folder, name) for name in names])
+
+    def large_member(self, filepath: str) -> Span | None:
+        """Where a member lies of which a decoder needs a part only; None of others, which are read at once."""
+        shards, name = _locate(filepath)
+        row = shards.find(name)
+        return None if row is None else shards.span(row, filepath)
 
     def archive_of(self, filepath: str) -> str:
         """The archive that a member is in."""
@@ -277,6 +285,16 @@ class Shards:
             raise OSError(errno.EINVAL, f'ends in the middle of {self.names[row]!r}, and was longer once', path)
         return data
 
+    def span(self, row: int, address: str) -> Span | None:
+        """As of `ShardsBackend.large_member`."""
+        number, size = int(self.archive[row]), int(self.sizes[row])
+        path = self.archives[number]
+        if size <= LARGE or '://' in path:
+            return None
+        found = os.stat(path)
+        _check_unchanged(path, found, self.stats[number])
+        return Span(address, path, int(self.begins[row]), size)
+
 
 class _Files:
     """Open archives, a bounded number of them; threads share them, and processes after a fork."""
@@ -314,13 +332,16 @@ class _File:
 
     def __init__(self, path: str, stat: Sequence[int]):
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        found = os.fstat(self.number)
-        if [found.st_size, found.st_mtime_ns] != [*map(int, stat)]:
-            raise OSError(errno.EINVAL, 'has changed since training began to read it. Start again with --resume', path)
+        _check_unchanged(path, os.fstat(self.number), stat)
 
     def __del__(self) -> None:
         if self.number >= 0:
             os.close(self.number)
+
+
+def _check_unchanged(path: str, found: os.stat_result, stat: Sequence[int]) -> None:
+    if [found.st_size, found.st_mtime_ns] != [*map(int, stat)]:
+        raise OSError(errno.EINVAL, 'has changed since training began to read it. Start again with --resume', path)
 
 
 _files = _Files()
