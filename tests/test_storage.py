@@ -60,6 +60,7 @@ class Server(ThreadingHTTPServer):
         self.faults: list[Any] = []
         self.requests: list[tuple[str, str | None]] = []  # path as it came, range
         self.takes_ranges = True
+        self.bad: set[str] = set()  # names of files that get 500
         self.url = f'http://127.0.0.1:{self.server_port}'
 
     def handle_error(self, *_: Any) -> None: ...
@@ -72,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         server, asked = self.server, self.headers['Range']
         server.requests.append((self.path, asked))
         fault = server.faults.pop(0) if server.faults else None
+        fault = 500 if self.path.lstrip('/') in server.bad else fault
         data = server.files.get(unquote(self.path).lstrip('/'))
         if fault == 'hang':
             time.sleep(3)
@@ -137,6 +139,13 @@ def test_a_server_that_stays_away_is_named(server: Server, fault: int | str):
     with pytest.raises(StorageAwayError, match=message):
         read_image(f'{server.url}/a.png')
     assert 0.3 <= time.monotonic() - begin < 2
+
+
+def test_one_file_that_a_server_never_gives_is_broken(server: Server):
+    server.files['b.png'], server.bad = png(), {'a.png'}
+    read_image(f'{server.url}/b.png')
+    with pytest.raises(BrokenImageError, match=r'a\.png: .*HTTP 500 .*, \d+ times in 0\.\d s, and others can be read'):
+        read_image(f'{server.url}/a.png')
 
 
 def test_where_nobody_listens_a_storage_is_away():
@@ -232,14 +241,16 @@ def config(tmp_path: Path) -> Path:
 
 @HOOKS.register_module()
 class UnmountingHook(Hook):
-    """Takes the folder ``root`` away before a step, for some seconds or for good."""
+    """Takes the folder ``root`` away before a step, for some seconds or for good; may send a signal then."""
 
-    def __init__(self, root: str, step: int, seconds: float | None = None) -> None:
-        self.root, self.step, self.seconds = Path(root), step, seconds
+    def __init__(self, root: str, step: int, seconds: float | None = None, number: int | None = None) -> None:
+        self.root, self.step, self.seconds, self.number = Path(root), step, seconds, number
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: list) -> None:
         if runner.iter == self.step:
             self.root.rename(f'{self.root}.away')
+            if self.number is not None:
+                threading.Timer(1.0, os.kill, [os.getpid(), self.number]).start()
             if self.seconds is not None:
                 threading.Timer(self.seconds, Path(f'{self.root}.away').rename, [self.root]).start()
 
@@ -292,6 +303,30 @@ def test_a_run_whose_root_stays_away_saves_and_goes_on_later(
     assert iteration <= saved < 10  # steps whose files were read ahead are trained, too
     Path(f'{root}.away').rename(root)
     assert_same(whole, train(config, tmp_path / 'work', resume=True, **workers))
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_a_signal_does_not_wait_for_a_storage(config: Path, tmp_path: Path, monkeypatch, num_workers: int):
+    torch.set_num_threads(1)
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '100')
+    root = tmp_path / 'data' / 'pictures'
+    hook = dict(type='UnmountingHook', root=str(root), step=1, number=signal.SIGUSR1)
+    begin = time.monotonic()
+    with pytest.raises(SystemExit) as end:
+        train(config, tmp_path / 'work', custom_hooks=[hook], **{'train_dataloader.num_workers': num_workers})
+    assert end.value.code == PREEMPTED
+    assert time.monotonic() - begin < 30
+    [log] = (tmp_path / 'work').glob('*/*.log')
+    assert 'Preempted: saved' in log.read_text()
+    assert num_workers or f'Storage {root} is away, trying' in log.read_text()
+
+
+def test_a_loaders_own_limit_counts_from_the_patience_on(config: Path, tmp_path: Path, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '30')
+    hook = dict(type='UnmountingHook', root=str(tmp_path / 'data' / 'pictures'), step=1, seconds=2.0)
+    limits = {'train_dataloader.num_workers': 1, 'train_dataloader.timeout': 1}
+    assert train(config, tmp_path / 'work', custom_hooks=[hook], **limits).iter == 6
 
 
 def test_a_file_that_is_missing_below_a_root_is_broken_as_ever(config: Path, tmp_path: Path):

@@ -157,13 +157,15 @@ def _is_gone(root: str) -> bool:
 def _others_can_be_read(path: str, probe: Callable[[str], object] | None) -> bool:
     if probe is None:
         return False
-    others = [_read_well.get(storage_of(path))]
-    if '://' not in path:
+    others: list[str | None] = []
+    if '://' in path:
+        others.append(_read_well.get(storage_of(path)))
+    else:  # of the same folder, for others may be links to other disks
         try:
             with os.scandir(os.path.dirname(path) or '.') as entries:
                 others += [entry.path for _, entry in zip(range(8), entries, strict=False) if entry.is_file()]
         except FileNotFoundError:  # a folder in an archive
-            pass
+            others.append(_read_well.get(storage_of(path)))
         except OSError:
             return False
     for other in others:
