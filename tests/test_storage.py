@@ -36,8 +36,8 @@ from omnimae.data.media.images import read_image
 from omnimae.data.preparation import check_files
 from omnimae.data.storage import patience
 from omnimae.data.storage.http import quoted
-from omnimae.engine import compat, setup_environment
-from omnimae.registry import HOOKS
+from omnimae.engine import compat, loops, setup_environment
+from omnimae.registry import DATASETS, HOOKS
 from omnimae.stopping import PREEMPTED, StorageAwayError, StorageRefusedError, WaitEnded, storage_patience
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
@@ -252,7 +252,13 @@ class UnmountingHook(Hook):
             if self.number is not None:
                 threading.Timer(1.0, os.kill, [os.getpid(), self.number]).start()
             if self.seconds is not None:
-                threading.Timer(self.seconds, Path(f'{self.root}.away').rename, [self.root]).start()
+                threading.Thread(target=self._mount).start()
+
+    def _mount(self) -> None:
+        while not any(patience._outages._memory[:]):  # until somebody has seen it
+            time.sleep(0.02)
+        time.sleep(self.seconds)
+        Path(f'{self.root}.away').rename(self.root)
 
 
 def train(config: Path, work: Path, **options: Any) -> Runner:
@@ -271,7 +277,7 @@ def test_a_root_that_is_gone_for_a_moment_is_waited_for(config: Path, tmp_path: 
     torch.set_num_threads(1)
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '30')
     root, workers = tmp_path / 'data' / 'pictures', {'train_dataloader.num_workers': num_workers}
-    hook = dict(type='UnmountingHook', root=str(root), step=1, seconds=1.0)
+    hook = dict(type='UnmountingHook', root=str(root), step=1, seconds=0.3)
     whole, waited = train(config, tmp_path / 'whole'), train(config, tmp_path / 'work', custom_hooks=[hook], **workers)
     assert_same(whole, waited)
     assert not (tmp_path / 'work' / 'broken_files.txt').exists()
@@ -356,6 +362,42 @@ def test_a_mount_point_without_its_file_system_is_away(tmp_path: Path, monkeypat
         source[0]
 
 
+@DATASETS.register_module()
+class LostImages(ImageDataset):
+    """Has a storage that goes away in the fourth step."""
+
+    reads = 0
+
+    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
+        self.reads += 1
+        if self.reads > 3 * 8 - 4:  # the third has four samples left
+            raise StorageAwayError('Storage data is away')
+        return super().read(path, rng)
+
+
+def test_a_rank_without_data_comes_to_where_the_others_wait(config: Path, tmp_path: Path, monkeypatch):
+    """The step is computed with zeros, left out on all ranks, and counted by none; in short, with one rank for all."""
+    monkeypatch.setattr(loops, 'get_world_size', lambda: 2)
+    whole = tmp_path / 'whole' / 'epoch_1.pth'
+    train(config, tmp_path / 'whole', **{'train_dataloader.batch_size': 4})
+    steps, run_iter = list[str](), loops.EpochTrainLoop.run_iter
+
+    def noted(loop: Any, idx: int, data_batch: Any) -> None:
+        steps.append(type(data_batch).__name__)
+        run_iter(loop, idx, data_batch)
+
+    monkeypatch.setattr(loops.EpochTrainLoop, 'run_iter', noted)
+    kind = {'train_dataloader.dataset.sources.pictures.type': 'LostImages', 'train_dataloader.batch_size': 4}
+    with pytest.raises(SystemExit) as end:
+        train(config, tmp_path / 'work', **kind)
+    assert end.value.code == PREEMPTED
+    assert steps == [*['list'] * 3, '_NoData']
+    ours, theirs = (torch.load(file, weights_only=True) for file in (tmp_path / 'work' / 'preempted.pth', whole))
+    assert (ours['meta']['iter'], ours['meta']['epoch']) == (3, 1)
+    torch.testing.assert_close(ours['state_dict'], theirs['state_dict'], rtol=0, atol=0)
+    torch.testing.assert_close(ours['optimizer'], theirs['optimizer'], rtol=0, atol=0)
+
+
 PROBE = """
 from mmengine.dist import get_rank
 from omnimae.data.datasets import ImageDataset
@@ -375,6 +417,7 @@ class LostImages(ImageDataset):
 """
 
 
+@pytest.mark.slow
 def test_ranks_save_and_stop_together_when_one_has_no_data(config: Path, tmp_path: Path):
     (tmp_path / 'probe.py').write_text(PROBE)
     config.write_text(config.read_text() + "\ncustom_imports = dict(imports=['probe'])\n")

@@ -103,6 +103,7 @@ def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callab
         raise OSError(
             error.errno or errno.EIO, f'{reason_of(error)}, {count} times in {seconds:.1f} s, and others can be read'
         ) from error
+    _outages.forget(storage)
     raise StorageAwayError(
         f'Storage {storage} is away, as seen from {socket.gethostname()}: {count} reads of {path} failed in '
         f'{seconds:.1f} s, the last one for: {reason_of(error)}. Go on with --resume when it is back. To wait longer, '
@@ -195,6 +196,10 @@ class _Outages:
         """Log that it is back, unless another process did."""
         if self._exchange(storage, 0.0):
             print_log(message, 'current', logging.WARNING)
+
+    def forget(self, storage: str) -> None:
+        """Whoever waits for it next says so again."""
+        self._exchange(storage, 0.0)
 
     def _exchange(self, storage: str, now: float) -> float:
         place = zlib.crc32(storage.encode(errors='surrogateescape')) % self.SLOTS * 8
