@@ -540,11 +540,12 @@ def _head_keys(keys: Iterable[str]) -> set[str]:
     return {key for key in keys if key.startswith('head.')}
 
 
-@WEIGHT_INITIALIZERS.register_module(name='Checkpoint')
+@WEIGHT_INITIALIZERS.register_module(name=['Checkpoint', 'Pretrained'])
 class CheckpointInit:
     """Start a model from a checkpoint: ``init_cfg=dict(type='Checkpoint', checkpoint=PATH)`` on the model.
 
-    Unlike MMEngine's 'Pretrained' it converts published layouts, and refuses what does not fit.
+    It converts published layouts, and refuses what does not fit. It takes the place of MMEngine's 'Pretrained', which
+    leaves out in silence what has another name.
 
     Args:
         checkpoint: path or http(s) address, see ``load_weights``.
@@ -559,7 +560,7 @@ class CheckpointInit:
         # MMEngine initialises the children after any initializer but its own 'Pretrained'; they have to come first
         child: Any  # a Module, which need not be MMEngine's
         for child in module.children():
-            if hasattr(child, 'init_weights'):
+            if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
                 child.init_weights()
                 child.is_init = True
         load_weights(module, self.checkpoint, label_map=self.label_map)

@@ -5,20 +5,24 @@ MMEngine accepts ``train_cgf = dict(...)`` in silence and notices a mistyped arg
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, VISBACKENDS, VISUALIZERS, Registry
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import compile as torch_compile
 from torch.distributed import init_process_group
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from omnimae.consistency import contradictions
@@ -51,6 +55,37 @@ class Section(NamedTuple):
     registry: Registry | None = None
     default: str | Callable | None = None
     extra: tuple[str, ...] = ()
+
+
+def _set_randomness(seed: int | None = None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
+    """`Runner.set_set_randomness`, whose ``seed`` has no type."""
+
+
+def _setup_env(
+    cudnn_benchmark: bool = False,
+    mp_cfg: dict | None = None,
+    dist_cfg: dict | None = None,
+    resource_limit: int = 4096,
+    float32_precision: str = 'high',
+) -> None:
+    """What `Runner.setup_env` and ``setup_distributed`` read."""
+
+
+def _scale_lr(enable: bool = False, base_batch_size: int | None = None) -> None:
+    """What `Runner.scale_lr` reads."""
+
+
+def _paramwise(
+    custom_keys: dict | None = None,
+    bias_lr_mult: float | None = None,
+    bias_decay_mult: float | None = None,
+    norm_decay_mult: float | None = None,
+    flat_decay_mult: float | None = None,
+    dwconv_decay_mult: float | None = None,
+    dcn_offset_lr_mult: float | None = None,
+    bypass_duplicate: bool = False,
+) -> None:
+    """What MMEngine's DefaultOptimWrapperConstructor reads."""
 
 
 _LOADER = Section(None, DataLoader, ('num_batch_per_epoch', 'disable_subprocess_warning'))
@@ -86,7 +121,10 @@ SECTIONS = {
     'visualizer': Section(VISUALIZERS),
     'vis_backends': Section(VISBACKENDS),
     'log_processor': Section(LOG_PROCESSORS, 'LogProcessor'),
-    'randomness': Section(None, Runner.set_randomness),
+    'randomness': Section(None, _set_randomness),
+    'env_cfg': Section(None, _setup_env),
+    'auto_scale_lr': Section(None, _scale_lr),
+    'custom_imports': Section(None, import_modules_from_strings),
     'mp_cfg': Section(None, set_multi_processing),
     'dist_cfg': Section(None, init_process_group, ('heartbeat', 'port')),
     'compile': Section(None, torch_compile),
@@ -94,6 +132,9 @@ SECTIONS = {
 
 # Dicts whose keys are names of the user's choice, not sections.
 NAMED = ('default_hooks', 'sources', 'mask_generator')
+
+# Dicts within components whose ``type`` is no component's.
+OTHERS = ('clip_grad', 'on_trace_ready')
 
 # The Runner's arguments, and what it reads from the config besides.
 TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
@@ -107,6 +148,49 @@ TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} |
     'custom_imports',
     'runner_type',
 }
+
+
+class OptionAction(DictAction):
+    """MMEngine's ``k=v ...`` of a command line, where v may also be a dict: ``{a: 1}``, ``[dict(type=LoggerHook)]``."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        """Take up the options of a list of words; what is none ends the program with the word."""
+        for word in values:
+            key, equals, _ = word.partition('=')
+            if not equals or not key:
+                parser.error(f'{option_string}: {word!r} is no k=v. Write a.b=1 without blanks around "=".')
+            if key == 'launcher':
+                parser.error(f'{option_string}: {word!r} would change nothing. Give --launcher.')
+            try:
+                super().__call__(parser, namespace, [word], option_string)
+            except (AssertionError, RecursionError):  # how DictAction reports brackets
+                parser.error(f'{option_string}: the value of {word!r} cannot be read. Write texts in it in quotes.')
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        if val.startswith(('[', '(', '{', 'dict(')):
+            try:
+                return _literal(ast.parse(val, mode='eval').body, val)
+            except SyntaxError:
+                pass  # perhaps a list of words, such as [/a/b,c]
+        return DictAction._parse_iterable(val)
+
+
+def _literal(node: ast.expr, source: str) -> Any:
+    """The value of an expression of lists, dicts, numbers and texts; anything else, such as a word, is a text."""
+    inner = partial(_literal, source=source)
+    match node:
+        case ast.Constant(value):
+            return value
+        case ast.List(items) | ast.Tuple(items):
+            return (list if isinstance(node, ast.List) else tuple)(map(inner, items))
+        case ast.Dict(keys, values) if None not in keys:
+            return dict(zip(map(inner, keys), map(inner, values), strict=True))  # type: ignore[arg-type]
+        case ast.Call(ast.Name('dict'), [], keywords) if all(word.arg for word in keywords):
+            return {word.arg: inner(word.value) for word in keywords}
+    return DictAction._parse_int_float_bool(ast.get_source_segment(source, node))
 
 
 def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) -> Config:
@@ -139,6 +223,7 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
         name = key.split('.')[0]
         if name not in TOP_LEVEL:
             raise ValueError(f'--cfg-options: {key}={value!r}: there is no key {name!r}{_hint(name, TOP_LEVEL)}')
+        _check_place(cfg, key, value)
     _make_room_for_sizes(cfg, options)
     cfg.merge_from_dict(options)
     if cfg.get('default_scope') != 'omnimae':
@@ -148,6 +233,26 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
         )
     _Checker(files, options).check(cfg)
     return cfg
+
+
+def _check_place(cfg: Config, key: str, value: Any) -> None:
+    """Refuse an option that MMEngine would write into what is no dict, or that changes nothing."""
+    option, where = f'--cfg-options: {key}={value!r}', ''
+    place: Any = dict(cfg.items())
+    for word in key.split('.'):
+        if isinstance(place, list | tuple):
+            if not word.isdigit() or int(word) >= len(place):
+                raise ValueError(f'{option}: {where} has {len(place)} items, counted from 0, and no {word!r}.')
+            place = place[int(word)]
+        elif isinstance(place, Mapping):
+            place = place.get(word)
+        elif place is not None and where != 'train_dataloader.batch_size':
+            raise ValueError(f'{option}: {where} is {place!r}, and has no {word!r}.')
+        where = f'{where}.{word}'.lstrip('.')
+    if value == {} and isinstance(place, Mapping) and place:
+        raise ValueError(
+            f'{option}: changes nothing, because options are merged. Give {key}=None, or some of its keys.'
+        )
 
 
 def _make_room_for_sizes(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -248,6 +353,12 @@ class _Checker:
             if key in SECTIONS or key == 'env_cfg':
                 self._walk(value, key, SECTIONS.get(key, Section()))
         self._check_constructor(cfg.get('optim_wrapper') or {})
+        for parts in (('train_dataloader', 'train_cfg', 'optim_wrapper'), *map(_parts_of, ('val', 'test'))):
+            given = [part for part in parts if cfg.get(part) is not None]
+            if 0 < len(given) < len(parts):
+                absent = next(part for part in parts if part not in given)
+                reason = f'but there is {given[0]}. Give all of {", ".join(parts)}; or none: '
+                self._refuse(absent, None, reason + ' '.join(f'{part}=None' for part in parts))
         for found in contradictions(cfg):
             other = f'{found.other}={found.other_value!r} of {self._source(found.other)}'
             self._refuse(found.key, found.value, f'contradicts {other}. {found.remedy}')
@@ -256,9 +367,14 @@ class _Checker:
         if isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 self._walk(item, f'{path}.{index}', section)
+        key = path.split('.')[-1]
+        is_section = key in SECTIONS and key not in ('compile', 'metrics')
+        if is_section and isinstance(value, str | int | float) and not isinstance(value, bool):
+            self._refuse(path, value, 'a dict belongs here, as in dict(type=...)')
         if not isinstance(value, dict):
             return
-        key = path.split('.')[-1]
+        if key == 'custom_hooks':
+            self._refuse(path, dict(value), "a list belongs here, as in [dict(type='...')]")
         # A default belongs to the section's own dict, not to those within it.
         kind = value.get('type', section.default if key in SECTIONS else None)
         if isinstance(kind, str) and section.registry is not None:
@@ -270,8 +386,13 @@ class _Checker:
                 return  # what a component of another package builds is looked up there
         elif callable(kind):
             self._check_arguments(kind, value, path, section.extra)
+        elif is_section and section.registry is not None and key not in NAMED and value and 'metrics' not in value:
+            self._refuse(path, dict(value), 'it has no type, so nothing is built of it')
         for name, item in value.items():
-            if name != 'clip_grad':  # its type is no component
+            if key in ('default_hooks', 'sources') and isinstance(item, dict) and 'type' not in item:
+                others = [other for other in value if other != name]
+                self._refuse(f'{path}.{name}', dict(item), f'it has no type{_hint(name, others)}')
+            if name not in OTHERS:
                 inner = section if key in NAMED else SECTIONS.get(name, section)
                 self._walk(item, f'{path}.{name}', inner)
 
@@ -292,13 +413,24 @@ class _Checker:
 
     def _check_arguments(self, component: Callable, value: dict[str, Any], path: str, extra: Collection[str]) -> None:
         accepted, is_open = _parameters(component)
-        for name in sorted(value.keys() - accepted - {'type', '_scope_', *extra}):
+        for name in sorted(value.keys() & accepted.keys() - {'type', *extra}):
+            if (reason := _misfit(accepted[name], value[name])) is not None:
+                self._refuse(f'{path}.{name}', value[name], f'{_name(component)} {reason}')
+        for name in sorted(value.keys() - accepted.keys() - {'type', '_scope_', *extra}):
             # **kwargs may take anything, but hardly what is one letter from a named argument.
             if not is_open or difflib.get_close_matches(name, accepted, 1, 0.85):
-                reason = f'{component.__name__} has no such argument{_hint(name, accepted)}'
+                reason = f'{_name(component)} has no such argument{_hint(name, accepted)}'
                 self._refuse(f'{path}.{name}', value[name], reason)
 
     def _check_constructor(self, wrapper: dict[str, Any]) -> None:
+        if isinstance(clip := wrapper.get('clip_grad'), dict):
+            function = clip_grad_value_ if clip.get('type') == 'value' else clip_grad_norm_
+            self._check_arguments(function, clip, 'optim_wrapper.clip_grad', ())
+        default = 'DefaultOptimWrapperConstructor'
+        if wrapper.get('constructor', default) == default and isinstance(
+            paramwise := wrapper.get('paramwise_cfg'), dict
+        ):
+            self._check_arguments(_paramwise, paramwise, 'optim_wrapper.paramwise_cfg', ())
         if 'constructor' not in wrapper:
             return
         path = 'optim_wrapper.constructor'
@@ -335,19 +467,45 @@ class _Checker:
         return str(self.files[0])
 
 
-def _parameters(component: Callable) -> tuple[set[str], bool]:
-    """Names that may be given (of base classes too, as far as ``**kwargs`` reaches); whether any other may be."""
+def _parts_of(mode: str) -> tuple[str, ...]:
+    return f'{mode}_dataloader', f'{mode}_cfg', f'{mode}_evaluator'
+
+
+def _misfit(parameter: inspect.Parameter, value: Any) -> str | None:
+    """Why a value cannot be what a parameter for numbers takes, as far as its annotation or its default says."""
+    words = {*re.findall(r'[A-Za-z_]\w*', str(parameter.annotation))}
+    default = parameter.default
+    if parameter.annotation is parameter.empty and isinstance(default, int | float):
+        words = {type(default).__name__, 'float'}
+    numbers = words & {'int', 'float', 'bool'}
+    if not numbers or words - numbers - {'None', 'Optional', 'Union', 'typing', 'Tensor', 'torch', 'class'}:
+        return None
+    kind = 'True or False' if numbers == {'bool'} else 'a number' if 'float' in numbers else 'a whole number'
+    if isinstance(value, str):
+        return f'takes {kind}, and this is a text'
+    if isinstance(value, float) and not words & {'float', 'Tensor'}:
+        return f'takes {kind}' + (f': write {value:.0f}' if value.is_integer() else '')
+    return None
+
+
+def _parameters(component: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Parameters that may be given (of base classes too, as far as ``**kwargs`` reaches); whether any other may be."""
     functions = [component]
     if inspect.isclass(component):
         functions = [vars(base)['__init__'] for base in component.__mro__[:-1] if '__init__' in vars(base)]
-    names, is_open = set(), False
+    found: dict[str, inspect.Parameter] = {}
+    is_open = False
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
-        names |= {parameter.name for parameter in parameters}
+        found = {parameter.name: parameter for parameter in parameters} | found
         is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         if not is_open:
             break
-    return names - {'self', 'args', 'kwargs'}, is_open
+    return {name: x for name, x in found.items() if name not in ('self', 'args', 'kwargs')}, is_open
+
+
+def _name(component: Callable) -> str:
+    return component.__name__.removeprefix('_')
 
 
 def _names(registry: Registry | None) -> set[str]:

@@ -719,9 +719,9 @@ class ScriptedAccuracy(ClipAccuracy):
 
 def scripted(folder: Path, data: Path, values: list[float], **options: Any) -> Runner:
     """A training of four epochs whose validations give ``values``."""
-    more = '\nval_dataloader, val_cfg = test_dataloader, dict(type="ValLoop")\n'
+    more = '\nval_dataloader, val_cfg, val_evaluator = test_dataloader, dict(type="ValLoop"), test_evaluator\n'
     options |= {
-        'val_evaluator': dict(type='ScriptedAccuracy', values=values),
+        'val_evaluator': dict(_delete_=True, type='ScriptedAccuracy', values=values),
         'default_hooks.checkpoint.save_best': 'accuracy/top1',
         'default_hooks.checkpoint.max_keep_ckpts': 1,
         'train_cfg.max_epochs': 4,

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import Tensor
 
 from omnimae.checkpoint import load_weights
-from omnimae.config import default_work_dir, load_config
+from omnimae.config import OptionAction, default_work_dir, load_config
 from omnimae.engine import (
     EvaluationRunner,
     digest,
@@ -55,7 +55,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/PATH BELOW configs')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+        '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts the ranks')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='given by old launchers')

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import nn
 
 import omnimae.data
 import omnimae.engine  # noqa: F401  # fills the registries
-from omnimae.config import infer_num_classes, load_config
+from omnimae.config import OptionAction, infer_num_classes, load_config
 from omnimae.planning import (
     CARDS,
     FITTED,
@@ -44,10 +44,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--memory', type=float, help='GiB of each, in place of what the data sheet says')
     parser.add_argument('--tflops', type=float, help='bfloat16 TFLOP/s of each, in place of what the data sheet says')
     parser.add_argument(
-        '--rows', nargs='+', action=DictAction, default={}, metavar='SOURCE=N', help='how many files a source has'
+        '--rows', nargs='+', action=OptionAction, default={}, metavar='SOURCE=N', help='how many files a source has'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+        '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
     )
     return parser.parse_args(argv)
 

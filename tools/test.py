@@ -13,11 +13,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from omnimae.checkpoint import load_weights, stored_classes
-from omnimae.config import default_work_dir, infer_num_classes, load_config
+from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
 from omnimae.engine import EvaluationRunner, HeadSizeHook, leave_distributed, setup_distributed, setup_environment
 from omnimae.structures import to_json
 
@@ -33,7 +33,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         help='write the metrics there, ids, labels and scores of a classifier to FILE.npz, predicted maps below FILE/',
     )  # fmt: skip
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+        '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts the ranks')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='given by old launchers')

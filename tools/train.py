@@ -19,10 +19,10 @@ from omnimae.stopping import listen
 if __name__ == '__main__':
     listen()  # the imports take seconds
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 
-from omnimae.config import default_work_dir, infer_num_classes, load_config
+from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
 from omnimae.engine import claim_folder, leave_distributed, setup_distributed, setup_environment
 
 
@@ -47,7 +47,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+        '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts the ranks')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='given by old launchers')
@@ -69,6 +69,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
 
 def add_log_backends(cfg: Config) -> None:
     """TensorBoard when it is installed; W&B when it is installed and its environment is set."""
+    if cfg.get('visualizer') is None or cfg.visualizer.get('vis_backends') is None:
+        return  # nothing but what MMEngine writes without
     present = {backend['type'] for backend in cfg.visualizer.vis_backends}
     wanted = {
         'TensorboardVisBackend': find_spec('tensorboard'),
@@ -83,6 +85,8 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
+    if cfg.get('train_cfg') is None:
+        raise ValueError(f'{args.config} has no training: give it train_dataloader, train_cfg and optim_wrapper.')
     apply_arguments(cfg, args)
     setup_distributed(cfg)  # before the data are looked at
     claim_folder(cfg, overwrite=args.overwrite)

@@ -7,8 +7,8 @@ default_hooks = dict(
     runtime_info=dict(type='RuntimeInfoHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    logger=dict(type='LoggerHook', interval=50),
     # ours
+    logger=dict(type='LoggerHook', interval=50),
     timer=dict(type='IterTimerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
     step_seed=dict(type='StepSeedHook'),

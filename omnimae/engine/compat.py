@@ -355,12 +355,15 @@ def setup_distributed(cfg: Config) -> None:
 
     Raises:
         RuntimeError: the machine has a GPU that PyTorch cannot use, or the ranks do not meet.
-        ValueError: more ranks than GPUs, a time that is no number of seconds, or an unknown precision of float32.
+        ValueError: more ranks than GPUs, several processes without a launcher, a time that is no number of seconds, or
+            an unknown precision of float32.
     """
     device = choose_device()
     if device == 'cuda':
         set_float32_precision(cfg.get('env_cfg', {}).get('float32_precision', 'high'))
-    if cfg.get('launcher', 'none') == 'none':
+    launcher = cfg.get('launcher', 'none')
+    _check_launcher(launcher)
+    if launcher == 'none':
         return
     options = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
     backend, port = options.pop('backend', 'nccl'), options.pop('port', None)
@@ -395,6 +398,24 @@ def setup_distributed(cfg: Config) -> None:
             **given,
             'device_ids': [gpu] if device == 'cuda' else None,
         }
+
+
+def _check_launcher(launcher: str) -> None:
+    """Whether the environment is that of the launcher; without one each of several ranks would do all of the work."""
+    sizes = dict(WORLD_SIZE='pytorch', SLURM_STEP_NUM_TASKS='slurm')
+    for name, other in sizes.items() if launcher == 'none' else ():
+        if (number := os.environ.get(name, '1')) not in ('', '0', '1'):
+            raise ValueError(
+                f'{name}={number} in the environment: so many processes were started. Without a launcher each does '
+                f'all of the work, in one folder. Add --launcher {other}; or unset {name}, if this is the only one.'
+            )
+    needed = dict(pytorch='RANK', slurm='SLURM_PROCID').get(launcher)
+    if needed is not None and needed not in os.environ:
+        program, script = ('torchrun', 'dist') if launcher == 'pytorch' else ('srun', 'slurm')
+        raise ValueError(
+            f'--launcher {launcher}: {needed} is not in the environment, so {program} did not start this process. Use '
+            f'tools/{script}_train.sh or {script}_test.sh, or no --launcher.'
+        )
 
 
 def _seconds(options: dict[str, Any], key: str, default: float) -> float:

@@ -175,16 +175,16 @@ def _finish(runner: Runner, out: Path, folder: Path, shards: list[str]) -> None:
             file.write_text(json.dumps(index, indent=1))
     else:
         full = [folder / name for name, size in zip(shards, sizes, strict=True) if size]
-        with replacing(out) as file:
-            join_npz(file, full, Features._fields)
-        for path in [*folder.glob('features_*.npz'), folder / INDEX]:
-            path.unlink()
+        with replacing(out) as unfinished:
+            join_npz(unfinished, full, Features._fields)
+        for file in [*folder.glob('features_*.npz'), folder / INDEX]:
+            file.unlink()
         if not any(folder.iterdir()):
             folder.rmdir()
     runner.logger.info(f'{sum(sizes)} features of {width} numbers are in {out}.')
     if broken:
-        file = list_broken(runner.work_dir, broken)
-        runner.logger.warning(f'{len(broken)} files could not be read and are left out; they are listed in {file}.')
+        place = list_broken(runner.work_dir, broken)
+        runner.logger.warning(f'{len(broken)} files could not be read and are left out; they are listed in {place}.')
 
 
 def digest(model: nn.Module) -> str:

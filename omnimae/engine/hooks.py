@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
+import logging
 import math
+import os
+import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,10 @@ from mmengine.hooks import EarlyStoppingHook as MMEngineEarlyStoppingHook
 from mmengine.hooks import EMAHook as MMEngineEMAHook
 from mmengine.hooks import Hook
 from mmengine.hooks import IterTimerHook as MMEngineIterTimerHook
+from mmengine.hooks import LoggerHook as MMEngineLoggerHook
 from mmengine.hooks import RuntimeInfoHook as MMEngineRuntimeInfoHook
 from mmengine.runner import Runner
+from mmengine.visualization import LocalVisBackend
 from torch import Tensor, nn
 
 from omnimae.evaluation import ClipAccuracy, DepthScore, SegmentationScore
@@ -90,9 +96,7 @@ class RuntimeInfoHook(MMEngineRuntimeInfoHook):
     ``skipped_steps.txt``. An optimizer may have no learning rate, as some have that find their own.
     """
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: list[Batch] | Batch | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: list[Batch] | Batch | None = None) -> None:
         """Note the step and its learning rate."""
         if any(group.get('lr') is None for group in runner.optim_wrapper.param_groups):
             runner.message_hub.update_info('iter', runner.iter)
@@ -164,6 +168,59 @@ class IterTimerHook(MMEngineIterTimerHook):
     ) -> None:
         ahead = runner.train_loop.feed.seconds_ahead if mode == 'train' else 0.0
         runner.message_hub.update_scalar(f'{mode}/data_time', time.time() - self.t + ahead)
+
+
+@HOOKS.register_module()
+class LoggerHook(MMEngineLoggerHook):
+    """MMEngine's, by the same name and with the same options: a log that cannot be written does not end a run.
+
+    The run goes on without what a full disk does not take. It is said once which file that is: the log, scalars.json,
+    or the folder of another backend. The lines of scalars.json stay whole.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Take care of the errors of the log's file and of the visualizer's backends."""
+        super().before_run(runner)
+        self._missed: set[str] = set()
+        for handler in runner.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = functools.partial(self._log_failed, runner, handler)  # type: ignore[method-assign]
+        for backend in runner.visualizer._vis_backends.values():
+            if isinstance(backend, LocalVisBackend):
+                backend._dump = self._going_on(runner, backend._dump, None)
+            for name in ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars', 'close'):
+                method = getattr(backend, name)
+                setattr(backend, name, self._going_on(runner, method, str(backend._save_dir)))
+
+    def _log_failed(self, runner: Runner, handler: logging.FileHandler, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._say(runner, handler.baseFilename, error)
+        else:
+            logging.FileHandler.handleError(handler, record)
+
+    def _going_on(self, runner: Runner, write: Callable, place: str | None) -> Callable:
+        """``write``, which says that it failed. Without a ``place`` its file, the second argument, stays as it was."""
+
+        def try_to_write(*args: Any, **options: Any) -> Any:
+            file = args[1] if place is None else None
+            size = os.path.getsize(file) if file is not None and os.path.exists(file) else 0
+            try:
+                return write(*args, **options)
+            except OSError as error:
+                self._say(runner, str(place or file), error)
+                if file is not None and os.path.exists(file):
+                    os.truncate(file, size)
+
+        return try_to_write
+
+    def _say(self, runner: Runner, place: str, error: OSError) -> None:
+        if place not in self._missed:
+            self._missed.add(place)
+            runner.logger.warning(
+                f'{place} cannot be written ({error.strerror}). Training goes on, and what would be written there is '
+                'lost until there is room.'
+            )
 
 
 @HOOKS.register_module()

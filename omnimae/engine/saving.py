@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process, master_only
-from mmengine.fileio import join_path
+from mmengine.fileio import LocalBackend, join_path
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
@@ -93,6 +93,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Find the best checkpoint of a resumed run in its own folder, if it was moved or copied there."""
         super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            os.makedirs(self.out_dir, exist_ok=True)  # of another ``out_dir`` than the work directory
         for key in self.save_best or ():
             if key != 'auto':
                 check_score(runner, key, 'default_hooks.checkpoint.save_best')

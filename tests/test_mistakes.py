@@ -1,0 +1,236 @@
+"""Mistakes that users make in options, and settings of MMEngine's that they try: they work, or say what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from test_faults import load_tool
+from tiny_run import CLASSIFY, COUNTED, build_runner, write_config, write_data
+
+from omnimae.config import OptionAction, load_config
+from omnimae.engine import setup_distributed
+from omnimae.engine.compat import find_latest_checkpoint
+from omnimae.layouts import export
+from omnimae.registry import HOOKS, MODELS
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp('data'), num_pictures=8, num_movies=1)
+
+
+@pytest.fixture
+def config(data: Path, tmp_path: Path) -> Path:
+    return write_config(tmp_path / 'c.py', CLASSIFY, data, COUNTED)
+
+
+def options_of(*words: str) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=OptionAction)
+    return parser.parse_args(['--cfg-options', *words]).cfg_options
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('None', None), ('true', True), ('1e-3', 1e-3), ('-1', -1), ('1,2', [1, 2]), ('(1,2)', (1, 2)), ('[]', []),
+        ('[(1,2),(3,4)]', [(1, 2), (3, 4)]), ('[a,b]', ['a', 'b']), ('[a/b,c]', ['a/b', 'c']), ('/p/q.pth', '/p/q.pth'),
+        ('[None,true]', [None, True]), ('s3://b/c?x=1', 's3://b/c?x=1'), ('{}', {}),
+        ('{a: 1, "b": [x]}', dict(a=1, b=['x'])),
+        ('dict(type=Pretrained,checkpoint=w.pth)', dict(type='Pretrained', checkpoint='w.pth')),
+        ("[dict(type='LoggerHook',interval=5)]", [dict(type='LoggerHook', interval=5)]),
+    ],
+)  # fmt: skip
+def test_what_an_option_says(text: str, value: Any):
+    assert options_of(f'a.b={text}') == {'a.b': value}
+
+
+def test_words_that_are_no_options_end_the_program_with_the_word(capsys: pytest.CaptureFixture):
+    for word, message in {
+        'launcher=slurm': 'would change nothing. Give --launcher',
+        'a': "'a' is no k=v",
+        '=1': "'=1' is no k=v",
+        'a=[1,2': "the value of 'a=[1,2' cannot",
+    }.items():
+        with pytest.raises(SystemExit, match='2'):
+            options_of(word)
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('word', 'message'),
+    [
+        # texts where numbers belong
+        ('optim_wrapper.optimizer.lr=1.e-4x', r"optimizer\.lr='1\.e-4x': AdamW takes a number, and this is a text"),
+        ('train_cfg.max_epochs=1.5', r'max_epochs=1\.5: EpochTrainLoop takes a whole number$'),
+        ('default_hooks.logger.interval=1e3', r'interval=1000\.0: LoggerHook takes a whole number: write 1000'),
+        ('train_dataloader.num_workers=a', r"num_workers='a': DataLoader takes a whole number, and this is a text"),
+        ('randomness.seed=abc', r"randomness\.seed='abc': set_randomness takes a whole number"),
+        ('default_hooks.checkpoint.by_epoch=yes', r"by_epoch='yes': CheckpointHook takes True or False, and this is a"),
+        # dicts that change nothing, and what is none
+        ('randomness={}', r'randomness={}: changes nothing, because options are merged\. Give randomness=None'),
+        ('model=abc', r"model='abc': a dict belongs here"),
+        ('train_cfg.max_epochs.x=1', r'train_cfg\.max_epochs is 2, and has no .x.'),
+        ('custom_hooks.0.interval=5', r'custom_hooks=.*a list belongs here'),
+        ('train_dataloader.dataset.sources.pictures.transforms.1.size=5', r'transforms has 1 items, .* and no .1.'),
+        # keys that nothing reads
+        ('train_dataloader.dataset.sources.picture.root=x', r'picture=.* has no type\. Did you mean .pictures.'),
+        ('default_hooks.loger.interval=5', r'default_hooks\.loger=.* has no type\. Did you mean .logger.'),
+        ('model.init_cfg.checkpoint=w.pth', r'model\.init_cfg=.* has no type'),
+        ('env_cfg.float32_precison=highest', r'env_cfg\.float32_precison=.*Did you mean .float32_precision.'),
+        ('env_cfg.dist_cfgs.timeout=5', r'env_cfg\.dist_cfgs=.*Did you mean .dist_cfg.'),
+        ('auto_scale_lr.enabled=True', r'auto_scale_lr\.enabled=True: scale_lr .*Did you mean .enable.'),
+        ('custom_imports.import=[a]', r'custom_imports\.import=.*Did you mean .imports.'),
+        ('optim_wrapper.clip_grad.max_nrm=1', r'clip_grad\.max_nrm=1: clip_grad_norm_ .*Did you mean .max_norm.'),
+        # half of what belongs together
+        ('train_cfg=None', r'train_cfg=None: but there is train_dataloader\. Give all of train_dataloader, train_'),
+        ('val_cfg=None', r'or none: val_dataloader=None val_cfg=None val_evaluator=None$'),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_a_mistake_is_refused_with_its_key(config: Path, word: str, message: str):
+    with pytest.raises(ValueError, match=rf'^--cfg-options: .*{message}'):
+        load_config(config, options_of(word))
+
+
+def test_paramwise_words_that_nothing_reads_are_refused(config: Path):
+    options = {'optim_wrapper.constructor': 'DefaultOptimWrapperConstructor', 'optim_wrapper.paramwise_cfg': None}
+    load_config(config, {**options, 'optim_wrapper.paramwise_cfg': dict(_delete_=True, norm_decay_mult=0.0)})
+    with pytest.raises(ValueError, match=r'paramwise_cfg\.norm_decay=0\.0: .*Did you mean .norm_decay_mult.'):
+        load_config(config, {**options, 'optim_wrapper.paramwise_cfg': dict(_delete_=True, norm_decay=0.0)})
+
+
+def test_a_config_without_a_training_says_so(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    none = [f'{part}=None' for part in ('train_dataloader', 'train_cfg', 'optim_wrapper')]
+    words = ['train', str(config), '--work-dir', str(tmp_path / 'w'), '--cfg-options', *none]
+    monkeypatch.setattr('sys.argv', words)
+    with pytest.raises(
+        ValueError, match=r'c\.py has no training: give it train_dataloader, train_cfg and optim_wrapper'
+    ):
+        load_tool('train').main()
+    assert not (tmp_path / 'w').exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Launchers
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'environment', 'message'),
+    [
+        ('none', dict(WORLD_SIZE='2', RANK='1'), 'WORLD_SIZE=2 in the environment: .* Add --launcher pytorch'),
+        ('none', dict(SLURM_STEP_NUM_TASKS='8', SLURM_PROCID='0'), 'SLURM_STEP_NUM_TASKS=8 .* Add --launcher slurm'),
+        ('pytorch', {}, '--launcher pytorch: RANK is not in the environment, .*tools/dist_train.sh'),
+        ('slurm', {}, '--launcher slurm: SLURM_PROCID is not in .*tools/slurm_train.sh'),
+        ('none', dict(WORLD_SIZE='1', SLURM_STEP_NUM_TASKS='1'), None),
+    ],
+)  # fmt: skip
+def test_ranks_and_launcher_belong_together(config, monkeypatch, launcher, environment, message):
+    for name in ('WORLD_SIZE', 'RANK', 'SLURM_STEP_NUM_TASKS', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    cfg = load_config(config)
+    cfg.launcher = launcher
+    if message is None:
+        setup_distributed(cfg)
+        return
+    with pytest.raises(ValueError, match=message):
+        setup_distributed(cfg)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings of MMEngine
+
+
+def test_checkpoints_in_another_folder_are_made_and_gone_on_from(config: Path, tmp_path: Path):
+    options = {'default_hooks.checkpoint.out_dir': str(tmp_path / 'disk' / 'big')}
+    build_runner(config, tmp_path / 'work', {**options, 'train_cfg.max_epochs': 1}).train()
+    assert (tmp_path / 'disk' / 'big' / 'work' / 'epoch_1.pth').is_file()
+    assert find_latest_checkpoint(str(tmp_path / 'work')) == str(tmp_path / 'disk' / 'big' / 'work' / 'epoch_1.pth')
+    runner = build_runner(config, tmp_path / 'work', {**options, 'resume': True})
+    runner.train()
+    assert runner.epoch == 2
+
+
+def test_the_profiler_hook_and_runs_without_a_visualizer(config: Path, tmp_path: Path, monkeypatch, capsys):
+    hook = 'custom_hooks=[dict(type=ProfilerHook,on_trace_ready=dict(type=log_trace,row_limit=3))]'
+    for number, words in enumerate(
+        [['visualizer=None', hook], ['visualizer.vis_backends=None', 'val_dataloader=None']]
+    ):
+        words += ['val_cfg=None', 'val_evaluator=None', 'val_dataloader=None', 'train_cfg.max_epochs=1']
+        work = ['--work-dir', str(tmp_path / f'{number}')]
+        monkeypatch.setattr('sys.argv', ['train', str(config), *work, '--cfg-options', *words])
+        load_tool('train').main()
+        assert (tmp_path / f'{number}' / 'epoch_1.pth').is_file()
+    assert 'Self CPU time total' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kind', ['Checkpoint', 'Pretrained'])
+def test_a_published_layout_starts_a_model_by_either_name(config: Path, tmp_path: Path, kind: str, caplog):
+    torch.manual_seed(1)
+    cfg = load_config(config)
+    model = MODELS.build(cfg.model)
+    released = export({key: value + 1 for key, value in model.state_dict().items()})
+    torch.save(released, tmp_path / 'released.torch')
+    runner = build_runner(
+        config, tmp_path / 'work', {'model.init_cfg': dict(type=kind, checkpoint=str(tmp_path / 'released.torch'))}
+    )
+    runner._init_model_weights()
+    started = runner.model.state_dict()
+    assert torch.equal(started['backbone.patch_embed.weight'], model.state_dict()['backbone.patch_embed.weight'] + 1)
+    log = next((tmp_path / 'work').rglob('*.log')).read_text()
+    assert f'Weights from {tmp_path}/released.torch (layout omnimae): loaded' in log
+    other = {'model.init_cfg': dict(type=kind, checkpoint=str(tmp_path / 'other.pth'))}
+    torch.save({'a.weight': torch.zeros(2)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'other\.pth'):
+        build_runner(config, tmp_path / 'other', other)._init_model_weights()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A full disk
+
+
+@HOOKS.register_module()
+class FullDiskHook(Hook):
+    """From the second step to the end of the fourth no file grows beyond the size that the log has now."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter in (1, 4):
+            files = [path.stat().st_size for path in Path(runner.log_dir).rglob('*') if path.is_file()]
+            soft = resource.RLIM_INFINITY if runner.iter == 4 else 100
+            assert min(files) > 100
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_costs_lines_of_logs_and_says_which(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    options = {
+        'custom_hooks': [dict(type='FullDiskHook')],
+        'default_hooks.logger.interval': 1,
+        'visualizer.vis_backends': backends,
+        'train_cfg.max_epochs': 6,
+        'default_hooks.checkpoint.interval': 6,
+        'val_dataloader': None, 'val_cfg': None, 'val_evaluator': None,
+    }  # fmt: skip
+    runner = build_runner(config, tmp_path / 'work', options)
+    try:
+        runner.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    lines = (Path(runner.log_dir) / 'vis_data' / 'scalars.json').read_text().splitlines()
+    assert [json.loads(line)['step'] for line in lines] == [1, 5, 6]
+    said = ''.join(capsys.readouterr())
+    for place in (Path(runner.log_dir, f'{runner.timestamp}.log'), lines and 'scalars.json', 'vis_data'):
+        assert said.count(f'{place} cannot be written (File too large). Training goes on') == 1, place
+    assert 'Logging error' not in said
