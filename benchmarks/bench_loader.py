@@ -14,7 +14,7 @@ transforms and the reader 'pyav'; beside it stand
 
 All take the same frames and draw boxes by the same law: area 0.2 to 1 of an image, 0.08 to 1 of a clip, aspect 3/4 to
 4/3, to 224 pixels. Replicas are crops of one clip; decord and mmpretrain have none and read the file again for each.
-Images are also read from a store that takes 20 ms for each file, with more and more workers to hide it.
+Images are also read from a store that takes 20 ms for each file, by one worker and by more; see bench_storage.py, too.
 Pipelines take turns, the first round does not count; numbers are medians over the rounds with their range. CPU time is
 that of all threads and processes. Prints tables and writes table.md and results.json.
 """

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.fileio import BaseStorageBackend, register_backend
+from mmengine.fileio import BaseStorageBackend, LocalBackend, register_backend
 from PIL import Image
 from test_storage import Handler, Server
 from tiny_run import PRETRAIN, build_runner, write_config, write_data
 from torch.utils.data import DataLoader, Dataset
 
+from omnimae.apis import Pipeline, _Preparation, list_inputs
 from omnimae.data import lookahead, storage, transport
 from omnimae.data.aligned import AlignedDataset
 from omnimae.data.datasets import MixedDataset, collate_clips
@@ -500,9 +501,31 @@ def test_files_are_not_read_ahead_for_a_source_that_reads_by_itself(tmp_path):
     assert len(SlowBackend.read) <= NUM_KEYS + 1  # what was planned when the first was read
 
 
-def test_a_negative_number_of_reads_is_refused(data):
-    with pytest.raises(ValueError, match=r'reads_in_flight=-1 is negative\. Give 0'):
-        MixedDataset(sources=sources_of(data), reads_in_flight=-1)
+@pytest.mark.parametrize('value', [-1, '16', 1.5])
+def test_what_is_no_number_of_reads_is_refused(data, value):
+    with pytest.raises(ValueError, match=rf'reads_in_flight={value!r} is no whole number from 0 on\. Give 0'):
+        MixedDataset(sources=sources_of(data), reads_in_flight=value)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_files_of_an_inferencer_are_read_ahead(data, monkeypatch, workers):
+    items = list_inputs(str(data / 'pictures'))
+    pipelines = {'image': Pipeline(None, 'image', (1, 16, 16))}
+
+    def prepared() -> list[bytes]:
+        loader = DataLoader(_Preparation(items, pipelines), batch_size=None, num_workers=workers)
+        return [item.clip.numpy().tobytes() for item in loader]
+
+    plain, backend = prepared(), SlowBackend()
+    monkeypatch.setattr(SlowBackend, 'seconds', 0.03)
+
+    def get(self: Any, path: Any) -> bytes:
+        backend.is_busy = False  # what threads may share
+        return backend.get(path)
+
+    monkeypatch.setattr(LocalBackend, 'get', get)
+    assert prepared() == plain
+    assert SlowBackend.most >= 10
 
 
 def test_a_run_ends_with_the_weights_of_one_without(data, tmp_path):

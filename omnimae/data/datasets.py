@@ -409,8 +409,10 @@ class MixedDataset(Dataset):
         num_classes: int | None = None,
         reads_in_flight: int = READS_IN_FLIGHT,
     ):
-        if reads_in_flight < 0:
-            raise ValueError(f'reads_in_flight={reads_in_flight} is negative. Give 0 to read nothing ahead.')
+        if not isinstance(reads_in_flight, int) or reads_in_flight < 0:
+            raise ValueError(
+                f'reads_in_flight={reads_in_flight!r} is no whole number from 0 on. Give 0 to read nothing ahead.'
+            )
         self._reads = ReadAhead(reads_in_flight) if reads_in_flight else None
         self._reads_by_itself: set[int] = set()  # numbers of sources that do not ask for what is read ahead
         if not sources:
