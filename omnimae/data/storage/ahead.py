@@ -139,7 +139,7 @@ class ReadAhead:
                 read.uses -= 1
                 if not read.uses and (self._reads.pop(_name(*read.file), None) is read) and read.done.is_set():
                     self._bytes_unused -= read.size
-            self._wake(len(reads) + 1)  # one more than before, if there was little room then
+            self._wake(len(reads))
 
     def _take(self, read: _Read) -> bytes | None:
         with self._changed:
