@@ -148,7 +148,7 @@ class ShardsBackend(BaseStorageBackend):
     def labels(self, root: str, names: Sequence[str]) -> list[str | None] | None:
         """The text of each member's .cls file; None if no archive has such files."""
         shards, folder = _locate(root)
-        return shards.labels([posixpath.join(folder, name) for name in names])
+        return shards.labels(f'{folder}/' if folder else '', names)
 
     def large_member(self, filepath: str) -> Span | None:
         """Where a member lies of which a decoder needs a part only; None of others, which are read at once."""
@@ -257,13 +257,13 @@ class Shards:
             if not name.startswith('.') and '/.' not in name:
                 yield name
 
-    def labels(self, names: Sequence[str]) -> list[str | None] | None:
-        """As of `ShardsBackend.labels`."""
+    def labels(self, folder: str, names: Sequence[str]) -> list[str | None] | None:
+        """As of `ShardsBackend.labels`, in a folder that is '' or ends in '/'."""
         if self._label is None:
             return None
         texts = [*self._labels, None]
         codes = dict(zip(self.names, self._label.tolist(), strict=True))
-        return [texts[codes.get(name, -1)] for name in names]
+        return [texts[codes.get(folder + name, -1)] for name in names]
 
     def read(self, row: int, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes [start, stop) of a member.
