@@ -142,7 +142,7 @@ def main(words: Sequence[str] | None = None) -> None:
         server.send_signal(signal.SIGSTOP)
         codes = [process.wait()]
         server.send_signal(signal.SIGCONT)
-        codes.append(train(work, short, options, '--resume').wait())
+        codes.append(train(work, env, options, '--resume').wait())
         note('the server stays away; resumed when it is back', work, codes, begin)
 
     print('\n| training | exit code | seconds | weights |\n|---|---|---|---|')
