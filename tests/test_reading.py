@@ -292,7 +292,9 @@ class Extraction:
 
 @pytest.fixture
 def extracting(data, tmp_path, weights, monkeypatch) -> Extraction:
-    return Extraction(monkeypatch, write_config(tmp_path / 'c.py', CLASSIFY, data), weights, tmp_path / 'work')
+    # a name of its own: MMEngine has one logger for all runs of one name and second
+    config = write_config(tmp_path / f'{tmp_path.name}.py', CLASSIFY, data)
+    return Extraction(monkeypatch, config, weights, tmp_path / 'work')
 
 
 @pytest.mark.parametrize('out', ['features.npz', 'features'])
@@ -369,7 +371,7 @@ def test_the_umask_says_who_may_read_what_is_written(extracting, data, tmp_path,
     try:
         extracting(tmp_path / 'out' / 'features.npz')
         extracting(tmp_path / 'out' / 'folder')
-        runner = build_runner(tmp_path / 'c.py', tmp_path / 'out' / 'run', {'train_cfg.max_epochs': 1})
+        runner = build_runner(extracting.words[0], tmp_path / 'out' / 'run', {'train_cfg.max_epochs': 1})
         runner.train()
     finally:
         os.umask(before)
