@@ -228,6 +228,7 @@ class StopBefore(Hook):
     [
         ('train_dataloader.num_workers', True),
         ('train_dataloader.batch_size.video', True),
+        ('train_dataloader.dataset.reads_in_flight', True),
         ('train_dataloader.dataset.sources.movies.root', True),
         ('train_dataloader.dataset.sources.movies.backend_args.backend', True),
         ('train_cfg.max_epochs', True),

@@ -226,7 +226,7 @@ class Heartbeat:
             lines += [f'What showed it: {error}'] * (error is not None)
             is_late = {*lost} >= {*range(len(self.hosts))}  # nobody is lost, and nobody goes on
             has_store = self.answered > 0 and time.monotonic() - self.answered < self.silence
-            if self.rank in lost and not is_late:
+            if self.rank in lost and not is_late and has_store:  # else the launcher, which has the store, is gone
                 lines.append('This is that rank: the others went on without it.')
             elif self.rank in self._savers({} if is_late else lost, has_store) and self.rescue is not None:
                 lines.append(self._save())

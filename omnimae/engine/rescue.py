@@ -36,6 +36,7 @@ class RescueHook(Hook):
     def __init__(self) -> None:
         self.updating = threading.Lock()
         self.updates = self._before = 0  # of the optimizer; until this step began
+        self._step = -1
         self._is_validating = False
         self._updated: torch.cuda.Event | None = None
 
@@ -65,7 +66,7 @@ class RescueHook(Hook):
         """Note the state before the step."""
         if heartbeat.current is None:
             return
-        self._before = self.updates
+        self._before, self._step = self.updates, runner.iter
         self._averaged = {hook: hook.ema_model.steps.item() for hook in self._ema_hooks()}
 
     def _after_iter(
@@ -108,7 +109,9 @@ class RescueHook(Hook):
         if not self.updating.acquire(timeout=60):
             raise RuntimeError('the weights were being updated.')
         with _own_stream():
-            step_is_over = self.updates > self._before and (self._updated is None or self._wait_for_update())
+            # in a validation, or where it waits for data, the step is counted already
+            is_updated = runner.iter == self._step and self.updates > self._before
+            step_is_over = is_updated and (self._updated is None or self._wait_for_update())
             if step_is_over:
                 self._complete_step()
             for hook in runner.hooks:

@@ -28,6 +28,7 @@ FREE = (
     *('*.init_cfg*', 'default_hooks.*', 'custom_hooks.*', 'val_*', 'test_*', 'train_cfg.val_*'),
     *('train_cfg.max_epochs', 'train_cfg.max_skipped', 'randomness.deterministic', 'auto_scale_lr.*'),
     *('optim_wrapper.shard', 'optim_wrapper.optimizer.fused', 'optim_wrapper.optimizer.foreach'),
+    'train_dataloader.dataset.reads_in_flight',
     # which files they are, the fingerprint says
     *('train_dataloader.dataset.sources.*.root', 'train_dataloader.dataset.sources.*.ann_file'),
     *('train_dataloader.dataset.sources.*.skip', 'train_dataloader.dataset.sources.*.allow_outside'),
