@@ -41,7 +41,7 @@ def meet(seconds: float) -> tuple[Store, list[str]]:
             f'rank {", ".join(missing[:8])}{", ..." * (len(missing) > 8)}. See why they did not start, or wait longer: '
             'env_cfg.dist_cfg.heartbeat is half of that time.'
         ) from error
-    return store, [store.get(key).decode() for key in keys]
+    return store, [host.decode() for host in store.multi_get(keys)]
 
 
 def connect(seconds: float, *, is_host: bool = False) -> Store:

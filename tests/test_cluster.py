@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from safetensors.torch import load_file
@@ -24,7 +25,7 @@ from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch.distributed import TCPStore
 
 from omnimae.engine import heartbeat
-from omnimae.engine.compat import _translate_slurm
+from omnimae.engine.compat import _translate_slurm, agree_to_resume
 from omnimae.engine.heartbeat import Heartbeat
 from omnimae.meeting import ROUND, connect, meet
 from omnimae.registry import HOOKS
@@ -308,6 +309,23 @@ def test_a_main_rank_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
     with pytest.raises(RuntimeError, match='MASTER_ADDR=nowhere.invalid, port 29512, could not be reached within 1 s: '
                        '.* does not know a machine of that name'):  # fmt: skip
         meet(1)
+
+
+def test_all_ranks_go_on_or_none(store: TCPStore):
+    """A machine that came in place of another was started without --resume."""
+    said = [dict(), dict(resume=True, load_from='a.pth'), dict(load_from='weights.pth')]
+    configs = [Config(said) for said in said]
+    threads = [
+        threading.Thread(target=agree_to_resume, args=(cfg, connect(20), rank, 3)) for rank, cfg in enumerate(configs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(cfg.resume, cfg.load_from) for cfg in configs] == [(True, 'a.pth')] * 3
+    alone = Config(dict(load_from='weights.pth'))
+    agree_to_resume(alone, connect(20), 0, 1)
+    assert (alone.get('resume', False), alone.load_from) == (False, 'weights.pth')
 
 
 # signs of life

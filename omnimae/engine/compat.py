@@ -5,6 +5,7 @@ The same code serves MMEngine's maintained fork ``onedl-mmengine`` 0.10.12, whic
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -383,6 +384,7 @@ def setup_distributed(cfg: Config) -> None:
     store, hosts = meet(2 * silence)
     rank, limit = int(os.environ['RANK']), timedelta(seconds=patience + silence)  # the heartbeat comes before it
     store.set_timeout(limit)  # for what the process group waits for there
+    agree_to_resume(cfg, store, rank, len(hosts))
     torch.distributed.init_process_group(
         backend, store=store, rank=rank, world_size=len(hosts), timeout=limit, **options
     )
@@ -416,6 +418,15 @@ def _check_launcher(launcher: str) -> None:
             f'--launcher {launcher}: {needed} is not in the environment, so {program} did not start this process. Use '
             f'tools/{script}_train.sh or {script}_test.sh, or no --launcher.'
         )
+
+
+def agree_to_resume(cfg: Config, store: Any, rank: int, size: int) -> None:
+    """A rank that was not told to go on does as those that were: its machine took the place of another."""
+    store.set(f'resume/{rank}', json.dumps([bool(cfg.get('resume')), cfg.get('load_from')]))
+    said = [json.loads(text) for text in store.multi_get([f'resume/{other}' for other in range(size)])]
+    resumes, source = max(said, key=lambda pair: pair[0])
+    if resumes and not cfg.get('resume'):
+        cfg.resume, cfg.load_from = True, source
 
 
 def _seconds(options: dict[str, Any], key: str, default: float) -> float:
