@@ -37,6 +37,7 @@ from omnimae.data.preparation import check_files
 from omnimae.data.storage import patience
 from omnimae.data.storage.http import quoted
 from omnimae.engine import compat, loops, setup_environment
+from omnimae.engine.feeding import Feed
 from omnimae.registry import DATASETS, HOOKS
 from omnimae.stopping import PREEMPTED, StorageAwayError, StorageRefusedError, WaitEnded, storage_patience
 
@@ -305,8 +306,9 @@ def test_a_run_whose_root_stays_away_saves_and_goes_on_later(
     assert re.search(rf'ERROR - .* Storage {root} is away, as seen from .*: \d+ reads of .*\.png fail', log.read_text())
     assert 'The storage is away: saved' in log.read_text()
     assert not (tmp_path / 'work' / 'broken_files.txt').exists()
-    saved = torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter']
-    assert iteration <= saved < 10  # steps whose files were read ahead are trained, too
+    saved = torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']
+    assert iteration <= saved['iter'] < 10  # steps whose files were read ahead are trained, too
+    assert saved['epoch'] == saved['iter'] // 3
     Path(f'{root}.away').rename(root)
     assert_same(whole, train(config, tmp_path / 'work', resume=True, **workers))
 
@@ -636,3 +638,18 @@ def test_preparing_says_nothing_of_files_whose_disk_is_away(tmp_path: Path, disk
     with pytest.raises(StorageAwayError, match=f'Storage {tmp_path} is away, .*Stale file handle'):
         check_files(tmp_path, paths, 'image')
     assert (tmp_path / 'checked_files.jsonl').read_text() == ''
+
+
+def test_a_step_that_is_awaited_ahead_ends_no_epoch(monkeypatch):
+    """While the device computes a step, the next one does not come: what ends the loop is told after this step."""
+    Streams(monkeypatch)
+
+    def steps() -> Iterator[list[dict[str, Any]]]:
+        yield [{'ids': ['a']}]
+        raise StorageAwayError('x is away')
+
+    feed = Feed(steps(), preprocessor=None)
+    assert next(feed) == [{'ids': ['a']}]
+    feed.look_ahead()
+    with pytest.raises(StorageAwayError, match='x is away'):
+        next(feed)
