@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,13 @@ class SlowBackend(BaseStorageBackend):
 register_backend('slow_in_tests', SlowBackend, force=True)
 SLOW = dict(backend='slow_in_tests')
 SLOW_ARGS = dict(backend_args=SLOW)
+
+
+@pytest.fixture(autouse=True)
+def _however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read ahead from the first one on, and all of them are."""
+    monkeypatch.setattr(ahead, 'FAST', -1.0)
+    monkeypatch.setattr(ahead, 'PROBED', sys.maxsize)
 
 
 @pytest.fixture(autouse=True)
@@ -592,3 +599,33 @@ def test_a_machine_whose_dev_shm_is_too_small(data):
         ['unshare', '-m', 'sh', '-c', mount, 'sh', *program], env=env, capture_output=True, text=True, timeout=120
     )
     assert 'clips: 12' in done.stdout, done.stderr
+
+
+def test_nothing_is_read_ahead_while_reads_are_fast(monkeypatch: pytest.MonkeyPatch):
+    """The first reads show how fast a storage is; later, one in ``PROBED``."""
+    monkeypatch.setattr(ahead, 'FAST', 1e-3)
+    monkeypatch.setattr(ahead, 'PROBED', 16)
+    seconds = now = 0.0
+
+    def content(path: str, backend_args: Any) -> bytes:
+        nonlocal now
+        now += seconds * (threading.current_thread() is threading.main_thread())
+        return b''
+
+    monkeypatch.setattr(ahead, 'perf_counter', lambda: now)
+    monkeypatch.setattr(ahead, '_content', content)
+    reads = ReadAhead(4)
+
+    def read_ahead(keys: Sequence[int]) -> list[int]:
+        chosen: list[int] = []
+        reads.plan(keys, lambda key: chosen.append(key) or [(str(key), None)])
+        for key in keys:
+            reads.sample(key, lambda key: storage.read(str(key)))
+        return chosen
+
+    assert read_ahead(range(64)) == []
+    seconds = 0.02
+    assert read_ahead(range(64, 128)) == [key for key in range(65, 128) if key not in (79, 95, 111, 127)]
+    seconds = 0.0
+    assert len(read_ahead(range(128, 256))) == 120
+    assert read_ahead(range(256, 320)) == []

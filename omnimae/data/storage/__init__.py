@@ -40,9 +40,10 @@ __all__ = [
     'remember_root',
 ]
 
-# (path, backend_args) -> what is read ahead of a file, or None: `ReadAhead` sets it while it reads a sample.
-READ_AHEAD: ContextVar[Callable[[str, dict[str, Any] | None], bytes | None]] = ContextVar(
-    'READ_AHEAD', default=lambda path, backend_args: None
+# (path, backend_args, whether it could be opened in place) -> what is read ahead of a file, or None; set by `ReadAhead`
+# while it reads a sample
+READ_AHEAD: ContextVar[Callable[[str, dict[str, Any] | None, bool], bytes | None]] = ContextVar(
+    'READ_AHEAD', default=lambda path, backend_args, in_place: None
 )
 # What threads may share of the same backend. One of your own says so by ``is_thread_safe = True`` in its class.
 SHARED = (LocalBackend, HTTPBackend, LmdbBackend, ShardsBackend)
@@ -59,7 +60,7 @@ def read(
         StorageAwayError: the storage did not answer for some time, see `patience`.
     """
     path = os.fspath(path)
-    content = READ_AHEAD.get()(path, backend_args)
+    content = READ_AHEAD.get()(path, backend_args, False)
     if content is not None:
         return content[start:stop]
 
@@ -119,7 +120,7 @@ def read_in_place(path: str, backend_args: dict[str, Any] | None = None) -> str 
         return place
     if not is_local(path, backend_args):
         return read(path, backend_args)
-    content = READ_AHEAD.get()(path, backend_args)
+    content = READ_AHEAD.get()(path, backend_args, True)
     return path if content is None else content
 
 
@@ -131,7 +132,7 @@ def local_copy(path: str, backend_args: dict[str, Any] | None = None) -> Iterato
         OSError, StorageAwayError: as of `read`.
     """
     if is_local(path, backend_args):
-        READ_AHEAD.get()(path, backend_args)  # the system has it in memory now
+        READ_AHEAD.get()(path, backend_args, True)  # the system has it in memory now
         yield path
         return
     with NamedTemporaryFile() as file:

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
-from typing import Any, TypeVar
+from time import perf_counter
+from typing import Any, NamedTuple, TypeVar
 
 from omnimae.data import storage
 
@@ -21,6 +22,9 @@ MAX_BYTES = 128 * 2**20  # read and not yet used, and expected of the reads in f
 WHOLE = 16 * 2**20  # bytes of a local file up to which it is read whole; of others a decoder needs a part only
 HINT = 2**20  # bytes at both ends of these, with which decoders begin
 IDLE = 1.0  # seconds after which a thread without work ends
+FAST = 1e-3  # seconds a read up to which threads cost more than they hide: files that the system has in memory
+HEAD = 2**16  # bytes
+PROBED = 64  # of as many samples one is not read ahead, which tells how long a read takes
 
 File = tuple[str, Any]  # path and backend_args
 Key = TypeVar('Key', bound=Hashable)
@@ -53,12 +57,20 @@ class _Read:
         return len(self.value or b'')
 
 
+class Plan(NamedTuple):
+    """What comes next: keys of samples in their order, and what gives the files of one."""
+
+    keys: list[Any]
+    files_of: Callable[[Any], Sequence[File]]
+
+
 class ReadAhead:
     """The reads of one process for the samples that come next.
 
     Memory is bounded: what is read and not yet used, and what reads in flight are expected to bring, is at most
     ``MAX_BYTES``. Until a first read tells how large files are, one is in flight. Files larger than that are read when
-    they are wanted. Threads are daemons, so a read that hangs never keeps a process from ending.
+    they are wanted. Threads are daemons, so a read that hangs never keeps a process from ending. Nothing is read ahead
+    while reads take less than ``FAST``.
 
     Args:
         num_threads: reads in flight, besides one that is waited for.
@@ -74,9 +86,12 @@ class ReadAhead:
         self._samples: dict[Any, list[_Read]] = {}  # by key, in the order in which they come
         self._reads: dict[tuple[str, str], _Read] = {}
         self._waiting: deque[_Read] = deque()
-        self._place = 0  # of the sample that comes next
+        self._place = 0  # in the plan, of the sample that comes next
+        self._is_begun = True  # whether the plan is read ahead
         self._num_alive = self._num_idle = self._num_in_flight = self._bytes_unused = 0
         self._expected: float | None = None  # bytes of a file
+        self._seconds = 0.0  # of reads that nobody began ahead: half the last one, half what it was before
+        self._planned = Plan([], lambda key: [])
 
     def __reduce__(self) -> tuple:
         return ReadAhead, (self.num_threads,)
@@ -85,16 +100,19 @@ class ReadAhead:
         """Begin to read the files of these samples, in their order; forget others that were planned before."""
         if self._process != os.getpid():  # threads do not survive a fork
             self._begin()
+        self._planned, self._place, self._is_begun = Plan([*keys], files_of), 0, self._seconds > FAST
+        self._begin_reads(self._planned.keys if self._is_begun else [])
+
+    def _begin_reads(self, keys: Sequence[Hashable]) -> None:
         with self._changed:
             old, before = self._samples, self._reads
             self._samples, self._reads, self._waiting = {}, {}, deque()
-            self._place = 0
             for read in before.values():
                 read.uses = 0
-            for place, key in enumerate(keys):
-                if key in self._samples:
+            for place, key in enumerate(keys, self._place):
+                if key in self._samples or hash(key) % PROBED == PROBED - 1:
                     continue
-                reads = old.get(key) or [self._read_of(file, before) for file in files_of(key)]
+                reads = old.get(key) or [self._read_of(file, before) for file in self._planned.files_of(key)]
                 self._samples[key] = reads
                 for read in reads:
                     read.place = read.place if read.uses else place
@@ -114,13 +132,16 @@ class ReadAhead:
         Returns:
             The sample, and whether it is of use to read its files ahead: any was asked for, or none is known.
         """
+        if not self._is_begun and self._seconds > FAST:
+            self._is_begun = True
+            self._begin_reads(self._planned.keys[self._place :])
         reads = self._samples.get(key, [])
         asked: set[_Read] = set()
 
-        def take(path: str | os.PathLike, backend_args: Any) -> bytes | None:
+        def take(path: str | os.PathLike, backend_args: Any, in_place: bool) -> bytes | None:
             read = self._reads.get(_name(path, backend_args))
             if read is None:
-                return None
+                return self._read_now(os.fspath(path), backend_args, in_place)
             asked.add(read)
             return self._take(read)
 
@@ -151,6 +172,18 @@ class ReadAhead:
         if read.error is not None:
             raise read.error
         return read.value
+
+    def _read_now(self, path: str, backend_args: Any, in_place: bool) -> bytes | None:
+        """Read what nobody began to read ahead, and see how long that takes; of a file that is opened its begin."""
+        begin = perf_counter()
+        try:
+            if not in_place:
+                return Context().run(_content, path, backend_args)
+            with suppress(OSError), open(path, 'rb') as file:
+                file.read(HEAD)
+            return None
+        finally:
+            self._seconds = (self._seconds + perf_counter() - begin) / 2
 
     def _carry_out(self, read: _Read) -> None:
         try:
