@@ -228,13 +228,13 @@ def test_a_cancelled_step_is_not_queued_again(place: Path):
     assert job.show('ExitCode') == '137:0'  # scancel kills steps at once
 
 
-@pytest.mark.parametrize('signal_at', ['USR1@90', 'B:USR1@90', 'CONT@1'])
+@pytest.mark.parametrize('signal_at', ['USR1@20', 'B:USR1@20', 'CONT@1'])
 def test_a_time_limit_queues_a_batch_job_again(place: Path, signal_at: str):
     """The signal goes to the ranks, or to the batch script alone, or there is none but the SIGTERM at the limit."""
     job = Job(
         place,
         'x=two words',
-        SBATCH_ARGS=f'--time {1 + signal_at.endswith("90")} --signal {signal_at} --comment "two words"',
+        SBATCH_ARGS=f'--time {1 + signal_at.endswith("20")} --signal {signal_at} --comment "two words"',
     )
     job.wait_for('rank 1 of 2')
     assert 'two words' in call('scontrol', '-o', 'show', 'job', job.number)
@@ -245,7 +245,7 @@ def test_a_time_limit_queues_a_batch_job_again(place: Path, signal_at: str):
     assert not [*place.glob('.slurm_train.*')]
 
 
-@pytest.mark.parametrize('options', ['--time 2 --signal USR1@90', '--time 1'])
+@pytest.mark.parametrize('options', ['--time 2 --signal USR1@20', '--time 1'])
 def test_a_time_limit_queues_a_job_that_is_waited_for_again(place: Path, options: str):
     process = interactive(place, SRUN_ARGS=options)
     output_of(place, 'rank 1 of 2')
