@@ -57,6 +57,8 @@ PartitionName=high Nodes=n1,n2 State=UP PriorityTier=10
 PartitionName=gpu Nodes=n3 State=UP
 """
 
+STARTED = r'(?s)rank [01] of 2.*rank [01] of 2'
+
 # In the place of train.py: says with what it was started, and stops as train.py does.
 RANK = """
 import os, signal, sys, time
@@ -197,7 +199,7 @@ def job_numbers() -> list[str]:
 
 def test_scancel_cancels_a_batch_job(place: Path):
     job = Job(place)
-    job.wait_for('rank 1 of 2')
+    job.wait_for(STARTED)
     call('scancel', job.number)
     assert job.end() == 'CANCELLED'
     assert 'rank 0 got SIGTERM' in job.log
@@ -210,7 +212,7 @@ def test_scancel_cancels_a_batch_job(place: Path):
 
 def test_scancel_cancels_a_job_that_is_waited_for(place: Path):
     process = interactive(place)
-    output_of(place, 'rank 1 of 2')
+    output_of(place, STARTED)
     [number] = job_numbers()
     call('scancel', number)
     assert process.wait(60) == 143
@@ -222,7 +224,7 @@ def test_scancel_cancels_a_job_that_is_waited_for(place: Path):
 
 def test_a_cancelled_step_is_not_queued_again(place: Path):
     job = Job(place)
-    job.wait_for('rank 1 of 2')
+    job.wait_for(STARTED)
     call('scancel', f'{job.number}.0')
     assert job.end() == 'FAILED'
     assert job.show('ExitCode') == '137:0'  # scancel kills steps at once
@@ -236,7 +238,7 @@ def test_a_time_limit_queues_a_batch_job_again(place: Path, signal_at: str):
         'x=two words',
         SBATCH_ARGS=f'--time {1 + signal_at.endswith("20")} --signal {signal_at} --comment "two words"',
     )
-    job.wait_for('rank 1 of 2')
+    job.wait_for(STARTED)
     assert 'two words' in call('scontrol', '-o', 'show', 'job', job.number)
     job.wait_for('rank 0 got ', 150)
     job.wait_for(r"rank 0 of 2.*'x=two words', '--resume'\]", 90)
@@ -248,7 +250,7 @@ def test_a_time_limit_queues_a_batch_job_again(place: Path, signal_at: str):
 @pytest.mark.parametrize('options', ['--time 2 --signal USR1@20', '--time 1'])
 def test_a_time_limit_queues_a_job_that_is_waited_for_again(place: Path, options: str):
     process = interactive(place, SRUN_ARGS=options)
-    output_of(place, 'rank 1 of 2')
+    output_of(place, STARTED)
     assert process.wait(200) == 0
     output = (place / 'output.txt').read_text()
     assert 'rank 0 got ' in output
@@ -259,7 +261,7 @@ def test_a_time_limit_queues_a_job_that_is_waited_for_again(place: Path, options
 def test_a_preempted_batch_job_is_queued_again(place: Path, partition: str):
     """By Slurm itself, or in the grace time by us."""
     job = Job(place, partition=partition)
-    job.wait_for('rank 1 of 2')
+    job.wait_for(STARTED)
     call('srun', '-p', 'high', '-N', '2', '--exclusive', 'sleep', '4')
     job.wait_for(r"rank 0 of 2.*'--resume'\]", 90)
     assert 'rank 0 got SIGTERM' in job.log
@@ -269,7 +271,7 @@ def test_a_preempted_batch_job_is_queued_again(place: Path, partition: str):
 
 def test_a_preempted_job_that_is_waited_for_is_queued_again(place: Path):
     process = interactive(place)
-    output_of(place, 'rank 1 of 2')
+    output_of(place, STARTED)
     call('srun', '-p', 'high', '-N', '2', '--exclusive', 'sleep', '4')
     assert process.wait(90) == 0
     assert re.search(r"rank 0 of 2.*'--resume'\]", (place / 'output.txt').read_text())
@@ -300,11 +302,11 @@ def test_gpus_and_nodes(place: Path):
 
 def test_what_slurm_reads_passes_through(place: Path):
     job = Job(place, SBATCH_ACCOUNT='physics', SBATCH_CONSTRAINT='old', SBATCH_ARGS="--comment 'a b' --nice=7")
-    job.wait_for('rank 1 of 2')
+    job.wait_for(STARTED)
     assert [job.show(key) for key in ('Account', 'Features', 'Nice')] == ['physics', 'old', '7']
     call('scancel', job.number)
     process = interactive(place, SLURM_ACCOUNT='physics', SLURM_CONSTRAINT='old', SRUN_ARGS="--comment 'a b'")
-    output_of(place, 'rank 1 of 2')
+    output_of(place, STARTED)
     shown = call('scontrol', '-o', 'show', 'job', job_numbers()[-1])
     assert all(part in shown for part in ('Account=physics', 'Features=old', 'Comment=a b'))
     call('scancel', job_numbers()[-1])
