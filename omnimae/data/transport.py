@@ -7,6 +7,7 @@ more dies of a bus error. Memory without a name (memfd_create) is the same witho
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +22,10 @@ def new_storage(num_bytes: int) -> torch.UntypedStorage:
         file = os.memfd_create('batch')
     except (AttributeError, OSError):  # not Linux, or a system that forbids it
         return torch.UntypedStorage._new_shared(num_bytes)
+    kind: Any = torch.UntypedStorage  # of whose methods torch's stubs do not know this one
     try:
         os.ftruncate(file, num_bytes)
-        return torch.UntypedStorage._new_shared_fd_cpu(file, num_bytes)
+        return kind._new_shared_fd_cpu(file, num_bytes)
     finally:
         os.close(file)  # the storage keeps one of its own
 

@@ -292,7 +292,8 @@ def _is(place: tuple[str, str], name: tuple[str, str]) -> bool:
 def _collectives() -> int:
     """How many this rank has begun."""
     try:
-        return dist.distributed_c10d._get_default_group()._get_sequence_number_for_group()
+        group: Any = dist.distributed_c10d._get_default_group()
+        return group._get_sequence_number_for_group()
     except (RuntimeError, ValueError):  # there is no group, or none that counts
         return 0
 
