@@ -355,8 +355,8 @@ class _Checker:
         self._check_constructor(cfg.get('optim_wrapper') or {})
         for parts in (('train_dataloader', 'train_cfg', 'optim_wrapper'), *map(_parts_of, ('val', 'test'))):
             given = [part for part in parts if cfg.get(part) is not None]
-            if 0 < len(given) < len(parts):
-                absent = next(part for part in parts if part not in given)
+            absent = next((part for part in parts if part in cfg and part not in given), None)
+            if given and absent is not None:  # a tool may need no more than a loader, and the others are not there
                 reason = f'but there is {given[0]}. Give all of {", ".join(parts)}; or none: '
                 self._refuse(absent, None, reason + ' '.join(f'{part}=None' for part in parts))
         for found in contradictions(cfg):

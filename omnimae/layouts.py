@@ -520,7 +520,7 @@ def translate(state_dict: Mapping, source: str | None = None, pool: str = 'mean'
         ours, heads = _with_head_of(pool, ours)
         left += heads
     needed = {key for key in _native_keys(ours, layout) if _names_of(key, table)}
-    unplaced += [name for key in ours.keys() - needed for name in _names_of(key, table) if name in state_dict]
+    unplaced += [name for key in ours if key not in needed for name in _names_of(key, table)]
     missing = [name for key in sorted(needed - ours.keys()) for name in _names_of(key, table)]
     missing = [name for name in missing if name not in state_dict]
     if unplaced or missing:

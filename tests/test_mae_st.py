@@ -310,7 +310,7 @@ def test_timm_computes_the_same_of_an_image(tmp_path: Path):
     for parameter in model.parameters():
         parameter.normal_(std=0.2)
     torch.save(model.state_dict(), tmp_path / 'ours.pth')
-    cfg = dict(type='Classifier', backbone=tiny_backbone(), data_preprocessor=dict(GRAY))
+    cfg = dict(type='Classifier', backbone=tiny_backbone(), data_preprocessor=dict(GRAY, type='ClipPreprocessor'))
     Config(dict(default_scope='omnimae', model=cfg)).dump(tmp_path / 'config.py')
     convert_checkpoint = runpy.run_path(str(ROOT / 'tools' / 'convert_checkpoint.py'))['main']
     command = [str(tmp_path / 'ours.pth'), str(tmp_path / 'folder'), '--config', str(tmp_path / 'config.py'), '--to']

@@ -47,7 +47,10 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=['memory', pytest.param('s3', marks=pytest.mark.skipif(not HAS_S3, reason='no moto or s3fs'))])
+NEEDS_S3 = pytest.mark.skipif(not HAS_S3, reason='no moto or s3fs')
+
+
+@pytest.fixture(params=['memory', pytest.param('s3', marks=NEEDS_S3)])
 def bucket(request: pytest.FixtureRequest, data: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a copy of the data."""
     if request.param == 's3':
@@ -104,6 +107,7 @@ def test_checkpoints_lie_there(bucket: str, data: Path, tmp_path: Path):
         load_file(address)
 
 
+@pytest.mark.parametrize('bucket', ['memory', pytest.param('s3', marks=[NEEDS_S3, pytest.mark.slow])], indirect=True)
 def test_a_training_reads_and_writes_there(bucket: str, data: Path, tmp_path: Path):
     """Pictures and videos by workers, which are forked after this process has used the store; goes on from there."""
     torch.set_num_threads(1)

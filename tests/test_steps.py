@@ -201,6 +201,7 @@ def run_step(model: nn.Module, batch: Batch, table: list[tuple[int, ...]], rank:
         call_hook=lambda name, outputs=None, **_: logs.update(outputs or {}),
     )
     loop._iter = loop._skipped_in_a_row = 0
+    loop._buffers = []
     loop.feed = Feed(iter(()), inner.data_preprocessor)
     loop.run_iter(0, micro_batches)
     buffers = {name: x for name, x in inner.named_buffers() if 'running' in name or 'tracked' in name}
