@@ -141,6 +141,7 @@ def train_a_rank(rank: int, config: Path, folder: Path, port: int) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_train_like_one(config: Path, tmp_path: Path, whole: Runner):
     torch.multiprocessing.spawn(train_a_rank, (config, tmp_path, free_port()), nprocs=2)
     for rank in (0, 1):

@@ -432,10 +432,10 @@ def plain_config_text(monkeypatch) -> None:
 def test_trains_a_step_of_each_source(path, tmp_path):
     """One step of each source, with validation, pictures, checkpoint and export behind them.
 
-    Recipes that shrink to the same run have it once: the larger models and the longer schedules are such.
+    Recipes whose shrunk runs differ in numbers alone have it once: larger models, longer schedules, other ratios.
     """
     cfg = shrink(load_config(path))
-    run = json.dumps(cfg.to_dict(), sort_keys=True)
+    run = re.sub(r'\d+(\.\d+)?', '0', json.dumps(cfg.to_dict(), sort_keys=True))
     if run in trained:
         return
     trained.add(run)

@@ -1,4 +1,4 @@
-"""Object stores: fsspec's memory, and S3 as moto serves it where it is installed (`pip install '.[tests]'`)."""
+"""Object stores: fsspec's memory, and S3 as moto serves it where it is installed: `pip install s3fs 'moto[server]'`."""
 
 from __future__ import annotations
 

@@ -94,6 +94,7 @@ def test_an_experiment_end_to_end_and_once_more(tmp_path, capsys):
     assert again.split('# A trial')[1] == first.split('# A trial')[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('demo')
 def test_processes_share_the_pieces(tmp_path):
     """A piece that was begun by a killed process is taken over; two others make each piece once, and end with all."""
