@@ -15,7 +15,6 @@ source .venv/bin/activate
 wanted="$1 $(cat setup.py | cksum)"
 if [ "$(cat ".venv/installed-$1" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing omnimae and its dependencies from PyPI (PyTorch takes a minute or two) ..."
-    # Compiling all 16,000 modules takes a minute; Python compiles those that it imports.
-    python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[$1]"
+    python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
     echo "$wanted" > ".venv/installed-$1"
 fi
