@@ -522,6 +522,7 @@ class FaultHook(Hook):
 """
 
 
+@pytest.mark.slow
 def test_late_stopped_and_failed_ranks_cost_no_step(tmp_path: Path):
     """A rank is late and named. It is stopped and named; the run starts again by itself. It fails, and that is all."""
     (tmp_path / 'probe.py').write_text(PROBE)

@@ -687,6 +687,7 @@ def test_a_training_that_ended_leaves_signals_as_they_were(config: Path, tmp_pat
     assert (tmp_path / 'thread' / 'epoch_2.pth').exists()
 
 
+@pytest.mark.slow
 def test_ranks_leave_out_a_step_and_are_preempted_together(data: Path, tmp_path: Path):
     (tmp_path / 'probe.py').write_text(PROBE)
     more = "\ncustom_imports = dict(imports=['probe'])\ncustom_hooks = [dict(type='FaultHook')]\n"
@@ -802,6 +803,7 @@ def test_a_checkpoint_has_no_checksums_that_nobody_reads(tmp_path: Path):
     assert load_file(tmp_path / 'a.pth')[0]['weight'].tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_killed_runs_lose_nothing(demo_root: Path, tmp_path: Path):
     """The short form of benchmarks/kill_and_resume.py."""
     command = [sys.executable, 'benchmarks/kill_and_resume.py', '--out', str(tmp_path), '--moments', '2']

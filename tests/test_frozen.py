@@ -419,6 +419,7 @@ def test_knn_that_cannot_be_counted_is_refused_before_anything_runs(data, tmp_pa
         build_runner(online, tmp_path / 'online', options).train()
 
 
+@pytest.mark.slow
 def test_two_ranks_test_like_one_to_the_last_sample(data, tmp_path, pretrained, capsys):
     config = knn_config(tmp_path, data)
     result = run('dist_test.sh', config, pretrained, 2, '--out', tmp_path / 'two.json', path=tmp_path)

@@ -65,6 +65,7 @@ def demo(demo_root, monkeypatch) -> None:
     reproduce._load.cache_clear()  # configs read the variable
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('demo')
 def test_an_experiment_end_to_end_and_once_more(tmp_path, capsys):
     words = [declare(tmp_path), '--form', 'tiny', '--work-dir', str(tmp_path / 'work')]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from test_distributed import TOOLS
 from test_resume import same
@@ -90,6 +91,7 @@ class Halved(torch.optim.AdamW):
             group['lr'] = rate
 
 
+@pytest.mark.slow
 def test_two_ranks_with_and_without_shards(tmp_path: Path):
     """Layer decay, EMA, clipping, accumulation and a step that is left out; resumed by the other way in an epoch."""
     config = write_config(tmp_path / 'pretrain.py', PRETRAIN, write_data(tmp_path / 'data'), MORE)

@@ -153,6 +153,7 @@ def saved_by(process: subprocess.Popen, tmp_path: Path, seconds: float) -> tuple
     return meta['epoch'], meta['iter']
 
 
+@pytest.mark.slow
 def test_ranks_save_where_one_waits_for_data_and_the_other_for_it(data: Path, tmp_path: Path):
     """Only the one that waits is signalled; the main one learns of it when the connection is gone."""
     process = stuck_ranks(data, tmp_path, 'train')
