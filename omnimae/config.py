@@ -58,7 +58,7 @@ class Section(NamedTuple):
 
 
 def _set_randomness(seed: int | None = None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
-    """`Runner.set_set_randomness`, whose ``seed`` has no type."""
+    """`Runner.set_randomness`, whose ``seed`` has no type."""
 
 
 def _setup_env(

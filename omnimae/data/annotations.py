@@ -500,7 +500,9 @@ def _hashes(names: Iterable[bytes]) -> NDArray[np.int64]:
 
 
 def _int64(text: str) -> int:
-    return int(np.int64(int(text))) if -(2**63) <= int(text) < 2**63 else int('')
+    if not -(2**63) <= (number := int(text)) < 2**63:
+        raise ValueError(f'{text} has more than 64 bits')
+    return number
 
 
 def _parse_span(text: str) -> tuple[tuple[float, float] | None, str | None]:

@@ -67,7 +67,7 @@ class RescueHook(Hook):
         if heartbeat.current is None:
             return
         self._before, self._step = self.updates, runner.iter
-        self._averaged = {hook: hook.ema_model.steps.item() for hook in self._ema_hooks()}
+        self._averaged = {hook: hook.ema_model.steps.clone() for hook in self._ema_hooks()}  # on its device: no wait
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
@@ -136,7 +136,7 @@ class RescueHook(Hook):
             if not scheduler.by_epoch and scheduler.last_step == self.runner.iter:
                 scheduler.step()
         for hook in self._ema_hooks():
-            if hook.ema_model.steps.item() == self._averaged[hook]:
+            if hook.ema_model.steps.item() == self._averaged[hook].item():
                 hook.after_train_iter(self.runner, 0)
 
     def _ema_hooks(self) -> list[EMAHook]:

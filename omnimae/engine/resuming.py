@@ -24,7 +24,7 @@ FREE = (
     *('work_dir', 'resume', 'load_from', 'launcher', 'experiment_name', 'log_level', 'log_processor*'),
     *('visualizer*', 'default_scope', 'custom_imports.*', 'cfg', 'runner_type', 'env_cfg.mp_cfg.*'),
     *('env_cfg.dist_cfg.*', 'env_cfg.cudnn_benchmark', 'model_wrapper_cfg.*', 'find_unused_parameters', 'compile*'),
-    *('activation_checkpointing*', '*.grad_checkpointing', '*.with_cp', 'interpolate_positions'),
+    *('activation_checkpointing*', '*.grad_checkpointing', 'interpolate_positions'),
     *('*.init_cfg*', 'default_hooks.*', 'custom_hooks.*', 'val_*', 'test_*', 'train_cfg.val_*'),
     *('train_cfg.max_epochs', 'train_cfg.max_skipped', 'randomness.deterministic', 'auto_scale_lr.*'),
     *('optim_wrapper.shard', 'optim_wrapper.optimizer.fused', 'optim_wrapper.optimizer.foreach'),
