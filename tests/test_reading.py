@@ -336,6 +336,18 @@ def test_features_of_something_else_are_not_mixed_in(extracting, tmp_path):
         extracting(tmp_path / 'out')
 
 
+def test_features_go_on_with_the_same_list_of_what_to_skip(extracting, data, tmp_path):
+    """Each sample that is skipped moves those after it to other places in the shards."""
+    skipped = tmp_path / 'skipped.txt'
+    skipped.write_text(f'{data}/pictures/a/0.png\n')
+    options = ['--cfg-options', f'test_dataloader.dataset.sources.pictures.skip={skipped}']
+    with pytest.raises(KeyboardInterrupt):
+        extracting(tmp_path / 'out', *options, killed_at=3)
+    skipped.write_text(f'{data}/pictures/a/0.png\n{data}/pictures/a/2.png\n')
+    with pytest.raises(ValueError, match=r'out has features of other data\. Give'):
+        extracting(tmp_path / 'out', *options)
+
+
 def test_features_are_of_the_files_that_can_be_read(extracting, data, tmp_path):
     """A whole shard is broken, and one file of another."""
     broken = [str(cut(data / 'pictures' / 'a' / f'{number}.png')) for number in (0, 2, 4)]
