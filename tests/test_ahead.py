@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ CENTRE = [dict(type='ResizeShort', size=16), dict(type='CenterCrop', size=(16, 1
 class SlowBackend(BaseStorageBackend):
     """Local files, each of which takes a while; one instance must not be used by two threads at once."""
 
-    seconds = 0.005
-    in_flight, most = np.frombuffer(mmap.mmap(-1, 16), np.int64).reshape(2, 1)  # a worker counts in it, too
+    seconds, pause = 0.005, staticmethod(time.sleep)
+    most = np.frombuffer(mmap.mmap(-1, 8), np.int64)  # in flight at once in a process; a worker writes here, too
+    in_flight: Counter[int] = Counter()  # by process: a worker is forked while reads are in flight here
     lock = threading.Lock()
     read: list[str] = []
 
@@ -54,12 +56,12 @@ class SlowBackend(BaseStorageBackend):
         assert not self.is_busy
         self.is_busy = True
         with self.lock:
-            self.in_flight += 1
-            self.most[:] = max(self.most, self.in_flight)
+            self.in_flight[os.getpid()] += 1
+            self.most[:] = max(self.most, self.in_flight[os.getpid()])
             self.read.append(str(filepath))
-        time.sleep(self.seconds)
+        self.pause(self.seconds)
         with self.lock:
-            self.in_flight -= 1
+            self.in_flight[os.getpid()] -= 1
         self.is_busy = False
         return Path(filepath).read_bytes()
 
@@ -80,8 +82,15 @@ def _however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _counted() -> None:
+def _counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test counts its own reads: those that an earlier one planned have ended."""
+    monkeypatch.setattr(ahead, 'IDLE', 0.05)
     SlowBackend.most[:], SlowBackend.read = 0, []
+    yield
+    for thread in threading.enumerate():
+        if thread.name == 'read ahead':
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(scope='module')
@@ -433,7 +442,7 @@ def test_a_fork_begins_anew(tmp_path, monkeypatch):
     read_all(reads, paths, SLOW)
     monkeypatch.setattr(SlowBackend, 'seconds', 0.3)
     reads.plan(paths, lambda path: [(path, SLOW)])
-    wait_until(lambda: SlowBackend.in_flight == 4)  # the fork knows of them, and has no threads
+    wait_until(lambda: SlowBackend.in_flight[os.getpid()] == 4)  # the fork knows of them, and has no threads
     process = os.fork()
     if process == 0:
         monkeypatch.setattr(SlowBackend, 'seconds', 0.0)
@@ -449,7 +458,8 @@ def test_a_fork_begins_anew(tmp_path, monkeypatch):
 
 def test_a_wait_for_a_read_can_be_ended(tmp_path, monkeypatch):
     """A signal ends it, though the read itself hangs; and what hangs keeps nobody waiting at the exit."""
-    monkeypatch.setattr(SlowBackend, 'seconds', 3.0)
+    hanging = threading.Event()
+    monkeypatch.setattr(SlowBackend, 'pause', lambda self, seconds: hanging.wait(30))
     [path] = numbered(tmp_path, 1)
 
     def stop(*_: Any) -> None:
@@ -466,7 +476,8 @@ def test_a_wait_for_a_read_can_be_ended(tmp_path, monkeypatch):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - begin < 2
+        hanging.set()
+    assert time.monotonic() - begin < 20
 
 
 # ---- Sources of others ----
