@@ -40,7 +40,9 @@ setup(
             'pytest',
             'pytest-xdist',
             'hypothesis',
+            'mypy==2.4.1',
             'pillow-heif',
+            'ruff==0.17.6',  # another version formats otherwise
             'scikit-image',
             'tensorboard',
             'timm',

@@ -129,3 +129,10 @@ def test_files_that_are_named_exist(page: str):
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_a_tool_has_one_version():
+    """Another one of ruff formats otherwise: a contributor's commit would fail on CI."""
+    setup, hooks = ((ROOT / name).read_text() for name in ('setup.py', '.pre-commit-config.yaml'))
+    [version] = re.findall(r"'(ruff==[0-9.]+)'", setup)
+    assert set(re.findall(r'ruff==[0-9.]+', hooks)) == {version}
