@@ -45,7 +45,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def model_config(arch: str) -> dict:
     """The model of configs/videomae/v2_*, without recomputed activations, which would cost the two differently."""
-    cfg = Config.fromfile(ROOT / f'configs/_base_/models/videomae_v2_vit-{arch}.py').model.to_dict()
+    cfg = Config.fromfile(ROOT / f'configs/videomae/v2_vit-{arch[0]}_hybrid.py').model.to_dict()
     for part in ('backbone', 'head'):
         cfg[part]['grad_checkpointing'] = False
     return cfg

@@ -98,8 +98,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def model_config(arch: str) -> dict:
     """The model of configs/omnimae; there is none for 'small', which gets the decoder of 'base'."""
-    name = 'base' if arch == 'small' else arch
-    cfg = Config.fromfile(ROOT / f'configs/_base_/models/omnimae_vit-{name}.py').model.to_dict()
+    letter = 'b' if arch == 'small' else arch[0]
+    cfg = Config.fromfile(ROOT / f'configs/omnimae/vit-{letter}_in1k-ssv2.py').model.to_dict()
     cfg['backbone']['arch'] = arch
     return cfg
 

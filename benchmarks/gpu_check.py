@@ -119,8 +119,8 @@ def recipe_model(arch: str, machine: Machine) -> nn.Module:
 
 def classifier(arch: str, machine: Machine, **backbone: Any) -> nn.Module:
     """The classifier of configs/omnimae/finetune, with 174 classes."""
-    cfg = Config.fromfile(ROOT / f'configs/_base_/models/classifier_vit-{arch}.py').model.to_dict()
-    cfg.update(num_classes=174, init_cfg=None)
+    cfg = Config.fromfile(ROOT / f'configs/omnimae/finetune/vit-{arch[0]}_ssv2.py').model.to_dict()
+    cfg['init_cfg'] = None
     cfg['backbone'].update(backbone, **({} if machine.has_card else TINY))
     return bench_step.build(cfg, machine.device)
 

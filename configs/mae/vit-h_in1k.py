@@ -6,9 +6,6 @@ Run: bash tools/dist_train.sh configs/mae/vit-h_in1k.py 8
 Expect: top-1 of 86.9 on IN1K after fine-tuning (released). Ours: not yet run.
 """
 
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/models/mae_vit-huge.py',
-    '../_base_/datasets/in1k.py',
-    '../_base_/schedules/mae_1600e.py',
-]
+_base_ = './vit-b_in1k.py'
+
+model = _base_.sizes.huge

@@ -11,10 +11,11 @@ Expect: top-1 of 85.1 on K400 after fine-tuning, 7x3 views (released).
 
 _base_ = [
     '../_base_/default_runtime.py',
-    '../_base_/models/mae_st_vit-huge.py',
+    '../_base_/models/mae_st_vit-base.py',
     '../_base_/datasets/mae_st_k400.py',
     '../_base_/schedules/mae_st_200e.py',
 ]
 
+model = _base_.sizes.huge
 param_scheduler = dict(warmup_epochs=60)
 train_cfg = dict(max_epochs=400)

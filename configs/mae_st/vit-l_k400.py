@@ -11,7 +11,9 @@ Expect: top-1 of 84.8 on K400 after fine-tuning, 7x3 views (released).
 
 _base_ = [
     '../_base_/default_runtime.py',
-    '../_base_/models/mae_st_vit-large.py',
+    '../_base_/models/mae_st_vit-base.py',
     '../_base_/datasets/mae_st_k400.py',
     '../_base_/schedules/mae_st_200e.py',
 ]
+
+model = _base_.sizes.large

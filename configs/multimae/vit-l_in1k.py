@@ -6,9 +6,6 @@ Run: bash tools/dist_train.sh configs/multimae/vit-l_in1k.py 8
 Expect: there is neither a recipe nor a figure for this size; it is that of ViT-B. Ours: not yet run.
 """
 
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/models/multimae_vit-large.py',
-    '../_base_/datasets/multimae_in1k.py',
-    '../_base_/schedules/multimae_1600e.py',
-]
+_base_ = './vit-b_in1k.py'
+
+model = _base_.sizes.large

@@ -10,9 +10,6 @@ Expect: after fine-tuning, top-1 of 86.5 on IN1K, 83.0 on iNat18, 60.1 on P365, 
      EK100 (paper; its later abstract has 86.6 on IN1K and 75.5 on SSv2). Ours: not yet run.
 """
 
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/models/omnimae_vit-huge.py',
-    '../_base_/datasets/in1k_ssv2.py',
-    '../_base_/schedules/omnimae_1600e.py',
-]
+_base_ = './vit-b_in1k-ssv2.py'
+
+model = _base_.sizes.huge

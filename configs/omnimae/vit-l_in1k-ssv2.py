@@ -10,9 +10,6 @@ Expect: after fine-tuning, top-1 of 85.2 on IN1K, 79.6 on iNat18, 59.3 on P365, 
      EK100 (paper; the released weights have 85.1 on IN1K). Ours: not yet run.
 """
 
-_base_ = [
-    '../_base_/default_runtime.py',
-    '../_base_/models/omnimae_vit-large.py',
-    '../_base_/datasets/in1k_ssv2.py',
-    '../_base_/schedules/omnimae_1600e.py',
-]
+_base_ = './vit-b_in1k-ssv2.py'
+
+model = _base_.sizes.large

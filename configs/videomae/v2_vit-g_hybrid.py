@@ -10,11 +10,12 @@ Expect: after K710 and fine-tuning, top-1 of 88.4 on K400, 88.8 on K600 and 77.0
 
 _base_ = [
     '../_base_/default_runtime.py',
-    '../_base_/models/videomae_v2_vit-giant.py',
+    '../_base_/models/videomae_v2_vit-base.py',
     '../_base_/datasets/videomae_v2_hybrid.py',
     '../_base_/schedules/videomae_800e.py',
 ]
 
+model = _base_.sizes.giant
 train_dataloader = dict(batch_sampler=dict(global_batch_size=8192))
 optim_wrapper = dict(optimizer=dict(lr=4.8e-3), clip_grad=dict(max_norm=0.02))
 param_scheduler = dict(warmup_epochs=30)

@@ -10,11 +10,12 @@ Expect: nothing published.
 
 _base_ = [
     '../_base_/default_runtime.py',
-    '../_base_/models/videomae_v2_vit-huge.py',
+    '../_base_/models/videomae_v2_vit-base.py',
     '../_base_/datasets/videomae_v2_hybrid.py',
     '../_base_/schedules/videomae_800e.py',
 ]
 
+model = _base_.sizes.huge
 train_dataloader = dict(batch_sampler=dict(global_batch_size=8192))
 optim_wrapper = dict(optimizer=dict(lr=8e-3))
 param_scheduler = dict(warmup_epochs=30)

@@ -10,11 +10,12 @@ Expect: nothing published.
 
 _base_ = [
     '../_base_/default_runtime.py',
-    '../_base_/models/videomae_v2_vit-large.py',
+    '../_base_/models/videomae_v2_vit-base.py',
     '../_base_/datasets/videomae_v2_hybrid.py',
     '../_base_/schedules/videomae_800e.py',
 ]
 
+model = _base_.sizes.large
 train_dataloader = dict(batch_sampler=dict(global_batch_size=6144))
 optim_wrapper = dict(optimizer=dict(lr=6e-3))
 param_scheduler = dict(warmup_epochs=30, end_lr=6e-5)

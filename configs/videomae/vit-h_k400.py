@@ -9,13 +9,16 @@ Expect: top-1 of 86.6 on K400 after fine-tuning, 5x3 views (released).
 
 _base_ = [
     '../_base_/default_runtime.py',
-    '../_base_/models/videomae_vit-huge.py',
+    '../_base_/models/videomae_vit-base.py',
     '../_base_/datasets/videomae_k400.py',
     '../_base_/schedules/videomae_800e.py',
 ]
 
+model = dict(  # recomputed as by the script
+    backbone=dict(_base_.sizes.huge.backbone, grad_checkpointing=True),
+    head=dict(_base_.sizes.huge.head, grad_checkpointing=True),
+)
 train_dataloader = dict(batch_sampler=dict(global_batch_size=1024))
 optim_wrapper = dict(optimizer=dict(lr=6e-4))
 param_scheduler = dict(end_lr=4e-5)
 train_cfg = dict(max_epochs=1600)
-model = dict(backbone=dict(grad_checkpointing=True), head=dict(grad_checkpointing=True))  # as the script

@@ -9,11 +9,12 @@ Expect: top-1 of 85.2 on K400 after fine-tuning, 5x3 views (released).
 
 _base_ = [
     '../_base_/default_runtime.py',
-    '../_base_/models/videomae_vit-large.py',
+    '../_base_/models/videomae_vit-base.py',
     '../_base_/datasets/videomae_k400.py',
     '../_base_/schedules/videomae_800e.py',
 ]
 
+model = _base_.sizes.large
 train_dataloader = dict(batch_sampler=dict(global_batch_size=512))
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
 param_scheduler = dict(end_lr=2e-5)

@@ -14,7 +14,7 @@ The test set has no labels. The file that the challenge takes of it, with the le
 _base_ = './finetune_videos.py'
 
 root = '{{$OMNIMAE_DATA:data}}/epic100'
-num_classes = 3806
+classifier = dict(num_classes=3806)
 
 rows = dict(root=root, clip_seconds=2.7, classes=f'{root}/classes.txt')
 train = dict(rows, ann_file=f'{root}/epic100_train_list_videos.txt')

@@ -10,9 +10,9 @@ of a short side of 224, and the head's initial weights.
 size = 224  # pixels of a crop
 checkpoint = dict(save_best='accuracy/top1')
 
-# for the model
-head_init_std = 2e-5
+# what these data ask of a model
 erasing = dict(type='RandomErasing', fill='black', prob=0.25, area=(0.02, 0.33), ratio=(0.3, 3.3))
+classifier = dict(head_init_std=2e-5, data_preprocessor=dict(erasing=erasing))
 
 train_dataloader = dict(
     batch_size=32,  # images per GPU and micro-batch, as in the release (32 GPUs); they are mixed with each other

@@ -3,7 +3,7 @@
 _base_ = './finetune_images.py'
 
 root = '{{$OMNIMAE_DATA:data}}/imagenet'
-num_classes = 1000
+classifier = dict(num_classes=1000)
 
 train = dict(root=root, ann_file=f'{root}/imagenet_train_list_images.txt', classes=f'{root}/classes.txt')
 val = dict(root=root, ann_file=f'{root}/imagenet_val_list_images.txt', classes=f'{root}/classes.txt')

@@ -3,7 +3,7 @@
 _base_ = './finetune_images.py'
 
 root = '{{$OMNIMAE_DATA:data}}/inat2018'
-num_classes = 8142
+classifier = dict(num_classes=8142)
 
 train = dict(root=root, ann_file=f'{root}/inat2018_train_list_images.txt', classes=f'{root}/classes.txt')
 val = dict(root=root, ann_file=f'{root}/inat2018_val_list_images.txt', classes=f'{root}/classes.txt')

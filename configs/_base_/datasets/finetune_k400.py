@@ -7,9 +7,8 @@ paper (arXiv:2206.08356), Table 5.
 _base_ = './finetune_videos.py'
 
 root = '{{$OMNIMAE_DATA:data}}/kinetics400'
-num_classes = 400
+classifier = dict(num_classes=400, data_preprocessor=dict(erasing=None))
 
-erasing = None
 rows = dict(root=root, clip_seconds=2.0, classes=f'{root}/classes.txt')
 transforms = [
     dict(type='RandomResizedCrop', size=_base_.size, scale=(0.08, 1.0), interpolation='bicubic'),

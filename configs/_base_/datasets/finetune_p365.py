@@ -3,7 +3,7 @@
 _base_ = './finetune_images.py'
 
 root = '{{$OMNIMAE_DATA:data}}/places365'
-num_classes = 365
+classifier = dict(num_classes=365)
 
 train = dict(root=root, ann_file=f'{root}/places365_train_list_images.txt', classes=f'{root}/classes.txt')
 val = dict(root=root, ann_file=f'{root}/places365_val_list_images.txt', classes=f'{root}/classes.txt')

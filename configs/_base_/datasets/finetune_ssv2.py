@@ -6,7 +6,7 @@ Clips of 2.7 seconds; no flip, which would turn "from left to right" into anothe
 _base_ = './finetune_videos.py'
 
 root = '{{$OMNIMAE_DATA:data}}/sthv2'
-num_classes = 174
+classifier = dict(num_classes=174)
 
 # prepare_dataset.py --short-side writes ../videos_SIZE/NAME.mp4
 rows = dict(root=f'{root}/videos', allow_outside=True, clip_seconds=2.7, classes=f'{root}/classes.txt')

@@ -8,9 +8,10 @@ and the head's initial weights: the release for SSv2.
 
 size = 224  # pixels of a crop
 num_frames = 16  # of a clip
-# for the model
-head_init_std = 0.01
-erasing = dict(type='RandomErasing', fill='noise', prob=0.25)
+# what these data ask of a model
+classifier = dict(
+    head_init_std=0.01, data_preprocessor=dict(erasing=dict(type='RandomErasing', fill='noise', prob=0.25))
+)
 
 train_dataloader = dict(
     batch_size=8,  # clips per GPU and micro-batch, replicas included; the GPU's memory decides

@@ -6,7 +6,7 @@ released code, github.com/facebookresearch/mae). Tested by resizing the short si
 
 _base_ = './finetune_in1k.py'
 
-erasing = dict(_delete_=True, type='RandomErasing', fill='noise', prob=0.25)
+classifier = dict(data_preprocessor=dict(erasing=dict(_delete_=True, type='RandomErasing', fill='noise', prob=0.25)))
 crop, flip, augment = _base_.train_dataloader.dataset.sources.images.transforms
 augment = dict(augment, interpolation='bicubic', fill=(124, 116, 104))
 train_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=[crop, flip, augment]))))

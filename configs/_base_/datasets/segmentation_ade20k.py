@@ -7,7 +7,7 @@ none.
 _base_ = './segmentation.py'
 
 root = '{{$OMNIMAE_DATA:data}}/ade/ADEChallengeData2016'
-num_classes = 150
+task = dict(type='SegmentationTask', num_classes=150)
 
 train = dict(
     rgb=dict(folder='images/training'),

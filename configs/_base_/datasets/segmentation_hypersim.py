@@ -12,7 +12,7 @@ As MultiMAE prepares it, with files of the same names below each folder, whateve
 _base_ = './segmentation.py'
 
 root = '{{$OMNIMAE_DATA:data}}/hypersim'
-num_classes = 40
+task = dict(type='SegmentationTask', num_classes=40)
 modalities = dict(
     rgb=dict(kind='rgb'), depth=dict(valid='mask_valid'), semseg=dict(kind='classes', reduce_zero_label=True)
 )

@@ -13,7 +13,7 @@ _base_ = './segmentation.py'
 
 size = 640  # pixels of a crop
 root = '{{$OMNIMAE_DATA:data}}/nyuv2'
-num_classes = 40
+task = dict(type='SegmentationTask', num_classes=40)
 modalities = dict(
     rgb=dict(kind='rgb'), depth=dict(valid='mask_valid'), semseg=dict(kind='classes', reduce_zero_label=True)
 )

@@ -6,7 +6,7 @@ Clips of 16 frames at a stride of 2; everything else as in ``videomae_finetune_k
 _base_ = './videomae_finetune_k400.py'
 
 root = '{{$OMNIMAE_DATA:data}}/hmdb51'
-num_classes = 51
+classifier = dict(num_classes=51)
 
 rows = dict(root=root, stride=2, classes=f'{root}/classes.txt')
 train = dict(rows, ann_file=f'{root}/hmdb51_train_list_videos.txt')

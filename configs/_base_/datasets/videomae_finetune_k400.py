@@ -13,10 +13,7 @@ ours cuts in space, as VideoMAE's.
 _base_ = './finetune_videos.py'
 
 root = '{{$OMNIMAE_DATA:data}}/kinetics400'
-num_classes = 400
-
-# for the model
-head_init_std = 2e-5
+classifier = dict(num_classes=400, head_init_std=2e-5)
 
 rows = dict(root=root, sampling='spread', stride=4, classes=f'{root}/classes.txt')
 train = dict(

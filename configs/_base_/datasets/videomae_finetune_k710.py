@@ -6,7 +6,7 @@ Everything else as in ``videomae_finetune_k400.py``.
 _base_ = './videomae_finetune_k400.py'
 
 root = '{{$OMNIMAE_DATA:data}}/kinetics710'
-num_classes = 710
+classifier = dict(num_classes=710)
 
 rows = dict(root=root, classes=f'{root}/classes.txt')
 train = dict(rows, ann_file=f'{root}/kinetics710_train_list_videos.txt')

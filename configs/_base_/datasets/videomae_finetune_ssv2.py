@@ -8,10 +8,7 @@ turn "from left to right" into another class. Everything else as in ``videomae_f
 _base_ = './finetune_videos.py'
 
 root = '{{$OMNIMAE_DATA:data}}/sthv2'
-num_classes = 174
-
-# for the model
-head_init_std = 2e-5
+classifier = dict(num_classes=174, head_init_std=2e-5)
 
 rows = dict(
     root=f'{root}/videos',

@@ -24,3 +24,19 @@ model = dict(
         checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitb_pretrain.torch}}',
     ),
 )
+
+# A config takes one with `model = _base_.sizes.large`. DropPath: paper, Tables 4 and 5; the release built 0.1.
+sizes = dict(
+    large=dict(
+        backbone=dict(arch='large', drop_path_rate=0.2),
+        init_cfg=dict(
+            checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vitl_pretrain.torch}}'
+        ),
+    ),
+    huge=dict(
+        backbone=dict(arch='huge', patch_size=(2, 14, 14), drop_path_rate=0.2),
+        init_cfg=dict(
+            checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts/vith_pretrain.torch}}'
+        ),
+    ),
+)

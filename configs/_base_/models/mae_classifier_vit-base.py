@@ -28,3 +28,19 @@ model = dict(
         checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth}}',
     ),
 )
+
+# A config takes one with `model = _base_.sizes.large`.
+sizes = dict(
+    large=dict(
+        backbone=dict(arch='large', drop_path_rate=0.2),
+        init_cfg=dict(
+            checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_large.pth}}'
+        ),
+    ),
+    huge=dict(
+        backbone=dict(arch='huge', patch_size=(1, 14, 14), drop_path_rate=0.3),
+        init_cfg=dict(
+            checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_huge.pth}}'
+        ),
+    ),
+)

@@ -31,3 +31,20 @@ model = dict(
         checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/pyslowfast/masked_models/VIT_B_16x4_MAE_PT.pyth}}',
     ),
 )
+
+# A config takes one with `model = _base_.sizes.large`.
+sizes = dict(
+    large=dict(
+        backbone=dict(arch='large', drop_path_rate=0.2),
+        init_cfg=dict(
+            checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/pyslowfast/masked_models/VIT_L_16x4_MAE_PT.pyth}}'
+        ),
+    ),
+    huge=dict(
+        backbone=dict(arch='huge', drop_path_rate=0.2),
+        dropout=0.5,
+        init_cfg=dict(
+            checkpoint='{{$OMNIMAE_CHECKPOINT:https://dl.fbaipublicfiles.com/pyslowfast/masked_models/VIT_H_16x4_MAE_PT_400e_85.1.pyth}}'  # noqa: E501
+        ),
+    ),
+)

@@ -36,3 +36,7 @@ model = dict(
         target=dict(type='PixelTarget', normalize='patch', frames='first', mean=mean, std=std),
     ),
 )
+
+# A config takes one with `model = _base_.sizes.large`. The release's ViT-H has patches of 16x16 pixels; the model of
+# that name in MAE-ST's repository has 14x14.
+sizes = dict(large=dict(backbone=dict(arch='large')), huge=dict(backbone=dict(arch='huge')))

@@ -30,3 +30,9 @@ model = dict(
         target=dict(type='PixelTarget', normalize='patch', mean=mean, std=std),
     ),
 )
+
+# A config takes one with `model = _base_.sizes.large`.
+sizes = dict(
+    large=dict(backbone=dict(arch='large')),
+    huge=dict(backbone=dict(arch='huge', patch_size=(1, 14, 14))),
+)

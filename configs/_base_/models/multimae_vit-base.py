@@ -36,3 +36,6 @@ model = dict(
         norm_rgb=dict(head, modality='rgb', error='mse', target=dict(type='PixelTarget', normalize='patch')),
     ),
 )
+
+# A config takes it with `model = _base_.sizes.large`. The release has the encoder's size, but no weights of it.
+sizes = dict(large=dict(backbone=dict(arch='large')))

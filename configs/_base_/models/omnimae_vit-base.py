@@ -29,3 +29,9 @@ model = dict(
         target=dict(type='PixelTarget', normalize='channel'),
     ),
 )
+
+# A config takes one with `model = _base_.sizes.large`. The decoders: paper, section 3.2 and B.1.
+sizes = dict(
+    large=dict(backbone=dict(arch='large'), head=dict(embed_dim=512)),
+    huge=dict(backbone=dict(arch='huge', patch_size=(2, 14, 14)), head=dict(embed_dim=512, depth=8)),
+)

@@ -21,3 +21,11 @@ model = dict(
     num_classes=400,
     label_smoothing=0.1,
 )
+
+# A config takes one with `model = _base_.sizes.large`.
+sizes = dict(
+    small=dict(backbone=dict(arch='small')),
+    large=dict(backbone=dict(arch='large')),
+    huge=dict(backbone=dict(arch='huge', drop_path_rate=0.2)),
+    giant=dict(backbone=dict(arch='giant', patch_size=(2, 14, 14))),  # of V2
+)

@@ -16,3 +16,18 @@ model = dict(
         )
     )
 )
+
+# A config takes one with `model = _base_.sizes.large`. ViT-H's decoder is narrower than in VideoMAE; ViT-g's shares the
+# encoder's odd mlp_ratio. Both recompute activations.
+sizes = dict(
+    _delete_=True,
+    large=dict(backbone=dict(arch='large'), head=dict(embed_dim=512, num_heads=8)),
+    huge=dict(
+        backbone=dict(arch='huge', grad_checkpointing=True),
+        head=dict(embed_dim=512, num_heads=8, grad_checkpointing=True),
+    ),
+    giant=dict(
+        backbone=dict(arch='giant', patch_size=(2, 14, 14), grad_checkpointing=True),
+        head=dict(embed_dim=512, num_heads=8, mlp_ratio=48 / 11, grad_checkpointing=True),
+    ),
+)

@@ -30,3 +30,10 @@ model = dict(
         target=dict(type='PixelTarget', normalize='channel', eps_on='deviation'),
     ),
 )
+
+# A config takes one with `model = _base_.sizes.large`. The decoders: as released.
+sizes = dict(
+    small=dict(backbone=dict(arch='small'), head=dict(embed_dim=192, num_heads=3)),
+    large=dict(backbone=dict(arch='large'), head=dict(embed_dim=512, depth=12, num_heads=8)),
+    huge=dict(backbone=dict(arch='huge'), head=dict(embed_dim=640, depth=12, num_heads=8)),
+)

@@ -13,18 +13,8 @@ best_accuracy_top1_epoch_N_raw.safetensors.
 Expect: top-1 of 86.9 (released). Ours: not yet run.
 """
 
-_base_ = [
-    '../../_base_/default_runtime.py',
-    '../../_base_/models/mae_classifier_vit-huge.py',
-    '../../_base_/datasets/mae_finetune_in1k.py',
-    '../../_base_/schedules/mae_finetune.py',
-]
+_base_ = './vit-b_in1k.py'
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
-optim_wrapper = dict(optimizer=dict(lr=4e-3))
+model = _base_.sizes.huge
+optim_wrapper = dict(optimizer=dict(lr=4e-3), paramwise_cfg=dict(layer_decay=0.75))
 train_cfg = dict(max_epochs=50)
-default_hooks = dict(checkpoint=_base_.checkpoint)

@@ -17,11 +17,7 @@ _base_ = [
     '../../_base_/schedules/mae_st_finetune.py',
 ]
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
+model = _base_.classifier
 train_dataloader = dict(batch_sampler=dict(global_batch_size=256))
 optim_wrapper = dict(optimizer=dict(lr=4.8e-3), paramwise_cfg=dict(layer_decay=0.65))
 param_scheduler = dict(start_lr=8e-8, end_lr=8e-5)

@@ -11,16 +11,12 @@ Expect: top-1 of 84.8 over 7 clips x 3 crops (released). Ours: not yet run.
 
 _base_ = [
     '../../_base_/default_runtime.py',
-    '../../_base_/models/mae_st_classifier_vit-large.py',
+    '../../_base_/models/mae_st_classifier_vit-base.py',
     '../../_base_/datasets/mae_st_finetune_k400.py',
     '../../_base_/schedules/mae_st_finetune.py',
 ]
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
+model = dict(_base_.classifier, **_base_.sizes.large)
 train_dataloader = dict(batch_sampler=dict(global_batch_size=256))
 optim_wrapper = dict(optimizer=dict(lr=2.4e-3))
 param_scheduler = dict(start_lr=8e-8, end_lr=8e-5)

@@ -20,7 +20,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(tokenizers=dict(rgb=_base_.tokenizers.rgb)),
-    task=dict(type='SegmentationTask', num_classes=_base_.num_classes),
+    task=_base_.task,
 )
 train_cfg = dict(max_epochs=64)
 default_hooks = dict(checkpoint=_base_.checkpoint)

@@ -25,13 +25,13 @@ model = dict(
     type='Classifier',
     data_preprocessor=dict(
         type='ClipPreprocessor',
-        erasing=dict(_base_.erasing, prob=0.0),
+        erasing=dict(_base_.classifier.data_preprocessor.erasing, prob=0.0),
         mixing=dict(type='MixupCutMix', mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5),
     ),
     backbone=dict(_base_.model.backbone, tokenizers=dict(rgb=_base_.tokenizers.rgb)),
-    num_classes=_base_.num_classes,
+    num_classes=_base_.classifier.num_classes,
     label_smoothing=0.1,
-    head_init_std=None,  # Xavier's rule, instead of _base_.head_init_std
+    head_init_std=None,  # Xavier's rule, instead of that of the data
     init_cfg=_base_.model.init_cfg,
 )
 optim_wrapper = dict(

@@ -20,7 +20,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(tokenizers=dict(depth=_base_.tokenizers.depth)),
-    task=dict(type='SegmentationTask', num_classes=_base_.num_classes),
+    task=_base_.task,
     read=('depth',),
 )
 modalities = dict(depth=_base_.modalities.depth, semseg=_base_.modalities.semseg)

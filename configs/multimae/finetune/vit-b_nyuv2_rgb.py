@@ -20,7 +20,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(tokenizers=dict(rgb=_base_.tokenizers.rgb)),
-    task=dict(type='SegmentationTask', num_classes=_base_.num_classes),
+    task=_base_.task,
 )
 modalities = dict(rgb=_base_.modalities.rgb, semseg=_base_.modalities.semseg)
 chosen = dict(dataset=dict(sources=dict(images=dict(modalities=modalities))))

@@ -16,6 +16,6 @@ _base_ = [
     '../../_base_/schedules/finetune_dense.py',
 ]
 
-model = dict(task=dict(type='SegmentationTask', num_classes=_base_.num_classes))
+model = dict(task=_base_.task)
 train_cfg = dict(max_epochs=64)
 default_hooks = dict(checkpoint=_base_.checkpoint)

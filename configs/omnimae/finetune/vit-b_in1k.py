@@ -19,11 +19,7 @@ _base_ = [
     '../../_base_/schedules/finetune.py',
 ]
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
+model = _base_.classifier
 optim_wrapper = dict(optimizer=dict(lr=4e-3, weight_decay=1e-4), paramwise_cfg=dict(layer_decay=0.65))
 train_cfg = dict(max_epochs=100)
 default_hooks = dict(checkpoint=_base_.checkpoint)

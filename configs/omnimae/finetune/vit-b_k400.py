@@ -17,11 +17,7 @@ _base_ = [
     '../../_base_/schedules/finetune.py',
 ]
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
+model = _base_.classifier
 train_dataloader = dict(batch_sampler=dict(global_batch_size=1024))
 param_scheduler = dict(warmup_epochs=9)
 train_cfg = dict(max_epochs=175, val_interval=5)

@@ -23,9 +23,5 @@ _base_ = [
     '../../_base_/schedules/finetune.py',
 ]
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
+model = _base_.classifier
 train_cfg = dict(max_epochs=40, val_interval=5)

@@ -11,18 +11,8 @@ weights are best_accuracy_top1_epoch_N_ema.safetensors.
 Expect: top-1 86.5 (Table 2; README of the release: 86.5). Ours: not yet run.
 """
 
-_base_ = [
-    '../../_base_/default_runtime.py',
-    '../../_base_/models/classifier_vit-huge.py',
-    '../../_base_/datasets/finetune_in1k.py',
-    '../../_base_/schedules/finetune.py',
-]
+_base_ = './vit-b_in1k.py'
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
+model = _base_.sizes.huge
 optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay=0.75))
 train_cfg = dict(max_epochs=50)
-default_hooks = dict(checkpoint=_base_.checkpoint)

@@ -10,17 +10,8 @@ The paper reports the last epoch, over 5 clips x 3 crops.
 Expect: top-1 over 5 clips x 3 crops 84.0 (Table 2). Ours: not yet run.
 """
 
-_base_ = [
-    '../../_base_/default_runtime.py',
-    '../../_base_/models/classifier_vit-large.py',
-    '../../_base_/datasets/finetune_k400.py',
-    '../../_base_/schedules/finetune.py',
-]
+_base_ = './vit-b_k400.py'
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
-param_scheduler = dict(warmup_epochs=9)
-train_cfg = dict(max_epochs=100, val_interval=5)
+model = _base_.sizes.large
+train_dataloader = dict(batch_sampler=dict(global_batch_size=512))
+train_cfg = dict(max_epochs=100)

@@ -10,16 +10,6 @@ The paper reports the last epoch, over 5 clips x 3 crops.
 Expect: top-1 over 5 clips x 3 crops 74.2 (Table 2; README of the release: 74.2). Ours: not yet run.
 """
 
-_base_ = [
-    '../../_base_/default_runtime.py',
-    '../../_base_/models/classifier_vit-large.py',
-    '../../_base_/datasets/finetune_ssv2.py',
-    '../../_base_/schedules/finetune.py',
-]
+_base_ = './vit-b_ssv2.py'
 
-model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
-)
-train_cfg = dict(max_epochs=40, val_interval=5)
+model = _base_.sizes.large

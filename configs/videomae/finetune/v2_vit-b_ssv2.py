@@ -17,9 +17,7 @@ _base_ = [
 ]
 
 model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
+    _base_.classifier,
     init_cfg=dict(
         type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/v2_vit-b_hybrid/epoch_200_raw.safetensors}}',

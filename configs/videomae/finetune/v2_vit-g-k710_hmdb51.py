@@ -11,17 +11,15 @@ Expect: top-1 of 88.1 over 5 clips x 3 crops (released). Ours: not yet run.
 
 _base_ = [
     '../../_base_/default_runtime.py',
-    '../../_base_/models/videomae_classifier_vit-giant.py',
+    '../../_base_/models/videomae_classifier_vit-base.py',
     '../../_base_/datasets/videomae_finetune_hmdb51.py',
     '../../_base_/schedules/videomae_finetune.py',
 ]
 
 model = dict(
-    backbone=dict(drop_path_rate=0.35),
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
+    _base_.classifier,
+    backbone=dict(_base_.sizes.giant.backbone, drop_path_rate=0.35),
     dropout=0.5,
-    data_preprocessor=dict(erasing=_base_.erasing),
     init_cfg=dict(
         type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/finetune/v2_vit-g_k710/epoch_35_raw.safetensors}}',

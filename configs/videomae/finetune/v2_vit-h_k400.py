@@ -11,16 +11,15 @@ Expect: nothing published. Ours: not yet run.
 
 _base_ = [
     '../../_base_/default_runtime.py',
-    '../../_base_/models/videomae_classifier_vit-huge.py',
+    '../../_base_/models/videomae_classifier_vit-base.py',
     '../../_base_/datasets/videomae_finetune_k400.py',
     '../../_base_/schedules/videomae_finetune.py',
 ]
 
 model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
+    _base_.classifier,
+    **_base_.sizes.huge,
     dropout=0.5,
-    data_preprocessor=dict(erasing=_base_.erasing),
     init_cfg=dict(
         type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/v2_vit-h_hybrid/epoch_300_raw.safetensors}}',

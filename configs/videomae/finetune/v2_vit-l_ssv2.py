@@ -11,16 +11,14 @@ Expect: nothing published. Ours: not yet run.
 
 _base_ = [
     '../../_base_/default_runtime.py',
-    '../../_base_/models/videomae_classifier_vit-large.py',
+    '../../_base_/models/videomae_classifier_vit-base.py',
     '../../_base_/datasets/videomae_finetune_ssv2.py',
     '../../_base_/schedules/videomae_finetune.py',
 ]
 
 model = dict(
-    backbone=dict(drop_path_rate=0.2),
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
+    _base_.classifier,
+    backbone=dict(_base_.sizes.large.backbone, drop_path_rate=0.2),
     init_cfg=dict(
         type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/v2_vit-l_hybrid/epoch_300_raw.safetensors}}',

@@ -17,11 +17,9 @@ _base_ = [
 ]
 
 model = dict(
+    _base_.classifier,
     backbone=dict(drop_path_rate=0.2, grad_checkpointing=True),
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
     dropout=0.5,
-    data_preprocessor=dict(erasing=_base_.erasing),
     init_cfg=dict(
         type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/vit-b_ucf101/epoch_3200_raw.safetensors}}',

@@ -11,17 +11,15 @@ Expect: top-1 of 86.6 over 5 clips x 3 crops (released). Ours: not yet run.
 
 _base_ = [
     '../../_base_/default_runtime.py',
-    '../../_base_/models/videomae_classifier_vit-huge.py',
+    '../../_base_/models/videomae_classifier_vit-base.py',
     '../../_base_/datasets/videomae_finetune_k400.py',
     '../../_base_/schedules/videomae_finetune.py',
 ]
 
 model = dict(
-    backbone=dict(grad_checkpointing=True),
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
+    _base_.classifier,
+    backbone=dict(_base_.sizes.huge.backbone, grad_checkpointing=True),
     dropout=0.5,
-    data_preprocessor=dict(erasing=_base_.erasing),
     init_cfg=dict(
         type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/vit-h_k400/epoch_1600_raw.safetensors}}',

@@ -11,15 +11,14 @@ Expect: top-1 of 66.8 over 2 clips x 3 crops (released). Ours: not yet run.
 
 _base_ = [
     '../../_base_/default_runtime.py',
-    '../../_base_/models/videomae_classifier_vit-small.py',
+    '../../_base_/models/videomae_classifier_vit-base.py',
     '../../_base_/datasets/videomae_finetune_ssv2.py',
     '../../_base_/schedules/videomae_finetune.py',
 ]
 
 model = dict(
-    num_classes=_base_.num_classes,
-    head_init_std=_base_.head_init_std,
-    data_preprocessor=dict(erasing=_base_.erasing),
+    _base_.classifier,
+    **_base_.sizes.small,
     init_cfg=dict(
         type='Checkpoint',
         checkpoint='{{$OMNIMAE_CHECKPOINT:work_dirs/videomae/vit-s_ssv2/epoch_2400_raw.safetensors}}',

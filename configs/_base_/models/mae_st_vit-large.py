@@ -1,5 +1,0 @@
-"""MAE-ST, ViT-L."""
-
-_base_ = './mae_st_vit-base.py'
-
-model = dict(backbone=dict(arch='large'))

@@ -1,5 +1,0 @@
-"""MAE, ViT-L."""
-
-_base_ = './mae_vit-base.py'
-
-model = dict(backbone=dict(arch='large'))

@@ -1,5 +1,0 @@
-"""A classifier over VideoMAE's ViT-L."""
-
-_base_ = './videomae_classifier_vit-base.py'
-
-model = dict(backbone=dict(arch='large'))
