@@ -648,7 +648,7 @@ def test_missing_annotations(root, file, message):
 
 
 def test_wrong_arguments(tmp_path):
-    with pytest.raises(ValueError, match=r"root='nowhere' is not a folder. Correct the path, or link the data"):
+    with pytest.raises(ValueError, match=r"root='nowhere' is not a folder. Correct the path, link the data"):
         prepare('k400', 'nowhere')
     with pytest.raises(ValueError, match=r'short_side=256 is for videos'):
         prepare('in1k', tmp_path, short_side=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -93,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(200, data, is_cut=fault == 'cut')
 
-    def answer(self, status: int, data: bytes = b'', is_cut: bool = False, **headers: str) -> None:
+    def answer(self, status: int, data: bytes = b'', is_cut: bool = False, **headers: Any) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace('_', '-'), value)
@@ -359,7 +360,7 @@ def test_a_mount_point_without_its_file_system_is_away(tmp_path: Path, monkeypat
     (tmp_path / 'root' / 'a.png').unlink()
     with pytest.raises(BrokenImageError):
         source[0]
-    monkeypatch.setitem(patience._roots, str(tmp_path / 'root'), -1)  # it was of another file system
+    monkeypatch.setitem(patience.ROOTS, str(tmp_path / 'root'), patience.Root(-1, True))  # of another file system
     with pytest.raises(StorageAwayError, match=f'Storage {tmp_path}/root is away'):
         source[0]
 
@@ -568,6 +569,137 @@ def test_maps_of_a_video_are_read_and_not_mapped(tmp_path: Path, disk: Disk, mon
         os.truncate(tmp_path / 'm.npy', 200)
         with pytest.raises(BrokenFileError, match=r'm\.npy: frame 11: '):
             opened.read_at(np.array([1.1]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Verdicts: away or broken
+
+
+def test_a_wrong_setting_is_told_at_the_start_and_of_no_file(tmp_path: Path, monkeypatch):
+    (tmp_path / 'root').mkdir()
+    (tmp_path / 'root' / 'a.png').write_bytes(png())
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '2min')
+    with pytest.raises(ValueError, match="OMNIMAE_STORAGE_PATIENCE='2min' is no number of seconds"):
+        ImageDataset(root=str(tmp_path / 'root'))
+
+
+def test_workers_that_begin_anew_know_the_roots(tmp_path: Path, monkeypatch):
+    """As those of multiprocessing_context='spawn' do."""
+    root = tmp_path / 'root'
+    root.mkdir()
+    (root / 'a.png').write_bytes(png())
+    data = pickle.dumps(ImageDataset(root=str(root)))
+    root.rename(tmp_path / 'gone')
+    patience.ROOTS.clear()
+    patience._read_well.clear()
+    with pytest.raises(StorageAwayError, match=f'Storage {root} is away'):
+        pickle.loads(data)[0]
+
+
+def test_a_file_that_is_missing_below_a_root_that_may_not_be_listed_is_broken(tmp_path: Path, monkeypatch):
+    """A folder may be searched by names alone (mode 711)."""
+    root = tmp_path / 'root'
+    root.mkdir()
+    (root / 'a.png').write_bytes(png())
+    (tmp_path / 'list.txt').write_text('a.png\nb.png\n')
+    for name in ('listdir', 'scandir'):
+        real = getattr(os, name)
+
+        def ask(path: Any = '.', real: Any = real) -> Any:
+            if path == str(root):
+                raise PermissionError(errno.EACCES, 'Permission denied', path)
+            return real(path)
+
+        monkeypatch.setattr(os, name, ask)
+    source = ImageDataset(root=str(root), ann_file=str(tmp_path / 'list.txt'))
+    with pytest.raises(BrokenImageError, match='FileNotFoundError'):
+        source[1]
+
+
+def test_a_file_that_is_missing_elsewhere_is_not_away_with_another_root(tmp_path: Path):
+    for name in ('root', 'other'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'a.png').write_bytes(png())
+    ImageDataset(root=str(tmp_path / 'root'))
+    shutil.rmtree(tmp_path / 'root')
+    with pytest.raises(BrokenImageError, match='FileNotFoundError'):
+        read_image(str(tmp_path / 'other' / 'b.png'))
+
+
+def test_when_all_files_that_were_read_are_missing_the_storage_is_away(server: Server, tmp_path: Path, monkeypatch):
+    """A server whose disk is gone says 404; links lead to a disk that is gone."""
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '20')
+    (tmp_path / 'root').mkdir()
+    for folder in ('disk', 'root'):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    for name in ('a.png', 'b.png', 'c.png'):
+        server.files[name] = png()
+        (tmp_path / 'disk' / name).write_bytes(png())
+        (tmp_path / 'root' / name).symlink_to(tmp_path / 'disk' / name)
+    links = ImageDataset(root=str(tmp_path / 'root'))
+    addresses = [f'{server.url}/{name}.png' for name in 'abc']
+    files, server_files = tmp_path / 'disk', server.files
+
+    def lose() -> None:
+        server.files = {}
+        files.rename(tmp_path / 'gone')
+
+    def find() -> None:
+        server.files = server_files
+        (tmp_path / 'gone').rename(files)
+
+    for row in (0, 1):
+        links[row], read_image(addresses[row])
+    lose()
+    threading.Timer(0.3, find).start()
+    assert links[2]['clip'].shape == (1, 3, 1, 40, 48)
+    assert read_image(addresses[2]).shape == (1, 40, 48, 3)
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.3')
+    lose()
+    with pytest.raises(StorageAwayError, match=rf'Storage {tmp_path}/root is away, .*: No such file or directory\. Go'):
+        links[2]
+    with pytest.raises(StorageAwayError, match=rf'Storage {server.url} is away, .*: HTTP 404 Not Found\. Go'):
+        read_image(addresses[2])
+    find()
+    (tmp_path / 'disk' / 'c.png').unlink()
+    del server.files['c.png']
+    for read in (lambda: links[2], lambda: read_image(addresses[2])):
+        begin = time.monotonic()
+        with pytest.raises(BrokenImageError, match='FileNotFoundError'):
+            read()
+        assert time.monotonic() - begin < 0.3
+
+
+def test_an_empty_file_is_no_sign_that_a_disk_can_be_read(tmp_path: Path, disk: Disk):
+    for name in ('a.png', 'b.png'):
+        (tmp_path / name).write_bytes(png())
+    (tmp_path / 'empty').touch()
+    disk.only, disk.count = '.png', 10_000
+    with pytest.raises(StorageAwayError, match=f'Storage {tmp_path} is away'):
+        read_image(str(tmp_path / 'a.png'))
+
+
+def test_a_part_that_a_server_did_not_mean_is_not_taken_for_another(server: Server):
+    server.files['a'] = bytes(range(100))
+    for told in ('bytes 0-9/100', 'bytes 20-29/100', 'items 10-19/100', ''):
+        server.faults = [(206, dict(Content_Range=told, data=b'0123456789'))]
+        with pytest.raises(ConnectionError, match=rf"asked for the bytes from 10 on, and the server gave '{told}'"):
+            storage._read(f'{server.url}/a', None, 10, 20)
+
+
+@pytest.mark.parametrize('has_folder', [True, False])
+def test_a_root_that_is_missing_at_the_start_is_told_as_that(tmp_path: Path, has_folder: bool):
+    root = tmp_path / 'nowhere' / 'root'
+    (tmp_path / 'list.txt').write_text('a.png\nb.png\n')
+    if has_folder:
+        root.mkdir(parents=True)
+        message = r'None of the 2 files looked for exist, the first is .*root/a\.png.*relative to root'
+    else:
+        message = rf"root='{root}' is not a folder. Correct the path, link the data to it, or mount its storage"
+        with pytest.raises(ValueError, match=message):
+            ImageDataset(root=str(root))
+    with pytest.raises(ValueError, match=message):
+        ImageDataset(root=str(root), ann_file=str(tmp_path / 'list.txt'))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ class FileDataset(Dataset):
         if replicas < 1:
             raise ValueError(f'replicas={replicas} makes no crop. Give 1 or more.')
         self.root = root
+        self._roots = storage.ROOTS  # also for workers that are not forked from this process
         self.replicas = replicas
         self.backend_args = storage.backend_args_of(root, backend_args)
         self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
@@ -274,6 +275,9 @@ class FileDataset(Dataset):
         paths = [self._path(row) for row in rows]
         missing = [path for path in paths if storage.exists(path, self.backend_args) is False]
         if len(missing) == len(paths):
+            is_below = self.root and missing[0].startswith(os.path.join(self.root, ''))
+            if is_below and storage.is_local(self.root, self.backend_args) and not os.path.isdir(self.root):
+                raise ValueError(f'root={self.root!r} is not a folder. {storage.REMEDY}')
             raise ValueError(
                 f'None of the {len(paths)} files looked for exist, the first is {missing[0]!r}. The paths in '
                 f'ann_file={ann_file!r} are relative to root={self.root!r}; correct one of the two.'

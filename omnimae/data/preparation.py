@@ -86,7 +86,7 @@ def prepare(
     """
     benchmark, root = BENCHMARKS[name], Path(root)
     if not root.is_dir():
-        raise ValueError(f'root={str(root)!r} is not a folder. Correct the path, or link the data to it.')
+        raise ValueError(f'root={str(root)!r} is not a folder. {storage.REMEDY}')
     if short_side is not None and (short_side < 16 or benchmark.modality == 'image'):
         raise ValueError(f'short_side={short_side} is for videos, of 16 pixels at least. Leave it out for {name}.')
     if not 1 <= fold <= benchmark.num_folds:

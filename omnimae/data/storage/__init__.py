@@ -19,11 +19,13 @@ from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend, get_file_bac
 
 from omnimae.data.storage import http, objects  # noqa: F401  # they register their backends
 from omnimae.data.storage.local import LocalFile, Span, read_from_disk
-from omnimae.data.storage.patience import UNREACHABLE, insist, remember_root
+from omnimae.data.storage.patience import ROOTS, UNREACHABLE, insist, remember_root
 from omnimae.data.storage.shards import ShardsBackend, root_of
 
 __all__ = [
     'READ_AHEAD',
+    'REMEDY',
+    'ROOTS',
     'LocalFile',
     'Span',
     'args_of_list',
@@ -48,6 +50,7 @@ READ_AHEAD: ContextVar[Callable[[str, dict[str, Any] | None, bool], bytes | None
 # What threads may share of the same backend. One of your own says so by ``is_thread_safe = True`` in its class.
 SHARED = (LocalBackend, HTTPBackend, LmdbBackend, ShardsBackend)
 _BACKENDS = threading.local()
+REMEDY = 'Correct the path, link the data to it, or mount its storage.'  # where a root is missing from the start on
 
 
 def read(
@@ -208,7 +211,7 @@ def list_files(root: str, backend_args: dict[str, Any] | None = None) -> list[st
     if not hasattr(backend, 'list_dir_or_file'):
         raise ValueError(f'root={root!r} cannot be listed by {type(backend).__name__}. Give an ann_file.')
     if not insist(lambda: _is_folder(backend, root), root):
-        raise ValueError(f'root={root!r} is not a folder. Correct the path, or link the data to it.')
+        raise ValueError(f'root={root!r} is not a folder. {REMEDY}')
     if not isinstance(backend, LocalBackend):
         return insist(lambda: list(backend.list_dir_or_file(root, list_dir=False, recursive=True)), root)
     remember_root(root)

@@ -48,7 +48,12 @@ class HTTPBackend(MMEngineHTTPBackend):
             if answer is None:
                 return b''
             data = answer.read()  # http.client compares with the length that was announced
-            return data if answer.status == http.client.PARTIAL_CONTENT else data[start:stop]
+            if answer.status != http.client.PARTIAL_CONTENT:
+                return data[start:stop]
+            told = answer.headers.get('Content-Range', f'bytes {start}-')
+            if not told.startswith(f'bytes {start}-'):  # as some caches do
+                raise ConnectionError(f'asked for the bytes from {start} on, and the server gave {told!r}')
+            return data
 
     def exists(self, filepath: str) -> bool:
         """Whether there is such a file; its first byte is asked for, as not every server answers HEAD."""

@@ -122,8 +122,9 @@ class LocalFile(io.RawIOBase):
 
 
 def read_from_disk(path: str) -> None:
-    """Read a byte of a file, and not from what the kernel has of it in memory."""
+    """Read a byte of a file, and not from what the kernel has of it in memory; an empty one shows nothing."""
     with open(path, 'rb') as file:
         if hasattr(os, 'posix_fadvise'):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        file.read(1)
+        if not file.read(1):
+            raise OSError(errno.ENODATA, 'is empty', path)

@@ -18,9 +18,10 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError  # that of Python from 3.11 on
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mmengine.logging import print_log
 
@@ -29,6 +30,7 @@ from omnimae.stopping import StorageAwayError, seconds_of, storage_patience
 T = TypeVar('T')
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds; each is twice the one before
+WITNESSES = 8  # files that are asked for when another one is missing
 AWAY = {
     getattr(errno, name)
     for name in (
@@ -41,9 +43,34 @@ AWAY = {
 }
 UNREACHABLE = (FileNotFoundError, NotADirectoryError, PermissionError)  # of a file, or of the whole root
 
+
+class Root(NamedTuple):
+    """A local folder in which data were found.
+
+    Attributes:
+        device: its file system.
+        can_be_listed: it need not, to give files by their names.
+    """
+
+    device: int
+    can_be_listed: bool
+
+
+class Roots(dict[str, Root]):
+    """Roots by path, of this process. A process that is not forked from it gets them with what it is sent."""
+
+    def __reduce__(self) -> tuple:
+        return _join_roots, (dict(self),)
+
+
+def _join_roots(roots: dict[str, Root]) -> Roots:
+    ROOTS.update(roots)
+    return ROOTS
+
+
+ROOTS = Roots()
 _random = random.Random()  # of its own: a pause changes no random number of the training
-_roots: dict[str, int] = {}  # local folders in which data were found -> their file system
-_read_well: dict[str, str] = {}  # storage -> the file of it that was read last
+_read_well: dict[str, deque[str]] = {}  # storage -> files of it that were read last
 
 
 def timeout() -> float:
@@ -54,7 +81,7 @@ def timeout() -> float:
 def remember_root(root: str) -> None:
     """Note that there are data in this local folder: when it is gone, they are away, and not missing."""
     if os.path.isdir(root):
-        _roots[root.rstrip('/')] = os.stat(root).st_dev
+        ROOTS[root.rstrip('/')] = Root(os.stat(root).st_dev, os.access(root, os.R_OK))
 
 
 def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object] | None = None) -> T:
@@ -64,25 +91,32 @@ def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object
         attempt: reads the file.
         path: its path or address.
         probe: reads a little of another file of that storage, past all caches, or raises. Where another one can be read
-            in the end, as on a disk with one bad sector, the file is the fault.
+            in the end, as on a disk with one bad sector, the file is the fault. Where a file is missing, and so are
+            all that were read last, the storage is.
 
     Raises:
         StorageAwayError: the storage did not come back in time.
         OSError: of the file itself.
+        ValueError: the patience is no number.
     """
+    limit = storage_patience()
     try:
         result = attempt()
     except Exception as error:
-        if not is_away(error, path):
+        if not is_away(error, path, probe):
             raise
-        result = _insist(attempt, path, error, probe)
-    _read_well[storage_of(path)] = path
+        result = _insist(attempt, path, error, probe, limit)
+    if probe is not None:
+        known = _read_well.setdefault(storage_of(path), deque(maxlen=WITNESSES))
+        if not known or known[-1] != path:
+            known.append(path)
     return result
 
 
-def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None) -> T:
+def _insist(
+    attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None, limit: float
+) -> T:
     storage, begin, pause, count = _lost_root(path) or storage_of(path), time.monotonic(), FIRST_PAUSE, 1
-    limit = storage_patience()
     _outages.begin(storage, f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}')
     while (left := begin + limit - time.monotonic()) > 0:
         asked = getattr(error, 'retry_after', 0.0)
@@ -91,7 +125,7 @@ def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callab
         try:
             result = attempt()
         except Exception as latest:
-            if not is_away(latest, path):
+            if not is_away(latest, path, probe):
                 raise
             error = latest
         else:
@@ -111,10 +145,13 @@ def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callab
     ) from error
 
 
-def is_away(error: Exception, path: str) -> bool:
+def is_away(error: Exception, path: str, probe: Callable[[str], object] | None = None) -> bool:
     """Whether an error is of the storage, and not of the file at ``path``."""
     if isinstance(error, UNREACHABLE):
-        return _lost_root(path) is not None
+        others = _witnesses(path)
+        return _lost_root(path) is not None or (
+            probe is not None and bool(others) and not _any_can_be_read(others, probe)
+        )
     if isinstance(error, TimeoutError | FutureTimeoutError | ConnectionError):
         return True
     return isinstance(error, OSError) and error.errno in AWAY
@@ -135,22 +172,37 @@ def storage_of(path: str) -> str:
 
 
 def _root_of(path: str) -> str | None:
-    return max((root for root in _roots if path.startswith(f'{root}/') or path == root), key=len, default=None)
+    return max((root for root in ROOTS if path.startswith(f'{root}/') or path == root), key=len, default=None)
 
 
 def _lost_root(path: str) -> str | None:
     """The folder of data that is no longer there, or a mount point without its file system; else None."""
     if '://' in path:
         return None
-    # Copies of files may lie beside the root, and are away with it.
-    beside = (root for root in _roots if (parent := os.path.dirname(root)) and path.startswith(f'{parent}/'))
-    roots = [root] if (root := _root_of(path)) else beside
-    return next((root for root in roots if _is_gone(root)), None)
+    if (root := _root_of(path)) is not None:
+        return root if _is_gone(root, ROOTS[root]) else None
+    # Copies of files may lie beside the root, and are away with it, and so is their folder.
+    beside = [root for root in ROOTS if (parent := os.path.dirname(root)) and path.startswith(f'{parent}/')]
+    if not beside or not _is_empty(os.path.dirname(path)):
+        return None
+    return next((root for root in beside if _is_gone(root, ROOTS[root])), None)
 
 
-def _is_gone(root: str) -> bool:
+def _is_gone(root: str, then: Root) -> bool:
     try:
-        return not os.listdir(root) and os.stat(root).st_dev != _roots[root]
+        is_other = os.stat(root).st_dev != then.device
+    except OSError:
+        return True
+    if not then.can_be_listed:
+        return is_other
+    return not os.access(root, os.R_OK) or (is_other and _is_empty(root))
+
+
+def _is_empty(folder: str) -> bool:
+    """Whether nothing is in a folder, as far as it can be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
     except OSError:
         return True
 
@@ -158,24 +210,30 @@ def _is_gone(root: str) -> bool:
 def _others_can_be_read(path: str, probe: Callable[[str], object] | None) -> bool:
     if probe is None:
         return False
-    others: list[str | None] = []
-    if '://' in path:
-        others.append(_read_well.get(storage_of(path)))
-    else:  # of the same folder, for others may be links to other disks
+    others = _witnesses(path)
+    if '://' not in path:  # of the same folder, for others may be links to other disks
         try:
             with os.scandir(os.path.dirname(path) or '.') as entries:
-                others += [entry.path for _, entry in zip(range(8), entries, strict=False) if entry.is_file()]
+                others = [entry.path for _, entry in zip(range(8), entries, strict=False) if entry.is_file()]
         except FileNotFoundError:  # a folder in an archive
-            others.append(_read_well.get(storage_of(path)))
+            pass
         except OSError:
             return False
-    for other in others:
-        if other is not None and other != path:
-            try:
-                probe(other)
-            except Exception:  # of whatever type a backend has
-                continue
-            return True
+    return _any_can_be_read((other for other in others if other != path), probe)
+
+
+def _witnesses(path: str) -> list[str]:
+    """Other files of its storage that were read last, the last one first."""
+    return [other for other in reversed([*_read_well.get(storage_of(path), ())]) if other != path]
+
+
+def _any_can_be_read(paths: Iterable[str], probe: Callable[[str], object]) -> bool:
+    for path in paths:
+        try:
+            probe(path)
+        except Exception:  # of whatever type a backend has
+            continue
+        return True
     return False
 
 
