@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch.distributed import TCPStore
 
-from omnimae.engine import heartbeat
-from omnimae.engine.compat import _translate_slurm, agree_to_resume
+from omnimae.engine import folder, heartbeat
+from omnimae.engine.compat import _translate_slurm
 from omnimae.engine.heartbeat import Heartbeat
 from omnimae.meeting import ROUND, connect, meet
 from omnimae.registry import HOOKS
@@ -311,21 +311,79 @@ def test_a_main_rank_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         meet(1)
 
 
-def test_all_ranks_go_on_or_none(store: TCPStore):
-    """A machine that came in place of another was started without --resume."""
-    said = [dict(), dict(resume=True, load_from='a.pth'), dict(load_from='weights.pth')]
-    configs = [Config(said) for said in said]
+def claim_together(monkeypatch: pytest.MonkeyPatch, *ranks: dict[str, Any]) -> list[Any]:
+    """What `claim_folder` says to each of several ranks, which are threads: (resume, load_from), or an error."""
+    barrier, said, answers = threading.Barrier(len(ranks)), [None] * len(ranks), [None] * len(ranks)
+
+    def gather(own: Any) -> list[Any]:
+        barrier.wait(20)
+        said[int(threading.current_thread().name)] = own
+        barrier.wait(20)
+        return [*said]
+
+    def of_main_rank(work: Callable[[], Any]) -> Any:
+        return gather(work() if threading.current_thread().name == '0' else None)[0]
+
+    monkeypatch.setattr(folder, 'all_gather_object', gather)
+    monkeypatch.setattr(folder, 'of_main_rank', of_main_rank)
+
+    def claim(rank: int, go_on: bool = False, **options: Any) -> None:
+        cfg = Config(options)
+        try:
+            folder.claim_folder(cfg, go_on=go_on)
+            answers[rank] = (cfg.get('resume', False), cfg.get('load_from'))
+        except ValueError as error:
+            answers[rank] = error
+
     threads = [
-        threading.Thread(target=agree_to_resume, args=(cfg, connect(20), rank, 3)) for rank, cfg in enumerate(configs)
+        threading.Thread(target=claim, args=[rank], kwargs=options, name=str(rank))
+        for rank, options in enumerate(ranks)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [(cfg.resume, cfg.load_from) for cfg in configs] == [(True, 'a.pth')] * 3
-    alone = Config(dict(load_from='weights.pth'))
-    agree_to_resume(alone, connect(20), 0, 1)
-    assert (alone.get('resume', False), alone.load_from) == (False, 'weights.pth')
+    return answers
+
+
+def test_all_ranks_go_on_from_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the main rank finds. A machine that came in place of another was started without --resume."""
+    here, there = str(tmp_path / 'here'), str(tmp_path / 'there')
+    assert claim_together(monkeypatch, dict(work_dir=here), dict(work_dir=there)) == [(False, None)] * 2
+    (tmp_path / 'there').mkdir()
+    (tmp_path / 'there' / 'epoch_9.pth').touch()
+    nothing = claim_together(monkeypatch, dict(work_dir=here, go_on=True), dict(work_dir=there, go_on=True))
+    assert nothing == [(False, None)] * 2
+    latest = tmp_path / 'here' / 'epoch_2.pth'
+    latest.touch()
+    for ranks in ([dict(go_on=True), dict()], [dict(), dict(go_on=True)], [dict(resume=True), dict(load_from='w.pth')]):
+        both = claim_together(monkeypatch, *({'work_dir': here, **options} for options in ranks))
+        assert both == [(True, str(latest))] * 2
+    assert (
+        claim_together(monkeypatch, dict(work_dir=here, go_on=True), dict(work_dir=there)) == [(True, str(latest))] * 2
+    )  # on one machine all see it
+
+    isfile = os.path.isfile
+    hidden = lambda path: isfile(path) and threading.current_thread().name != '1'  # noqa: E731
+    monkeypatch.setattr(folder.os.path, 'isfile', hidden)
+    errors = claim_together(monkeypatch, dict(work_dir=here, go_on=True), dict(work_dir=here, go_on=True))
+    assert re.search(
+        rf'{latest}, and rank 1 on {socket.gethostname()} has no such file. Give a --work-d', str(errors[0])
+    )
+    assert str(errors[0]) == str(errors[1])
+
+
+@pytest.mark.parametrize('begins', [dict(resume=True), dict()], ids=['checkpoint', 'weights'])
+def test_a_run_that_is_started_again_at_once_begins_as_it_was_told(tmp_path: Path, begins: dict[str, bool]):
+    """With ``--resume PATH --resume`` or ``load_from``: what launchers add does not make it begin with nothing."""
+    first = tmp_path / 'first.pth'
+    first.touch()
+    cfg = Config(dict(work_dir=str(tmp_path / 'work'), load_from=str(first), **begins))
+    assert f'so the training begins with {first}.' in folder.claim_folder(cfg, go_on=True)
+    assert (cfg.get('resume', False), cfg.load_from) == (bool(begins), str(first))
+    (tmp_path / 'work' / 'preempted.pth').touch()
+    assert folder.claim_folder(cfg, go_on=True) is None
+    assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'work' / 'preempted.pth'))
 
 
 # signs of life

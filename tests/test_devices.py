@@ -37,7 +37,6 @@ class Meeting:
         monkeypatch.setattr(torch.cuda, 'set_device', lambda index: setattr(self, 'device', index))
         monkeypatch.setattr(torch.distributed, 'init_process_group', self._meet)
         monkeypatch.setattr(compat, 'meet', lambda seconds: (HashStore(), ['here', 'here']))
-        monkeypatch.setattr(compat, 'agree_to_resume', lambda *_: None)
         monkeypatch.setattr(compat.heartbeat, 'begin', lambda *_, **options: setattr(self, 'watch', options))
         for name, value in dict(RANK=1, LOCAL_RANK=1, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2).items():
             monkeypatch.setenv(name, str(value))

@@ -177,8 +177,11 @@ def test_the_command_line_says_what_is_resumed(tmp_path: Path):
         return cfg
 
     assert (configured().get('resume', False), configured().load_from) == (False, 'weights.pth')
-    assert (configured('--resume').resume, configured('--resume').load_from) == (True, None)
-    assert configured('--resume', 'iter_5.pth').load_from == 'iter_5.pth'
+    assert (configured('--resume').get('resume', False), configured('--resume').load_from) == (False, 'weights.pth')
+    assert (configured('--resume', 'iter_5.pth').resume, configured('--resume', 'iter_5.pth').load_from) == (
+        True, 'iter_5.pth'
+    )  # fmt: skip
+    assert configured('--resume', 'iter_5.pth', '--resume').load_from == 'iter_5.pth'  # as launchers say it again
     assert configured().work_dir == 'work_dirs/classify'
     assert default_work_dir('configs/omnimae/linear/vit-b_in1k.py') == 'work_dirs/omnimae/linear/vit-b_in1k'
     assert default_work_dir('/a/configs/b/configs/mae/c.py') == 'work_dirs/mae/c'

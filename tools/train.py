@@ -34,8 +34,9 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         '--work-dir', help='where log, checkpoints and exports go; default: work_dirs/PATH BELOW configs'
     )
     parser.add_argument(
-        '--resume', nargs='?', const='auto', metavar='PATH',
-        help='go on from this checkpoint; without PATH from the latest one in the work directory, if there is one',
+        '--resume', nargs='?', action='append', default=[], metavar='PATH',
+        help='go on from this checkpoint; without PATH from the latest one in the work directory, if there is one; '
+        'both, as launchers do that start again: from the latest one, or else from PATH',
     )  # fmt: skip
     parser.add_argument(
         '--allow-changes', action='store_true',
@@ -60,9 +61,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     if args.amp:
         cfg.optim_wrapper.dtype = 'bfloat16'
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    for path in filter(None, args.resume):
+        cfg.resume, cfg.load_from = True, path
     if args.allow_changes:
         cfg.merge_from_dict({'default_hooks.resume': dict(type='ResumeHook', allow_changes=True)})
 
@@ -89,10 +89,13 @@ def main() -> None:
         raise ValueError(f'{args.config} has no training: give it train_dataloader, train_cfg and optim_wrapper.')
     apply_arguments(cfg, args)
     setup_distributed(cfg)  # before the data are looked at
-    claim_folder(cfg, overwrite=args.overwrite)
+    note = claim_folder(cfg, go_on=None in args.resume, overwrite=args.overwrite)
     infer_num_classes(cfg)
     add_log_backends(cfg)
-    Runner.from_cfg(cfg).train()
+    runner = Runner.from_cfg(cfg)
+    if note is not None:
+        runner.logger.warning(note)  # now there is a file for it
+    runner.train()
     leave_distributed()
 
 

@@ -5,7 +5,6 @@ The same code serves MMEngine's maintained fork ``onedl-mmengine`` 0.10.12, whic
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -27,7 +26,7 @@ import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import FileClient, JsonHandler, LocalBackend, exists, get_file_backend, register_handler
 from mmengine.logging import print_log
 from mmengine.registry import MODEL_WRAPPERS
@@ -253,9 +252,10 @@ def checkpoint_to_resume(work_dir: str) -> str | None:
     return path
 
 
-def nothing_to_resume(folder: str | os.PathLike) -> str:
-    """What a run says that was told to go on and has nothing to go on from."""
-    return f'--resume: no checkpoint in {folder}, so the training starts from its beginning.'
+def nothing_to_resume(folder: str | os.PathLike, source: str | None = None) -> str:
+    """What a run says that was told to go on and has nothing to go on from, but for the file that it begins with."""
+    begins = 'so the training starts from its beginning' if source is None else f'so the training begins with {source}'
+    return f'--resume: no checkpoint in {folder}, {begins}.'
 
 
 _register_default_hooks = Runner.register_default_hooks
@@ -384,7 +384,6 @@ def setup_distributed(cfg: Config) -> None:
     store, hosts = meet(2 * silence)
     rank, limit = int(os.environ['RANK']), timedelta(seconds=patience + silence)  # the heartbeat comes before it
     store.set_timeout(limit)  # for what the process group waits for there
-    agree_to_resume(cfg, store, rank, len(hosts))
     torch.distributed.init_process_group(
         backend, store=store, rank=rank, world_size=len(hosts), timeout=limit, **options
     )
@@ -418,15 +417,6 @@ def _check_launcher(launcher: str) -> None:
             f'--launcher {launcher}: {needed} is not in the environment, so {program} did not start this process. Use '
             f'tools/{script}_train.sh or {script}_test.sh, or no --launcher.'
         )
-
-
-def agree_to_resume(cfg: Config, store: Any, rank: int, size: int) -> None:
-    """A rank that was not told to go on does as those that were: its machine took the place of another."""
-    store.set(f'resume/{rank}', json.dumps([bool(cfg.get('resume')), cfg.get('load_from')]))
-    said = [json.loads(text) for text in store.multi_get([f'resume/{other}' for other in range(size)])]
-    resumes, source = max(said, key=lambda pair: pair[0])
-    if resumes and not cfg.get('resume'):
-        cfg.resume, cfg.load_from = True, source
 
 
 def _seconds(options: dict[str, Any], key: str, default: float) -> float:
@@ -472,6 +462,20 @@ def exit_together(code: int) -> None:
         heartbeat.end()
         exit_now(code)  # a model in DDP is alive, see leave_distributed
     raise SystemExit(code)
+
+
+def of_main_rank(work: Callable[[], Any]) -> Any:
+    """What ``work`` gives on the main rank, on all ranks; they raise what it raises there of ValueError and OSError."""
+    answer: list[Any] = [None]
+    if is_main_process():
+        try:
+            answer = [work()]
+        except (ValueError, OSError) as error:
+            answer = [error]
+    broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    return answer[0]
 
 
 def all_come(seconds: float) -> bool:

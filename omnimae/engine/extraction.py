@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
+from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,6 +24,7 @@ from omnimae.evaluation import INDEX, Features
 from omnimae.evaluation.npz import join_npz, read_npz, write_npz
 from omnimae.structures import Batch
 
+from .compat import of_main_rank
 from .hooks import lacking
 from .reading import list_broken, naming_fatal_files
 
@@ -83,18 +84,10 @@ def write_features(
 def _begin(
     folder: Path, rows: Sequence[np.ndarray], origin: dict[str, str], overwrite: bool, shard_size: int
 ) -> dict[str, list[np.ndarray]]:
-    """Name -> rows of each shard, by source; the main rank prepares the folder, and all raise what it raises."""
-    answer: list[Any] = [None]
-    if is_main_process():
-        try:
-            share = -(-sum(map(len, rows)) // get_world_size())
-            answer = [_prepare(folder, origin, overwrite, min(shard_size, share))]
-        except (ValueError, OSError) as error:
-            answer = [error]
-    broadcast_object_list(answer)
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    size, cuts = answer[0], np.cumsum([0, *map(len, rows)])
+    """Name -> rows of each shard, by source; the main rank prepares the folder."""
+    share = -(-sum(map(len, rows)) // get_world_size())
+    size = of_main_rank(lambda: _prepare(folder, origin, overwrite, min(shard_size, share)))
+    cuts = np.cumsum([0, *map(len, rows)])
     shards: dict[str, list[np.ndarray]] = {}
     for first in range(0, int(cuts[-1]), size):
         ends = [np.clip((first - cut, first + size - cut), 0, None) for cut in cuts[:-1].tolist()]

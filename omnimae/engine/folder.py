@@ -12,40 +12,76 @@ from pathlib import Path
 from typing import IO
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 
-from .compat import find_latest_checkpoint, nothing_to_resume
+from .compat import find_latest_checkpoint, nothing_to_resume, of_main_rank
 
 LOCK = '.lock'
 _locks: dict[Path, IO[str]] = {}  # of this process; the kernel ends them with it, also after a kill
 
 
-def claim_folder(cfg: Config, *, overwrite: bool = False) -> None:
-    """Make sure that ``cfg.work_dir`` is this run's alone; called before the Runner writes there.
+def claim_folder(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -> str | None:
+    """Decide what this run goes on from, and make sure that ``cfg.work_dir`` is its alone; on all ranks, before Runner.
+
+    The main rank decides for all. A machine that sees other files would train something else, and one that came in
+    place of another was not told to go on.
 
     Args:
-        cfg: says where the run goes (``work_dir``) and what it goes on from (``resume``, ``load_from``).
+        cfg: says where the run goes (``work_dir``) and what it begins with (``resume``, ``load_from``), and gets what
+            was decided.
+        go_on: from the latest checkpoint in the folder; if there is none, begin as ``cfg`` says.
         overwrite: move the files of another run into ``replaced_TIME/`` of the folder.
+
+    Returns:
+        What is to be said in the log, too: that there was nothing to go on from.
 
     Raises:
         ValueError: a process is training there, there are checkpoints that this run does not go on from, or there is
-            no file to resume from.
+            no file to resume from, here or on another machine.
     """
-    source = cfg.get('load_from') if cfg.get('resume') else None
-    if source is not None and '://' not in source and not os.path.isfile(source):
-        raise ValueError(f'--resume {source}: no such file. Give a checkpoint, or no path: then it is the latest one.')
-    if not is_main_process():
-        return
+    go_on |= bool(cfg.get('resume')) and cfg.get('load_from') is None
+    wishes = all_gather_object((go_on, bool(cfg.get('resume')), cfg.get('load_from')))
+    resumes, source = max((wish[1:] for wish in wishes), key=lambda wish: wish[0])
+    go_on = any(wish[0] for wish in wishes)
     folder = Path(cfg.work_dir).resolve()
+    resumes, source, note = of_main_rank(lambda: _claim(folder, go_on, resumes, source, overwrite))
+    if resumes and source is not None and '://' not in source:
+        seen = all_gather_object((socket.gethostname(), os.path.isfile(source)))
+        if missing := [f'{rank} on {host}' for rank, (host, there) in enumerate(seen) if not there]:
+            raise ValueError(
+                f'--resume: the main rank goes on from {source}, and rank {", ".join(missing)} has no such file. Give '
+                'a --work-dir that all machines share, or copy the file to the same place there.'
+            )
+    if go_on or resumes:
+        cfg.resume, cfg.load_from = resumes, source
+    return note
+
+
+def _claim(
+    folder: Path, go_on: bool, resumes: bool, source: str | None, overwrite: bool
+) -> tuple[bool, str | None, str | None]:
+    """Lock the folder; give ``resume`` and ``load_from`` of the run, and what is to be said."""
+    latest, note = find_latest_checkpoint(str(folder)) if go_on else None, None
+    if latest is not None:
+        resumes, source = True, latest
+    elif go_on:
+        resumes, note = resumes and source is not None, nothing_to_resume(folder, source)
+        print_log(note, 'current', logging.WARNING)
+    if resumes and source is not None and '://' not in source and not os.path.isfile(source):
+        raise ValueError(f'--resume {source}: no such file. Give a checkpoint, or no path: then it is the latest one.')
     folder.mkdir(parents=True, exist_ok=True)
     _lock(folder)
     for unfinished in [*folder.glob('*.pth.*.tmp'), *folder.glob('last_checkpoint.*.tmp')]:
         unfinished.unlink()  # of a run that was killed
+    is_own = go_on or (resumes and source is not None and Path(source).resolve().parent == folder)
+    _make_room(folder, overwrite=overwrite, is_own=is_own)
+    return resumes, source, note
+
+
+def _make_room(folder: Path, *, overwrite: bool, is_own: bool) -> None:
+    """Refuse the files of another run, or move them aside."""
     found = sorted(path.name for kind in ('*.pth', '*.safetensors') for path in folder.glob(kind))
-    is_own = cfg.get('resume') and (source is None or Path(source).resolve().parent == folder)
-    if is_own and source is None and find_latest_checkpoint(str(folder)) is None:
-        print_log(nothing_to_resume(folder), 'current', logging.WARNING)
     if is_own or not found:
         return
     if not overwrite:
