@@ -272,37 +272,48 @@ def default_work_dir(path: str | Path) -> str:
 
 
 def infer_num_classes(cfg: Config, classes: Sequence[str] | None = None) -> None:
-    """Fill in ``model.num_classes=None``: as many classes as the training data have.
+    """Fill in ``num_classes=None`` of the model, or of a k-NN test: as many classes as the training data have.
 
     Where these are folders, those of validation and test stand for the same classes in the same order, even where some
     are absent; folders of other names are refused when the datasets are built.
 
     Args:
         cfg: the config.
-        classes: the names, where a checkpoint tells them; then the training data need not be there.
+        classes: the names for the model, where a checkpoint tells them; then the training data need not be there.
 
     Raises:
         ValueError: training data without labels.
     """
-    if cfg.model.get('num_classes', 0) is not None:
-        return
-    cfg.model.num_classes, names = _classes_of_training(cfg) if classes is None else (len(classes), classes)
-    for loader in filter(None, (cfg.get('val_dataloader'), cfg.get('test_dataloader'))):
+    test = cfg.get('test_cfg') or {}
+    if 'bank_dataloader' in test and test.get('num_classes') is None:
+        bank = test.bank_dataloader.dataset
+        test.num_classes, names = _classes_of(bank, 'test_cfg.bank_dataloader', 'test_cfg')
+        _give_classes([cfg.test_dataloader], names)
+    if cfg.model.get('num_classes', 0) is None:
+        if classes is None:
+            cfg.model.num_classes, names = _classes_of(cfg.train_dataloader.dataset, 'train_dataloader', 'model')
+        else:
+            cfg.model.num_classes, names = len(classes), classes
+        _give_classes(filter(None, (cfg.get('val_dataloader'), cfg.get('test_dataloader'))), names)
+
+
+def _give_classes(loaders: Iterable[Config], names: Sequence[str] | None) -> None:
+    for loader in loaders:
         for source in loader.dataset.get('sources', {}).values():
             takes_classes = 'classes' in _parameters(DATASETS.get(source.type))[0]
             if names and takes_classes and source.get('ann_file') is None:
                 source.setdefault('classes', list(names))
 
 
-def _classes_of_training(cfg: Config) -> tuple[int, Sequence[str] | None]:
-    """How many classes the training data have, and their names where they know them."""
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+def _classes_of(dataset_cfg: Config, loader: str, part: str) -> tuple[int, Sequence[str] | None]:
+    """How many classes training data have, and their names where they know them."""
+    dataset = DATASETS.build(dataset_cfg)
     counts, names = [], None
     for name, source in zip(dataset.names, dataset.sources, strict=True):
         if getattr(source, 'labels', None) is None:
             raise ValueError(
-                f'train_dataloader: source {name!r} has no labels, so model.num_classes=None cannot be filled in. Sort '
-                'its files into a folder per class, or give an ann_file with labels.'
+                f'{loader}: source {name!r} has no labels, so {part}.num_classes=None cannot be filled in. Sort its '
+                'files into a folder per class, or give an ann_file with labels.'
             )
         classes = getattr(source, 'classes', None)
         counts.append(len(classes) if classes else int(source.labels.max()) + 1)

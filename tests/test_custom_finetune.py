@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
+from PIL import Image
 from tiny_benchmarks import write_image, write_video
 
 from omnimae.config import infer_num_classes, load_config
 from omnimae.data.datasets import MixedDataset
+from omnimae.engine import EvaluationRunner
 from omnimae.registry import DATASETS
 
 ROOT = Path(__file__).parents[1]
@@ -129,3 +132,73 @@ def test_data_without_labels_have_no_number_of_classes(labelled):
         (folder / '0.jpg').rename(labelled / 'images' / 'train' / f'{name}.jpg')
     with pytest.raises(ValueError, match=r"source 'images' has no labels, so model\.num_classes=None cannot be filled"):
         infer_num_classes(load_config(ROOT / CONFIG))
+
+
+# ---- Frozen features and maps ----
+
+
+def small(name: str, work_dir: Path) -> Config:
+    """A config of configs/custom with a tiny model and short clips, for one epoch, without weights."""
+    cfg = load_config(ROOT / 'configs' / 'custom' / f'{name}.py')
+    cfg.model.init_cfg = None
+    cfg.model.backbone.update(arch=None, embed_dim=24, depth=1, num_heads=2, clip_size=(4, 224, 224))
+    if 'head' in cfg.model:
+        cfg.model.head.update(embed_dim=96, depth=1)
+    loaders = [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]
+    for loader in filter(None, [*loaders, (cfg.get('test_cfg') or {}).get('bank_dataloader')]):
+        loader.update(num_workers=0, persistent_workers=False, batch_size=1)
+        for source in loader.dataset.sources.values():
+            if 'num_frames' in source:
+                source.num_frames = 4
+    if cfg.get('train_cfg'):
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        cfg.train_dataloader.batch_sampler.global_batch_size = 2
+        cfg.optim_wrapper.dtype, cfg.param_scheduler.warmup_epochs = None, 0
+    cfg.work_dir = str(work_dir)
+    infer_num_classes(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize('kind', ['images', 'videos'])
+def test_knn_counts_the_classes_of_the_training_folders(labelled, tmp_path, kind):
+    shutil.rmtree(labelled / kind / 'val' / 'alpha')  # the first one: all others would be another class
+    cfg = small(f'knn_{kind}', tmp_path / 'work')
+    assert cfg.test_cfg.num_classes == 3
+    cfg.test_cfg.update(k=1, dtype=None)
+    [bank], [asked] = (
+        DATASETS.build(loader.dataset).sources for loader in (cfg.test_cfg.bank_dataloader, cfg.test_dataloader)
+    )
+    assert (bank.classes, sorted({*asked.labels.tolist()})) == (CLASSES, [1, 2])
+    metrics = EvaluationRunner.from_cfg(cfg).test()
+    assert metrics['accuracy/top1'] == 100  # classes differ in colour
+
+
+@pytest.mark.parametrize('kind', ['images', 'videos'])
+def test_a_linear_probe_of_own_classes_trains(labelled, tmp_path, kind):
+    cfg = small(f'linear_{kind}', tmp_path / 'work')
+    runner = EvaluationRunner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == (3 if kind == 'images' else 2)
+    assert runner.model.head[-1].out_features == 3
+    assert runner.test().keys() == {'accuracy/top1', 'accuracy/mean_class'}
+
+
+def test_own_maps_train_a_segmentation(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for number in range(2):
+            for folder, shape in (('images', (48, 64, 3)), ('labels', (48, 64))):
+                path = tmp_path / split / folder / f'{number}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                high = 256 if folder == 'images' else 2
+                Image.fromarray(rng.integers(0, high, shape, np.uint8)).save(path)
+    monkeypatch.setenv('OMNIMAE_MAPS', str(tmp_path))
+    cfg = small('segmentation', tmp_path / 'work')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        [source] = loader.dataset.sources.values()
+        source.transforms = [dict(type='ResizeLong', size=64)]
+    cfg.custom_hooks = []
+    runner = EvaluationRunner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 1
+    assert 'segmentation/mIoU' in runner.test()

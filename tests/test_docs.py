@@ -1,10 +1,11 @@
-"""What the documentation names is there, and the recipe tables of docs/recipes.md say what the configs say.
+"""What the documentation names is there, and its tables of recipes and configs say what the configs say.
 
 UPDATE_GOLDEN=1 python -m pytest tests/test_docs.py writes them anew.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from mmengine.config import Config
 from omnimae.config import load_config
 
 ROOT = Path(__file__).parents[1]
+DOCS = (ROOT / 'docs').glob('*.md')
 RECIPES = ROOT / 'docs' / 'recipes.md'
 PRETRAINING = ('config', 'clips of', 'hidden', 'decoder', 'epochs (warm-up)', 'samples a step', 'replicas', 'rate')
 FINE_TUNING = ('config', 'epochs (warm-up)', 'samples a step', 'replicas', 'rate', 'layer decay', 'weight decay')
@@ -119,7 +121,13 @@ def test_every_folder_of_recipes_has_a_table():
 
 
 @pytest.mark.parametrize(
-    'page', ['README.md', 'CONTRIBUTING.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
+    'page',
+    [
+        'README.md',
+        'CONTRIBUTING.md',
+        'configs/README.md',
+        *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md')),
+    ],
 )
 def test_files_that_are_named_exist(page: str):
     text = (ROOT / page).read_text()
@@ -129,6 +137,34 @@ def test_files_that_are_named_exist(page: str):
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def index() -> Iterator[str]:
+    """All configs by folder, each with the first sentence of its docstring."""
+    folders: dict[str, list[Path]] = {}
+    for path in sorted((ROOT / 'configs').rglob('*.py')):
+        if '_base_' not in path.parts:
+            folders.setdefault(path.parent.relative_to(ROOT / 'configs').as_posix(), []).append(path)
+    first = ('custom', 'demo', 'omnimae')
+    for folder in sorted(folders, key=lambda name: ([*first, name.split('/')[0]].index(name.split('/')[0]), name)):
+        yield f'\n## {folder}\n\n| config | what it is |\n|---|---|'
+        for path in folders[folder]:
+            text = ast.get_docstring(ast.parse(path.read_text())) or ''
+            sentence = re.split(r'(?<=\.)\s', ' '.join(text.split('\n\n')[0].split()), maxsplit=1)[0]
+            yield f'| [`{path.name}`]({folder}/{path.name}) | {sentence.rstrip(".").replace("``", "`")} |'
+
+
+def test_the_index_of_configs():
+    page = ROOT / 'configs' / 'README.md'
+    before, rest = page.read_text().split('<!-- index -->\n')
+    made = '\n'.join(index()).lstrip() + '\n\n'
+    if os.environ.get('UPDATE_GOLDEN'):
+        page.write_text(f'{before}<!-- index -->\n{made}<!-- end -->\n')
+    else:
+        assert rest == f'{made}<!-- end -->\n'
+    named = re.findall(r'`([a-z][\w/-]+(?:\.py|/))`', before.split('## Names')[0].replace('_NAME', '_in1k'))
+    assert [name for name in named if not (ROOT / 'configs' / name).exists()] == []
+    assert len(named) > 20
 
 
 def test_a_tool_has_one_version():

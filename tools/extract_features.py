@@ -24,7 +24,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from omnimae.checkpoint import load_weights
-from omnimae.config import OptionAction, default_work_dir, load_config
+from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
 from omnimae.engine import (
     EvaluationRunner,
     digest,
@@ -85,6 +85,7 @@ def main(words: Sequence[str] | None = None) -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
     cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
     cfg.model = frozen_model(cfg.model)
+    infer_num_classes(cfg)  # of k-NN: the labels of both sets are those of the bank
     args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when everything is to be written
     setup_distributed(cfg)
     runner = EvaluationRunner.from_cfg(cfg)

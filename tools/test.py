@@ -64,8 +64,7 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
-    if cfg.model.get('num_classes', 0) is None:
-        infer_num_classes(cfg, class_names(args.checkpoint))
+    infer_num_classes(cfg, class_names(args.checkpoint) if cfg.model.get('num_classes', 0) is None else None)
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
