@@ -11,6 +11,7 @@ from datetime import timedelta
 from torch.distributed import PrefixStore, Store, TCPStore
 
 ROUND = 'OMNIMAE_ROUND'  # environment variable: of ranks that a launcher has started together, once or again
+HOST, PORT = '127.0.0.1', 29500  # of the main machine, where nobody says another
 
 
 def meet(seconds: float) -> tuple[Store, list[str]]:
@@ -75,10 +76,22 @@ def check_port(port: int, name: str) -> None:
             ) from error
 
 
+def whole_number(env: Mapping[str, str], name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
+    """The number in a variable of the environment; ``default`` where it is not set or empty.
+
+    Raises:
+        ValueError: it is none, or not from ``least`` to ``most``.
+    """
+    text = env.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+        raise ValueError(f'{name}={text!r}: give a whole number from {least}{"" if most is None else f" to {most}"}.')
+    return int(text)
+
+
 def unreachable(env: Mapping[str, str], seconds: float) -> str:
     """What to say of a main machine that cannot be reached."""
     try:
-        socket.getaddrinfo(env['MASTER_ADDR'], None)
+        socket.getaddrinfo(env.get('MASTER_ADDR', HOST), None)
         why = 'nothing answers there'
     except OSError:
         why = f'{socket.gethostname()} does not know a machine of that name'
@@ -90,4 +103,5 @@ def unreachable(env: Mapping[str, str], seconds: float) -> str:
 
 
 def _address(env: Mapping[str, str]) -> str:
-    return f'MASTER_ADDR={env["MASTER_ADDR"]}, port {env.get("MASTER_PORT") or env.get("PORT")},'
+    port = env.get('MASTER_PORT') or env.get('PORT') or PORT
+    return f'MASTER_ADDR={env.get("MASTER_ADDR", HOST)}, port {port},'

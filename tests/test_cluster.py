@@ -27,7 +27,7 @@ from torch.distributed import TCPStore
 from omnimae.engine import folder, heartbeat
 from omnimae.engine.compat import _translate_slurm
 from omnimae.engine.heartbeat import Heartbeat
-from omnimae.meeting import ROUND, connect, meet
+from omnimae.meeting import ROUND, connect, meet, unreachable
 from omnimae.registry import HOOKS
 
 ROOT = Path(__file__).parents[1]
@@ -213,6 +213,43 @@ def test_machines_meet_by_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert value(words, '--rdzv-endpoint') == '127.0.0.1:29511'
     assert value(words, '--rdzv-conf') == 'is_host=0,join_timeout=7,read_timeout=7'
     assert value(words, '--local-addr') == '127.0.0.1'
+
+
+@pytest.mark.parametrize(
+    ('env', 'message'),
+    [
+        ({'NNODES': 'two'}, "NNODES='two': give a whole number from 1"),
+        ({'NNODES': '0'}, "NNODES='0': give a whole number from 1"),
+        ({'NNODES': '2'}, 'NNODES=2, and NODE_RANK and MASTER_ADDR not set. Set on each machine its NODE_RANK'),
+        ({'NNODES': '2', 'NODE_RANK': '1'}, 'NNODES=2, and MASTER_ADDR not set'),
+        ({'NNODES': '2', 'NODE_RANK': '2', 'MASTER_ADDR': 'a'}, "NODE_RANK='2': give a whole number from 0 to 1"),
+        ({'NODE_RANK': '1'}, "NODE_RANK='1': give a whole number from 0 to 0"),  # of a run without NNODES
+        ({'PORT': '99999'}, "PORT='99999': give a whole number from 0 to 65535"),
+        ({'PORT': '29500', 'MEET_TIMEOUT': '2m'}, "MEET_TIMEOUT='2m': give a whole number from 1"),
+        ({'MAX_RESTARTS': '-1'}, "MAX_RESTARTS='-1': give a whole number from 0"),
+    ],
+)
+def test_an_environment_that_contradicts_itself_is_refused(env: dict[str, str], message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_launch().rendezvous(env)
+
+
+def test_what_is_empty_is_not_set():
+    assert load_launch().rendezvous(dict.fromkeys(('NNODES', 'NODE_RANK', 'MAX_RESTARTS', 'PORT'), '')) == [
+        '--standalone', '--max-restarts', '0'
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize('host', ['127.0.0.1', '::1'])
+def test_a_machine_is_known_by_the_address_that_it_has_there(host: str):
+    launch = load_launch()
+    assert launch._own_address(host) == host
+    assert launch._own_address('nowhere.invalid') == socket.gethostname()
+
+
+def test_a_main_machine_that_nobody_named_is_named():
+    message = 'MASTER_ADDR=127.0.0.1, port 29500, could not be reached within 5 s: nothing answers there'
+    assert unreachable({}, 5).startswith(message)
 
 
 def test_a_port_in_use_is_named():

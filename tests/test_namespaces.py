@@ -31,7 +31,10 @@ from omnimae.registry import HOOKS
 @HOOKS.register_module()
 class SlowHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        Path(runner.work_dir, f'rank{get_rank()}').write_text(f'{os.getpid()} {runner.iter}')
+        file = Path(runner.work_dir, f'rank{get_rank()}')
+        new = file.with_name(f'{file.name}.{os.getpid()}')
+        new.write_text(f'{os.getpid()} {runner.iter}')
+        new.replace(file)  # readers find it whole
         if not Path(runner.work_dir, 'go').exists():
             time.sleep(0.1)
 """
@@ -106,6 +109,10 @@ class Run:
                 pytest.fail('\n\n'.join(self.output(number)[-5000:] for number in (0, 1)))
             time.sleep(0.1)
 
+    def wait_for_end(self, *codes: int) -> None:
+        self.wait_until(lambda: all(part.poll() is not None for part in self.parts), 200)
+        assert [part.returncode for part in self.parts] == [*codes]
+
     def end(self) -> None:
         for part in self.parts:
             if part.poll() is None:
@@ -136,9 +143,8 @@ def test_a_machine_that_is_gone_is_named_and_its_step_saved(machines: list[str],
             r'Rank 1 of 2 on machine1 has given no sign of life for \d+ s. It last said: st', run.output(0)
         )
         assert 'Rank 0 of 2 on machine0 has not answered for 6 s, nor has the store of its machine' in run.output(1)
-        run.wait_until(lambda: all(part.poll() is not None for part in run.parts), 200)
+        run.wait_for_end(1, 1)
         ended = time.monotonic() - begin
-        assert [part.returncode for part in run.parts] == [1, 1]
         saved = torch.load(run.work / 'preempted.pth', weights_only=True)['meta']['iter']
         assert saved in (run.rank(0)[1], run.rank(0)[1] + 1)
         print(f'named and saved after {seconds:.0f} s with a heartbeat of 6 s, ended after {ended:.0f} s')
@@ -149,8 +155,7 @@ def test_a_machine_that_is_gone_is_named_and_its_step_saved(machines: list[str],
         script = run.config.read_text()
         run.config.write_text(f'{script}\nresume = True\n')
         run.parts = [run.start(number) for number in (0, 1)]
-        run.wait_until(lambda: all(part.poll() is not None for part in run.parts), 200)
-        assert [part.returncode for part in run.parts] == [0, 0]
+        run.wait_for_end(0, 0)
         run.check_weights()
     finally:
         run.end()
@@ -166,8 +171,7 @@ def test_a_killed_rank_brings_both_machines_back(machines: list[str], tmp_path: 
         run.wait_until(lambda: all(run.rank(other)[0] != before[other][0] for other in (0, 1)), 120)
         assert min(run.rank(0)[1], run.rank(1)[1]) >= before[0][1] - 1
         (run.work / 'go').touch()
-        run.wait_until(lambda: all(part.poll() is not None for part in run.parts), 120)
-        assert [part.returncode for part in run.parts] == [0, 0]
+        run.wait_for_end(0, 0)
         run.check_weights()
     finally:
         run.end()
@@ -192,8 +196,7 @@ def test_a_machine_that_comes_back_joins(machines: list[str], tmp_path: Path):
         run.parts[1] = run.start(1)
         run.wait_until(lambda: all(run.rank(other)[0] != before[other][0] for other in (0, 1)), 180)
         (run.work / 'go').touch()
-        run.wait_until(lambda: all(part.poll() is not None for part in run.parts), 120)
-        assert [part.returncode for part in run.parts] == [0, 0]
+        run.wait_for_end(0, 0)
         run.check_weights()
     finally:
         run.end()
@@ -204,8 +207,7 @@ def test_a_signal_starts_nothing_again(machines: list[str], tmp_path: Path):
     try:
         run.wait_for_step(10)
         os.kill(run.rank(1)[0], signal.SIGUSR1)
-        run.wait_until(lambda: all(part.poll() is not None for part in run.parts), 120)
-        assert [part.returncode for part in run.parts] == [75, 75]
+        run.wait_for_end(75, 75)
         assert (run.work / 'preempted.pth').exists()
     finally:
         run.end()

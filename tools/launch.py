@@ -18,6 +18,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -40,7 +41,7 @@ from torch.distributed.elastic.rendezvous.api import (
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
-from omnimae.meeting import ROUND, check_port, unreachable
+from omnimae.meeting import HOST, PORT, ROUND, check_port, unreachable, whole_number
 
 _start, _close = PContext.start, PContext.close
 _assign, _start_workers, _monitor = (
@@ -49,7 +50,6 @@ _assign, _start_workers, _monitor = (
     LocalElasticAgent._monitor_workers,
 )
 _find, _find_again = StaticTCPRendezvous.next_rendezvous, DynamicRendezvousHandler.next_rendezvous
-DEFAULTS = {'NNODES': 1, 'NODE_RANK': 0, 'MAX_RESTARTS': 0}
 _starts = itertools.count()
 _codes: list[int] = []  # exit codes of ranks that were signalled
 
@@ -144,18 +144,26 @@ def rendezvous(env: Mapping[str, str]) -> list[str]:
 
     Raises:
         RuntimeError: the port is in use.
+        ValueError: a variable is missing, or is no number that it can be.
     """
-    nodes, node, restarts = (int(env.get(key, default)) for key, default in DEFAULTS.items())
+    nodes, restarts = whole_number(env, 'NNODES', 1, least=1), whole_number(env, 'MAX_RESTARTS', 0)
+    needed = ('NODE_RANK', 'MASTER_ADDR') if nodes > 1 else ()
+    if missing := [name for name in needed if not env.get(name)]:
+        raise ValueError(
+            f'NNODES={nodes}, and {" and ".join(missing)} not set. Set on each machine its NODE_RANK (0, 1, ...), and '
+            'MASTER_ADDR, the name of the one with NODE_RANK=0.'
+        )
+    node = whole_number(env, 'NODE_RANK', 0, most=nodes - 1)
     words = ['--max-restarts', str(restarts)]
-    if nodes == 1 and 'PORT' not in env:
+    if nodes == 1 and not env.get('PORT'):
         return ['--standalone', *words]  # at a free port
-    host, port, seconds = env.get('MASTER_ADDR', '127.0.0.1'), env.get('PORT', '29500'), _meet_timeout(env)
+    host, port, seconds = env.get('MASTER_ADDR', HOST), whole_number(env, 'PORT', PORT, most=65535), _meet_timeout(env)
     if node == 0:
-        check_port(int(port), 'PORT')
+        check_port(port, 'PORT')
     words += ['--nnodes', str(nodes)]
     if not restarts:  # ranks are numbered by NODE_RANK
-        conf = f'timeout={seconds}'
-        return [*words, '--node-rank', str(node), '--master-addr', host, '--master-port', port, '--rdzv-conf', conf]
+        where = ['--master-addr', host, '--master-port', str(port)]
+        return [*words, '--node-rank', str(node), *where, '--rdzv-conf', f'timeout={seconds}']
     conf = f'is_host={int(node == 0)},join_timeout={seconds},read_timeout={seconds}'
     words += ['--rdzv-backend', 'c10d', '--rdzv-endpoint', f'{host}:{port}', '--rdzv-id', f'{host}:{port}']
     return [*words, '--rdzv-conf', conf, '--local-addr', _own_address(host)]
@@ -163,16 +171,16 @@ def rendezvous(env: Mapping[str, str]) -> list[str]:
 
 def _own_address(host: str) -> str:
     """That by which this machine talks to the main one: its name may mean nothing to the others."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # sends nothing
-            return probe.getsockname()[0]
-    except OSError:
-        return socket.gethostname()
+    with suppress(OSError):
+        for family, kind, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, kind) as probe:
+                probe.connect(address)  # sends nothing
+                return probe.getsockname()[0]
+    return socket.gethostname()
 
 
 def _meet_timeout(env: Mapping[str, str]) -> int:
-    return int(env.get('MEET_TIMEOUT', 120))
+    return whole_number(env, 'MEET_TIMEOUT', 120, least=1)
 
 
 PATCHES: dict[type, dict[str, Callable]] = {
@@ -202,12 +210,12 @@ def main() -> None:
     except (DistNetworkError, RendezvousConnectionError) as error:
         sys.exit(f'{unreachable(os.environ, _meet_timeout(os.environ))} ({error})')
     except RendezvousTimeoutError:
-        seconds, nodes = _meet_timeout(os.environ), os.environ['NNODES']
+        seconds, nodes = _meet_timeout(os.environ), os.environ.get('NNODES', 1)
         sys.exit(
             f'Not all of NNODES={nodes} machines have come within {seconds} s. Start dist_train.sh on each, or wait '
             'longer with MEET_TIMEOUT=SECONDS.'
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         sys.exit(str(error))
 
 
