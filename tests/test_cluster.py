@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -56,16 +57,15 @@ def slurm(tmp_path: Path) -> Path:
         'srun': 'code=$(head -n1 codes); sed -i 1d codes; while (($#)) && [[ $1 != rank ]]; do shift; done; '
         'cat signals >>"$2" 2>/dev/null; rm -f signals; exit "$code"',
         'sinfo': 'cat gres',
-        'sbatch': 'echo 12',
+        'sbatch': 'cat >script.sh; echo 12',
         'scontrol': '[[ $1 == requeue ]] || cat job',
+        'scancel': '',
     }
     for name, what in stand_ins.items():
         (tmp_path / name).write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" "{name}" "$@" >>{name}.txt\n{what}\n')
         (tmp_path / name).chmod(0o755)
     (tmp_path / 'gres').write_text('(null)\n')
-    (tmp_path / 'job').write_text(
-        'JobState=COMPLETING Restarts=0 RunTime=00:00:09 TimeLimit=1-00:00:00 PreemptTime=N\n'
-    )
+    (tmp_path / 'job').write_text('JobId=12 Restarts=0 RunTime=00:00:09 TimeLimit=1-00:00:00 PreemptTime=N\n')
     (tmp_path / 'codes').write_text('0\n')
     return tmp_path
 
@@ -94,6 +94,10 @@ def value(words: list[str], option: str) -> str:
         ({'GPUS': '2'}, '(null)', ('2', '2', None)),
         ({'GPUS': '6', 'GPUS_PER_NODE': '4'}, 'gpu:4', ('6', '4', 'gpu:4')),
         ({'SLURM_JOB_ID': '3', 'SLURM_NTASKS': '6', 'SLURM_JOB_NUM_NODES': '2'}, 'gpu:4', ('6', '3', None)),
+        ({'SLURM_JOB_ID': '3', 'SLURM_GPUS_ON_NODE': '4', 'SLURM_JOB_NUM_NODES': '2'}, 'gpu:4', ('8', '4', None)),
+        ({'SLURM_JOB_ID': '3'}, 'gpu:4', ('1', '1', None)),
+        ({'GPUS': '2', 'SRUN_ARGS': '--gpus-per-task 1'}, 'gpu:4', ('2', '2', None)),
+        ({'GPUS': '2', 'SRUN_ARGS': '--gres=gpu:a100:2'}, 'gpu:4', ('2', '2', None)),
     ],
 )
 def test_a_job_takes_what_it_needs(slurm: Path, env: dict[str, str], gres: str, expected: tuple):
@@ -102,6 +106,7 @@ def test_a_job_takes_what_it_needs(slurm: Path, env: dict[str, str], gres: str, 
     words = arguments(slurm)
     assert (value(words, '--ntasks'), value(words, '--ntasks-per-node')) == expected[:2]
     assert ('--gres' in words and value(words, '--gres')) == (expected[2] or False)
+    assert ('--cpus-per-task' in words) == ('SLURM_JOB_ID' not in env)  # a step has those of its allocation
 
 
 def test_arguments_with_spaces_pass_through(slurm: Path):
@@ -121,14 +126,70 @@ def test_a_batch_job_is_submitted(slurm: Path):
     assert 'Job 12 is queued. Its log will be work_dirs/slurm/a job-12.log' in result.stdout
     words = arguments(slurm, 'sbatch')
     assert [value(words, f'--{name}') for name in ('time', 'comment', 'ntasks', 'signal', 'output')] == [
-        '24:00:00', 'two words', '2', 'USR1@120', 'work_dirs/slurm/%x-%j.log'
+        '24:00:00', 'two words', '2', 'USR1@120', 'work_dirs/slurm/a job-%j.log'
     ]  # fmt: skip
     assert '--requeue' in words
-    assert value(words, '--wrap').endswith(r'/slurm_train.sh gpu a\ job a\ config.py x=a\ b ')
+    assert (slurm / 'script.sh').read_text().endswith(r'/slurm_train.sh gpu a\ job a\ config.py x=a\ b ' + chr(10))
     assert not (slurm / 'srun.txt').exists()
 
 
-JOB = 'JobState=COMPLETING Restarts={restarts} RunTime={ran} TimeLimit={limit} PreemptTime={preempted} x'
+def test_a_batch_job_gets_its_arguments_whole(slurm: Path):
+    """Where the locale knows no ü, bash quotes it in a way that other shells do not read."""
+    words = ['x=Müller', 'y=it\'s "so"', 'z=$HOME\nz']
+    submit(slurm, *words, BATCH='1', LC_ALL='C')
+    script = slurm / 'script.sh'
+    assert script.read_text().startswith('#!/usr/bin/env bash\n')
+    env = {**environment(SLURM_JOB_ID='12'), 'PATH': f'{slurm}:{environment()["PATH"]}'}
+    subprocess.run(['bash', script], cwd=slurm, env=env, check=True)
+    assert (slurm / 'srun.txt').read_text().endswith(''.join(f'{word}\n' for word in words))
+
+
+@pytest.mark.parametrize('name', ['SRUN_ARGS', 'SBATCH_ARGS'])
+def test_quotes_that_do_not_match_are_refused(slurm: Path, name: str):
+    result = submit(slurm, **{name: '--comment "two words --time 9'})
+    assert (result.returncode, arguments(slurm, 'sinfo') if (slurm / 'sinfo.txt').exists() else []) == (2, [])
+    assert f'{name} has quotes that do not match: --comment "two words --time 9' in result.stderr
+
+
+@pytest.mark.parametrize(
+    ('limit', 'options', 'is_refused'),
+    [
+        ('00:02:00', '', True),
+        ('00:02:00', '--signal USR1@30', False),
+        ('00:05:00', '', False),
+        ('1-00:00:00', '', False),
+        ('UNLIMITED', '', False),
+    ],
+)
+def test_a_batch_job_has_time_to_train(slurm: Path, limit: str, options: str, is_refused: bool):
+    """The signal would come at once, each time that the job is queued again."""
+    (slurm / 'job').write_text(f'JobId=12 TimeLimit={limit} \nJobId=13 TimeLimit=00:01:00 \n')
+    result = submit(slurm, BATCH='1', SBATCH_ARGS=options)
+    assert result.returncode == (2 if is_refused else 0)
+    assert ('The time limit 00:02:00 leaves no time to train' in result.stderr) == is_refused
+    assert (slurm / 'scancel.txt').exists() == is_refused
+
+
+def test_the_log_of_a_job_has_a_folder(slurm: Path):
+    env = {**environment(BATCH='1'), 'PATH': f'{slurm}:{environment()["PATH"]}'}
+    command = ['bash', str(TOOLS / 'slurm_train.sh'), 'gpu', 'vit/b', 'config.py']
+    subprocess.run(command, cwd=slurm, env=env, check=True)
+    assert value(arguments(slurm, 'sbatch'), '--output') == 'work_dirs/slurm/vit/b-%j.log'
+    assert (slurm / 'work_dirs' / 'slurm' / 'vit').is_dir()
+
+
+@pytest.mark.parametrize('script', ['slurm_train.sh', 'slurm_test.sh'])
+def test_a_copy_that_sbatch_made_says_what_to_do(slurm: Path, script: str):
+    shutil.copy(TOOLS / script, slurm / 'slurm_script')
+    command = ['bash', str(slurm / 'slurm_script'), 'gpu', 'job', 'config.py', 'checkpoint.pth']
+    result = subprocess.run(command, cwd=slurm, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert f'sbatch runs a copy of this script, which does not find the others. Say BATCH=1 bash tools/{script}' in (
+        result.stderr
+    )
+
+
+JOB = 'JobId=12 Restarts={restarts} RunTime={ran} TimeLimit={limit} PreemptTime={preempted} x'
 
 
 @pytest.mark.parametrize(
@@ -144,6 +205,7 @@ JOB = 'JobState=COMPLETING Restarts={restarts} RunTime={ran} TimeLimit={limit} P
         ('TERM', {'ran': '23:59:50'}, False),
         ('TERM', {'ran': '00:30:01', 'limit': '00:30:00'}, True),
         ('TERM', {'limit': 'UNLIMITED'}, False),
+        ('TERM', {'limit': 'UNLIMITED preempted=x\nJobId=13 PreemptTime=2026-11-27T02:50:19'}, False),  # of its array
     ],
 )
 def test_a_cancelled_job_is_not_queued_again(slurm: Path, signals: str, job: dict[str, Any], goes_on: bool):
@@ -168,6 +230,13 @@ def test_a_cancelled_job_is_not_queued_again(slurm: Path, signals: str, job: dic
     result = submit(slurm, SLURM_JOB_ID='12', ENVIRONMENT='BATCH')
     assert result.returncode == (75 if goes_on else 143)
     assert ('requeue' in arguments(slurm, 'scontrol')) == goes_on
+
+
+def test_a_run_of_which_nothing_is_known_is_not_queued_again(slurm: Path):
+    """Its ranks have left no note: they do not see this folder."""
+    (slurm / 'codes').write_text('75\n0\n')
+    assert submit(slurm).returncode == 143
+    assert arguments(slurm).count('srun') == 1
 
 
 def test_a_failure_is_not_queued_again(slurm: Path):
@@ -195,6 +264,18 @@ def test_jobs_on_a_node_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch)
     assert port(SLURM_JOB_ID='123456789') == port(SLURM_JOB_ID='123456789', SLURM_STEP_ID='0')
     assert port(29501, SLURM_JOB_ID='7') == 29501
     assert port(29501, MASTER_PORT='5') == 5
+
+
+@pytest.mark.parametrize(
+    ('nodes', 'first'),
+    [('n1', 'n1'), ('gpu[007-009,12],big1', 'gpu007'), ('a,b[1-2]', 'a'), ('r[3,5]n[01-04]-x.lab', 'r3n01-x.lab')],
+)
+def test_the_first_node_has_the_main_rank(monkeypatch: pytest.MonkeyPatch, nodes: str, first: str):
+    """Where there is no scontrol, as in containers."""
+    env = dict(SLURM_PROCID='1', SLURM_NTASKS='2', SLURM_LOCALID='1', SLURM_NODELIST='other', SLURM_STEP_NODELIST=nodes)
+    monkeypatch.setattr(os, 'environ', {**env, 'SLURM_JOB_ID': '7', 'PATH': ''})
+    _translate_slurm(None)
+    assert os.environ['MASTER_ADDR'] == first
 
 
 # torchrun

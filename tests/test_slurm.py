@@ -319,7 +319,7 @@ def test_a_script_of_ones_own(place: Path):
     (place / 'own.sh').write_text(f'{lines}exec bash tools/slurm_train.sh low own config.py\n')
     env = environment()
     del env['GPUS'], env['CPUS_PER_TASK']
-    number = call('sbatch', '--parsable', '--cpus-per-task', '1', 'own.sh', cwd=place, env=env).strip()
+    number = call('sbatch', '--parsable', 'own.sh', cwd=place, env=env).strip()
     log = place / 'own.log'
     wait_until(lambda: log.exists() and log.read_text().count('of 3 on') == 3, 60)
     call('scancel', '--signal', 'USR1', number)

@@ -3,31 +3,68 @@
 PARTITION=$1
 JOB=$2
 
-# Within an allocation the defaults are what was allocated. More on a node than there are in all would be too many.
-GPUS=${GPUS:-${SLURM_NTASKS:-8}}
-per_node=${GPUS_PER_NODE:-$((${SLURM_JOB_ID:-0} ? (GPUS - 1) / ${SLURM_JOB_NUM_NODES:-1} + 1 : 8))}
+# The words of a variable into the array `words`, as a shell reads them, quotes included, but nothing is expanded.
+split() {
+    local text
+    if ! text=$(xargs -rn1 printf '%s\n' <<<"${!1:-}"); then
+        echo "$1 has quotes that do not match: ${!1}" >&2
+        exit 2
+    fi
+    words=()
+    [[ -z $text ]] || mapfile -t words <<<"$text"
+}
+split SRUN_ARGS
+srun_args=(${words[@]+"${words[@]}"})
+split SBATCH_ARGS
+sbatch_args=(${words[@]+"${words[@]}"})
+
+# The value of a job: of the one alone, where it is that by whose number its whole array is shown, too.
+value() { # JOB KEY
+    scontrol --oneliner show job "$1" | sed -n "/^JobId=$1 /s/.* $2=\([^ ]*\).*/\1/p"
+}
+seconds() { # [DAYS-]HOURS:MINUTES:SECONDS
+    awk -F '[-:]' '{ print (NF > 3) * $1 * 86400 + $(NF - 2) * 3600 + $(NF - 1) * 60 + $NF }' <<<"$1"
+}
+
+# Within an allocation the defaults are what was allocated: its tasks, or a rank for each GPU. More on a node than there
+# are in all would be too many.
+if [[ -n ${SLURM_JOB_ID:-} ]]; then
+    nodes=${SLURM_JOB_NUM_NODES:-1}
+    GPUS=${GPUS:-${SLURM_NTASKS:-$((${SLURM_GPUS_ON_NODE:-1} * nodes))}}
+    per_node=${GPUS_PER_NODE:-$(((GPUS - 1) / nodes + 1))}
+    cpus=${CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-}}
+else
+    GPUS=${GPUS:-8}
+    per_node=${GPUS_PER_NODE:-8}
+    cpus=${CPUS_PER_TASK:-12}
+fi
 ((per_node <= GPUS)) || per_node=$GPUS
 resources=(
     ${PARTITION:+--partition "$PARTITION"} --job-name "$JOB"
-    --ntasks "$GPUS" --ntasks-per-node "$per_node" --cpus-per-task "${CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-12}}"
+    --ntasks "$GPUS" --ntasks-per-node "$per_node" ${cpus:+--cpus-per-task "$cpus"}
 )
-# Clusters without GPUs refuse --gres; a step has what its allocation has.
-if [[ -z ${SLURM_JOB_ID:-} ]]; then
+# Clusters without GPUs refuse --gres; a step has what its allocation has; and GPUs may be asked for in other ways.
+if [[ -z ${SLURM_JOB_ID:-} && ! " ${srun_args[*]-} ${sbatch_args[*]-}" =~ \ (--gres|--gpus|-G) ]]; then
     if ! gres=$(sinfo --noheader --format %G ${PARTITION:+--partition "$PARTITION"} 2>/dev/null) || [[ $gres == *gpu* ]]; then
         resources+=(--gres "gpu:$per_node")
     fi
 fi
 
-# Words as a shell reads them, quotes included, but nothing is expanded.
-mapfile -t srun_args < <(xargs -rn1 printf '%s\n' <<<"${SRUN_ARGS:-}")
-mapfile -t sbatch_args < <(xargs -rn1 printf '%s\n' <<<"${SBATCH_ARGS:-}")
-
 # BATCH=1: submit the script that sources this, as it was called, and leave.
 if [[ -n ${BATCH:-} && -z ${SLURM_JOB_ID:-} ]]; then
     logs=work_dirs/slurm
-    mkdir -p "$logs"
+    mkdir -p "$(dirname "$logs/$JOB")" # Slurm makes no folders, and ends a job that has none for its log
     number=$(sbatch --parsable "${resources[@]}" --requeue --open-mode append --signal USR1@120 \
-        --output "$logs/%x-%j.log" ${sbatch_args[@]+"${sbatch_args[@]}"} --wrap "exec bash $(printf '%q ' "$0" "$@")")
-    echo "Job ${number%%;*} is queued. Its log will be $logs/$JOB-${number%%;*}.log, unless SBATCH_ARGS says otherwise."
+        --output "$logs/$JOB-%j.log" ${sbatch_args[@]+"${sbatch_args[@]}"} \
+        <<<"#!/usr/bin/env bash"$'\n'"exec bash $(printf '%q ' "$0" "$@")")
+    number=${number%%;*}
+    limit=$(value "$number" TimeLimit || true)
+    if [[ " ${sbatch_args[*]-}" != *' --signal'* && $limit == *:* ]] && (($(seconds "$limit") < 300)); then
+        scancel "$number"
+        echo "The time limit $limit leaves no time to train: the signal to save comes 2 to 3 minutes before it. Ask for" \
+            "more with SBATCH_ARGS='--time 24:00:00', or have the signal later: SBATCH_ARGS='--signal USR1@30'." >&2
+        exit 2
+    fi
+    echo "Job $number is queued. Its log will be $logs/$JOB-$number.log, unless SBATCH_ARGS says otherwise."
     exit
 fi

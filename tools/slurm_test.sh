@@ -9,6 +9,11 @@ fi
 CONFIG=$3
 CHECKPOINT=$4
 TOOLS=$(dirname "$0")
+if [[ ! -f $TOOLS/slurm.sh ]]; then
+    echo "sbatch runs a copy of this script, which does not find the others. Say BATCH=1 bash tools/slurm_test.sh, or call" \
+        'it in a batch script of your own.' >&2
+    exit 2
+fi
 source "$TOOLS/slurm.sh"
 
 # A rank that fails ends the job.

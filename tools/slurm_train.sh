@@ -14,6 +14,11 @@ if (($# < 3)); then
 fi
 CONFIG=$3
 TOOLS=$(dirname "$0")
+if [[ ! -f $TOOLS/slurm.sh ]]; then
+    echo "sbatch runs a copy of this script, which does not find the others. Say BATCH=1 bash tools/slurm_train.sh, or call" \
+        'it in a batch script of your own.' >&2
+    exit 2
+fi
 source "$TOOLS/slurm.sh"
 
 PREEMPTED=75 # exit code of train.py after a signal
@@ -53,13 +58,14 @@ train_in_batch() {
 
 # Whether Slurm stopped the run, not a person or the failure of a rank. Both send SIGTERM.
 is_preempted() {
-    if ! grep -q TERM "$note" || grep -q USR1 "$note"; then return; fi
-    local job
-    job=$(scontrol --oneliner show job "$(sed -n 's/^job //p;q' "$note")") || return
-    value() { sed "s/.* $1=\([^ ]*\).*/\1/" <<<"$job"; }
-    seconds() { awk -F '[-:]' '{ print (NF > 3) * $1 * 86400 + $(NF - 2) * 3600 + $(NF - 1) * 60 + $NF }' <<<"$1"; }
-    [[ $job == *' PreemptTime=2'* ]] || (($(value Restarts) > ${SLURM_RESTART_COUNT:-0})) ||
-        [[ $(value TimeLimit) == *:* && $(seconds "$(value RunTime)") -ge $(seconds "$(value TimeLimit)") ]]
+    local job limit
+    job=$(sed -n 's/^job //p;q' "$note")
+    [[ -n $job ]] || return # the nodes do not see this folder, so nobody knows
+    if ! grep -q TERM "$note" || grep -q USR1 "$note"; then return 0; fi
+    [[ $(value "$job" PreemptTime) == 2* ]] || (($(value "$job" Restarts) > ${SLURM_RESTART_COUNT:-0})) || {
+        limit=$(value "$job" TimeLimit)
+        [[ $limit == *:* ]] && (($(seconds "$(value "$job" RunTime)") >= $(seconds "$limit")))
+    }
 }
 
 while true; do

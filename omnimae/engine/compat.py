@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
+import re
 import sys
 import time
 import warnings
@@ -509,8 +509,14 @@ def _translate_slurm(port: int | None) -> None:
     """Of the step, which may have other nodes than its job; the port follows from both numbers."""
     env = os.environ
     if 'MASTER_ADDR' not in env:
-        nodes = env.get('SLURM_STEP_NODELIST', env['SLURM_NODELIST'])
-        env['MASTER_ADDR'] = subprocess.check_output(['scontrol', 'show', 'hostnames', nodes], text=True).split()[0]
+        env['MASTER_ADDR'] = _first_node(env.get('SLURM_STEP_NODELIST') or env['SLURM_NODELIST'])
     job, step = (int(env.get(f'SLURM_{name}_ID', 0)) for name in ('JOB', 'STEP'))
     env.setdefault('MASTER_PORT', str(port or 15000 + (job + 101 * step) % 15000))  # jobs may share a node
     env.update(RANK=env['SLURM_PROCID'], WORLD_SIZE=env['SLURM_NTASKS'], LOCAL_RANK=env['SLURM_LOCALID'])
+
+
+def _first_node(nodes: str) -> str:
+    """Of a list such as ``gpu[007-009,12],big1``. Slurm's own scontrol is missing in containers."""
+    first = re.match(r'([^,\[]|\[[^]]*\])+', nodes)
+    assert first is not None, nodes
+    return re.sub(r'\[([^],-]+)[^]]*\]', r'\1', first[0])
