@@ -177,14 +177,14 @@ def test_rates_by_layer():
     }
 
 
-def test_own_images_are_segmented_as_readme_says(tmp_path):
-    """An inheriting config has 19 classes that count from 0, in training, validation and test."""
-    readme = (CONFIGS.parent / 'README.md').read_text()
-    [text] = re.findall(r'```python\n(_base_ = [^`]*vit-b_ade20k.py.*?)```', readme, re.DOTALL)
-    (tmp_path / 'own.py').write_text(text.replace('/path/to/omnimae', str(CONFIGS.parent)))
+def test_own_images_are_segmented_by_classes_that_count_from_0(tmp_path, monkeypatch):
+    """Where the inherited recipe of ADE20K counts from 1: in training, validation and test."""
+    monkeypatch.setenv('OMNIMAE_MAPS', 'my/maps')
+    own = f"_base_ = '{CONFIGS}/custom/segmentation.py'\nmodel = dict(task=dict(num_classes=19))\n"
+    (tmp_path / 'own.py').write_text(own)
     cfg = load_config(tmp_path / 'own.py')
     assert cfg.model.task.num_classes == 19
-    for split, root in (('train', 'my/train'), ('val', 'my/val'), ('test', 'my/val')):
+    for split, root in (('train', 'my/maps/train'), ('val', 'my/maps/val'), ('test', 'my/maps/val')):
         source = sources_of(cfg, split)
         assert source.root == root
         assert source.modalities == dict(
