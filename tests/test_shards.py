@@ -11,6 +11,7 @@ import runpy
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,9 @@ from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.packing import pack
 from omnimae.data.parts import Part
 from omnimae.data.preparation import prepare, prepare_aligned
-from omnimae.data.storage import patience, shards
-from omnimae.data.tables import write_table
+from omnimae.data.storage import local, patience, shards
+from omnimae.data.tables import StringTable, write_table
+from omnimae.stopping import StorageAwayError
 from omnimae.structures import Address
 
 BACKEND = dict(backend='shards')
@@ -264,10 +266,79 @@ def test_one_name_in_several_archives(tmp_path, told):
     assert storage.list_files(str(tmp_path), backend) == ['c/0~x.jpg', 'c/0~x.seg.png', 'c/0~y.jpg', 'c/0~y.seg.png']
     assert storage.read(f'{tmp_path}/c/0~y.jpg', backend) == b'y'
     assert 'several archives have members of one name' in told[1]
+    (tmp_path / 'z').mkdir()
+    for name in ('x.tar', 'x.TAR'):
+        write_tar(tmp_path / 'z' / name, {'0.jpg': b''})
+    with pytest.raises(ValueError, match=r"z: '0~x\.jpg' is in two archives of one name.*Rename"):
+        ImageDataset(root=str(tmp_path / 'z'))
+
+
+def test_an_index_leads_to_no_other_file(tmp_path, monkeypatch):
+    """It comes with the archives, from anywhere."""
+    root, secret = tmp_path / 'root', tmp_path / 'secret'
+    write_tar(root / '0.tar', {'c/0.jpg': b'abc'})
+    secret.write_bytes(b'secret')
+    columns, [found, lies] = shards.index(str(root)), [os.stat(file) for file in (root / '0.tar', secret)]
+    columns |= dict(archives=StringTable(['../secret']), begins=np.array([0]), sizes=np.array([6]))
+    columns['stats'] = np.array([(lies.st_size, lies.st_mtime_ns)])
+    about = dict(archives=['0.tar'], stats=[(found.st_size, found.st_mtime_ns)])
+    write_table(root / 'shards.index', about, columns)
+    assert storage.read(f'{root}/c/0.jpg', BACKEND) == b'abc'
+    write_table(root / 'shards.index', about, columns)
+    with serving(root) as server, pytest.raises(ValueError, match=r"names the archive '\.\./secret', which lies els"):
+        ImageDataset(root=f'{server.url}/root', backend_args=BACKEND)
+
+
+@contextmanager
+def serving(folder):
+    """A web server with the files of a folder, below its name."""
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        server.files = {f'{folder.name}/{file.name}': file.read_bytes() for file in folder.iterdir()}
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_index_of_other_archives_is_noticed_on_a_server(tmp_path, monkeypatch):
+    for name in ('0', '1'):
+        write_tar(tmp_path / f'{name}.tar', {f'c/{name}.jpg': b'abc'})
+    shards.index(str(tmp_path))
+    with serving(tmp_path) as server:
+        name = f'{tmp_path.name}/1.tar'
+        server.files[name] += bytes(10240)
+        message = rf'{server.url}/{name} has 20480 bytes, and 10240 says shards\.index beside it\. Write that again'
+        with pytest.raises(ValueError, match=message):
+            ImageDataset(root=f'{server.url}/{tmp_path.name}', backend_args=BACKEND)
+        del server.files[name]
+        with pytest.raises(ValueError, match=rf'{server.url}/{name} is not there, and shards\.index beside it'):
+            ImageDataset(root=f'{server.url}/{tmp_path.name}', backend_args=BACKEND)
+
+
+def test_a_large_member_of_archives_that_are_away_is_not_broken(tmp_path, monkeypatch):
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.1')
+    monkeypatch.setattr(shards, 'LARGE', 100)
+    root = tmp_path / 'root'
+    write_tar(root / '0.tar', {'c/0.mp4': bytes(1000), 'd/1.mp4': bytes(1000)})
+    dataset = VideoDataset(root=str(root), num_frames=2)
+    root.rename(tmp_path / 'gone')
+    for _ in range(2):
+        with pytest.raises(StorageAwayError, match=f'Storage {root} is away'):
+            dataset[0]
+        monkeypatch.setattr(shards, '_known', {})  # as in a worker that was not forked
 
 
 def cut(data):
     return data[: data.index(b'd' * 700) + 300]
+
+
+def with_a_negative_size(data):
+    header = bytearray(data[:512])
+    header[124:136] = b'\xff' * 10 + b'\xfe\x00'  # -512 in the form of sizes beyond 8 GiB
+    header[148:156] = b'%06o\0 ' % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+    return bytes(header) + data[512:]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +352,8 @@ def cut(data):
         (lambda data: b'', r'0\.tar is cut off, damaged or no tar archive'),
         (lambda data: b'<html>' * 300, r'0\.tar is cut off, damaged or no tar archive'),
         (lambda data: data + data, r'0\.tar goes on after its end at byte'),
+        (lambda data: data + bytes(2**21) + data, r'0\.tar goes on after its end at byte'),
+        (with_a_negative_size, r'0\.tar is cut off, damaged or no tar archive: a size below 0'),
         (lambda data: b'\x1f\x8b' + data, r'0\.tar is compressed.*gunzip'),
     ],
 )
@@ -539,12 +612,61 @@ def test_parts_are_those_of_one_machine(tmp_path, total):
         ('loose', {}, r"lies in root='.*loose'"),
         ('out', dict(size=0), r'size=0 is not positive'),
         ('out', dict(merge=0), r'merge=0 is no number of parts'),
+        ('.', {}, r"out=.* holds 'loose', so it would not be read as archives\. Give an empty folder"),
     ],
 )
 def test_packing_refuses(tmp_path, out, options, message):
     write_folder(tmp_path / 'loose')
     with pytest.raises(ValueError, match=message):
         pack(tmp_path / 'loose', tmp_path / out, **options)
+
+
+def test_packing_waits_for_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, 'FIRST_PAUSE', 0.01)
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '20')
+    write_folder(tmp_path / 'loose')
+    pack(tmp_path / 'loose', tmp_path / 'whole')
+    real, left = os.pread, [3]
+
+    def pread(*args):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.EIO, 'Input/output error')
+        return real(*args)
+
+    monkeypatch.setattr(os, 'pread', pread)
+    pack(tmp_path / 'loose', tmp_path / 'out')
+    assert same_folders(tmp_path / 'out', tmp_path / 'whole')
+    left[0] = 10**9
+    monkeypatch.setattr(local, 'read_from_disk', pread)
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.1')
+    with pytest.raises(StorageAwayError, match=rf'Storage {tmp_path}/loose is away'):
+        pack(tmp_path / 'loose', tmp_path / 'other')
+
+
+def test_packing_names_what_is_at_fault(tmp_path, monkeypatch):
+    write_folder(tmp_path / 'loose')
+    (tmp_path / 'loose' / '0' / 'x.jpg').symlink_to(tmp_path / 'nowhere.jpg')
+    with pytest.raises(ValueError, match=r'loose/0/x\.jpg is missing, or a link to nothing\. Remove it'):
+        pack(tmp_path / 'loose', tmp_path / 'out')
+    (tmp_path / 'loose' / '0' / 'x.jpg').unlink()
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(tarfile, 'copyfileobj', full)
+    with pytest.raises(ValueError, match=r'out/000000\.tar cannot be written: No space left on device'):
+        pack(tmp_path / 'loose', tmp_path / 'out')
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
+    write_folder(tmp_path / 'loose')
+    pack(tmp_path / 'loose', tmp_path / 'whole', size=4000)
+    (tmp_path / 'out').mkdir()
+    for name in ('000000.tar.other.17.part', '000001.tar.host.1.part'):
+        (tmp_path / 'out' / name).write_bytes(bytes(100))
+    pack(tmp_path / 'loose', tmp_path / 'out', size=4000)
+    assert same_folders(tmp_path / 'out', tmp_path / 'whole')
 
 
 @pytest.mark.parametrize('text', ['0/3', '4/3', '3', '1/0', 'a/b', '1/3/5', '-1/3'])

@@ -90,7 +90,9 @@ class Handler(BaseHTTPRequestHandler):
             if int(first) >= len(data):
                 self.answer(416)
             else:
-                self.answer(206, data[int(first) : int(last) + 1 if last else None])
+                part = data[int(first) : int(last) + 1 if last else None]
+                told = f'bytes {first}-{int(first) + len(part) - 1}/{len(data)}'
+                self.answer(206, part, Content_Range=told)
         else:
             self.answer(200, data, is_cut=fault == 'cut')
 

@@ -21,7 +21,7 @@ from omnimae.data import storage
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.parts import Part, parts_of
 from omnimae.data.preparation import in_parallel
-from omnimae.data.storage.shards import LISTS, archives_of, index, root_of, scan
+from omnimae.data.storage.shards import LISTS, archives_of, index, lies_beside, root_of, scan
 
 ENDINGS = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS, '.npy')
 BLOCK = 512  # of a tar archive, in bytes
@@ -94,6 +94,10 @@ def pack(
     plan, lists, passed_over = plan_of(root, size)
     numbered = [*enumerate(plan)]
     out.mkdir(parents=True, exist_ok=True)
+    if others := sorted(name for name in os.listdir(out) if not (lies_beside(name) or name.lower().endswith('.tar'))):
+        raise ValueError(
+            f'out={str(out)!r} holds {others[0]!r}, so it would not be read as archives. Give an empty folder.'
+        )
     if foreign := sorted(set(archives_of(str(out))) - {_name(number) for number, _ in numbered}):
         raise ValueError(
             f'{out / foreign[0]} is none of the {len(plan)} archives of these files and this size. Remove it, or give '
@@ -106,6 +110,8 @@ def pack(
         made = in_parallel(partial(_pack, root, out), mine, 1, workers, 'Packing')
         written = sum(sum(results) for _, results in made)
     if part is None:
+        for left in out.glob('*.tar.*.part'):  # by a run that was killed
+            left.unlink()
         for name in lists:
             shutil.copy2(root / name, out / f'{name}.part')
             os.replace(out / f'{name}.part', out / name)
@@ -126,7 +132,7 @@ def plan_of(root: Path, size: int) -> tuple[list[list[File]], list[str], int]:
     plan: list[list[File]] = []
     room = 0
     for name in data:
-        found = os.stat(root / name)
+        found = _stat(root / name)
         file = File(name, found.st_size, found.st_mtime_ns)
         needed = BLOCK + -(-file.size // BLOCK) * BLOCK
         if needed > room:
@@ -135,6 +141,13 @@ def plan_of(root: Path, size: int) -> tuple[list[list[File]], list[str], int]:
         plan[-1].append(file)
         room -= needed
     return plan, lists, len(names) - len(data) - len(lists)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return storage.insist(lambda: os.stat(path), str(path))
+    except FileNotFoundError:
+        raise ValueError(f'{path} is missing, or a link to nothing. Remove it, and give lists without it.') from None
 
 
 def _name(number: int) -> str:
@@ -179,6 +192,8 @@ def _write(root: Path, archive: Path, files: Sequence[File]) -> bool:
         newest = max(file.time for file in files)
         os.utime(unfinished, ns=(newest, newest))
         os.replace(unfinished, archive)
+    except OSError as error:
+        raise ValueError(f'{archive} cannot be written: {error.strerror or error}') from error
     finally:
         Path(unfinished).unlink(missing_ok=True)
     return True
@@ -191,13 +206,17 @@ def _write_members(root: Path, out: BinaryIO, files: Sequence[File]) -> list[int
         for file in files:
             info = tarfile.TarInfo(file.name)
             info.size, info.mtime = file.size, _seconds(file)
-            with open(root / file.name, 'rb') as opened:
+            with storage.LocalFile(str(root / file.name)) as opened:
                 summed = _Summed(opened)
                 try:
                     archive.addfile(info, summed)  # type: ignore[arg-type]  # it reads, and nothing else
                 except OSError as error:
+                    if opened.error is not None and not isinstance(opened.error, OSError):
+                        raise opened.error from None
+                    if opened.error is None and error.errno is not None:
+                        raise  # of the archive
                     raise ValueError(f'{root / file.name} cannot be packed: {error}') from None
-                found = os.fstat(opened.fileno())
+            found = _stat(root / file.name)
             if (found.st_size, found.st_mtime_ns) != file[1:]:
                 raise ValueError(f'{root / file.name} changes while it is packed. Run it again when it does not.')
             sums.append(summed.sum)
@@ -222,7 +241,7 @@ def _compare(archive: str, files: Sequence[File], sums: Sequence[int]) -> None:
 class _Summed:
     """A file that is read once, and its checksum."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: storage.LocalFile):
         self.file, self.sum = file, 0
 
     def read(self, size: int = -1) -> bytes:

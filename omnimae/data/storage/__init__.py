@@ -108,7 +108,7 @@ def _backend(path: str, backend_args: dict[str, Any] | None) -> Any:
 def place_in_archive(path: str, backend_args: dict[str, Any] | None) -> Span | None:
     """Where a large member of a local archive lies; None of all others, which are read at once."""
     backend = _backend(path, backend_args)
-    return backend.large_member(path) if isinstance(backend, ShardsBackend) else None
+    return insist(lambda: backend.large_member(path), path) if isinstance(backend, ShardsBackend) else None
 
 
 def read_in_place(path: str, backend_args: dict[str, Any] | None = None) -> str | bytes | Span:

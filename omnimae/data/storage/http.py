@@ -64,6 +64,13 @@ class HTTPBackend(MMEngineHTTPBackend):
             return False
 
 
+    def size(self, filepath: str) -> int | None:
+        """Bytes of a file; None if the server does not tell with a part of it."""
+        with _answer(filepath, 0, 1) as answer:
+            told = '' if answer is None else answer.headers.get('Content-Range', '').rpartition('/')[2]
+        return int(told) if told.isdecimal() else None
+
+
 def takes_ranges(address: str) -> bool:
     """Whether a file can be read in parts; what other backends can do is not asked."""
     if not address.startswith(('http://', 'https://')):

@@ -92,6 +92,10 @@ class FsspecBackend(BaseStorageBackend):
         """Whether there is such a file."""
         return self._ask(filepath, lambda store: (_info(store, filepath) or {}).get('type') == 'file')
 
+    def size(self, filepath: str) -> int:
+        """Bytes of a file."""
+        return self._ask(filepath, lambda store: store.size(filepath))
+
     def remove(self, filepath: str) -> None:
         """Remove a file."""
         self._ask(filepath, lambda store: store.rm_file(filepath))

@@ -116,7 +116,7 @@ def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object
 def _insist(
     attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None, limit: float
 ) -> T:
-    storage, begin, pause, count = _lost_root(path) or storage_of(path), time.monotonic(), FIRST_PAUSE, 1
+    storage, begin, pause, count = lost_root(path) or storage_of(path), time.monotonic(), FIRST_PAUSE, 1
     _outages.begin(storage, f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}')
     while (left := begin + limit - time.monotonic()) > 0:
         asked = getattr(error, 'retry_after', 0.0)
@@ -149,7 +149,7 @@ def is_away(error: Exception, path: str, probe: Callable[[str], object] | None =
     """Whether an error is of the storage, and not of the file at ``path``."""
     if isinstance(error, UNREACHABLE):
         others = _witnesses(path)
-        return _lost_root(path) is not None or (
+        return lost_root(path) is not None or (
             probe is not None and bool(others) and not _any_can_be_read(others, probe)
         )
     if isinstance(error, TimeoutError | FutureTimeoutError | ConnectionError):
@@ -175,7 +175,7 @@ def _root_of(path: str) -> str | None:
     return max((root for root in ROOTS if path.startswith(f'{root}/') or path == root), key=len, default=None)
 
 
-def _lost_root(path: str) -> str | None:
+def lost_root(path: str) -> str | None:
     """The folder of data that is no longer there, or a mount point without its file system; else None."""
     if '://' in path:
         return None

@@ -20,7 +20,8 @@ import threading
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from mmengine.logging import print_log
 
 from omnimae.data.storage.http import takes_ranges
 from omnimae.data.storage.local import Span
-from omnimae.data.storage.patience import remember_root
+from omnimae.data.storage.patience import lost_root, remember_root
 from omnimae.data.tables import Columns, StringTable, parse_table, stored
 
 INDEX = 'shards.index'
@@ -70,7 +71,7 @@ def is_sharded(folder: str) -> bool:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name.lower()
-                if name.startswith('.') or name == INDEX or name.endswith((*LISTS, '.part')):
+                if lies_beside(name):
                     continue
                 if name.endswith(PACKED):
                     packed.append(entry.name)
@@ -86,6 +87,12 @@ def is_sharded(folder: str) -> bool:
             f'the compression (gunzip, unxz, zstd -d) of the {len(packed)} archives: images and videos have their own.'
         )
     return archives
+
+
+def lies_beside(name: str) -> bool:
+    """Whether a file or folder may lie beside archives, and is none of the data."""
+    name = name.lower()
+    return name.startswith('.') or name == INDEX or name.endswith((*LISTS, '.part'))
 
 
 def root_of(path: str) -> str | None:
@@ -192,6 +199,11 @@ class Shards:
         self.root = root
         self.names: StringTable = columns['names']
         self.archive, self.begins, self.sizes = columns['archive'], columns['begins'], columns['sizes']
+        if elsewhere := [name for name in columns['archives'] if '/' in name]:
+            raise ValueError(
+                f'{root}/{INDEX} names the archive {elsewhere[0]!r}, which lies elsewhere. Make it again, where the '
+                'archives are.'
+            )
         self.archives = [posixpath.join(root, name) for name in columns['archives']]
         self.stats = columns['stats']
         self._label, self._labels = columns['label'], columns['labels']
@@ -207,6 +219,8 @@ class Shards:
         if '://' in path:
             return cls._of_server(path)
         root = root_of(path)
+        if root is None and lost_root(path) is not None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if root is None:
             raise ValueError(f'{path!r} is neither in a folder of .tar files nor one. Correct root or backend_args.')
         remember_root(root)
@@ -217,18 +231,17 @@ class Shards:
         root = path
         while '://' in posixpath.dirname(root):
             address = f'{root}/{INDEX}'
-            with suppress(FileNotFoundError):
+            try:
                 columns = parse_table(get_file_backend(address, enable_singleton=True).get(address))
-                if columns is None:
-                    raise ValueError(f'{address} is no index of shards. Make it again, where the archives are.')
-                shards = cls(root, columns)
-                if not takes_ranges(shards.archives[0]):
-                    raise ValueError(
-                        f'The server of {root} gives whole files only, and of archives parts are read. Use another one '
-                        '(nginx, Apache and object stores take range requests), or copy the archives.'
-                    )
-                return shards
-            root = posixpath.dirname(root)
+            except FileNotFoundError:
+                root = posixpath.dirname(root)
+                continue
+            if columns is None:
+                raise ValueError(f'{address} is no index of shards. Make it again, where the archives are.')
+            shards = cls(root, columns)
+            with ThreadPoolExecutor(16) as threads:
+                [*threads.map(_check_on_server, shards.archives, shards.stats[:, 0].tolist())]
+            return shards
         raise ValueError(
             f'{path} leads to no {INDEX}, by which archives on a server are read. Write it where they are, with '
             f'tools/prepare_dataset.py shard --root FOLDER, and put it beside them.'
@@ -294,6 +307,29 @@ class Shards:
         found = os.stat(path)
         _check_unchanged(path, found, self.stats[number])
         return Span(address, path, int(self.begins[row]), size)
+
+
+def _check_on_server(address: str, size: int) -> None:
+    """An archive must be there, be read in parts, and have the size that the index tells of.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    try:
+        if not takes_ranges(address):
+            raise ValueError(
+                f'The server of {posixpath.dirname(address)} gives whole files only, and of archives parts are read. '
+                'Use another one (nginx, Apache and object stores take range requests), or copy the archives.'
+            )
+        backend = get_file_backend(address, enable_singleton=True)
+        found = backend.size(address) if hasattr(backend, 'size') else None
+    except FileNotFoundError:
+        raise ValueError(f'{address} is not there, and {INDEX} beside it names it. Copy both again.') from None
+    if found not in (None, size):
+        raise ValueError(
+            f'{address} has {found} bytes, and {size} says {INDEX} beside it. Write that again, where the archives '
+            'are, with tools/prepare_dataset.py shard --root FOLDER.'
+        )
 
 
 class _Files:
@@ -377,7 +413,8 @@ def index(root: str) -> Columns:
     archives = archives_of(root)
     stats = [(found.st_size, found.st_mtime_ns) for found in (os.stat(os.path.join(root, name)) for name in archives)]
     about = dict(archives=archives, stats=stats)
-    return stored(os.path.join(root, INDEX), about, lambda: _index(root, archives, stats))
+    file = os.path.join(root, INDEX)
+    return stored(file, about, lambda: _index(root, archives, stats), lambda kept: kept['archives'] == archives)
 
 
 def _index(root: str, archives: Sequence[str], stats: Sequence[tuple[int, int]]) -> Columns:
@@ -404,8 +441,11 @@ def _index(root: str, archives: Sequence[str], stats: Sequence[tuple[int, int]])
     codes = _codes_of(rows, labels)
     if len({name for name, *_ in rows}) < len(rows):
         rows = [(_with_archive(row[0], archives[row[1]]), *row[1:]) for row in rows]
-        print_log(f'{root}: several archives have members of one name, so names tell the archive, as {rows[0][0]!r}.')
+        text = f'{root}: several archives have members of one name, so names tell the archive, as {rows[0][0]!r}.'
+        print_log(text, 'current')
     order = sorted(range(len(rows)), key=lambda row: rows[row][0])
+    if twice := next((rows[a][0] for a, b in pairwise(order) if rows[a][0] == rows[b][0]), None):
+        raise ValueError(f'{root}: {twice!r} is in two archives of one name, such as x.tar and x.TAR. Rename one.')
     numbers = np.array([row[1:] for row in rows], np.int64)[order]
     return dict(
         names=StringTable(rows[row][0] for row in order),
@@ -462,6 +502,8 @@ def scan(path: str) -> tuple[list[Member], Counter[str]]:
         try:
             with tarfile.open(fileobj=file, mode='r:', encoding='utf-8', errors='surrogateescape') as archive:
                 while (info := archive.next()) is not None:
+                    if info.size < 0:
+                        raise tarfile.ReadError('a size below 0')
                     archive.members.clear()  # type: ignore[attr-defined]  # which would keep millions
                     name = unpacked_name(info.name)
                     if info.isdir():
@@ -475,13 +517,13 @@ def scan(path: str) -> tuple[list[Member], Counter[str]]:
         except (tarfile.TarError, EOFError) as error:
             raise ValueError(f'{path} is cut off, damaged or no tar archive: {error}. Get it anew.') from None
         file.seek(end)
-        rest = file.read(2**16)
-    if rest[:512] != bytes(512):
-        raise ValueError(
-            f'{path} is cut off or damaged at byte {end}: where it ends there is no mark of its end. Get it anew.'
-        )
-    if rest.strip(b'\0'):
-        raise ValueError(f'{path} goes on after its end at byte {end}: joined archives. Give them one by one.')
+        if file.read(512) != bytes(512):
+            raise ValueError(
+                f'{path} is cut off or damaged at byte {end}: where it ends there is no mark of its end. Get it anew.'
+            )
+        while rest := file.read(2**20):
+            if rest.strip(b'\0'):
+                raise ValueError(f'{path} goes on after its end at byte {end}: joined archives. Give them one by one.')
     return [*found.values()], +passed_over
 
 
