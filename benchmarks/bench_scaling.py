@@ -132,9 +132,8 @@ def resized(model: nn.Module, modality: str, batch: int, size: tuple[int, int, i
 def step_macs(this: Setup) -> float:
     """Of the forward pass, at the size of its clips."""
     model, num_visible, num_predicted = this.model, this.masks.visible.shape[1], this.masks.decode.shape[1]
-    counts = dict(num_tokens=num_visible + num_predicted, num_visible=num_visible, num_predicted=num_predicted)
     encoder = encoder_macs(model.backbone, num_visible, this.modality)
-    return len(this.clip) * (encoder + decoder_macs(model.head, **counts))
+    return len(this.clip) * (encoder + decoder_macs(model, this.modality, num_visible, num_predicted))
 
 
 def steps(name: str, setups: Mapping[int, Setup], linear: Sequence[float], rounds: int) -> Series:

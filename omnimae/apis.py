@@ -42,6 +42,7 @@ from omnimae.data.transport import sendable
 from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
 from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS
+from omnimae.structures import require
 
 Input: TypeAlias = str | os.PathLike | np.ndarray
 
@@ -364,8 +365,9 @@ class Inferencer(Generic[Result]):
     ):
         self.cfg, self.checkpoint = _resolve_trained(config, checkpoint)
         self.model = _build(self.model_config(), self.checkpoint, device, complete=True)
-        grid, patch_size = self.model.backbone.grid, self.model.backbone.patch_size
-        clip_size = (grid.t * patch_size[0], grid.h * patch_size[1], grid.w * patch_size[2])
+        backbone = self.model.backbone
+        require(backbone, type(self).__name__, 'grid', 'patch_size')
+        clip_size = backbone.grid.clip_size(backbone.patch_size)
         self.pipelines = {
             modality: Pipeline(find_source(self.cfg, modality), modality, clip_size) for modality in ('image', 'video')
         }

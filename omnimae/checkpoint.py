@@ -37,7 +37,7 @@ from omnimae.layouts import (
     CLS_POSITION,
     CLS_TOKEN,
     GLOBAL_TOKENS,
-    KERNEL,
+    NATIVE,
     OF_COLOURS,
     OF_PLAIN,
     POSITIONS,
@@ -60,7 +60,7 @@ from omnimae.layouts import (
 )
 from omnimae.layouts import convert as convert  # users look for it here
 from omnimae.registry import DATASETS, WEIGHT_INITIALIZERS
-from omnimae.structures import Grid
+from omnimae.structures import Grid, HasPositions, unwrapped
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
@@ -313,13 +313,25 @@ def load_weights(
         ValueError: the file cannot be read, its layout is unknown, or its tensors do not fit the model.
     """
     content, meta = load_file(path)
-    model = getattr(model, 'module', model)  # within DDP
-    target = model.state_dict()
+    model = unwrapped(model)
+    target, backbone = model.state_dict(), dict(model.named_children()).get('backbone')
+    if backbone is None:
+        raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
     # what has a norm behind the pooling is a classifier, or looks at one
-    pool = getattr(getattr(model, 'backbone', None), 'pool', 'mean') if 'norm.weight' in target else 'mean'
-    state_dict, left = _translate(content, path, pool)
-    _check_kind(state_dict, target, type(model).__name__, path)
-    state_dict, apart = _of_kind(state_dict, target)
+    pool = getattr(backbone, 'pool', 'mean') if 'norm.weight' in target else 'mean'
+    is_ours, source = isinstance(backbone, HasPositions) or is_multimodal(target), recognise(content)
+    if not is_ours and any(key.startswith('backbone.') for key in content):
+        source = NATIVE
+    elif not is_ours and source is not None:
+        raise ValueError(
+            f'{path}: has the layout {source!r}, which has no names for a {type(backbone).__name__}. Give a checkpoint '
+            'of a training with this backbone.'
+        )
+    state_dict, left = _translate(content, path, pool, source)
+    apart: tuple[str, ...] = ()
+    if is_ours:
+        _check_kind(state_dict, target, path)
+        state_dict, apart = _of_kind(state_dict, target)
     state_dict = _with_cls_position(state_dict, target)
     has_positions = any('.pos_embed' in key for key in state_dict)
     fixed = () if has_positions else _restore_fixed_positions(model)
@@ -330,14 +342,14 @@ def load_weights(
     if label_map is not None:
         state_dict = _with_picked_head(state_dict, target, label_map, path)
     state_dict, inflated = _inflate_all(state_dict, target, model)
-    wanted = _wanted(state_dict, target, path, takes_norm)
+    wanted = _wanted(state_dict, target, path, takes_norm, pretrains=hasattr(model, 'mask_generator'))
     _check_fit(wanted, target, state_dict, path)
     if complete:
         _check_complete(wanted, target, state_dict, path, left, pool)
     model.load_state_dict({key: state_dict[key] for key in target if wanted(key)}, strict=False)
     report = LoadReport(
         path=str(path),
-        source=str(recognise(content)),
+        source=str(source),
         loaded=tuple(filter(wanted, target)),
         left=(*(key for key in state_dict if not wanted(key)), *apart, *left),
         initialised=tuple(key for key in target if not wanted(key)),
@@ -349,10 +361,12 @@ def load_weights(
     return report
 
 
-def _translate(content: StateDict, path: str | os.PathLike, pool: str) -> tuple[StateDict, tuple[str, ...]]:
+def _translate(
+    content: StateDict, path: str | os.PathLike, pool: str, source: str | None
+) -> tuple[StateDict, tuple[str, ...]]:
     """Tensors of a file in our layout, and the keys that have no place there."""
     try:
-        state_dict, left = translate(content, pool=pool)
+        state_dict, left = translate(content, source, pool)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     for key, x in state_dict.items():  # what is taken apart later
@@ -362,9 +376,7 @@ def _translate(content: StateDict, path: str | os.PathLike, pool: str) -> tuple[
     return state_dict, left
 
 
-def _check_kind(state_dict: StateDict, target: StateDict, model: str, path: str | os.PathLike) -> None:
-    if KERNEL not in target and not is_multimodal(target):
-        raise ValueError(f'{path}: a checkpoint fills a model, not a {model}. Move init_cfg up to it.')
+def _check_kind(state_dict: StateDict, target: StateDict, path: str | os.PathLike) -> None:
     if is_multimodal(state_dict) and is_pretraining(target) and not is_multimodal(target):
         raise ValueError(
             f'{path}: holds a model of several modalities, whose decoders are others. Give a checkpoint of a '
@@ -389,9 +401,11 @@ def _restore_fixed_positions(model: nn.Module) -> tuple[str, ...]:
     """The file has no positions: set the model's fixed ones to what they begin with -> their keys."""
     fixed = []
     for key in model.state_dict():
-        part: Any = model.get_submodule(key.rpartition('.')[0])
-        if key.endswith('.pos_embed') and (positions := part.fixed_positions()) is not None:
-            part.pos_embed.copy_(positions)
+        part = model.get_submodule(key.rpartition('.')[0])
+        if not key.endswith('.pos_embed') or not isinstance(part, HasPositions):
+            continue
+        if (positions := part.fixed_positions()) is not None:
+            model.state_dict()[key].copy_(positions)
             fixed.append(key)
     return tuple(fixed)
 
@@ -418,9 +432,11 @@ def _inflate_all(state_dict: StateDict, target: StateDict, model: nn.Module) -> 
     inflated: tuple[str, ...] = ()
     for key in [key for key in target if key.endswith('.patch_embed.weight') and key in state_dict]:
         prefix = key.removesuffix('patch_embed.weight')
-        part: Any = model.get_submodule(prefix.removesuffix('.'))
+        part = model.get_submodule(prefix.removesuffix('.'))
+        if not isinstance(part, HasPositions):  # of a backbone from outside
+            continue
         positions = part.fixed_positions()  # the model's own may be those of weights that it was given before
-        if prefix.startswith(TOKENIZERS):
+        if prefix.startswith(TOKENIZERS) and positions is not None:
             positions = positions[:, :: part.grid.h * part.grid.w]  # one place at every time step
         state_dict, keys = inflate(state_dict, target[key].shape[2], part.grid, positions, prefix)
         inflated += keys
@@ -569,15 +585,17 @@ class CheckpointInit:
 
 
 def _wanted(
-    state_dict: StateDict, target: StateDict, path: str | os.PathLike, takes_norm: bool
+    state_dict: StateDict, target: StateDict, path: str | os.PathLike, takes_norm: bool, *, pretrains: bool
 ) -> Callable[[str], bool]:
     """Which keys, of file and model alike, have to meet."""
+    head = _head_keys(chain(state_dict, target))
+    heads = [_head_keys(keys) for keys in (state_dict, target)]
     apart = tuple(f'{TOKENIZERS}{name}.' for name in modalities_of(state_dict) ^ modalities_of(target))
     if is_multimodal(target) and is_encoder(state_dict):  # perhaps of a plain ViT, which has no global token
         apart = (*apart, *({GLOBAL_TOKENS} - state_dict.keys()))
         return lambda key: key.startswith('backbone.') and not key.startswith(apart)
-    if is_pretraining(target):
-        if not is_pretraining(state_dict):
+    if pretrains:
+        if not is_pretraining(state_dict) and ('norm.weight' in state_dict or not set.intersection(*heads)):
             kind = 'an encoder alone' if is_encoder(state_dict) else 'a classifier'
             raise ValueError(
                 f'{path}: holds {kind}, which has no decoder. Give a checkpoint of pretraining, or a Classifier to '
@@ -587,11 +605,9 @@ def _wanted(
     token_norm = 'backbone.norm.weight'  # in pretraining and in what is frozen; a Classifier has it behind the pooling
     is_probe = token_norm in state_dict and token_norm not in target
     loses_token = CLS_TOKEN in state_dict and CLS_TOKEN not in target  # and with it what was trained on top
-    head = _head_keys(chain(state_dict, target))
     # a classifier's stands on a norm, one for maps on tokens
-    heads = [_head_keys(keys) for keys in (state_dict, target)]
     has_other_norm = ('norm.weight' in state_dict) != ('norm.weight' in target)
-    is_other_head = all(heads) and not set.intersection(*heads) and has_other_norm
+    is_other_head = all(heads) and has_other_norm
     if is_pretraining(state_dict) or is_encoder(state_dict) or is_probe or loses_token or is_other_head:
         cls_keys = {CLS_TOKEN, CLS_POSITION} - target.keys()
         unwanted = (*(() if token_norm in target else ('backbone.norm.',)), *cls_keys, *apart)
@@ -696,7 +712,10 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
 
 
 def _describe(state_dict: StateDict) -> str:
-    width, _, *patch_size = next(x for key, x in state_dict.items() if key.endswith('.patch_embed.weight')).shape
+    kernels = [x for key, x in state_dict.items() if key.endswith('.patch_embed.weight') and x.dim() == 5]
+    if not kernels:
+        return f'other parts ({_grouped(key for key in state_dict if key.startswith("backbone."))})'
+    width, _, *patch_size = kernels[0].shape
     text = f'embed_dim={width}, depth={num_blocks("backbone.blocks.", state_dict)}, patch_size={tuple(patch_size)}'
     for prefix in decoder_prefixes(state_dict):
         weight = state_dict.get(f'{prefix}decoder_embed.weight')

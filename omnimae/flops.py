@@ -1,28 +1,30 @@
-"""Arithmetic of a forward pass, counted from the layers of a model: the meta device will do.
+"""Arithmetic of a forward pass, counted by PyTorch as the model runs on the meta device.
 
-Counted are the multiply-accumulates (MACs) of every linear layer (the patch embedding is one) and of both products of
-attention, queries with keys and weights with values. Norms, biases, GELU and softmax are left out.
+Counted are the multiply-accumulates (MACs) of every linear layer (the patch embedding is one), of convolutions and of
+both products of attention, queries with keys and weights with values. Norms, biases, GELU and softmax are left out.
 
-A backbone is a SpatioTemporalViT, a head an MAEHead, a model a MaskedAutoencoder, a MultiMAE or a Classifier, or what
-has the same layers by the same names; their types are Any, since this room does not import the models.
+A backbone is anybody's, and so is a head; a model is a MaskedAutoencoder, a MultiMAE, a Classifier, or what has the
+same methods; their types are Any, since this room does not import the models.
 
 Legend: N tokens of the clip, K visible ones, M decoded ones.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnimae.structures import Grid
+from omnimae.structures import Backbone, Grid, Masks, require
 
 FORMULA = """\
 MACs of one clip, forward (1 MAC = 2 FLOPs). N tokens, K of them visible, M predicted; norms, biases, GELU and softmax
-are not counted.
+are not counted. PyTorch counts them as the model runs; a ViT with an MAEHead comes to this:
   blocks(n)        = n * their linear weights (qkv, proj, fc1, fc2) + 2 * n^2 * width per block (attention)
   encoder(K)       = K * patch embedding + blocks(K); an image embeds one frame, with the kernel summed over time
   decoder(L, K, M) = K * decoder embedding + blocks(L) + M * prediction; nobody reads the last block's output for the
@@ -57,35 +59,57 @@ class Row(NamedTuple):
         return self.encoder + self.decoder
 
 
-def block_macs(blocks: Any, num_tokens: int) -> int:
-    """Count transformer blocks, each on all ``num_tokens`` tokens."""
-    return num_tokens * _linear_macs(blocks) + sum(2 * num_tokens**2 * block.attn.proj.in_features for block in blocks)
+def count_macs(part: nn.Module, run: Callable[[Any, int], object]) -> int:
+    """Count what a second clip of a batch adds: what is computed once per batch is not counted.
+
+    Args:
+        part: a model, or a part of one; it runs as a copy without numbers, in evaluation.
+        run: the copy, number of clips -> its forward pass, on tensors of the meta device.
+
+    Raises:
+        ValueError: it does not run without numbers.
+    """
+    tensors = {id(x): nn.Parameter(x.to('meta'), requires_grad=False) for x in part.parameters()}
+    copied = copy.deepcopy(part, tensors | {id(x): x.to('meta') for x in part.buffers()}).eval()
+    counts = []
+    for batch_size in (1, 2):
+        with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            try:
+                run(copied, batch_size)
+            except (RuntimeError, NotImplementedError) as error:
+                raise ValueError(
+                    f'The arithmetic of {type(part).__name__} cannot be counted, because it does not run without '
+                    f'numbers, on the meta device: {error}'
+                ) from error
+        counts.append(counter.get_total_flops() // 2)
+    return counts[1] - counts[0]
 
 
-def _linear_macs(module: nn.Module) -> int:
-    """Count the linear layers below, on one token."""
-    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+def _tokens(batch_size: int, number: int) -> Tensor:
+    return torch.zeros(batch_size, number, dtype=torch.int64)
 
 
 def encoder_macs(backbone: Any, num_tokens: int, modality: str) -> int:
     """Count the backbone on ``num_tokens`` tokens of the clip."""
-    patch_embed = backbone.patch_embed.weight.numel() // (backbone.patch_size[0] if modality == 'image' else 1)
-    return num_tokens * patch_embed + block_macs(backbone.blocks, num_tokens + _num_extra(backbone))
+    frames, grid = 1 if modality == 'image' else backbone.patch_size[0], _grid(backbone, modality)
+    pixels = 3 * frames * math.prod(backbone.patch_size[1:])
+
+    def run(backbone: Any, batch_size: int) -> None:
+        tokens = _tokens(batch_size, num_tokens)
+        backbone.encode(torch.zeros(batch_size, num_tokens, pixels), grid, tokens)
+
+    return count_macs(backbone, run)
 
 
-def decoder_macs(head: Any, *, num_tokens: int, num_visible: int, num_predicted: int) -> int:
-    """Count a decoder over ``num_tokens`` tokens, of which ``num_visible`` come from the encoder."""
-    embedding = num_visible * head.decoder_embed.weight.numel()
-    blocks = block_macs(head.blocks, num_tokens) - (num_tokens - num_predicted) * _unread_macs(
-        head.blocks[-1], num_tokens
-    )
-    return embedding + blocks + num_predicted * head.pred.weight.numel()
+def decoder_macs(model: Any, modality: str, num_visible: int, num_predicted: int) -> int:
+    """Count the head of a masked autoencoder that is given ``num_visible`` tokens of the clip."""
+    grid, extra = _grid(model.backbone, modality), model.backbone.num_extra_tokens
 
+    def run(head: Any, batch_size: int) -> None:
+        latent = torch.zeros(batch_size, extra + num_visible, model.backbone.embed_dim)
+        head(latent, Masks(_tokens(batch_size, num_visible), _tokens(batch_size, num_predicted)), grid)
 
-def _unread_macs(block: Any, num_tokens: int) -> int:
-    """Count what the last decoder block leaves out for each token that is not predicted."""
-    linear = sum(layer.weight.numel() for layer in (block.attn.proj, block.mlp.fc1, block.mlp.fc2))
-    return linear + 2 * num_tokens * block.attn.proj.in_features
+    return count_macs(model.head_of(modality), run)
 
 
 def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predicted: int | None = None) -> Row:
@@ -94,18 +118,15 @@ def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predi
     It predicts ``num_predicted`` tokens, by default those that are hidden.
     """
     num_tokens = _grid(model.backbone, modality).num_tokens
-    num_decoded = num_tokens
-    if num_predicted is None:
-        num_predicted = num_tokens - num_visible or num_tokens
+    if num_predicted is None and num_visible == num_tokens:
+        decoder = decoder_macs(model, modality, 0, num_tokens)
+        embed = getattr(model.head_of(modality), 'decoder_embed', None)  # a head from outside need have none
+        if embed is not None:
+            size = num_tokens, model.backbone.embed_dim
+            decoder += count_macs(embed, lambda embed, batch_size: embed(torch.zeros(batch_size, *size)))
     else:
-        num_decoded = num_visible + num_predicted
-    extra, head = _num_extra(model.backbone), model.head_of(modality)
-    decoder = decoder_macs(
-        head,
-        num_tokens=num_decoded + extra,
-        num_visible=num_visible + (extra if getattr(head, 'cls_token', None) is None else 0),
-        num_predicted=num_predicted,
-    )
+        predicted = num_tokens - num_visible if num_predicted is None else num_predicted
+        decoder = decoder_macs(model, modality, num_visible, predicted)
     return Row(modality, what, num_visible, num_tokens, encoder_macs(model.backbone, num_visible, modality), decoder)
 
 
@@ -133,53 +154,57 @@ def pretraining_rows(model: Any) -> list[Row]:
 
 def classifier_rows(model: Any) -> list[Row]:
     """Count a classifier or frozen backbone on one view of an image and of a video; a head counts with the encoder."""
+    backbone: Backbone = model.backbone
+    require(backbone, 'the count of a view', 'grid', 'patch_size')
     rows = []
-    head = _linear_macs(model) - _linear_macs(model.backbone)
     for modality in ('image', 'video'):
-        num_tokens = _grid(model.backbone, modality).num_tokens
-        encoder = encoder_macs(model.backbone, num_tokens, modality) + head
-        rows.append(Row(modality, 'one view', num_tokens, num_tokens, encoder, 0))
+        num_tokens = _grid(backbone, modality).num_tokens
+        frames, height, width = backbone.grid.clip_size(backbone.patch_size)
+        shape = 3, 1 if modality == 'image' else frames, height, width
+
+        def run(model: Any, batch_size: int, shape: Sequence[int] = shape) -> None:
+            model(torch.zeros(batch_size, *shape), mode='predict')
+
+        rows.append(Row(modality, 'one view', num_tokens, num_tokens, count_macs(model, run), 0))
     return rows
 
 
-@torch.no_grad()
 def dense_macs(model: Any, size: int) -> int:
-    """Count a DensePredictor on a square image of colours, depth or both, as PyTorch counts: convolutions, too."""
+    """Count a DensePredictor on a square image of colours, depth or both: convolutions, too."""
     tokenizers = getattr(model.backbone, 'tokenizers', None)
     channels = {'rgb': 3} if tokenizers is None else {name: part.channels for name, part in tokenizers.items()}
-    device = next(model.parameters()).device
-    clips = {name: torch.empty(1, number, 1, size, size, device=device) for name, number in channels.items()}
-    with FlopCounterMode(display=False) as counter:
-        model.eval().outputs(clips)
-    return counter.get_total_flops() // 2
+
+    def run(model: Any, batch_size: int) -> None:
+        model.outputs({name: torch.zeros(batch_size, number, 1, size, size) for name, number in channels.items()})
+
+    return count_macs(model, run)
 
 
 def task_rows(model: Any) -> list[Row]:
-    """Count a MultiMAE with nothing hidden and as it runs, as PyTorch counts: the encoder, and all decoders together.
+    """Count a MultiMAE with nothing hidden and as it runs: the encoder, and all decoders together.
 
     The patches of all tokens are embedded, also of those that are hidden.
     """
     parts = model.backbone.tokenizers.items()
-    device, grids = model.backbone.global_tokens.device, {name: part.grid for name, part in parts}
-    patches = {}
-    for name, part in parts:
-        is_map, shape = hasattr(part, 'class_embed'), (1, part.grid.num_tokens, math.prod(part.patch_size))
-        patches[name] = (
-            torch.zeros(shape, dtype=torch.long, device=device)
-            if is_map
-            else torch.zeros(*shape[:2], shape[2] * part.channels, device=device)
-        )
+    grids = {name: part.grid for name, part in parts}
     modality = 'image' if all(part.grid.t * part.patch_size[0] == 1 for _, part in parts) else 'video'
     num_tokens = sum(grid.num_tokens for grid in grids.values())
+    # a pixel of a map of classes is one number
+    channels = {name: 1 if hasattr(part, 'class_embed') else part.channels for name, part in parts}
+    values = {name: channels[name] * math.prod(part.patch_size) for name, part in parts}
     rows = []
     for what, num_visible in (('all tokens', num_tokens), ('masked, as it runs', model.mask_generator.num_visible)):
-        visible = torch.zeros(1, num_visible, dtype=torch.long, device=device)
-        with torch.no_grad(), FlopCounterMode(display=False) as encoder:
-            latent = model.backbone.encode(patches, grids, visible)
-        with torch.no_grad(), FlopCounterMode(display=False) as decoder:
-            for task in model.head:
-                model.head_of(task)(latent, visible, grids, grids[model.head_of(task).modality])
-        macs = (counter.get_total_flops() // 2 for counter in (encoder, decoder))
+
+        def encode(backbone: Any, size: int, seen: int = num_visible) -> Tensor:
+            patches = {name: torch.zeros(size, grid.num_tokens, values[name]) for name, grid in grids.items()}
+            return backbone.encode(patches, grids, _tokens(size, seen))
+
+        def decode(heads: Any, size: int, seen: int = num_visible) -> None:
+            latent = torch.zeros(size, seen + model.backbone.num_extra_tokens, model.backbone.embed_dim)
+            for head in heads.values():
+                head(latent, _tokens(size, seen), grids, grids[head.modality])
+
+        macs = count_macs(model.backbone, encode), count_macs(model.head, decode)
         rows.append(Row(modality, what, num_visible, num_tokens, *macs))
     return rows
 
@@ -187,11 +212,6 @@ def task_rows(model: Any) -> list[Row]:
 def _visible_in_paper(num_tokens: int, ratio: float) -> int:
     """Round the visible tokens down (19 of 196 at 0.9); the code rounds the hidden ones down (and sees 20)."""
     return int(round(num_tokens * (1 - ratio), 6))
-
-
-def _num_extra(backbone: Any) -> int:
-    """Count the tokens that are none of the clip's; a backbone from outside need not know."""
-    return getattr(backbone, 'num_extra_tokens', 0)
 
 
 def _grid(backbone: Any, modality: str) -> Grid:

@@ -1051,7 +1051,7 @@ def num_blocks(prefix: str, state_dict: Collection[str]) -> int:
 
 
 def is_pretraining(state_dict: Collection[str]) -> bool:
-    return any(key.endswith('mask_token') for key in state_dict)
+    return any(key.endswith('mask_token') and not key.startswith('backbone.') for key in state_dict)
 
 
 def is_multimodal(state_dict: Collection[str]) -> bool:
@@ -1069,7 +1069,8 @@ def is_encoder(state_dict: Collection[str]) -> bool:
 
 def decoder_prefixes(state_dict: Collection[str]) -> list[str]:
     """Prefixes of our decoders: ['head.'], or ['head.image.', 'head.video.'], or nothing in a classifier."""
-    return sorted(key.removesuffix('mask_token') for key in state_dict if key.endswith('mask_token'))
+    decoders = (key for key in state_dict if not key.startswith('backbone.'))
+    return sorted(key.removesuffix('mask_token') for key in decoders if key.endswith('mask_token'))
 
 
 def listed(keys: Collection[str], most: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""The words that every room shares, as types: Grid, Masks, Address, Sample, Batch.
+"""The words that every room shares, as types: Grid, Masks, Backbone, Head, Address, Sample, Batch.
 
 Legend: B batch, C channels, T frames, H W pixels, N = t*h*w tokens, K visible tokens, M decoded tokens. Tokens are
 numbered with t slowest, then h, then w.
@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,10 @@ class Grid(NamedTuple):
                 f'{pt}x{ph}x{pw}. Choose a size that the patch divides, or one frame for an image.'
             )
         return cls(max(frames // pt, 1), height // ph, width // pw)
+
+    def clip_size(self, patch_size: Size3) -> Size3:
+        """(T, H, W) pixels of a clip that has this grid."""
+        return self.t * patch_size[0], self.h * patch_size[1], self.w * patch_size[2]
 
 
 def token_spans(grids: Mapping[str, Grid]) -> dict[str, slice]:
@@ -94,6 +98,103 @@ class Masks(NamedTuple):
         """The same masks on another device."""
         scored = None if self.scored is None else self.scored.to(device)
         return Masks(self.visible.to(device), self.decode.to(device), scored)
+
+
+class Backbone(Protocol):
+    """All that models, heads, the optimizer, checkpoints, counts and tools ask of an encoder.
+
+    Nobody else knows the names of its parameters. It lacks at will what nobody asks of it: pretraining needs the
+    attributes but ``num_layers``, with ``patchify`` and ``encode``; a classifier, k-NN and features ``embed_dim`` and
+    ``pooled``; layer decay ``num_layers`` and ``layer_of``; heads for maps ``embed_dim``, ``num_layers`` and
+    ``feature_maps``.
+
+    Where its constructor takes ``final_norm``, False leaves out the norm after the last layer, which is called
+    ``norm``: a classifier has its own after the pooling.
+
+    Attributes:
+        embed_dim: D, width of the tokens that it gives.
+        patch_size: (pt, ph, pw) pixels of a token, the smallest piece that can be hidden.
+        grid: tokens of the clips that it is made for.
+        num_extra_tokens: tokens that ``encode`` gives before those of the clip, as a class token.
+        num_layers: L, of layer decay and feature maps.
+        layer_dims: width of the map of each layer, where they differ; one that has no such attribute has D everywhere.
+    """
+
+    embed_dim: int
+    patch_size: Size3
+    grid: Grid
+    num_extra_tokens: int
+    num_layers: int
+
+    def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
+        """(B, C, T, H, W) -> (B, N, P) pixels of each token, in the order (pt, ph, pw, c), and the grid."""
+
+    def encode(self, patches: Tensor, grid: Grid, tokens: Tensor | None = None) -> Tensor:
+        """(B, K, P) normalised -> (B, extra + K, D); ``tokens`` (B, K) says which of the grid, None means all."""
+
+    def pooled(self, clip: Tensor) -> Tensor:
+        """(B, C, T, H, W) normalised -> (B, D): what a classifier reads."""
+
+    def feature_maps(
+        self, clips: Mapping[str, Tensor], layers: Sequence[int], modalities: Sequence[str]
+    ) -> list[Tensor]:
+        """Modality -> (B, C, T, H, W) normalised -> (B, D, t, h, w) after each of ``layers``, numbers in 0..L-1.
+
+        The maps of ``modalities`` stand side by side along D. Each layer may have a grid of its own.
+        """
+
+    def layer_of(self, name: str) -> int:
+        """Name of a parameter of the backbone -> 0 before the layers, i + 1 in layer i, L + 1 after them."""
+
+
+@runtime_checkable
+class HasPositions(Protocol):
+    """What has positions for a grid, as the published layouts do: our ViTs, tokenizers and MAEHeads."""
+
+    grid: Grid
+
+    def fixed_positions(self) -> Tensor | None:
+        """-> (1, N, D): what ``pos_embed`` begins with, for a checkpoint to replace; None if it is learned."""
+
+
+class Head(Protocol):
+    """What a MaskedAutoencoder asks of a decoder: to train ``loss``, to validate, draw and count all of it.
+
+    Attributes:
+        target: a PixelTarget, or what has its methods.
+    """
+
+    target: Any
+
+    def __call__(self, latent: Tensor, masks: Masks, grid: Grid) -> Tensor:
+        """(B, extra + K, D) encoded tokens -> (B, M, P) predictions for ``masks.decode``."""
+
+    def loss(self, latent: Tensor, masks: Masks, grid: Grid, pixels: Tensor) -> dict[str, Tensor]:
+        """The same, and pixels (B, M, P) of the decoded patches in 0..1 -> {'loss': ...}."""
+
+    def predicted_pixels(self, pixels: Tensor, decode: Tensor, grid: Grid) -> Tensor:
+        """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of those of their frames that are predicted."""
+
+    def errors(self, prediction: Tensor, pixels: Tensor) -> Tensor:
+        """(B, M, P) predictions, (B, M, P) `predicted_pixels` -> (B, M)."""
+
+
+def require(part: Backbone | Head, asker: str, *members: str) -> None:
+    """Say what somebody's backbone or head lacks, before it is used.
+
+    Raises:
+        ValueError: it has not all of ``members``.
+    """
+    if missing := [name for name in members if not hasattr(part, name)]:
+        raise ValueError(
+            f'{type(part).__name__} lacks {" and ".join(missing)}, which {asker} asks of it: see Backbone and Head in '
+            'omnimae/structures.py.'
+        )
+
+
+def unwrapped(model: Any) -> Any:
+    """Give the model itself, within DDP."""
+    return getattr(model, 'module', model)
 
 
 def gather_tokens(x: Tensor, tokens: Tensor) -> Tensor:

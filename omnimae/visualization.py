@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from omnimae.structures import UNKNOWN_CLASS, Grid, Masks, Size3, token_spans
+from omnimae.structures import UNKNOWN_CLASS, Grid, Masks, Size3, require, token_spans
 
 Frames = np.ndarray
 """(T, H, W, 3) uint8, RGB."""
@@ -67,6 +67,8 @@ def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = N
     """
     if clip.dtype != torch.uint8 or clip.dim() != 4:
         raise ValueError(f'reconstruct needs a uint8 clip of shape (3, T, H, W), got {clip.dtype} {tuple(clip.shape)}.')
+    head = model.head_of(modality)
+    require(head, 'a reconstruction', 'target')
     training = model.training
     model.eval()
     clip = clip.to(next(model.parameters()).device)
@@ -74,7 +76,6 @@ def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = N
     model.train(training)
 
     patches, grid = model.backbone.patchify(clip[None])
-    head = model.head_of(modality)
     everywhere = torch.arange(grid.num_tokens, device=clip.device)[None]
     pixels = head.predicted_pixels(patches, everywhere, grid)[0].float() / 255
     tubelet = clip.shape[1] // grid.t

@@ -12,9 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from omnimae.config import load_config
+from omnimae.engine import LayerDecayConstructor
+from omnimae.flops import classifier_rows, pretraining_rows
+from omnimae.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / 'docs').glob('*.md')
@@ -172,3 +177,25 @@ def test_a_tool_has_one_version():
     setup, hooks = ((ROOT / name).read_text() for name in ('setup.py', '.pre-commit-config.yaml'))
     [version] = re.findall(r"'(ruff==[0-9.]+)'", setup)
     assert set(re.findall(r'ruff==[0-9.]+', hooks)) == {version}
+
+
+def test_the_shortest_backbone_works():
+    """The block of docs/extending.md pretrains, is fine-tuned with layer decay, counted and asked for features."""
+    [block] = re.findall(r'```python\n(# my_backbone\.py\n.*?)```', (ROOT / 'docs' / 'extending.md').read_text(), re.DOTALL)
+    exec(compile(block, 'my_backbone.py', 'exec'), {})
+    backbone = dict(type='MyBackbone', embed_dim=12, depth=2, num_heads=2, patch_size=(2, 8, 8), clip_size=(4, 16, 16))
+    masks = {modality: dict(type='RandomMasking', ratio=0.5) for modality in ('image', 'video')}
+    head = dict(type='MAEHead', embed_dim=8, depth=1, num_heads=2)
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        model = MODELS.build(dict(type='MaskedAutoencoder', backbone=backbone, head=head, mask_generator=masks))
+        classifier = MODELS.build(dict(type='Classifier', backbone=backbone, num_classes=3))
+        wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.0))
+        groups = LayerDecayConstructor(wrapper, dict(layer_decay=0.5)).param_groups(classifier)
+    for frames, modality in ((1, 'image'), (4, 'video')):
+        model(torch.randint(256, (2, 3, frames, 16, 16), dtype=torch.uint8), modality)['loss'].backward()
+    assert all(x.grad is not None for x in model.parameters())
+    classifier.backbone.load_state_dict(model.backbone.state_dict())
+    assert classifier.predict(torch.zeros(2, 3, 4, 16, 16)).shape == (2, 3)
+    assert {group['lr'] for group in groups} == {0.5, 0.25, 0.125, 0.0625}
+    assert len(pretraining_rows(model)) == 6
+    assert len(classifier_rows(classifier)) == 2

@@ -12,6 +12,7 @@ from torch import nn
 from omnimae.config import infer_num_classes, load_config
 from omnimae.flops import FORMULA, Row, classifier_rows, dense_macs, pretraining_rows, task_rows
 from omnimae.registry import MODELS
+from omnimae.structures import require
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -24,12 +25,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def describe(model: nn.Module) -> str:
     """Size and parameters, in one line."""
     backbone = model.backbone
-    clip_size = 'x'.join(str(n * p) for n, p in zip(backbone.grid, backbone.patch_size, strict=True))
+    require(backbone, 'get_flops.py', 'grid', 'patch_size', 'embed_dim', 'num_layers')
+    clip_size = 'x'.join(map(str, backbone.grid.clip_size(backbone.patch_size)))
     patch_size = 'x'.join(map(str, backbone.patch_size))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return (
         f'{type(model).__name__}, {parameters / 1e6:.1f} M parameters: width {backbone.embed_dim}, '
-        f'{len(backbone.blocks)} blocks, patches of {patch_size}, clips of {clip_size} (frames x height x width)'
+        f'{backbone.num_layers} blocks, patches of {patch_size}, clips of {clip_size} (frames x height x width)'
     )
 
 

@@ -47,6 +47,7 @@ from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
 from omnimae.engine import choose_device, setup_environment
 from omnimae.flops import pretraining_rows
+from omnimae.registry import MODELS
 from omnimae.structures import to_json
 
 SMALL = Path(__file__).parents[1] / 'configs' / 'small'
@@ -304,9 +305,12 @@ def _load(path: Path, options: str) -> Config:
 
 
 def _pretrain(cfg: Config, weights: None) -> dict[str, Any]:
-    """Pretrain to the end -> plain numbers of the piece."""
+    """Pretrain to the end -> plain numbers of the piece. What cannot be counted says so before."""
+    with torch.device('meta'):
+        rows = pretraining_rows(MODELS.build(cfg.model))
     runner, result = _fit(cfg)
-    return {**result, **_costs(runner)}
+    macs = {row.modality: row.total for row in rows if row.what == 'masked, as it runs'}
+    return {**result, **_costs(runner, macs)}
 
 
 def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
@@ -338,10 +342,9 @@ def _fit(cfg: Config) -> tuple[Runner, dict[str, Any]]:
     )
 
 
-def _costs(runner: Runner) -> dict[str, Any]:
+def _costs(runner: Runner, macs: Mapping[str, int]) -> dict[str, Any]:
     """What a pretraining takes per sample of each modality: MACs of a forward pass, samples a second (median)."""
     costs = {}
-    macs = {row.modality: row.total for row in pretraining_rows(runner.model) if row.what == 'masked, as it runs'}
     for modality, unit in UNITS.items():
         if (key := f'train/{unit}_per_second') in runner.message_hub.log_scalars:
             rate = float(np.median(runner.message_hub.get_scalar(key).data[0]))

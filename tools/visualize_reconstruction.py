@@ -84,8 +84,7 @@ class Painter:
 
     def __init__(self, model: nn.Module, title: str, sampling: ClipSampling, out_dir: Path):
         self.model, self.title, self.out_dir = model, title, out_dir
-        grid, patch_size = model.backbone.grid, model.backbone.patch_size
-        self.num_frames, self.height, self.width = (n * p for n, p in zip(grid, patch_size, strict=True))
+        self.num_frames, self.height, self.width = model.backbone.grid.clip_size(model.backbone.patch_size)
         self.sampling = sampling._replace(num_frames=self.num_frames)
         self.frame_rate = 0.0  # of the clip that was read last
         self.failures: list[str] = []
@@ -185,7 +184,7 @@ def find_samples(model: Any, cfg: Config, paths: Sequence[Path]) -> Iterator[tup
                 sample = dataset[row]
                 yield sample['id'], {key: clip[0] for key, clip in sample['clips'].items()}
         elif modality_of(path) == 'image':
-            size = (n * p for n, p in zip(stem.grid[1:], stem.patch_size[1:], strict=True))
+            size = stem.grid.clip_size(stem.patch_size)[1:]
             frames = np.ascontiguousarray(fit(read_image(str(path)), *size))
             yield path.name, {'rgb': torch.from_numpy(frames).movedim(-1, 0)}
         else:

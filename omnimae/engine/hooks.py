@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from omnimae.evaluation import ClipAccuracy, DepthScore, SegmentationScore
 from omnimae.registry import HOOKS
-from omnimae.structures import UNKNOWN_CLASS, Batch, has_clip
+from omnimae.structures import UNKNOWN_CLASS, Batch, has_clip, unwrapped
 from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
 
 from .precision import dtype_of, evaluating
@@ -39,11 +39,6 @@ from .reading import Readable, judge_of, list_broken
 def _seed_everything(*address: int) -> None:
     """Torch's generators on all devices, from what the random numbers belong to."""
     torch.manual_seed(int(np.random.SeedSequence(address).generate_state(1, np.uint64)[0]))
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Give the model itself, within DDP."""
-    return getattr(model, 'module', model)
 
 
 def check_score(runner: Runner, key: str, option: str) -> None:

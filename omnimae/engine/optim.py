@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from mmengine.optim import BaseOptimWrapper, OptimWrapper, _ParamScheduler
 from torch import Tensor, nn
 
 from omnimae.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS
+from omnimae.structures import Backbone, require, unwrapped
 
 from .devices import choose_device
 from .precision import DTYPES, computes
@@ -216,21 +216,16 @@ def _replace(old: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
     old.copy_(new if found_inf is None else torch.where(found_inf > 0, old, new))
 
 
-# what stands before the blocks of a backbone
-_INPUT_LAYERS = tuple(
-    f'backbone.{name}' for name in ('patch_embed.', 'cls_token', 'pos_embed', 'tokenizers.', 'global_tokens')
-)
-
-
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayConstructor:
     """Parameter groups with layer-wise learning rates, and weight decay where it belongs.
 
     Biases, norms and whatever else has one dimension are not decayed. Everything else is, as in OmniMAE's release, but
     for what ``no_decay`` names: which tokens and positions are spared differs from method to method.
-    With depth blocks, decay d and rule 'release' the learning rate is multiplied by d^(depth+2) in what stands before
-    the blocks (patch embedding, class token, learned positions), d^(depth+1-i) in block i and d in everything behind
-    them. BEiT, MAE and the paper's notation have one factor d less everywhere: rule 'paper'.
+    The backbone says which layer a parameter belongs to (`Backbone.layer_of`). With L layers, decay d and rule
+    'release' the learning rate is multiplied by d^(L+2) before them (patch embedding, class token, learned positions),
+    d^(L+1-i) in layer i and d after them. BEiT, MAE and the paper's notation have one factor d less everywhere: rule
+    'paper'.
 
     Args:
         optim_wrapper_cfg: the wrapper's config, with ``optimizer``. What it leaves out is the optimizer's own default.
@@ -238,7 +233,8 @@ class LayerDecayConstructor:
             parameters, or endings of them: 'mask_token' is that of every decoder.
 
     Raises:
-        ValueError: unknown key or rule, a decay outside (0, 1], or a name that no parameter has.
+        ValueError: unknown key or rule, a decay outside (0, 1], a name that no parameter has, or a backbone that does
+            not know its layers.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -259,8 +255,7 @@ class LayerDecayConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer over ``model``'s groups and wrap it."""
-        model = getattr(model, 'module', model)  # within DDP
-        optimizer = self._optimizer(self.param_groups(model))
+        optimizer = self._optimizer(self.param_groups(unwrapped(model)))
         return OPTIM_WRAPPERS.build(self.wrapper_cfg, default_args=dict(type='OptimWrapper', optimizer=optimizer))
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -275,7 +270,7 @@ class LayerDecayConstructor:
             )
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
         for name, parameter, decayed in self._trainable(model):
-            exponent = 0 if self.layer_decay is None else self._exponent(name, model)
+            exponent = 0 if self.layer_decay is None else self._exponent(name, model.backbone)
             group = {
                 'params': [],
                 **({} if rate is None else {'lr': rate * (self.layer_decay or 1.0) ** exponent}),
@@ -287,15 +282,17 @@ class LayerDecayConstructor:
     def _optimizer(self, params: list[Any]) -> torch.optim.Optimizer:
         return OPTIMIZERS.build(dict(self.optimizer_cfg, params=params))
 
-    def _exponent(self, name: str, model: nn.Module) -> int:
-        depth = len(list(model.get_submodule('backbone.blocks').children()))
-        if name.startswith(_INPUT_LAYERS):
-            layer = 0
-        elif block := re.match(r'backbone\.blocks\.(\d+)\.', name):
-            layer = int(block[1]) + 1
-        else:
-            layer = depth + 1
-        return depth + (2 if self.rule == 'release' else 1) - layer
+    def _exponent(self, name: str, backbone: Backbone) -> int:
+        require(backbone, f'paramwise_cfg.layer_decay={self.layer_decay}', 'num_layers', 'layer_of')
+        part, _, own = name.partition('.')
+        last = backbone.num_layers + 1
+        layer = backbone.layer_of(own) if part == 'backbone' else last
+        if layer not in range(last + 1):
+            raise ValueError(
+                f'{type(backbone).__name__}.layer_of({own!r}) is {layer!r}, which is no number from 0 to {last} '
+                '(num_layers + 1).'
+            )
+        return last + (self.rule == 'release') - layer
 
     def _trainable(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, bool]]:
         """Name, parameter and whether weight decay applies; one with several names by the first."""

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from omnimae.evaluation import ClipAccuracy, Features, knn, knn_accuracy
 from omnimae.registry import HOOKS, LOOPS, MODELS
-from omnimae.structures import Batch
+from omnimae.structures import Batch, require, unwrapped
 
 from .hooks import lacking
 from .precision import dtype_of, evaluating
@@ -274,7 +274,8 @@ class KNNHook(Hook):
         self.name, self.interval, self.k, self.temperature = name, interval, k, temperature
 
     def before_train(self, runner: Runner) -> None:
-        """Build the loaders: a mistake in them is seen before the first step."""
+        """Build the loaders: a mistake in them is seen before the first step, and so is a backbone without features."""
+        require(unwrapped(runner.model).backbone, f'KNNHook {self.name!r}', 'pooled')
         self.built = {}
         for key, cfg in self.loaders.items():
             loader = runner.build_dataloader(cfg, seed=runner.seed)
@@ -292,7 +293,7 @@ class KNNHook(Hook):
         """Extract and count when due."""
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
-        model = getattr(runner.model, 'module', runner.model)  # within DDP
+        model = unwrapped(runner.model)
         was_training = model.training
         model.eval()
         dtype = dtype_of(runner.cfg)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from omnimae.registry import MODELS
 from omnimae.structures import is_first, without_autocast
 
+from .backbone import build_backbone
+
 Clip = Tensor | Mapping[str, Tensor]
 
 
@@ -51,7 +53,7 @@ class Classifier(BaseModel):
     ):
         preprocessor = dict(data_preprocessor or dict(type='ClipPreprocessor'), num_classes=num_classes)
         super().__init__(MODELS.build(preprocessor), init_cfg)
-        self.backbone = MODELS.build({**backbone, 'final_norm': False})
+        self.backbone = build_backbone(backbone, 'Classifier', 'embed_dim', 'pooled', final_norm=False)
         self.data_preprocessor.input_classes = getattr(self.backbone, 'input_classes', {})
         self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6)
         self.pretrained_norm = pretrained_norm

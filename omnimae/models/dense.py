@@ -19,6 +19,8 @@ from torch import Tensor
 from omnimae.registry import MODELS
 from omnimae.structures import UNKNOWN_CLASS, is_first
 
+from .backbone import build_backbone
+
 
 @MODELS.register_module()
 class SegmentationTask:
@@ -161,14 +163,17 @@ class DensePredictor(BaseModel):
             raise ValueError(f'read={read!r} is one name. Give a list: read=({read!r},).')
         self.task = meaning
         self.read = (*read,)
-        self.backbone = MODELS.build({**backbone, 'final_norm': False})
+        asked = 'embed_dim', 'num_layers', 'feature_maps'
+        self.backbone = build_backbone(backbone, 'DensePredictor', *asked, final_norm=False)
         self.data_preprocessor.input_classes = getattr(self.backbone, 'input_classes', {})
         modalities = getattr(self.backbone, 'modalities', self.read)  # a plain ViT takes its one by any name
         if not {*self.read} <= {*modalities}:
             raise ValueError(f'read={self.read} is not all of the backbone. Choose from {list(modalities)}.')
-        learned = dict(in_dim=self.backbone.embed_dim * len(self.read), out_channels=self.task.out_channels)
-        self.head = MODELS.build({**learned, **head})
-        depth = len(self.backbone.blocks)
+        depth = self.backbone.num_layers
+        dims = getattr(self.backbone, 'layer_dims', [self.backbone.embed_dim] * depth)
+        in_dims = tuple(dim * len(self.read) for dim in dims)
+        in_dim = in_dims if len({*in_dims}) > 1 else in_dims[-1]
+        self.head = MODELS.build({'in_dim': in_dim, 'out_channels': self.task.out_channels, **head})
         if not all(-depth <= layer < depth for layer in self.head.layers):
             raise ValueError(f'head.layers={self.head.layers}, but the backbone has the blocks 0 to {depth - 1}.')
         self.layers = [layer % depth for layer in self.head.layers]

@@ -36,12 +36,17 @@ class ConvNeXtBlock(nn.Module):
         return x + self.mlp(self.norm(y)).movedim(-1, 1)
 
 
+def dims_of(in_dim: int | Sequence[int], layers: Sequence[int]) -> list[int]:
+    """Width of the maps of all layers, or of each -> those of ``layers``."""
+    return [in_dim if isinstance(in_dim, int) else in_dim[layer] for layer in layers]
+
+
 @MODELS.register_module()
 class ConvNeXtHead(BaseModule):
     """Every token becomes ``upscale`` x ``upscale`` pixels of a map, on which ConvNeXt blocks work.
 
     Args:
-        in_dim: D of the maps; the model fills it in.
+        in_dim: D of the maps, of each of the backbone's layers where they differ; the model fills it in.
         out_channels: of the result; the model fills it in.
         embed_dim: numbers that a token is projected to: upscale^2 pixels of embed_dim / upscale^2 channels.
         upscale: pixels of the map along a side of a token.
@@ -56,7 +61,7 @@ class ConvNeXtHead(BaseModule):
     def __init__(
         self,
         *,
-        in_dim: int,
+        in_dim: int | Sequence[int],
         out_channels: int,
         embed_dim: int = 6144,
         upscale: int = 4,
@@ -67,7 +72,7 @@ class ConvNeXtHead(BaseModule):
         if embed_dim % upscale**2:
             raise ValueError(f'ConvNeXtHead: embed_dim={embed_dim} is no multiple of upscale={upscale} squared.')
         self.upscale = upscale
-        self.proj = Linear(in_dim, embed_dim)
+        self.proj = Linear(*dims_of(in_dim, self.layers), embed_dim)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(embed_dim // upscale**2) for _ in range(depth)))
         self.pred = nn.Conv2d(embed_dim // upscale**2, out_channels, 1)
         xavier_linear(self)
@@ -116,7 +121,7 @@ class DPTHead(BaseModule):
     No token but those of the maps is read (DPT's readout 'ignore'), no batch norm.
 
     Args:
-        in_dim: D of the maps; the model fills it in.
+        in_dim: D of the maps, of each of the backbone's layers where they differ; the model fills it in.
         out_channels: of the result; the model fills it in.
         layers: four blocks of the backbone.
         layer_dims: channels of their maps, which get 4, 2, 1 and 1/2 pixels along the side of a token.
@@ -129,7 +134,7 @@ class DPTHead(BaseModule):
     def __init__(
         self,
         *,
-        in_dim: int,
+        in_dim: int | Sequence[int],
         out_channels: int,
         layers: Sequence[int] = (2, 5, 8, 11),
         layer_dims: Sequence[int] = (96, 192, 384, 768),
@@ -149,8 +154,8 @@ class DPTHead(BaseModule):
             nn.Conv2d(layer_dims[3], layer_dims[3], 3, stride=2, padding=1),
         ]
         self.reassemble = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(in_dim, width, 1), scale, nn.Conv2d(width, dim, 3, padding=1, bias=False))
-            for width, scale in zip(layer_dims, scales, strict=True)
+            nn.Sequential(nn.Conv2d(of_layer, width, 1), scale, nn.Conv2d(width, dim, 3, padding=1, bias=False))
+            for of_layer, width, scale in zip(dims_of(in_dim, self.layers), layer_dims, scales, strict=True)
         )
         self.fuse = nn.ModuleList(Fusion(dim, has_coarser=i < 3) for i in range(4))
         self.head = nn.Conv2d(dim, dim // 2, 3, padding=1)

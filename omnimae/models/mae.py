@@ -10,7 +10,9 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks, gather_tokens
+from omnimae.structures import Grid, Masks, gather_tokens, require
+
+from .backbone import build_backbone
 
 
 class _Split(NamedTuple):
@@ -47,18 +49,21 @@ class MaskedAutoencoder(BaseModel):
         init_cfg: dict | None = None,
     ):
         super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
-        self.backbone = MODELS.build(backbone)
+        asked = 'embed_dim', 'patch_size', 'grid', 'num_extra_tokens', 'patchify', 'encode'
+        self.backbone = build_backbone(backbone, 'MaskedAutoencoder', *asked)
         # the head learns these from the backbone; merged here, since a ConfigDict would take the grid apart
         learned = dict(
             in_dim=self.backbone.embed_dim,
             patch_size=self.backbone.patch_size,
             grid=self.backbone.grid,
-            num_extra_tokens=getattr(self.backbone, 'num_extra_tokens', 0),
+            num_extra_tokens=self.backbone.num_extra_tokens,
         )
         if 'type' in head:
             self.head = MODELS.build({**learned, **head})
         else:
             self.head = nn.ModuleDict({key: MODELS.build({**learned, **cfg}) for key, cfg in head.items()})
+        for modality in mask_generator:
+            require(self.head_of(modality), 'MaskedAutoencoder', 'loss')
         self.mask_generator = {key: MODELS.build(cfg) for key, cfg in mask_generator.items()}
         for modality, generator in self.mask_generator.items():
             grid = self.backbone.grid
@@ -103,8 +108,9 @@ class MaskedAutoencoder(BaseModel):
         Raises:
             ValueError: as ``loss``.
         """
-        split = self._split(clip, modality, masks)
         head = self.head_of(modality)
+        require(head, 'MaskedAutoencoder.predict', 'predicted_pixels', 'errors')
+        split = self._split(clip, modality, masks)
         latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
         patches = head(latent, split.masks, split.grid)
         pixels = head.predicted_pixels(split.pixels, split.masks.decode, split.grid)
@@ -138,7 +144,7 @@ class MaskedAutoencoder(BaseModel):
         return self._mask_generator(modality)(len(clip), grid, device or clip.device)
 
     def head_of(self, modality: str) -> Any:
-        """Return the head that decodes this modality, an MAEHead or one like it: the shared one, or its own."""
+        """Return the `Head` that decodes this modality: the shared one, or its own."""
         return self.head[modality] if isinstance(self.head, nn.ModuleDict) else self.head
 
     def _split(self, clip: Tensor, modality: str, masks: Masks | None) -> _Split:

@@ -24,6 +24,7 @@ from .vit import (
     LayerNorm,
     PatchEmbed,
     Sizes,
+    layer_of,
     patchify,
     resize_positions,
     run_blocks,
@@ -228,7 +229,7 @@ class MultiModalViT(BaseModule):
         if not tokenizers:
             raise ValueError('tokenizers is empty. Name at least one modality: tokenizers=dict(rgb=dict(type=...)).')
         sizes = Sizes.of(arch, embed_dim, depth, num_heads, mlp_ratio)
-        self.embed_dim = sizes.embed_dim
+        self.embed_dim, self.num_layers = sizes.embed_dim, sizes.depth
         self.num_extra_tokens = num_global_tokens
         self.grad_checkpointing = grad_checkpointing
         self.tokenizers = nn.ModuleDict(
@@ -276,7 +277,7 @@ class MultiModalViT(BaseModule):
         Raises:
             ValueError: no clips, a modality without a tokenizer, or a size that the patch does not divide.
         """
-        tokens = self.forward_layers(clips, [len(self.blocks) - 1])[0]
+        tokens = self.forward_layers(clips, [self.num_layers - 1])[0]
         return tokens._replace(x=self.norm(tokens.x))
 
     def pooled(self, clips: Mapping[str, Tensor] | Tensor) -> Tensor:
@@ -331,6 +332,10 @@ class MultiModalViT(BaseModule):
         """Modality -> (B, N, P), and which tokens of all, (B, K), are seen -> (B, K + G, D)."""
         x = self._with_global_tokens(gather_tokens(self.embed(patches, grids), visible))
         return self.norm(run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing))
+
+    def layer_of(self, name: str) -> int:
+        """Name of a parameter -> its layer, see `Backbone`."""
+        return layer_of(name, self.num_layers)
 
     def _with_global_tokens(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.global_tokens.expand(len(x), -1, -1)], 1)

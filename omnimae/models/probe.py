@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from omnimae.registry import MODELS
 from omnimae.structures import is_first, without_autocast
 
+from .backbone import build_backbone
+
 
 @MODELS.register_module()
 class FrozenBackbone(BaseModel):
@@ -45,7 +47,8 @@ class FrozenBackbone(BaseModel):
         super().__init__(MODELS.build(data_preprocessor or dict(type='ClipPreprocessor')), init_cfg)
         if norm not in ('token', 'pooled', None):
             raise ValueError(f"norm={norm!r} is unknown. Choose 'token', 'pooled' or None.")
-        self.backbone = MODELS.build(backbone if norm == 'token' else {**backbone, 'final_norm': False})
+        asked = 'embed_dim', 'pooled'
+        self.backbone = build_backbone(backbone, type(self).__name__, *asked, final_norm=norm == 'token')
         self.norm = nn.LayerNorm(self.backbone.embed_dim, eps=1e-6) if norm == 'pooled' else nn.Identity()
         self.backbone.eval()
 

@@ -321,6 +321,12 @@ def run_to_layers(blocks: nn.ModuleList, x: Tensor, layers: Sequence[int], *, gr
     return outputs
 
 
+def layer_of(name: str, depth: int) -> int:
+    """Name of a parameter of a ViT -> 0 before the blocks, i + 1 in block i, depth + 1 in the norm after them."""
+    part, _, rest = name.partition('.')
+    return int(rest.partition('.')[0]) + 1 if part == 'blocks' else (depth + 1) * (part == 'norm')
+
+
 class Sizes(NamedTuple):
     """How large a transformer is."""
 
@@ -424,7 +430,7 @@ class SpatioTemporalViT(PositionedModule):
         if pool == 'cls' and not cls_token:
             raise ValueError("pool='cls', and the backbone has no class token. Set cls_token=True, or pool='mean'.")
         sizes = Sizes.of(arch, embed_dim, depth, num_heads, mlp_ratio)
-        self.embed_dim = sizes.embed_dim
+        self.embed_dim, self.num_layers = sizes.embed_dim, sizes.depth
         self.patch_size = (*patch_size,)  # a config may have a list
         self.pool = pool
         self.num_extra_tokens = int(cls_token)
@@ -477,6 +483,10 @@ class SpatioTemporalViT(PositionedModule):
         x = self._embed(patches, grid)
         outputs = run_to_layers(self.blocks, x, layers, grad_checkpointing=self.grad_checkpointing)
         return [x[:, self.num_extra_tokens :].transpose(1, 2).unflatten(2, grid) for x in outputs]
+
+    def layer_of(self, name: str) -> int:
+        """Name of a parameter -> its layer, see `Backbone`."""
+        return layer_of(name, self.num_layers)
 
     def _embed(self, patches: Tensor, grid: Grid, tokens: Tensor | None = None) -> Tensor:
         positions = self.positions_on(grid)
