@@ -97,11 +97,7 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
 
 @contextmanager
 def local_file(path: str) -> Iterator[str]:
-    """A path as it is; of http(s) that of a copy that stays, of another storage (``s3://``) that of one for a while.
-
-    Raises:
-        ValueError: it cannot be fetched.
-    """
+    """A path as it is; of http(s) that of a copy that stays, of another storage (``s3://``) that of one for a while."""
     if '://' not in path or path.startswith(('http://', 'https://')):
         yield _local(path)
         return
@@ -115,11 +111,7 @@ def local_file(path: str) -> Iterator[str]:
 
 
 def stored_classes(path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:
-    """Names of the classes that a checkpoint of ours was trained on: of each source of a Runner's that knows them.
-
-    Raises:
-        ValueError: as of `load_file`.
-    """
+    """Names of the classes that a checkpoint of ours was trained on: of each source of a Runner's that knows them."""
     _, meta = load_file(path)
     if 'classes' in meta:  # of exported weights
         return (tuple(json.loads(meta['classes'])),)
@@ -165,12 +157,7 @@ def _to_disk(path: Path) -> None:
 
 
 def save_file(state_dict: Mapping[str, Tensor], path: str | os.PathLike, meta: Mapping[str, str]) -> None:
-    """Write weights and a few words about them, as .safetensors or else as a file of torch; never half a file.
-
-    Raises:
-        ValueError: the folder does not exist.
-        OSError: as of `replacing`.
-    """
+    """Write weights and a few words about them, as .safetensors or else as a file of torch; never half a file."""
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f'{path}: the folder {path.parent} does not exist. Create it first.')

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +59,7 @@ class Row(NamedTuple):
         return self.encoder + self.decoder
 
 
-def count_macs(part: nn.Module, run: Callable[[Any, int], object]) -> int:
+def count_macs(part: Any, run: Callable[[Any, int], object]) -> int:
     """Count what a second clip of a batch adds: what is computed once per batch is not counted.
 
     Args:
@@ -89,27 +89,26 @@ def _tokens(batch_size: int, number: int) -> Tensor:
     return torch.zeros(batch_size, number, dtype=torch.int64)
 
 
-def encoder_macs(backbone: Any, num_tokens: int, modality: str) -> int:
+def encoder_macs(backbone: Backbone, num_tokens: int, modality: str) -> int:
     """Count the backbone on ``num_tokens`` tokens of the clip."""
     frames, grid = 1 if modality == 'image' else backbone.patch_size[0], _grid(backbone, modality)
-    pixels = 3 * frames * math.prod(backbone.patch_size[1:])
-
-    def run(backbone: Any, batch_size: int) -> None:
-        tokens = _tokens(batch_size, num_tokens)
-        backbone.encode(torch.zeros(batch_size, num_tokens, pixels), grid, tokens)
-
-    return count_macs(backbone, run)
+    values = 3 * frames * math.prod(backbone.patch_size[1:])
+    return count_macs(
+        backbone,
+        lambda own, size: own.encode(torch.zeros(size, num_tokens, values), grid, _tokens(size, num_tokens)),
+    )
 
 
 def decoder_macs(model: Any, modality: str, num_visible: int, num_predicted: int) -> int:
     """Count the head of a masked autoencoder that is given ``num_visible`` tokens of the clip."""
-    grid, extra = _grid(model.backbone, modality), model.backbone.num_extra_tokens
-
-    def run(head: Any, batch_size: int) -> None:
-        latent = torch.zeros(batch_size, extra + num_visible, model.backbone.embed_dim)
-        head(latent, Masks(_tokens(batch_size, num_visible), _tokens(batch_size, num_predicted)), grid)
-
-    return count_macs(model.head_of(modality), run)
+    backbone, grid = model.backbone, _grid(model.backbone, modality)
+    shape = backbone.num_extra_tokens + num_visible, backbone.embed_dim
+    return count_macs(
+        model.head_of(modality),
+        lambda head, size: head(
+            torch.zeros(size, *shape), Masks(_tokens(size, num_visible), _tokens(size, num_predicted)), grid
+        ),
+    )
 
 
 def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predicted: int | None = None) -> Row:
@@ -156,28 +155,24 @@ def classifier_rows(model: Any) -> list[Row]:
     """Count a classifier or frozen backbone on one view of an image and of a video; a head counts with the encoder."""
     backbone: Backbone = model.backbone
     require(backbone, 'the count of a view', 'grid', 'patch_size')
-    rows = []
-    for modality in ('image', 'video'):
-        num_tokens = _grid(backbone, modality).num_tokens
-        frames, height, width = backbone.grid.clip_size(backbone.patch_size)
-        shape = 3, 1 if modality == 'image' else frames, height, width
+    frames, height, width = backbone.grid.clip_size(backbone.patch_size)
 
-        def run(model: Any, batch_size: int, shape: Sequence[int] = shape) -> None:
-            model(torch.zeros(batch_size, *shape), mode='predict')
+    def row(modality: str, length: int) -> Row:
+        clip, num_tokens = (3, length, height, width), _grid(backbone, modality).num_tokens
+        macs = count_macs(model, lambda own, size: own(torch.zeros(size, *clip), mode='predict'))
+        return Row(modality, 'one view', num_tokens, num_tokens, macs, 0)
 
-        rows.append(Row(modality, 'one view', num_tokens, num_tokens, count_macs(model, run), 0))
-    return rows
+    return [row('image', 1), row('video', frames)]
 
 
 def dense_macs(model: Any, size: int) -> int:
     """Count a DensePredictor on a square image of colours, depth or both: convolutions, too."""
     tokenizers = getattr(model.backbone, 'tokenizers', None)
     channels = {'rgb': 3} if tokenizers is None else {name: part.channels for name, part in tokenizers.items()}
-
-    def run(model: Any, batch_size: int) -> None:
-        model.outputs({name: torch.zeros(batch_size, number, 1, size, size) for name, number in channels.items()})
-
-    return count_macs(model, run)
+    return count_macs(
+        model,
+        lambda own, number: own.outputs({name: torch.zeros(number, c, 1, size, size) for name, c in channels.items()}),
+    )
 
 
 def task_rows(model: Any) -> list[Row]:
@@ -189,24 +184,23 @@ def task_rows(model: Any) -> list[Row]:
     grids = {name: part.grid for name, part in parts}
     modality = 'image' if all(part.grid.t * part.patch_size[0] == 1 for _, part in parts) else 'video'
     num_tokens = sum(grid.num_tokens for grid in grids.values())
-    # a pixel of a map of classes is one number
-    channels = {name: 1 if hasattr(part, 'class_embed') else part.channels for name, part in parts}
-    values = {name: channels[name] * math.prod(part.patch_size) for name, part in parts}
-    rows = []
-    for what, num_visible in (('all tokens', num_tokens), ('masked, as it runs', model.mask_generator.num_visible)):
+    values = {name: part.in_channels * math.prod(part.patch_size) for name, part in parts}
 
-        def encode(backbone: Any, size: int, seen: int = num_visible) -> Tensor:
-            patches = {name: torch.zeros(size, grid.num_tokens, values[name]) for name, grid in grids.items()}
-            return backbone.encode(patches, grids, _tokens(size, seen))
+    def encode(backbone: Any, size: int, num_visible: int) -> None:
+        patches = {name: torch.zeros(size, grid.num_tokens, values[name]) for name, grid in grids.items()}
+        backbone.encode(patches, grids, _tokens(size, num_visible))
 
-        def decode(heads: Any, size: int, seen: int = num_visible) -> None:
-            latent = torch.zeros(size, seen + model.backbone.num_extra_tokens, model.backbone.embed_dim)
-            for head in heads.values():
-                head(latent, _tokens(size, seen), grids, grids[head.modality])
+    def decode(heads: Any, size: int, num_visible: int) -> None:
+        latent = torch.zeros(size, num_visible + model.backbone.num_extra_tokens, model.backbone.embed_dim)
+        for head in heads.values():
+            head(latent, _tokens(size, num_visible), grids, grids[head.modality])
 
-        macs = count_macs(model.backbone, encode), count_macs(model.head, decode)
-        rows.append(Row(modality, what, num_visible, num_tokens, *macs))
-    return rows
+    def row(what: str, seen: int) -> Row:
+        encoder = count_macs(model.backbone, lambda own, size: encode(own, size, seen))
+        decoder = count_macs(model.head, lambda own, size: decode(own, size, seen))
+        return Row(modality, what, seen, num_tokens, encoder, decoder)
+
+    return [row('all tokens', num_tokens), row('masked, as it runs', model.mask_generator.num_visible)]
 
 
 def _visible_in_paper(num_tokens: int, ratio: float) -> int:
@@ -214,5 +208,5 @@ def _visible_in_paper(num_tokens: int, ratio: float) -> int:
     return int(round(num_tokens * (1 - ratio), 6))
 
 
-def _grid(backbone: Any, modality: str) -> Grid:
+def _grid(backbone: Backbone, modality: str) -> Grid:
     return backbone.grid._replace(t=1) if modality == 'image' else backbone.grid

@@ -606,11 +606,7 @@ def _with_pixels(state_dict: StateDict, *, channels_first: bool) -> StateDict:
 
 
 def _written(state_dict: StateDict, target: str) -> StateDict:
-    """Our tensors by the names of a layout.
-
-    Raises:
-        ValueError: the layout has no names for some of them.
-    """
+    """Our tensors by the names of a layout."""
     layout, kind = LAYOUTS[target], _kind(state_dict)
     table = layout.table(kind, num_blocks('head.blocks.', state_dict))
     weights, unplaced = _renamed(state_dict, table, back=True)
@@ -624,9 +620,6 @@ def export(state_dict: StateDict) -> StateDict:
     """Rename our state dict to OmniMAE's published layout: the inverse of ``convert``.
 
     A decoder with qkv biases keeps them: the OmniMAE trainer has such keys, the published models have not.
-
-    Raises:
-        ValueError: a model that the layout has no names for, as one with a decoder per modality.
     """
     if len(decoder_prefixes(state_dict)) > 1:
         raise ValueError(
@@ -664,9 +657,6 @@ def export_timm(
         num_heads: of each block of the encoder.
         mean: per RGB channel, of the pixels that the weights expect.
         std: likewise.
-
-    Raises:
-        ValueError: not of our layout, or positions of another grid.
     """
     state_dict = _with_joint_positions(state_dict)
     _check_native(state_dict, grid)
@@ -713,9 +703,6 @@ def export_huggingface(
         num_heads: of each block of the encoder.
         positions: (1, N, D), the fixed sinusoids, ``backbone.pos_embed`` of a new model; transformers' model has no
             others.
-
-    Raises:
-        ValueError: not of our layout, positions of another grid, or positions that are not the fixed ones.
     """
     _check_native(state_dict, grid)
     if CLS_TOKEN in state_dict:
@@ -789,10 +776,6 @@ def export_vit_mae(
         num_heads: of each block of the encoder.
         pool: of the backbone.
         decoder: of a pretraining model.
-
-    Raises:
-        ValueError: not of our layout, patches of several frames, a decoder that is not MAE's, a head on the mean of the
-            patches, or no norm behind the blocks.
     """
     state_dict = _with_joint_positions(state_dict)
     _check_native(state_dict, grid)
@@ -837,11 +820,7 @@ def export_vit_mae(
 
 
 def export_mae(state_dict: StateDict) -> StateDict:
-    """Our pretraining model of images -> MAE's names.
-
-    Raises:
-        ValueError: a model without class token, of tubelets, or with another decoder.
-    """
+    """Our pretraining model of images -> MAE's names."""
     _check_mae(state_dict)
     return _written(state_dict, 'timm')
 
@@ -859,11 +838,7 @@ def _check_mae(state_dict: StateDict) -> None:
 
 
 def export_mae_st(state_dict: StateDict) -> StateDict:
-    """Our pretraining model, classifier or encoder -> the names of MAE-ST's repository.
-
-    Raises:
-        ValueError: positions that are not learned, or a decoder of another kind.
-    """
+    """Our pretraining model, classifier or encoder -> the names of MAE-ST's repository."""
     if 'head.decoder_embed.weight' in state_dict and CLS_TOKEN in state_dict and 'head.cls_token' not in state_dict:
         raise ValueError(
             "The layout 'mae_st' has a class token of the decoder's own, and this decoder goes on with the encoder's. "
@@ -873,11 +848,7 @@ def export_mae_st(state_dict: StateDict) -> StateDict:
 
 
 def export_slowfast(state_dict: StateDict) -> StateDict:
-    """Our pretraining model, classifier or encoder -> the names of MAE-ST's released files, which are SlowFast's.
-
-    Raises:
-        ValueError: positions that are not learned, or a decoder of another kind.
-    """
+    """Our pretraining model, classifier or encoder -> the names of MAE-ST's released files, which are SlowFast's."""
     if 'head.cls_token' in state_dict:
         raise ValueError("The layout 'slowfast' has no class token of the decoder's own. Export to 'mae_st'.")
     return _with_learned_positions(state_dict, 'slowfast')
@@ -899,9 +870,6 @@ def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -
     Args:
         state_dict: of our layout; a decoder with ``tokens='decoder', embed_bias=False``.
         positions: the fixed sinusoids by name, from a new model; the layout has no place for others.
-
-    Raises:
-        ValueError: not of our layout, positions that are not the fixed ones, or a decoder of another kind.
     """
     for key, x in state_dict.items():
         if key.endswith('pos_embed') and not (x.shape == positions[key].shape and torch.allclose(x, positions[key])):
@@ -910,11 +878,7 @@ def export_videomae(state_dict: StateDict, *, positions: Mapping[str, Tensor]) -
 
 
 def export_multimae(state_dict: StateDict) -> StateDict:
-    """Our MultiMAE, or its encoder -> the published names. Learned weights of the tasks stand in no published file.
-
-    Raises:
-        ValueError: patches of several frames, or a grid that is not square.
-    """
+    """Our MultiMAE, or its encoder -> the published names. Learned weights of the tasks stand in no published file."""
     for key, x in state_dict.items():
         if key.endswith('.patch_embed.weight') and x.shape[2] != 1:
             raise ValueError(f"{key}: patches of {x.shape[2]} frames; the layout 'multimae' is for images alone.")
@@ -929,9 +893,6 @@ def take_modality(state_dict: StateDict, modality: str = 'rgb') -> StateDict:
     """Our MultiMAE, or its encoder -> a plain ViT of ours that sees one of its modalities.
 
     The global token becomes the class token. There is no norm behind the blocks: ``final_norm=False``.
-
-    Raises:
-        ValueError: the model has no such modality, or several global tokens.
     """
     prefix = f'{TOKENIZERS}{modality}.'
     if modality not in modalities_of(state_dict) or state_dict[GLOBAL_TOKENS].shape[1] != 1:

@@ -203,11 +203,7 @@ def _line(batch_size: int) -> NDArray[np.float64]:
 
 
 def count_step(model: nn.Module, inputs: Inputs, *, reduced: bool) -> StepCount:
-    """Run forward and backward of a model on fake tensors, twice, with 2 and with 4 samples.
-
-    Raises:
-        ValueError: the two take other operations, so no straight line goes through them.
-    """
+    """Run forward and backward of a model on fake tensors, twice, with 2 and with 4 samples."""
     own = copy.deepcopy(model)  # the caller's stays on its device
     with as_on_a_card(), FakeTensorMode(allow_non_fake_inputs=True):
         fake = own.to_empty(device='cpu').train()
@@ -306,11 +302,7 @@ class Source(NamedTuple):
 
 
 def sources_of(cfg: Mapping[str, Any], rows: Mapping[str, int]) -> list[Source]:
-    """The sources of ``train_dataloader``; ``rows`` says how many files those have that are neither here nor published.
-
-    Raises:
-        ValueError: rows of a source that does not exist, or a source whose crops have no size.
-    """
+    """The sources of ``train_dataloader``; ``rows``: files of those that are neither here nor published."""
     loader = cfg['train_dataloader']
     sources = loader['dataset']['sources']
     if unknown := sorted(set(rows) - set(sources)):

@@ -180,11 +180,7 @@ class Head(Protocol):
 
 
 def require(part: Backbone | Head, asker: str, *members: str) -> None:
-    """Say what somebody's backbone or head lacks, before it is used.
-
-    Raises:
-        ValueError: it has not all of ``members``.
-    """
+    """Refuse somebody's backbone or head that lacks a member, before it is used."""
     if missing := [name for name in members if not hasattr(part, name)]:
         raise ValueError(
             f'{type(part).__name__} lacks {" and ".join(missing)}, which {asker} asks of it: see Backbone and Head in '

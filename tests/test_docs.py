@@ -181,7 +181,8 @@ def test_a_tool_has_one_version():
 
 def test_the_shortest_backbone_works():
     """The block of docs/extending.md pretrains, is fine-tuned with layer decay, counted and asked for features."""
-    [block] = re.findall(r'```python\n(# my_backbone\.py\n.*?)```', (ROOT / 'docs' / 'extending.md').read_text(), re.DOTALL)
+    text = (ROOT / 'docs' / 'extending.md').read_text()
+    [block] = re.findall(r'```python\n(# my_backbone\.py\n.*?)```', text, re.DOTALL)
     exec(compile(block, 'my_backbone.py', 'exec'), {})
     backbone = dict(type='MyBackbone', embed_dim=12, depth=2, num_heads=2, patch_size=(2, 8, 8), clip_size=(4, 16, 16))
     masks = {modality: dict(type='RandomMasking', ratio=0.5) for modality in ('image', 'video')}

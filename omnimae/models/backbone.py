@@ -11,11 +11,7 @@ from omnimae.structures import require
 
 
 def build_backbone(cfg: Mapping[str, Any], asker: str, *members: str, final_norm: bool = True) -> Any:
-    """Build an encoder for a model that asks for these members of `Backbone`.
-
-    Raises:
-        ValueError: it lacks one of them.
-    """
+    """Build an encoder for a model that asks for these members of `Backbone`."""
     kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
     if kind is not None and not final_norm:
         parameters = inspect.signature(kind).parameters

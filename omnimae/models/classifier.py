@@ -77,9 +77,6 @@ class Classifier(BaseModel):
         """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used: a clip is a clip.
 
         A batch has a clip, or ``clips`` of several modalities by name; every method takes either.
-
-        Raises:
-            ValueError: another mode, or a loss without labels.
         """
         given: Clip = clips if clip is None else clip  # type: ignore[assignment]  # a batch has one of the two
         if mode == 'loss':

@@ -8,7 +8,6 @@ Legend: B batch, D width, C channels of the answer, (H, W) pixels; clips (B, C, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,7 +154,7 @@ class DensePredictor(BaseModel):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
-        meaning: Any = MODELS.build(task)
+        meaning = MODELS.build(task)
         preprocessor = dict(data_preprocessor or dict(type='MultiModalPreprocessor'), target=True)
         preprocessor['num_classes'] = getattr(meaning, 'num_classes', None)
         super().__init__(MODELS.build(preprocessor), init_cfg)
@@ -192,11 +191,7 @@ class DensePredictor(BaseModel):
         mode: str = 'loss',
         largest_error: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict'.
-
-        Raises:
-            ValueError: another mode, or a loss without target.
-        """
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'."""
         if mode == 'loss':
             if target is None:
                 raise ValueError(
@@ -243,9 +238,6 @@ class DensePredictor(BaseModel):
         """Modality -> (B, C, 1, H, W), as stored or normalised -> (B, C of the task, H, W).
 
         The result has the size of the largest modality: a map of classes may have been shrunk.
-
-        Raises:
-            ValueError: clips of several tubelets, or of modalities that the backbone or the head do not take.
         """
         if missing := [name for name in self.read if name not in clips]:
             raise ValueError(f'The head reads {list(self.read)}, and {missing} are not given. Set model.read.')

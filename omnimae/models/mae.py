@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks, gather_tokens, require
+from omnimae.structures import Grid, Head, Masks, gather_tokens, require
 
 from .backbone import build_backbone
 
@@ -77,11 +77,7 @@ class MaskedAutoencoder(BaseModel):
         labels: Tensor | None = None,
         mode: str = 'loss',
     ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict'. Labels are not used.
-
-        Raises:
-            ValueError: another mode.
-        """
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'. Labels are not used."""
         if mode == 'loss':
             return self.loss(clip, modality, masks)
         if mode == 'predict':
@@ -89,11 +85,7 @@ class MaskedAutoencoder(BaseModel):
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def loss(self, clip: Tensor, modality: str = 'video', masks: Masks | None = None) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), uint8 or normalised -> {'loss', 'mse_<modality>'}; draws masks unless given.
-
-        Raises:
-            ValueError: a size that the patch does not divide, an unknown modality, a mask that hides nothing or all.
-        """
+        """(B, 3, T, H, W), uint8 or normalised -> {'loss', 'mse_<modality>'}; draws masks unless given."""
         split = self._split(clip, modality, masks)
         latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
         losses = self.head_of(modality).loss(latent, split.masks, split.grid, split.pixels)
@@ -104,9 +96,6 @@ class MaskedAutoencoder(BaseModel):
         """(B, 3, T, H, W), uint8 or normalised -> B results: patches (M, P), decode (M,), visible (K,), modality, loss.
 
         The patches are in the space of the target (normalised unless the head predicts plain pixels).
-
-        Raises:
-            ValueError: as ``loss``.
         """
         head = self.head_of(modality)
         require(head, 'MaskedAutoencoder.predict', 'predicted_pixels', 'errors')
@@ -143,7 +132,7 @@ class MaskedAutoencoder(BaseModel):
         grid = Grid.of(clip.shape[2:], self.backbone.patch_size)
         return self._mask_generator(modality)(len(clip), grid, device or clip.device)
 
-    def head_of(self, modality: str) -> Any:
+    def head_of(self, modality: str) -> Head:
         """Return the `Head` that decodes this modality: the shared one, or its own."""
         return self.head[modality] if isinstance(self.head, nn.ModuleDict) else self.head
 

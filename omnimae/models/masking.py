@@ -47,11 +47,7 @@ class RandomMasking:
         self.round_down = round_down
 
     def num_hidden(self, grid: Grid) -> int:
-        """Tokens hidden in each sample.
-
-        Raises:
-            ValueError: nothing or everything would be hidden.
-        """
+        """Tokens hidden in each sample."""
         hidden = self._num_hidden_units(grid) * self._units(grid, 'meta').shape[1]
         if not 0 < hidden < grid.num_tokens:
             raise ValueError(
@@ -62,11 +58,7 @@ class RandomMasking:
         return hidden
 
     def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
-        """-> Masks of ``batch_size`` rows; tokens stand in raster order.
-
-        Raises:
-            ValueError: nothing or everything would be hidden.
-        """
+        """-> Masks of ``batch_size`` rows; tokens stand in raster order."""
         units = self._units(grid, device)
         num_hidden = self.num_hidden(grid) // units.shape[1]
         order = self._order(batch_size, grid, device)
@@ -205,11 +197,7 @@ class RunningCellMasking:
         self.ratio = ratio
 
     def num_hidden(self, grid: Grid) -> int:
-        """Tokens hidden in each sample.
-
-        Raises:
-            ValueError: cells of 2x2 do not divide the grid.
-        """
+        """Tokens hidden in each sample."""
         if grid.h % 2 or grid.w % 2:
             raise ValueError(
                 f'RunningCellMasking: a grid of {grid.t}x{grid.h}x{grid.w} (t x h x w) is not made of cells of 2x2. '
@@ -218,22 +206,14 @@ class RunningCellMasking:
         return int(self.ratio * grid.num_tokens)
 
     def patterns(self, grid: Grid, device: torch.device | str = 'cpu') -> Tensor:
-        """-> (4, N) bool, True = hidden: the four patterns.
-
-        Raises:
-            ValueError: cells of 2x2 do not divide the grid.
-        """
+        """-> (4, N) bool, True = hidden: the four patterns."""
         self.num_hidden(grid)
         pattern, t, y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in (4, *grid)), indexing='ij')
         position = 2 * (y % 2) + x % 2  # in the cell, row by row
         return ((position + pattern + t + 1) % 4 < int(4 * self.ratio)).flatten(1)
 
     def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
-        """-> Masks of ``batch_size`` rows; tokens stand in raster order.
-
-        Raises:
-            ValueError: cells of 2x2 do not divide the grid.
-        """
+        """-> Masks of ``batch_size`` rows; tokens stand in raster order."""
         # as Masks.from_hidden, whose check of the counts would wait for the device
         order = self.patterns(grid, device).to(torch.uint8).argsort(dim=1, stable=True)
         order = order[torch.randint(4, (batch_size,), device=device)]
@@ -259,28 +239,16 @@ class DualMasking:
         self.encoder, self.decoder = MODELS.build(encoder), MODELS.build(decoder)
 
     def num_hidden(self, grid: Grid) -> int:
-        """Tokens hidden from the encoder in each sample.
-
-        Raises:
-            ValueError: as of the two generators.
-        """
+        """Tokens hidden from the encoder in each sample."""
         self.num_decoded(grid)
         return self.encoder.num_hidden(grid)
 
     def num_decoded(self, grid: Grid) -> int:
-        """Tokens that the decoder predicts in each sample.
-
-        Raises:
-            ValueError: as of the decoder's generator.
-        """
+        """Tokens that the decoder predicts in each sample."""
         return grid.num_tokens - self.decoder.num_hidden(grid)
 
     def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
-        """-> Masks of ``batch_size`` rows; tokens stand in raster order.
-
-        Raises:
-            ValueError: as of the two generators.
-        """
+        """-> Masks of ``batch_size`` rows; tokens stand in raster order."""
         visible = self.encoder(batch_size, grid, device).visible
         decode = self.decoder(batch_size, grid, device).visible
         seen = torch.zeros(batch_size, grid.num_tokens, dtype=torch.bool, device=device).scatter(1, visible, True)
@@ -313,11 +281,7 @@ class DirichletMasking:
         self.uniform_subsets = uniform_subsets
 
     def check(self, grids: Mapping[str, Grid]) -> None:
-        """Refuse masks that hide nothing.
-
-        Raises:
-            ValueError: fewer tokens than ``num_visible`` and one, or a modality without ``alpha``.
-        """
+        """Refuse masks that hide nothing."""
         num_tokens = sum(grid.num_tokens for grid in grids.values())
         if self.num_visible >= num_tokens:
             raise ValueError(
@@ -328,11 +292,7 @@ class DirichletMasking:
             raise ValueError(f'DirichletMasking: alpha={dict(self.alpha)} has no value for {missing}. Give one each.')
 
     def __call__(self, batch_size: int, grids: Mapping[str, Grid], device: torch.device | str) -> Masks:
-        """-> Masks over the tokens of all modalities, one after the other; raster order.
-
-        Raises:
-            ValueError: as ``check``.
-        """
+        """-> Masks over the tokens of all modalities, one after the other; raster order."""
         self.check(grids)
         alpha = [self.alpha[name] if isinstance(self.alpha, Mapping) else self.alpha for name in grids]
         concentration = torch.stack([torch.full((batch_size,), float(a), device=device) for a in alpha], 1)

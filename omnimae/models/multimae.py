@@ -77,11 +77,7 @@ class MultiMAE(BaseModel):
         mode: str = 'loss',
         shares: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict'.
-
-        Raises:
-            ValueError: another mode.
-        """
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'."""
         if mode == 'loss':
             return self.loss(clips, masks, shares)
         if mode == 'predict':
@@ -109,10 +105,6 @@ class MultiMAE(BaseModel):
         Of each sample the mean over the hidden tokens counts, then the mean over the samples that hide any. A task
         whose modality is not given has no part in it. Given ``shares``, of those that have, the loss of each is
         multiplied with its share.
-
-        Raises:
-            ValueError: a size that the patch does not divide, an unknown modality, none that a task predicts, or a mask
-                of other tokens or with ``scored``.
         """
         encoded = self._encode(clips, masks)
         tasks = self._tasks_of(encoded.grids)
@@ -136,9 +128,6 @@ class MultiMAE(BaseModel):
         all given modalities; ``losses`` has the mean error of the hidden tokens for each task whose modality is given
         (NaN if none is hidden) and ``loss`` their sum over those that are numbers; ``modality`` is 'video' if a clip
         has several frames, else 'image'. Patches are in the space of the target.
-
-        Raises:
-            ValueError: as ``loss``, but for tasks: any modality predicts any other.
         """
         encoded = self._encode(clips, masks)
         predictions = {task: self._predict(task, encoded) for task in self.head}

@@ -42,9 +42,6 @@ def place_table(grid: Grid, dim: int) -> Tensor:
     Those of a place are MAE's with rows before columns. Time step t adds what the 1-D sinusoids change from step 0 to
     t, so an image meets exactly the published table, and so does the first step of a clip. (Our choice: there is no
     published model of several modalities of video.)
-
-    Raises:
-        ValueError: a width that is no multiple of 4.
     """
     if dim % 4:
         raise ValueError(f'embed_dim={dim} is no multiple of 4, as positions of rows and columns need. Change it.')
@@ -57,12 +54,14 @@ class Tokenizer(nn.Module):
     """Patches of one modality -> tokens with their positions.
 
     Attributes:
-        channels: values that a pixel of the modality has, and a prediction of it.
+        channels: values that a prediction of a pixel has.
+        in_channels: values that a pixel of a clip has; of a map of classes it is one.
         resize_mode: how positions are interpolated to clips of another size.
         input_classes: how many classes a map may have; None for what is no map of classes, or may have any.
     """
 
     channels: int
+    in_channels: int
     input_classes: int | None = None
     pos_embed: Tensor
     resize_mode = 'bicubic'
@@ -109,7 +108,7 @@ class PatchTokenizer(Tokenizer):
         self, *, embed_dim: int, channels: int, patch_size: Size3 = (1, 16, 16), clip_size: Size3 = (1, 224, 224)
     ):
         super().__init__(embed_dim, patch_size, clip_size)
-        self.channels = channels
+        self.channels = self.in_channels = channels
         self.patch_embed = PatchEmbed(self.patch_size, embed_dim, channels)
 
     def embed(self, patches: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class ClassMapTokenizer(Tokenizer):
         clip_size: Size3 = (1, 56, 56),
     ):
         super().__init__(embed_dim, patch_size, clip_size)
-        self.channels = num_classes
+        self.channels, self.in_channels = num_classes, 1
         self.input_classes = None if padding_class else num_classes
         self.class_embed = nn.Embedding(
             num_classes + padding_class, class_dim, padding_idx=num_classes if padding_class else None
@@ -209,6 +208,8 @@ class MultiModalViT(BaseModule):
         ValueError: no tokenizers, unknown arch, or a width that the heads or the positions do not divide.
     """
 
+    tokenizers: Any  # a ModuleDict, of Tokenizers
+
     def __init__(
         self,
         *,
@@ -250,8 +251,7 @@ class MultiModalViT(BaseModule):
     @property
     def input_classes(self) -> dict[str, int]:
         """Modality -> how many classes its maps may have, where there is a limit."""
-        tokenizers: Any = self.tokenizers.items()
-        return {name: x.input_classes for name, x in tokenizers if x.input_classes is not None}
+        return {name: x.input_classes for name, x in self.tokenizers.items() if x.input_classes is not None}
 
     @property
     def patch_size(self) -> Size3:
@@ -264,7 +264,7 @@ class MultiModalViT(BaseModule):
         return self._rgb.grid
 
     @property
-    def _rgb(self) -> Any:
+    def _rgb(self) -> Tokenizer:
         if 'rgb' not in self.tokenizers:
             raise ValueError(
                 f"A lone clip is RGB, and the backbone's modalities are {list(self.modalities)}. Name them."
@@ -272,11 +272,7 @@ class MultiModalViT(BaseModule):
         return self.tokenizers['rgb']
 
     def forward(self, clips: Mapping[str, Tensor]) -> ModalTokens:
-        """Modality -> (B, C, T, H, W) normalised, or integers of a class map -> all tokens of these modalities.
-
-        Raises:
-            ValueError: no clips, a modality without a tokenizer, or a size that the patch does not divide.
-        """
+        """Modality -> (B, C, T, H, W) normalised, or integers of a class map -> all tokens of these modalities."""
         tokens = self.forward_layers(clips, [self.num_layers - 1])[0]
         return tokens._replace(x=self.norm(tokens.x))
 
@@ -285,11 +281,7 @@ class MultiModalViT(BaseModule):
         return self({'rgb': clips} if isinstance(clips, Tensor) else clips).x.mean(1)
 
     def forward_layers(self, clips: Mapping[str, Tensor], layers: Sequence[int]) -> list[ModalTokens]:
-        """Tokens after each of the blocks of these numbers, from 0, in ascending order, without norm; see ``forward``.
-
-        Raises:
-            ValueError: as ``forward``, or numbers that are not ascending ones of blocks.
-        """
+        """Tokens after each of the blocks of these numbers, from 0, ascending, without norm; see ``forward``."""
         patches, grids = self.patchify(clips)
         x = self._with_global_tokens(self.embed(patches, grids))
         outputs = run_to_layers(self.blocks, x, layers, grad_checkpointing=self.grad_checkpointing)
@@ -303,30 +295,23 @@ class MultiModalViT(BaseModule):
         return [torch.cat([x.maps(name) for name in modalities], 1) for x in tokens]
 
     def patchify(self, clips: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Grid]]:
-        """Modality -> (B, C, T, H, W) -> patches (B, N, P) and grid of each, in the order of the tokenizers.
-
-        Raises:
-            ValueError: no clips, a modality without a tokenizer, or a size that the patch does not divide.
-        """
+        """Modality -> (B, C, T, H, W) -> patches (B, N, P) and grid of each, in the order of the tokenizers."""
         if not clips or (unknown := sorted(set(clips) - set(self.modalities))):
             raise ValueError(
                 f'The backbone has tokenizers for {list(self.modalities)}, and was given '
                 f'{unknown if clips else "no clip"}. Give clips of at least one of these modalities and no other.'
             )
-        tokenizers: Any = self.tokenizers
-        given = {name: tokenizers[name].patchify(clips[name]) for name in self.modalities if name in clips}
+        given = {name: self.tokenizers[name].patchify(clips[name]) for name in self.modalities if name in clips}
         return {name: pair[0] for name, pair in given.items()}, {name: pair[1] for name, pair in given.items()}
 
     def grids_of(self, clips: Mapping[str, Tensor]) -> dict[str, Grid]:
         """Modality -> (B, C, T, H, W) -> the grid of each, as ``patchify``."""
-        tokenizers: Any = self.tokenizers
         given = [name for name in self.modalities if name in clips]
-        return {name: Grid.of(clips[name].shape[2:], tokenizers[name].patch_size) for name in given}
+        return {name: Grid.of(clips[name].shape[2:], self.tokenizers[name].patch_size) for name in given}
 
     def embed(self, patches: Mapping[str, Tensor], grids: Mapping[str, Grid]) -> Tensor:
         """Modality -> (B, N, P) -> (B, N of all, D): tokens with their positions, one modality after the other."""
-        tokenizers: Any = self.tokenizers
-        return torch.cat([tokenizers[name](x, grids[name]) for name, x in patches.items()], 1)
+        return torch.cat([self.tokenizers[name](x, grids[name]) for name, x in patches.items()], 1)
 
     def encode(self, patches: Mapping[str, Tensor], grids: Mapping[str, Grid], visible: Tensor) -> Tensor:
         """Modality -> (B, N, P), and which tokens of all, (B, K), are seen -> (B, K + G, D)."""

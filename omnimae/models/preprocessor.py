@@ -49,22 +49,14 @@ class ClipPreprocessor(BaseDataPreprocessor):
         self.num_classes = num_classes
 
     def forward(self, data: Batch, training: bool = False) -> dict:
-        """A batch of the loader -> the arguments of the model's ``forward``, on its device.
-
-        Raises:
-            ValueError: a label that is none of the model's classes, or no labels to mix.
-        """
+        """A batch of the loader -> the arguments of the model's ``forward``, on its device."""
         inputs = self.move(data)
         if training and (self.erasing or self.mixing) and 'features' not in data:
             self._augment(inputs)
         return inputs
 
     def move(self, data: Batch) -> dict:
-        """What the model takes of a batch, on its device; labels are checked on the host, before.
-
-        Raises:
-            ValueError: a label that is none of the model's classes.
-        """
+        """What the model takes of a batch, on its device; labels are checked on the host, before."""
         if self.num_classes is not None and _is_on_host(data.get('labels')):
             _check_labels(data, self.num_classes)
         return self.cast_data({key: value for key, value in data.items() if key in MODEL_INPUTS})
@@ -151,9 +143,6 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
         """A batch of the loader -> the arguments of the model's ``forward``, on its device, checked on the host before.
 
         Labels go to a model that tells classes apart, the target to one that predicts it; others need not know of them.
-
-        Raises:
-            ValueError: a label, or a class in the target or in an input, that is none of the model's.
         """
         keys = ['clip', 'clips', 'masks', *STEP_INPUTS]
         self._check_inputs(data)

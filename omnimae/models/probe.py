@@ -61,11 +61,7 @@ class FrozenBackbone(BaseModel):
     def forward(
         self, clip: Tensor, modality: str = 'video', labels: Tensor | None = None, mode: str = 'predict'
     ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: a list with one ``dict(features=(D,))`` per sample. Modality and labels are not used.
-
-        Raises:
-            ValueError: another mode than 'predict'.
-        """
+        """What MMEngine calls: a list with one ``dict(features=(D,))`` per sample. Modality and labels are not used."""
         if mode != 'predict':
             raise ValueError(f"mode={mode!r}: a FrozenBackbone has nothing to train. Use 'predict', or a LinearProbe.")
         return [dict(features=features) for features in self.features(clip)]
@@ -168,9 +164,6 @@ class LinearProbe(FrozenBackbone):
         """What MMEngine calls: ``mode`` 'loss' or 'predict', of clips or of what `begin_step` made of them.
 
         The modality is not used.
-
-        Raises:
-            ValueError: another mode, or a loss without labels.
         """
         if mode == 'loss':
             if labels is None:

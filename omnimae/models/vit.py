@@ -43,11 +43,7 @@ ARCHITECTURES = {
 
 
 def patchify(clip: Tensor, patch_size: Size3) -> tuple[Tensor, Grid]:
-    """(B, C, T, H, W) -> (B, N, P) and the grid; a clip of one frame gives patches of one frame, P = ph*pw*C.
-
-    Raises:
-        ValueError: not a batch of clips, or the patch does not divide them.
-    """
+    """(B, C, T, H, W) -> (B, N, P) and the grid; a clip of one frame gives patches of one frame, P = ph*pw*C."""
     if clip.dim() != 5:
         raise ValueError(f'Clips have the shape (B, C, T, H, W), images T=1; got {tuple(clip.shape)}.')
     batch, channels, frames, height, width = clip.shape
@@ -71,9 +67,6 @@ def sinusoid_table_2d(grid: Grid, dim: int) -> Tensor:
     """-> (1, h*w, dim) float32: MAE's table; the first half of the channels tells the column, the second the row.
 
     Each half has sines, then cosines, of the place times 10000^(-i / (dim/4)).
-
-    Raises:
-        ValueError: more than one time slice, or a width that is no multiple of 4.
     """
     if grid.t != 1 or dim % 4:
         raise ValueError(
@@ -87,11 +80,7 @@ def sinusoid_table_2d(grid: Grid, dim: int) -> Tensor:
 
 
 def fixed_table(positions: str, grid: Grid, dim: int) -> Tensor:
-    """-> (1, N, dim): the positions called 'sincos1d' or 'sincos2d'.
-
-    Raises:
-        ValueError: no such positions, or a grid that has none of that kind.
-    """
+    """-> (1, N, dim): the positions called 'sincos1d' or 'sincos2d'."""
     if positions not in ('sincos1d', 'sincos2d'):
         raise ValueError(f"positions={positions!r} is unknown. Choose 'sincos1d' or 'sincos2d'.")
     return sinusoid_table(grid.num_tokens, dim) if positions == 'sincos1d' else sinusoid_table_2d(grid, dim)
@@ -137,11 +126,7 @@ class PositionedModule(BaseModule):
     pos_embed_cls: Tensor
 
     def make_positions(self, positions: str, grid: Grid, dim: int, *, cls_token: bool, trained: bool = False) -> None:
-        """Register what is called 'sincos1d', 'sincos2d', 'learned' or 'separable'; fixed ones are trained on demand.
-
-        Raises:
-            ValueError: no such positions, or a grid that has none of that kind.
-        """
+        """Register 'sincos1d', 'sincos2d', 'learned' or 'separable' ones; fixed ones are trained on demand."""
         if positions not in POSITIONS:
             raise ValueError(f'positions={positions!r} is unknown. Choose from {", ".join(POSITIONS)}.')
         self.positions, self.grid = positions, grid
@@ -304,11 +289,7 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *, grad_checkpointing: bool, fi
 
 
 def run_to_layers(blocks: nn.ModuleList, x: Tensor, layers: Sequence[int], *, grad_checkpointing: bool) -> list[Tensor]:
-    """(B, K, D) -> (B, K, D) after each of the blocks of these numbers, counted from 0, in ascending order.
-
-    Raises:
-        ValueError: numbers that are not ascending ones of blocks.
-    """
+    """(B, K, D) -> (B, K, D) after each of the blocks of these numbers, counted from 0, in ascending order."""
     if sorted({*layers} & {*range(len(blocks))}) != list(layers):
         raise ValueError(
             f'layers={list(layers)} are not ascending numbers of blocks. The backbone has 0 to {len(blocks) - 1}.'
@@ -339,11 +320,7 @@ class Sizes(NamedTuple):
     def of(
         cls, arch: str | None, embed_dim: int | None, depth: int | None, num_heads: int | None, mlp_ratio: float | None
     ) -> Sizes:
-        """Those of ``arch``, but for what is given.
-
-        Raises:
-            ValueError: unknown arch, a size that neither says, or a width that the heads do not divide.
-        """
+        """Those of ``arch``, but for what is given."""
         if arch is not None and arch not in ARCHITECTURES:
             raise ValueError(
                 f'arch={arch!r} is unknown. Choose from {sorted(ARCHITECTURES)}, or give embed_dim, depth, num_heads.'
@@ -469,11 +446,7 @@ class SpatioTemporalViT(PositionedModule):
     def feature_maps(
         self, clips: Mapping[str, Tensor], layers: Sequence[int], modalities: Sequence[str]
     ) -> list[Tensor]:
-        """The modality -> (B, C, T, H, W) normalised -> (B, D, t, h, w) after each of these blocks, without final norm.
-
-        Raises:
-            ValueError: several modalities, or numbers that are not ascending ones of blocks.
-        """
+        """The modality -> (B, C, T, H, W) normalised -> (B, D, t, h, w) after each of these blocks, without norm."""
         if len(clips) != 1 or clips.keys() != {*modalities}:
             raise ValueError(
                 f'A {type(self).__name__} has one modality, and was given {list(clips)} to read {list(modalities)}. '
