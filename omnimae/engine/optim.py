@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -270,7 +270,7 @@ class LayerDecayConstructor:
             )
         groups: dict[tuple[int, bool], dict[str, Any]] = {}
         for name, parameter, decayed in self._trainable(model):
-            exponent = 0 if self.layer_decay is None else self._exponent(name, model.backbone)
+            exponent = 0 if self.layer_decay is None else self._exponent(name, cast(Backbone, model.backbone))
             group = {
                 'params': [],
                 **({} if rate is None else {'lr': rate * (self.layer_decay or 1.0) ** exponent}),

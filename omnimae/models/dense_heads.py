@@ -72,7 +72,7 @@ class ConvNeXtHead(BaseModule):
         if embed_dim % upscale**2:
             raise ValueError(f'ConvNeXtHead: embed_dim={embed_dim} is no multiple of upscale={upscale} squared.')
         self.upscale = upscale
-        self.proj = Linear(*dims_of(in_dim, self.layers), embed_dim)
+        self.proj = Linear(dims_of(in_dim, self.layers)[0], embed_dim)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(embed_dim // upscale**2) for _ in range(depth)))
         self.pred = nn.Conv2d(embed_dim // upscale**2, out_channels, 1)
         xavier_linear(self)
