@@ -39,6 +39,8 @@ class MaskedAutoencoder(BaseModel):
         ValueError: a mask generator that hides nothing or everything on the backbone's grid.
     """
 
+    head: Any  # a `Head`, or a ModuleDict of them
+
     def __init__(
         self,
         *,
