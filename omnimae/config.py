@@ -364,6 +364,9 @@ class _Checker:
             if key in SECTIONS or key == 'env_cfg':
                 self._walk(value, key, SECTIONS.get(key, Section()))
         self._check_constructor(cfg.get('optim_wrapper') or {})
+        if (cfg.get('randomness') or {}).get('diff_rank_seed'):
+            reason = 'each rank would order the data in its own way, and begin with other weights. Leave it out: masks'
+            self._refuse('randomness.diff_rank_seed', True, f'{reason} and augmentation differ between ranks anyway')
         for parts in (('train_dataloader', 'train_cfg', 'optim_wrapper'), *map(_parts_of, ('val', 'test'))):
             given = [part for part in parts if cfg.get(part) is not None]
             absent = next((part for part in parts if part in cfg and part not in given), None)

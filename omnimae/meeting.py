@@ -56,7 +56,8 @@ def connect(seconds: float, *, is_host: bool = False) -> Store:
         store = TCPStore(host, port, None, is_host, timedelta(seconds=seconds), False, multi_tenant=True)
     except RuntimeError as error:
         raise RuntimeError(unreachable(os.environ, seconds)) from error
-    return PrefixStore(f'omnimae/{os.environ.get(ROUND, "")}', store)
+    start = os.environ.get(ROUND) or os.environ.get('TORCHELASTIC_RESTART_COUNT', '')  # of torchrun without launch.py
+    return PrefixStore(f'omnimae/{start}', store)
 
 
 def check_port(port: int, name: str) -> None:

@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from safetensors.torch import load_file
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 from torch.distributed import TCPStore
 
 from omnimae.engine import folder, heartbeat
@@ -644,6 +644,60 @@ def test_a_store_that_is_gone_is_its_rank(store: TCPStore, ranks: list[Heartbeat
     assert 'Rank 0 of 3 on n1 has not answered, nor has the store of its machine' in ranks[1].messages[0]
 
 
+def test_ranks_that_wait_for_each_other_are_named(ranks: list[Heartbeat]):
+    """At different places: none of them is late. A step that takes all of them long is at one place."""
+    for rank in ranks:
+        rank.looks = ('step 7: trains and may wait for other ranks (loops.py:1)', True, 30.0)
+    start(ranks)
+    time.sleep(0.5)
+    assert not ranks[0].messages
+    ranks[2].looks = ('step 6: validates and may wait for other ranks (loops.py:2)', True, 31.0)
+    wait_until(lambda: len(ranks[0].messages) == 3)
+    assert sorted(ranks[0].messages)[2] == (
+        'Rank 2 of 3 on n2 waits for others, and others wait elsewhere, for 31 s. It last said: step 6: validates and '
+        'may wait for other ranks (loops.py:2).'
+    )
+    assert not any(rank.done for rank in ranks)
+
+
+def test_a_rank_that_was_stopped_did_not_wait(monkeypatch: pytest.MonkeyPatch):
+    """As a whole job is, that Slurm suspends for hours: nobody is late then."""
+    clock = [0.0]
+    monkeypatch.setattr(heartbeat.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(heartbeat, '_stack', lambda frame: [])
+    rank = Heartbeat(0, ['here', 'there'], silence=60, patience=1800)
+    waited = []
+    for clock[0] in (1.0, 11.0, 21.0, 9000.0, 9010.0):
+        waited.append(rank._look()[2])
+    assert waited == [0, 10, 20, 35, 45]
+    rank.progress += 1
+    assert rank._look()[2] == 0
+
+
+@pytest.mark.parametrize(
+    ('error', 'is_loss'),
+    [
+        (RuntimeError('[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer'), True),
+        (torch.distributed.DistBackendError('NCCL error in: x.cpp:1, remote process exited'), True),
+        (RuntimeError('ProcessGroupNCCL is gone'), True),
+        (RuntimeError('a worker died while it read /places/train/igloo/0001.jpg'), False),
+        (ValueError('gloo'), False),
+    ],
+)
+def test_an_error_of_the_network_is_told_from_others(error: Exception, is_loss: bool):
+    assert heartbeat.is_loss(error) == is_loss
+
+
+def test_a_start_of_torchrun_alone_begins_without_the_verdict_of_the_last(
+    store: TCPStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(ROUND)
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '0')
+    connect(5).set('verdict', '{}')
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    assert not connect(5).check(['verdict'])
+
+
 def test_a_process_that_was_stopped_itself_judges_nobody(ranks: list[Heartbeat], monkeypatch: pytest.MonkeyPatch):
     start(ranks)
     clock = time.monotonic
@@ -785,6 +839,33 @@ def test_a_step_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     for other, one in ((resumed.model.state_dict(), whole.model.state_dict()), map(load_file, paths)):
         for name, weight in one.items():
             assert torch.equal(other[name], weight), name
+
+
+@HOOKS.register_module()
+class RescueInValidationHook(RescueAtHook):
+    """The same in the middle of a validation."""
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx == 1:
+            self.end()
+
+
+def test_what_is_saved_in_a_validation_is_no_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An EMAHook gives the model its average then. It is saved where the checkpoints are, as that of the epoch."""
+    monkeypatch.setattr(heartbeat, 'current', Heartbeat(0, ['here'], silence=60, patience=60))
+    write_config(tmp_path / 'classify.py', CLASSIFY + COUNTED, write_data(tmp_path / 'data'))
+    hooks = [dict(type='EMAHook', begin_epoch=0), dict(type='RescueInValidationHook', is_updated=False)]
+    options = {'custom_hooks': hooks, 'default_hooks.checkpoint.out_dir': str(tmp_path / 'out')}
+    with pytest.raises(SystemExit):
+        build_runner(tmp_path / 'classify.py', tmp_path / 'work', options).train()
+    saved, epoch = (
+        torch.load(tmp_path / 'out' / 'work' / name, weights_only=True) for name in ('preempted.pth', 'epoch_1.pth')
+    )
+    assert saved['meta']['iter'] == epoch['meta']['iter'] == 3
+    for part in ('state_dict', 'ema_state_dict'):
+        for name, weight in epoch[part].items():
+            assert torch.equal(saved[part][name], weight), name
+    assert (tmp_path / 'work' / 'last_checkpoint').read_text() == str(tmp_path / 'out' / 'work' / 'preempted.pth')
 
 
 @pytest.mark.gpu

@@ -116,6 +116,10 @@ def test_a_base_variable_may_be_read_by_a_child(base: Path):
         ("custom_hooks = [dict(type='EMAHok')]", r"custom_hooks\.0\.type='EMAHok': no hook .*'EMAHook'"),
         ("val_evaluator = dict(type='ClipAcuracy')", r"val_evaluator\.type='ClipAcuracy'.*'ClipAccuracy'"),
         ('randomness = dict(sed=1)', r"randomness\.sed=1: set_randomness .*'seed'"),
+        (
+            'randomness = dict(diff_rank_seed=True)',
+            r'child\.py: randomness\.diff_rank_seed=True: each rank would order the data in its own way',
+        ),
         ("default_scope = 'mmengine'", r"default_scope is 'mmengine', it must be 'omnimae'"),
     ],
 )  # fmt: skip

@@ -208,15 +208,10 @@ def save_together(runner: Runner, *args: Any, save_optimizer: bool = True, **opt
         runner.optim_wrapper.state_dict()
 
 
-def save_alone(runner: Runner, name: str, **meta: int) -> Path:
-    """Save a checkpoint on whatever rank this is, and note it as the latest; no other rank is needed for it."""
-    path = Path(runner.work_dir, name)
-    path.parent.mkdir(parents=True, exist_ok=True)  # the main rank's machine may have had it
+def save_alone(runner: Runner, folder: str, name: str, **options: Any) -> None:
+    """As ``Runner.save_checkpoint``, on whatever rank this is; no other rank is needed for it."""
     wait_until_written()
-    _save_checkpoint.__wrapped__(runner, runner.work_dir, name, meta=meta, by_epoch=False)
-    with replacing(path.with_name('last_checkpoint')) as file:
-        file.write_text(str(path))
-    return path
+    _save_checkpoint.__wrapped__(runner, folder, name, **options)
 
 
 _save_checkpoint: Any = Runner.save_checkpoint

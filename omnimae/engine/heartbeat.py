@@ -71,7 +71,7 @@ class Heartbeat:
     def __init__(self, rank: int, hosts: list[str], *, silence: float, patience: float) -> None:
         self.rank, self.hosts, self.silence, self.patience = rank, hosts, silence, patience
         self.interval = min(2.0, silence / 10)
-        self.rescue: Callable[[], Path | None] | None = None
+        self.rescue: Callable[[], str | None] | None = None
         self.exit_code: Callable[[], int] = lambda: 1
         self.step = self.progress = 0
         self.watches_all = rank == 0
@@ -82,7 +82,7 @@ class Heartbeat:
         now = time.monotonic()
         self.answered = now  # when the store did last
         self.seen = dict.fromkeys(range(len(hosts)), now)  # rank -> when it gave the last new sign
-        self._mark, self._since = (0, 0, 0), now
+        self._mark, self._looked, self._seconds = (0, 0, 0), now, 0.0  # at one place
         self._reported: dict[int, float] = {}
 
     def start(self) -> None:
@@ -130,13 +130,15 @@ class Heartbeat:
         doing = next((doing for name in names for place, doing in DOINGS.items() if _is(place, name)), 'is busy')
         waits = any(_is(place, name) for name in names for place in WAITS)
         mark = hash(tuple((id(frame), frame.f_lasti) for frame in frames)), _collectives(), self.progress
-        if mark != self._mark:
-            self._mark, self._since = mark, time.monotonic()
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, self.silence / 4), now  # while it was stopped, it did not wait
+        self._seconds = self._seconds + passed if mark == self._mark else 0.0
+        self._mark = mark
         own = [frame for frame in frames if frame.f_code.co_filename.startswith(PACKAGE)] or frames
         place = f'{Path(own[0].f_code.co_filename).name}:{own[0].f_lineno}' if own else 'at its end'
         step = f'step {self.step}: ' * bool(self.step)
         others = ' and may wait for other ranks' * waits
-        return f'{step}{doing}{others} ({place})', waits, time.monotonic() - self._since
+        return f'{step}{doing}{others} ({place})', waits, self._seconds
 
     # the thread that judges, and waits for nobody
 
@@ -174,10 +176,13 @@ class Heartbeat:
             self._reported = {}
             return {}
         late = [rank for rank in self.beats if rank not in waiting]
-        for rank in late:
+        is_apart = len({does for _, does, _, _ in self.beats.values()}) > 1
+        for rank in late or (waiting if is_apart else ()):
             if longest > 2 * self._reported.get(rank, 0.0):
                 self._reported[rank] = longest
-                message = f'{self._name(rank)} is late: for {longest:.0f} s {len(waiting)} rank(s) have waited for it'
+                why = f'is late: for {longest:.0f} s {len(waiting)} rank(s) have waited for it'
+                apart = f'waits for others, and others wait elsewhere, for {waiting.get(rank, 0.0):.0f} s'
+                message = f'{self._name(rank)} {why if late else apart}'
                 print_log(self._told(rank, message), 'current', logging.WARNING)
         if longest <= self.patience:
             return {}
@@ -276,7 +281,8 @@ class Heartbeat:
 
 def is_loss(error: BaseException) -> bool:
     """Whether an error says that other ranks cannot be reached, of gloo or NCCL."""
-    return isinstance(error, RuntimeError) and bool(re.search('gloo|nccl|processgroup', str(error), re.IGNORECASE))
+    names = r'\b(gloo\b|nccl|processgroup)'  # in any message, which may as well name a file of igloos
+    return isinstance(error, RuntimeError) and bool(re.search(names, str(error), re.IGNORECASE))
 
 
 def _stack(frame: FrameType | None) -> Iterator[FrameType]:

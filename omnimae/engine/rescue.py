@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from omnimae.stopping import PREEMPTED
 from . import heartbeat
 from .compat import save_alone
 from .loops import VALIDATED
-from .saving import CheckpointHook, PreemptionHook
+from .saving import CheckpointHook, PreemptionHook, save_preempted, take_own_weights
 from .sharding import ShardedOptimizer
 
 
@@ -94,7 +94,7 @@ class RescueHook(Hook):
         if heartbeat.current is not None:
             heartbeat.current.rescue = None
 
-    def save(self) -> Path:
+    def save(self) -> str:
         """Save the state after the last complete step; called from any thread, on any rank.
 
         Raises:
@@ -104,8 +104,8 @@ class RescueHook(Hook):
         runner = self.runner
         if isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer):
             raise RuntimeError("each rank has a part of the optimizer's state (optim_wrapper.shard).")
-        if self._is_validating and self._ema_hooks():
-            raise RuntimeError('during a validation the model has the averaged weights of EMAHook.')
+        if self._is_validating and not all(hasattr(hook, 'is_swapped') for hook in self._ema_hooks()):
+            raise RuntimeError('during a validation the model has the averaged weights of an EMAHook that is not ours.')
         if not self.updating.acquire(timeout=60):
             raise RuntimeError('the weights were being updated.')
         with _own_stream():
@@ -117,9 +117,10 @@ class RescueHook(Hook):
             for hook in runner.hooks:
                 if isinstance(hook, CheckpointHook):
                     hook.check_finite(runner)
+            take_own_weights(runner)
             if self._is_validating:
                 runner.message_hub.update_info(VALIDATED, 0)  # again, after --resume
-            return save_alone(runner, 'preempted.pth', epoch=runner.epoch, iter=runner.iter + step_is_over)
+            return save_preempted(runner, partial(save_alone, runner), runner.iter + step_is_over)
 
     def _wait_for_update(self) -> bool:
         """Whether the GPU has updated the weights; if not, it waits for other ranks before it does."""

@@ -132,7 +132,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if runner.train_loop.counts['time_to_save']:
             self.check_finite(runner)
-            with written_later(lambda: _note_latest(runner, self._timed)):
+            with written_later(lambda: master_only(_note_latest)(runner, self._timed)):
                 meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
                 options = dict(meta=meta, by_epoch=False, backend_args=self.backend_args)
                 runner.save_checkpoint(self.out_dir, 'timed.pth', **options)
@@ -310,20 +310,11 @@ class PreemptionHook(Hook):
         self._validates, self._is_stopping = False, True
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        for hook in runner.hooks:
-            if getattr(hook, 'is_swapped', False):  # an EMAHook in a validation
-                hook._swap_ema_parameters()
+        take_own_weights(runner)
         is_sharded = isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)
         saves = together or (is_main_process() and not is_sharded)
-        places = ((hook.out_dir, hook.backend_args) for hook in runner.hooks if isinstance(hook, CheckpointHook))
-        folder, backend_args = next(places, (runner.work_dir, None))
         if saves:
-            meta = dict(epoch=runner.epoch, iter=runner.iter + step_is_over)
-            options = dict(meta=meta, by_epoch=False, backend_args=backend_args)
-            runner.save_checkpoint(folder, 'preempted.pth', **options)
-        if saves and is_main_process():
-            path = join_path(folder, 'preempted.pth', backend_args=backend_args)
-            _note_latest(runner, path)
+            path = save_preempted(runner, runner.save_checkpoint, runner.iter + step_is_over, notes=is_main_process())
             runner.logger.info(f'{why}: saved {path}, the exit code is {code}. Go on with --resume.')
         for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
             signal.signal(number, signal.SIG_IGN)
@@ -333,8 +324,37 @@ class PreemptionHook(Hook):
         exit_now(code)
 
 
-@master_only
+def take_own_weights(runner: Runner) -> None:
+    """Within a validation, which an EMAHook gives the averaged ones."""
+    for hook in runner.hooks:
+        if getattr(hook, 'is_swapped', False):
+            hook._swap_ema_parameters()
+
+
+def save_preempted(runner: Runner, save: Callable[..., None], steps: int, *, notes: bool = True) -> str:
+    """Save ``preempted.pth`` where the checkpoints are.
+
+    Args:
+        runner: what is saved.
+        save: as ``runner.save_checkpoint``.
+        steps: that it has done.
+        notes: that it is the latest.
+
+    Returns:
+        Its path.
+    """
+    places = ((hook.out_dir, hook.backend_args) for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    folder, backend_args = next(places, (runner.work_dir, None))
+    meta = dict(epoch=runner.epoch, iter=steps)
+    save(folder, 'preempted.pth', meta=meta, by_epoch=False, backend_args=backend_args)
+    path = join_path(folder, 'preempted.pth', backend_args=backend_args)
+    if notes:
+        _note_latest(runner, path)
+    return path
+
+
 def _note_latest(runner: Runner, path: str) -> None:
+    Path(runner.work_dir).mkdir(parents=True, exist_ok=True)  # another machine may have had it
     with replacing(Path(runner.work_dir, 'last_checkpoint')) as file:
         file.write_text(path)
 
