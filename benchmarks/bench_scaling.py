@@ -44,9 +44,9 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from omnimae.data.demo import make_demo
 from omnimae.flops import decoder_macs, encoder_macs
 from omnimae.structures import Grid, to_json
+from omnimae.synthetic.demo import make_demo
 
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_loader import drain, our_loader  # noqa: E402

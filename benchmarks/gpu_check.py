@@ -43,7 +43,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from omnimae.apis import FeatureExtractor
 from omnimae.config import infer_num_classes, load_config
-from omnimae.data import demo
 from omnimae.engine import AutocastOptimWrapper, setup_distributed, setup_environment
 from omnimae.engine.compiling import compile_loss
 from omnimae.engine.precision import set_float32_precision
@@ -51,6 +50,7 @@ from omnimae.models.vit import attend
 from omnimae.planning import GIB, Source, count_step, memory_of
 from omnimae.registry import MODELS
 from omnimae.structures import to_json
+from omnimae.synthetic import demo
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / 'benchmarks'), str(ROOT / 'tests')]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from omnimae.data.demo import make_demo, make_maps
+from omnimae.synthetic.demo import make_demo, make_maps
 
 # The models of tests are too small for threads; programs that tests start inherit that.
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ from PIL import ExifTags, Image
 from omnimae.data.aligned import AlignedDataset
 from omnimae.data.datasets import MixedDataset, collate_clips
 from omnimae.data.dense_transforms import turn_hue
+from omnimae.data.formats.preparation import prepare_aligned
 from omnimae.data.media.errors import BrokenImageError
 from omnimae.data.media.images import read_stored_map
 from omnimae.data.media.orientation import orient
-from omnimae.data.preparation import prepare_aligned
 from omnimae.data.transforms import resize
 from omnimae.registry import TRANSFORMS
 from omnimae.structures import Address

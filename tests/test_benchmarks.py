@@ -16,14 +16,13 @@ from mmengine.registry import DefaultScope
 from tiny_benchmarks import TINY, write_csv, write_ek100_test, write_image, write_json, write_lines, write_video
 
 from omnimae.config import load_config
-from omnimae.data import preparation
 from omnimae.data.annotations import read_list
-from omnimae.data.benchmarks import BENCHMARKS, read_ek100, read_k400, read_p365, read_ssv2
 from omnimae.data.datasets import ImageDataset, VideoDataset
+from omnimae.data.formats import BENCHMARKS, preparation, read_ek100, read_k400, read_p365, read_ssv2
+from omnimae.data.formats.preparation import prepare
+from omnimae.data.formats.reencode import reencode, scaled_size
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenVideoError
-from omnimae.data.preparation import prepare
-from omnimae.data.reencode import reencode, scaled_size
 from omnimae.structures import Address
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from omnimae.data.cifar10 import make_cifar10
+from omnimae.synthetic.cifar10 import make_cifar10
 
 NAMES = ['cat', 'ship']
 

@@ -34,12 +34,12 @@ from omnimae.data.annotations import (
     scan_folder,
 )
 from omnimae.data.datasets import ImageDataset, MixedDataset, VideoDataset, collate_clips
+from omnimae.data.formats.preparation import _write_lines
 from omnimae.data.frame_folders import FrameDataset
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError, BrokenVideoError
 from omnimae.data.media.extensions import HEIF_EXTENSIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, modality_of
 from omnimae.data.media.images import decode_image, read_image
 from omnimae.data.media.video import PyAVReader
-from omnimae.data.preparation import _write_lines
 from omnimae.engine.reading import append_lines
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, Sample

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnimae.data import demo
-from omnimae.data.demo import (
+from omnimae.synthetic import demo
+from omnimae.synthetic.demo import (
     CLASSES,
     MOTIONS,
     PHOTOGRAPHS,

@@ -17,9 +17,9 @@ from mmengine.runner import Runner
 from PIL import Image
 from tiny_run import build_runner, write_config
 
-from omnimae.data.demo import CLASSES, MOTIONS, SPLITS, make_maps, write_list
 from omnimae.evaluation import accuracy
 from omnimae.registry import HOOKS
+from omnimae.synthetic.demo import CLASSES, MOTIONS, SPLITS, make_maps, write_list
 
 ROOT = Path(__file__).parents[1]
 SHORT = [

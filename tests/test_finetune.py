@@ -26,7 +26,7 @@ from tiny_benchmarks import TINY, write_ek100_test
 
 from omnimae.checkpoint import save_file
 from omnimae.config import load_config
-from omnimae.data.preparation import prepare
+from omnimae.data.formats.preparation import prepare
 from omnimae.registry import DATA_SAMPLERS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 FINETUNE = Path(__file__).parents[1] / 'configs' / 'omnimae' / 'finetune'

@@ -21,6 +21,7 @@ ALLOWED = {
     'meeting': set(),
     'models': FLOOR,
     'data': FLOOR | {'stopping'},  # a storage that is away stops a run
+    'synthetic': FLOOR | {'data'},  # a made data set says where its files are, as one that is distributed
     'evaluation': FLOOR,
     'layouts': FLOOR,
     'checkpoint': FLOOR | {'layouts'},  # what it reads may be of any published layout

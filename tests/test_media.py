@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from omnimae.data.annotations import scan_files
+from omnimae.data.formats.reencode import reencode
 from omnimae.data.media import open_video
 from omnimae.data.media.extensions import VIDEO_EXTENSIONS
 from omnimae.data.media.images import decode_image
-from omnimae.data.reencode import reencode
 
 READERS = ('pyav', 'decord')
 RGB = np.array([200, 50, 20])

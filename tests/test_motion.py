@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from tiny_benchmarks import write_image
 
-from omnimae.data import motion
-from omnimae.data.motion import MOTIONS, PERIOD, Film, draw_film, frames_of, make_small
+from omnimae.synthetic import motion
+from omnimae.synthetic.motion import MOTIONS, PERIOD, Film, draw_film, frames_of, make_small
 
 ROOT = Path(__file__).parents[1]
 WHITE, BLACK = np.full((8, 8, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)

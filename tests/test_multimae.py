@@ -25,15 +25,15 @@ from test_tools import tool
 from omnimae.checkpoint import convert, load_file, load_weights
 from omnimae.config import load_config
 from omnimae.data.aligned import AlignedDataset, AlignedVideoDataset
-from omnimae.data.demo import make_maps
+from omnimae.data.formats.preparation import prepare_aligned
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.orientation import orient
-from omnimae.data.preparation import prepare_aligned
 from omnimae.flops import task_rows
 from omnimae.layouts import export_multimae, export_timm, take_modality
 from omnimae.models.vit import run_blocks
 from omnimae.registry import MODELS
 from omnimae.structures import Address, Grid, Masks, token_spans
+from omnimae.synthetic.demo import make_maps
 from omnimae.visualization import reconstruct_tasks
 
 CONFIGS = Path(__file__).parents[1] / 'configs'

@@ -21,14 +21,15 @@ from test_storage import Server
 from tiny_benchmarks import write_image, write_in1k, write_kinetics, write_video
 from tiny_run import PRETRAIN, build_runner, write_config, write_data
 
-from omnimae.data import packing, storage
+from omnimae.data import storage
 from omnimae.data.aligned import AlignedDataset
 from omnimae.data.datasets import ImageDataset, VideoDataset
+from omnimae.data.formats import packing
+from omnimae.data.formats.packing import pack
+from omnimae.data.formats.parts import Part
+from omnimae.data.formats.preparation import prepare, prepare_aligned
 from omnimae.data.frame_folders import FrameDataset
 from omnimae.data.media.errors import BrokenVideoError
-from omnimae.data.packing import pack
-from omnimae.data.parts import Part
-from omnimae.data.preparation import prepare, prepare_aligned
 from omnimae.data.storage import local, patience, shards
 from omnimae.data.tables import StringTable, write_table
 from omnimae.stopping import StorageAwayError

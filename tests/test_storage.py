@@ -31,10 +31,10 @@ from tiny_run import CLASSIFY, build_runner, write_config, write_data
 from omnimae.data import storage
 from omnimae.data.aligned import MapVideo
 from omnimae.data.datasets import ImageDataset
+from omnimae.data.formats.preparation import check_files
 from omnimae.data.media import READERS, open_video, video
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError
 from omnimae.data.media.images import read_image
-from omnimae.data.preparation import check_files
 from omnimae.data.storage import patience
 from omnimae.data.storage.http import quoted
 from omnimae.engine import compat, loops, setup_environment

@@ -14,14 +14,14 @@ import time
 from collections.abc import Sequence
 
 from omnimae.data.aligned import ALIGNED_AS
-from omnimae.data.benchmarks import BENCHMARKS
-from omnimae.data.cifar10 import make_cifar10
-from omnimae.data.demo import make_demo, make_maps
-from omnimae.data.motion import make_small
-from omnimae.data.packing import pack
-from omnimae.data.parts import Part
-from omnimae.data.preparation import prepare, prepare_aligned
+from omnimae.data.formats import BENCHMARKS
+from omnimae.data.formats.packing import pack
+from omnimae.data.formats.parts import Part
+from omnimae.data.formats.preparation import prepare, prepare_aligned
 from omnimae.data.storage.shards import index, root_of
+from omnimae.synthetic.cifar10 import make_cifar10
+from omnimae.synthetic.demo import make_demo, make_maps
+from omnimae.synthetic.motion import make_small
 
 
 def add_demo(datasets: argparse._SubParsersAction) -> None:

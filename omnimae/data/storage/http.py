@@ -63,7 +63,6 @@ class HTTPBackend(MMEngineHTTPBackend):
         except FileNotFoundError:
             return False
 
-
     def size(self, filepath: str) -> int | None:
         """Bytes of a file; None if the server does not tell with a part of it."""
         with _answer(filepath, 0, 1) as answer:

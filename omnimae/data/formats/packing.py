@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from omnimae.data import storage
+from omnimae.data.formats.parts import Part, parts_of
+from omnimae.data.formats.preparation import in_parallel
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from omnimae.data.parts import Part, parts_of
-from omnimae.data.preparation import in_parallel
 from omnimae.data.storage.shards import LISTS, archives_of, index, lies_beside, root_of, scan
 
 ENDINGS = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS, '.npy')

@@ -27,13 +27,14 @@ from mmengine.utils import ProgressBar
 from omnimae.data import storage
 from omnimae.data.aligned import Modality, check_aligned_as, files_by_stem, read_aligned
 from omnimae.data.annotations import read_lines
-from omnimae.data.benchmarks import BENCHMARKS, Item
+from omnimae.data.formats import BENCHMARKS
+from omnimae.data.formats.annotation_files import Item
+from omnimae.data.formats.parts import Part, merge_results, parts_of, remove_results, write_results
+from omnimae.data.formats.reencode import reencode
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
-from omnimae.data.parts import Part, merge_results, parts_of, remove_results, write_results
-from omnimae.data.reencode import reencode
 
 
 class Prepared(NamedTuple):

@@ -25,9 +25,9 @@ import numpy as np
 
 from omnimae.data import storage
 from omnimae.data.annotations import scan_folder
-from omnimae.data.demo import write_video
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
+from omnimae.synthetic.demo import write_video
 
 DIRECTIONS = {'down': (1, 0), 'left': (0, -1), 'right': (0, 1), 'up': (-1, 0)}
 SPEEDS = {'fast': (26.0, 34.0), 'slow': (9.0, 13.0)}  # pixels a second

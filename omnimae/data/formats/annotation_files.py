@@ -1,0 +1,210 @@
+"""What annotation files of data sets say, and how their parts are read: lists, CSV and JSON, with places in errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omnimae.data import storage
+from omnimae.data.annotations import BLANK, is_outside, read_lines
+
+SPLITS = ('train', 'val')
+
+
+class Item(NamedTuple):
+    """A sample as the annotation has it.
+
+    Attributes:
+        path: of its file, relative to the root of the benchmark, with slashes.
+        label: class index, or None where the authors keep it to themselves.
+        span: (start, stop) in seconds inside a longer video, or None for the whole file.
+        id: its name in results, or None where the path serves.
+    """
+
+    path: str
+    label: int | None
+    span: tuple[float, float] | None = None
+    id: str | None = None
+
+
+class Annotation(NamedTuple):
+    """What the annotation files of a benchmark say.
+
+    Attributes:
+        splits: 'train' and 'val' -> items; of EPIC-Kitchens 'test', too, where its videos are there.
+        classes: names in the order of the labels.
+        actions: of EPIC-Kitchens: (action, verb, noun) each, in the order of the labels.
+    """
+
+    splits: dict[str, list[Item]]
+    classes: tuple[str, ...]
+    actions: tuple[tuple[int, int, int], ...] = ()
+
+
+class Items:
+    """Collects the items of one annotation file, each key once."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.places: dict[Any, str] = {}
+        self._items: list[Item] = []
+
+    def add(self, place: str, key: Any, *item: Any) -> None:
+        """Add the `Item` that stands at ``place``.
+
+        Raises:
+            ValueError: one of that ``key`` is there already, or its path leaves the folder of the data.
+        """
+        if key in self.places:
+            raise ValueError(f'{self.file}, {place}: {key!r} stands at {self.places[key]} too. Drop one of the two.')
+        if is_outside(item[0]):  # copies of it would be written outside, too
+            raise ValueError(f'{self.file}, {place}: {item[0]!r} leaves the folder of the data. Correct the line.')
+        self.places[key] = place
+        self._items.append(Item(*item))
+
+    @property
+    def items(self) -> list[Item]:
+        if not self._items:
+            raise ValueError(f'{self.file} has no samples. Fetch the file anew.')
+        return self._items
+
+
+def first_of(root: Path, *names: str) -> Path | None:
+    return next((root / name for name in names if (root / name).exists()), None)
+
+
+def find(root: Path, *names: str) -> Path:
+    """The first of the files or folders that exists.
+
+    Raises:
+        ValueError: none does.
+    """
+    found = first_of(root, *names)
+    if found is None:
+        raise ValueError(
+            f'{root} has no {" or ".join(names[:4])}. Put it there as it is distributed; --help shows the layout.'
+        )
+    return found
+
+
+def first_annotation(root: Path, name: str) -> Path | None:
+    return first_of(root, name, f'annotations/{name}')
+
+
+def find_annotation(root: Path, name: str) -> Path:
+    return find(root, name, f'annotations/{name}')
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise ValueError(f'{folder} is not a folder. Put it there as it is distributed; --help shows the layout.')
+    return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != '.'))
+
+
+def index_files(
+    root: Path, folders: Iterable[str], extensions: Sequence[str], key: Callable[[str], str] | None = None
+) -> dict[str, str]:
+    """Files below the folders that exist, earlier ones first -> path by name without extension, or by ``key``."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        if not (root / folder).is_dir():
+            continue
+        for path in sorted(
+            path for path in storage.list_files(str(root / folder)) if path.lower().endswith(tuple(extensions))
+        ):
+            name = os.path.splitext(os.path.basename(path))[0] if key is None else key(path)
+            found.setdefault(name, f'{folder}/{path}')
+    return found
+
+
+def read_pairs(file: Path) -> Iterator[tuple[str, str, str]]:
+    """(place, path, label) of each line; the label is the last word."""
+    for number, line in enumerate(read_lines(file), start=1):
+        if not (line := line.strip(BLANK)):
+            continue
+        path, _, label = line.rpartition(' ')
+        if not path:
+            raise ValueError(f'{file}, line {number}, {line!r}: not "PATH LABEL". Correct the line.')
+        yield f'line {number}', path.strip(BLANK), label
+
+
+def read_csv(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of the line, column -> value) of each row."""
+    with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as lines:
+        reader = csv.DictReader(lines)
+        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
+            raise ValueError(f'{file}, line 1: no column {", ".join(missing)}. Fetch the file anew, with its header.')
+        for row in reader:
+            if any(row[column] is None for column in columns):
+                raise ValueError(f'{file}, line {reader.line_num}: too few columns. Correct the line.')
+            yield reader.line_num, row
+
+
+def read_names(file: Path | None, num_classes: int) -> dict[str, int]:
+    """EPIC-Kitchens' names of verbs or nouns -> class; without the file the numbers are the names."""
+    if file is None:
+        return {str(label): label for label in range(num_classes)}
+    names: dict[str, int] = {}
+    for number, row in read_csv(file, ('id', 'key')):
+        if row['id'] != str(len(names)) or row['key'] in names:
+            raise ValueError(f'{file}, line {number}: id {row["id"]} of {row["key"]!r} is out of order. Fetch it anew.')
+        names[row['key']] = len(names)
+    return names
+
+
+def field_of(entry: Any, key: str, file: Path, place: str) -> Any:
+    if not isinstance(entry, dict) or key not in entry:
+        raise ValueError(f'{file}, {place}: no {key!r}. Give the file as it is distributed, with labels.')
+    return entry[key]
+
+
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{file} is no JSON: {error}. Fetch the file anew.') from None
+
+
+def json_part(content: Any, key: str, file: Path) -> list:
+    if not isinstance(content, dict) or key not in content:
+        raise ValueError(f'{file} has no {key!r}. Give the file as it is distributed.')
+    return content[key]
+
+
+def label_of(text: str, index: dict[str, int], file: Path, place: str, *, indices: bool = True) -> int:
+    """A class name, or if ``indices`` a class index, -> class index."""
+    if text in index:
+        return index[text]
+    if indices and text.isdecimal() and int(text) < len(index):
+        return int(text)
+    some = ', '.join(map(repr, islice(index, 3)))
+    raise ValueError(
+        f'{file}, {place}: the class {text!r} is not one of the {len(index)} known ({some}, ...). Correct it.'
+    )
+
+
+def span_of(start: str | float, stop: str | float, file: Path, place: str) -> tuple[float, float]:
+    try:
+        first, last = float(start), float(stop)
+    except ValueError:
+        raise ValueError(
+            f'{file}, {place}: start {start!r} and stop {stop!r} are not both numbers. Correct it.'
+        ) from None
+    if not 0 <= first < last < math.inf:
+        raise ValueError(f'{file}, {place}: stop {stop} is not after start {start}. Correct the line, or drop it.')
+    return first, last
+
+
+def seconds_of(row: dict[str, str], column: str, file: Path, place: str) -> float:
+    """HH:MM:SS.ss -> seconds."""
+    try:
+        hours, minutes, seconds = row[column].split(':')
+        return round(3600 * int(hours) + 60 * int(minutes) + float(seconds), 6)
+    except ValueError:
+        raise ValueError(f'{file}, {place}: {column} {row[column]!r} is not HH:MM:SS.ss. Correct it.') from None
