@@ -10,12 +10,12 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from test_distributed import free_port
+from programs import run_ranks
 from tiny_run import PRETRAIN, build_runner, write_config, write_data
 from torch import Tensor
 
 from omnimae.config import load_config
-from omnimae.engine import setup_distributed
+from omnimae.engine import leave_distributed, setup_distributed
 from omnimae.registry import HOOKS
 
 # Nothing is drawn within a step: masks follow raster order, nothing is dropped. Steps of 12 samples: of 20 pictures 12
@@ -127,23 +127,20 @@ def test_numbers_are_those_of_one_size(config: Path, tmp_path: Path, whole: Runn
         assert 'Effective batch: 12 = 6 per rank x 1 ranks x 2 accumulated micro-batches; 7 optimizer steps' in log
 
 
-def train_a_rank(rank: int, config: Path, folder: Path, port: int) -> None:
-    torch.set_num_threads(1)
+def train_a_rank(config: Path, folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
-    os.environ |= dict(RANK=str(rank), WORLD_SIZE='2', LOCAL_RANK=str(rank))
-    os.environ |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES='')
     cfg = load_config(config, {'launcher': 'pytorch', 'train_dataloader.batch_size': dict(image=2, crops=3, video=6)})
     cfg.work_dir = str(folder / 'work')
     setup_distributed(cfg)
     runner = Runner.from_cfg(cfg)
     runner.train()
-    torch.save((steps_of(runner), runner.model.module.state_dict()), folder / f'{rank}.pt')
-    torch.distributed.destroy_process_group()
+    torch.save((steps_of(runner), runner.model.module.state_dict()), folder / f'{os.environ["RANK"]}.pt')
+    leave_distributed()
 
 
-@pytest.mark.slow
 def test_two_ranks_train_like_one(config: Path, tmp_path: Path, whole: Runner):
-    torch.multiprocessing.spawn(train_a_rank, (config, tmp_path, free_port()), nprocs=2)
+    ranks = run_ranks(train_a_rank, config, tmp_path, output=tmp_path)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr[-3000:]
     for rank in (0, 1):
         steps, weights = torch.load(tmp_path / f'{rank}.pt', weights_only=True)
         assert_same(steps, weights, whole)

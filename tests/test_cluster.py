@@ -21,6 +21,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from programs import ROOT, TOOLS, environment
 from safetensors.torch import load_file
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 from torch.distributed import TCPStore
@@ -31,20 +32,12 @@ from omnimae.engine.heartbeat import Heartbeat
 from omnimae.meeting import ROUND, connect, meet, unreachable
 from omnimae.registry import HOOKS
 
-ROOT = Path(__file__).parents[1]
-TOOLS = ROOT / 'tools'
-
 
 def load_launch() -> ModuleType:
     spec = importlib.util.spec_from_file_location('launch', TOOLS / 'launch.py')
     launch = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(launch)
     return launch
-
-
-def environment(**more: str) -> dict[str, str]:
-    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    return {**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **more}
 
 
 # Slurm's scripts

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
+from programs import ROOT, TOOLS, command
 from tiny_benchmarks import write_image, write_video
 
 from omnimae.config import infer_num_classes, load_config
@@ -20,7 +19,6 @@ from omnimae.data.datasets import MixedDataset
 from omnimae.engine import EvaluationRunner
 from omnimae.registry import DATASETS
 
-ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/custom/finetune.py'
 CLASSES = ('alpha', 'beta', 'gamma')
 SMALL = [
@@ -54,28 +52,17 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def command(*words: str | Path) -> str:
-    result = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
 def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
     work = tmp_path / 'work'
-    command('tools/train.py', CONFIG, '--work-dir', work, '--cfg-options', *SMALL)
+    run = functools.partial(command, output=tmp_path / 'said')
+    run(TOOLS / 'train.py', CONFIG, '--work-dir', work, '--cfg-options', *SMALL)
     [scalars] = work.rglob('scalars.json')
     curves = set().union(*map(json.loads, scalars.read_text().splitlines()))
     assert {'top1', 'top1_image', 'top1_video'} <= curves
     weights, out = work / 'epoch_1_raw.safetensors', work / 'new' / 'scores.json'
     for kind in ('images', 'videos'):  # the checkpoint knows the classes
         (labelled / kind / 'train').rename(labelled / f'{kind}_elsewhere')
-    command('tools/test.py', CONFIG, weights, '--work-dir', work, '--out', out, '--cfg-options', *SMALL)
+    run(TOOLS / 'test.py', CONFIG, weights, '--work-dir', work, '--out', out, '--cfg-options', *SMALL)
     metrics = json.loads(out.read_text())
     places = ('accuracy/', 'accuracy/images/', 'accuracy/videos/')
     assert metrics.keys() == {f'{place}{key}' for place in places for key in ('top1', 'mean_class')}
@@ -88,9 +75,9 @@ def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
         (labelled / kind / 'val' / 'alpha').rename(labelled / kind / 'val' / 'omega')
         shutil.copytree(labelled / kind / 'val', labelled / kind / 'train')
     message = 'has other classes than .*epoch_1_raw.safetensors: label 0 is .beta. here and .alpha. there'
-    test = ('tools/test.py', CONFIG, weights, '--work-dir', work, '--cfg-options', *SMALL, 'model.num_classes=3')
+    test = (TOOLS / 'test.py', CONFIG, weights, '--work-dir', work, '--cfg-options', *SMALL, 'model.num_classes=3')
     with pytest.raises(AssertionError, match=message):
-        command(*test)
+        run(*test)
 
 
 @pytest.mark.parametrize('kind', ['images', 'videos'])

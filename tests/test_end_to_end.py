@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -15,13 +15,13 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
+from programs import ROOT, TOOLS, command, environment
 from tiny_run import build_runner, write_config
 
 from omnimae.evaluation import accuracy
 from omnimae.registry import HOOKS
 from omnimae.synthetic.demo import CLASSES, MOTIONS, SPLITS, make_maps, write_list
 
-ROOT = Path(__file__).parents[1]
 SHORT = [
     'log_processor.window_size=1',
     'train_dataloader.num_workers=0',
@@ -149,19 +149,6 @@ def write_lossless_demo(root: Path) -> None:
     make_maps(root)
 
 
-def command(data: Path, *words: str | Path) -> str:
-    """Run a tool as the user does; returns what it prints."""
-    result = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, 'OMNIMAE_DATA': str(data), 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout + result.stderr
-
-
 def scalars(work: Path) -> list[dict]:
     """The logged values of the latest run in a work directory."""
     log = max(work.glob('*/vis_data/scalars.json'))
@@ -173,12 +160,13 @@ def pretrained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A work directory of two epochs of pretraining: one, and one more after a resume."""
     work = tmp_path_factory.mktemp('pretrain')
     options = [*SHORT, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'custom_hooks.0.interval=2']
-    train = ['tools/train.py', 'configs/demo/pretrain.py', '--work-dir', work]
-    command(demo_root.parent, *train, '--cfg-options', *options)
+    env = environment(OMNIMAE_DATA=str(demo_root.parent))
+    train = [TOOLS / 'train.py', 'configs/demo/pretrain.py', '--work-dir', work]
+    command(*train, '--cfg-options', *options, output=work / 'said', env=env)
     (work / 'epoch_2.pth').unlink()
     (work / 'epoch_2_raw.safetensors').unlink()
     (work / 'first.json').write_text(json.dumps(scalars(work)))
-    command(demo_root.parent, *train, '--resume', work / 'epoch_1.pth', '--cfg-options', *options)
+    command(*train, '--resume', work / 'epoch_1.pth', '--cfg-options', *options, output=work / 'said', env=env)
     return work
 
 
@@ -195,16 +183,17 @@ def test_resuming_repeats_the_run(pretrained: Path):
 
 def test_fine_tune_test_and_count_again(pretrained: Path, demo_root: Path, tmp_path: Path):
     weights = pretrained / 'epoch_2_raw.safetensors'
-    config, data = 'configs/demo/finetune_videos.py', demo_root.parent
+    config, env = 'configs/demo/finetune_videos.py', environment(OMNIMAE_DATA=str(demo_root.parent))
+    run = functools.partial(command, output=tmp_path / 'said', env=env)
     short = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'param_scheduler.warmup_epochs=0']
     options = [*SHORT, *short, f'model.init_cfg.checkpoint={weights}']
-    output = command(data, 'tools/train.py', config, '--work-dir', tmp_path, '--cfg-options', *options)
+    output = run(TOOLS / 'train.py', config, '--work-dir', tmp_path, '--cfg-options', *options)
     assert weights.name in output  # the report of what was loaded names its file
     validated = scalars(tmp_path)[-1]['accuracy/top1']
 
     out = tmp_path / 'scores.json'
     checkpoint = tmp_path / 'epoch_1_raw.safetensors'
-    command(data, 'tools/test.py', config, checkpoint, '--work-dir', tmp_path / 'test', '--out', out)
+    run(TOOLS / 'test.py', config, checkpoint, '--work-dir', tmp_path / 'test', '--out', out)
     assert json.loads(out.read_text())['accuracy/top1'] == pytest.approx(validated, abs=1e-4)
     stored = np.load(out.with_suffix('.npz'))
     assert len(set(stored['ids'].tolist())) == 96  # 12 photographs, 8 motions
@@ -215,9 +204,9 @@ def test_pictures_of_an_image_and_a_video(pretrained: Path, demo_root: Path, tmp
     image = min(demo_root.glob('images/val/chelsea/*.jpg'))
     video = min(demo_root.glob('videos/val/pan_left/chelsea_*'))
     weights = pretrained / 'epoch_2_raw.safetensors'
-    words = ['tools/visualize_reconstruction.py', 'configs/demo/pretrain.py', weights, image, video]
-    command(demo_root.parent, *words, '--out-dir', tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} == {'.png', '.gif'}
+    words = [TOOLS / 'visualize_reconstruction.py', 'configs/demo/pretrain.py', weights, image, video]
+    command(*words, '--out-dir', tmp_path / 'out', output=tmp_path, env=environment(OMNIMAE_DATA=str(demo_root.parent)))
+    assert {path.suffix for path in (tmp_path / 'out').iterdir()} == {'.png', '.gif'}
 
 
 @pytest.mark.parametrize(('golden', 'changes'), [(GOLDEN, ''), (GOLDEN_FINETUNE, FINETUNE_CHANGES)])

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from programs import ROOT, TOOLS, command, environment
 from tiny_run import write_data
 
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.structures import Address, Grid
 
-ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / 'examples' / 'outside_extension'
 LOADER = dict(num_workers=0, persistent_workers=False)
 
@@ -110,20 +109,13 @@ def test_example_trains(tmp_path):
         },
     )
     work = tmp_path / 'work'
-    command = [sys.executable, 'tools/train.py', 'examples/outside_extension/pretrain.py', '--work-dir', str(work)]
-    environment = dict(
+    env = environment(
         OMNIMAE_IMAGES=str(data / 'pictures'),
         OMNIMAE_ARRAYS=str(data / 'arrays'),
         PYTHONPATH=f'{EXAMPLE.relative_to(ROOT)}{os.pathsep}{ROOT}',
     )
-    result = subprocess.run(
-        [*command, '--cfg-options', *(f'{key}={value}' for key, value in options.items())],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    words = ['examples/outside_extension/pretrain.py', '--work-dir', work, '--cfg-options']
+    command(TOOLS / 'train.py', *words, *(f'{key}={value}' for key, value in options.items()), output=tmp_path, env=env)
     [scalars] = work.glob('*/vis_data/scalars.json')
     steps = [json.loads(line) for line in scalars.read_text().splitlines()]
     losses = [step['loss'] for step in steps if 'loss' in step]

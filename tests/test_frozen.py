@@ -13,8 +13,8 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from programs import TOOLS, run_ranks
 from test_configs import FROZEN, PAPER, SMALL, SMALL_LOADER, name_of
-from test_distributed import run
 from test_tools import tool
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 from torch import nn
@@ -419,11 +419,11 @@ def test_knn_that_cannot_be_counted_is_refused_before_anything_runs(data, tmp_pa
         build_runner(online, tmp_path / 'online', options).train()
 
 
-@pytest.mark.slow
 def test_two_ranks_test_like_one_to_the_last_sample(data, tmp_path, pretrained, capsys):
     config = knn_config(tmp_path, data)
-    result = run('dist_test.sh', config, pretrained, 2, '--out', tmp_path / 'two.json', path=tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
+    words = [config, pretrained, '--launcher', 'pytorch', '--out', tmp_path / 'two.json']
+    ranks = run_ranks(TOOLS / 'test.py', *words, output=tmp_path, cwd=tmp_path)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr[-2000:]
     one = build_runner(config, tmp_path / 'one', {'test_evaluator.out_file': str(tmp_path / 'one.npz')})
     load_weights(one.model, pretrained)
     metrics = one.test()

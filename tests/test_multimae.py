@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from mmengine.registry import DefaultScope
 from odd_videos import ODD
 from PIL import Image
+from programs import ROOT, TOOLS, environment, run_ranks
 from test_datasets import write_video
-from test_distributed import run
 from test_tools import tool
 
 from omnimae.checkpoint import convert, load_file, load_weights
@@ -1100,8 +1100,10 @@ val_dataloader = val_cfg = val_evaluator = None
 custom_imports = dict(imports=['probe'])
 custom_hooks = [dict(type='RankHook')]
 """)
-    finished = run('dist_train.sh', config, 2, '--work-dir', tmp_path / 'work', path=tmp_path)
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    words = [config, '--work-dir', tmp_path / 'work', '--launcher', 'pytorch']
+    env = environment(PYTHONPATH=f'{tmp_path}:{ROOT}')
+    results = run_ranks(TOOLS / 'train.py', *words, output=tmp_path, env=env)
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr[-3000:]
     ranks = [json.loads((tmp_path / 'work' / f'rank{rank}.json').read_text()) for rank in range(2)]
     assert len(ranks[0]['ids']) == len(ranks[1]['ids']) == 48
     assert not {*ranks[0]['ids']} & {*ranks[1]['ids']}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from test_distributed import TOOLS
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from programs import run_ranks
 from test_resume import same
 from tiny_run import PRETRAIN, build_runner, write_config, write_data
 
+from omnimae.config import load_config
+from omnimae.engine import leave_distributed, setup_distributed
 from omnimae.registry import OPTIMIZERS
 
 STEPS, SAVED = 10, 7  # in two epochs of five
@@ -33,24 +33,11 @@ RUNS = {
     'sharded_from_whole': {'optim_wrapper.shard': True, **FROM_WHOLE},
 }
 
-# What both ranks do: every run, one after the other. The loss of rank 1 is no number in step 2.
-RANK = """
-import json
-import sys
-from pathlib import Path
-
-import test_sharding
-import torch
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-
-from omnimae.config import load_config
-from omnimae.engine import leave_distributed, setup_distributed
-
 
 class NoNumberHook(Hook):
-    def before_train_iter(self, runner, batch_idx, data_batch):
+    """The loss of rank 1 is no number in step 2."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         model = runner.model.module
         vars(model).pop('loss', None)
         if runner.iter == 2 and get_rank() == 1:
@@ -58,20 +45,21 @@ class NoNumberHook(Hook):
             model.loss = lambda *args: {key: value * torch.nan for key, value in loss(*args).items()}
 
 
-for name, options in json.loads(sys.argv[2]).items():
-    cfg = load_config(sys.argv[1], options)
-    cfg.work_dir, cfg.experiment_name, cfg.launcher = name, name, 'pytorch'
-    setup_distributed(cfg)
-    torch.distributed.init_process_group = lambda *args, **kwargs: None  # once is enough
-    runner = Runner.from_cfg(cfg)
-    runner.register_hook(NoNumberHook())
-    runner.train()
-    optimizer = runner.optim_wrapper.optimizer
-    state = getattr(optimizer, 'optim', optimizer).state
-    numbers = sum(x.numel() for entry in state.values() for x in entry.values())
-    Path(name, f'rank{get_rank()}').write_text(str(numbers))
-leave_distributed()
-"""
+def train_all(config: Path) -> None:
+    """What both ranks do: every run, one after the other."""
+    for name, options in RUNS.items():
+        cfg = load_config(config, options)
+        cfg.work_dir, cfg.experiment_name, cfg.launcher = name, name, 'pytorch'
+        setup_distributed(cfg)
+        torch.distributed.init_process_group = lambda *args, **kwargs: None  # once is enough
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(NoNumberHook())
+        runner.train()
+        optimizer = runner.optim_wrapper.optimizer
+        state = getattr(optimizer, 'optim', optimizer).state
+        numbers = sum(x.numel() for entry in state.values() for x in entry.values())
+        Path(name, f'rank{get_rank()}').write_text(str(numbers))
+    leave_distributed()
 
 
 @OPTIMIZERS.register_module()
@@ -91,22 +79,11 @@ class Halved(torch.optim.AdamW):
             group['lr'] = rate
 
 
-@pytest.mark.slow
 def test_two_ranks_with_and_without_shards(tmp_path: Path):
     """Layer decay, EMA, clipping, accumulation and a step that is left out; resumed by the other way in an epoch."""
     config = write_config(tmp_path / 'pretrain.py', PRETRAIN, write_data(tmp_path / 'data'), MORE)
-    (tmp_path / 'rank.py').write_text(RANK)
-    command = [sys.executable, TOOLS / 'launch.py', '--standalone', '--nproc-per-node', '2', tmp_path / 'rank.py']
-    env = {
-        **os.environ,
-        'PYTHONPATH': f'{TOOLS.parent}:{Path(__file__).parent}',
-        'OMP_NUM_THREADS': '1',
-        'CUDA_VISIBLE_DEVICES': '',
-    }
-    result = subprocess.run(
-        [*command, config, json.dumps(RUNS)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    ranks = run_ranks(train_all, config, output=tmp_path, cwd=tmp_path)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr[-3000:]
 
     def end(name: str, step: int = STEPS) -> dict[str, Any]:
         return torch.load(tmp_path / name / f'iter_{step}.pth', weights_only=True)

@@ -6,6 +6,7 @@ Masks are given and nothing is dropped: only random numbers may differ from cut 
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import DefaultScope
+from programs import run_ranks
 from torch import Tensor, nn
 
 from omnimae.engine import AutocastOptimWrapper, EpochTrainLoop
@@ -228,8 +230,8 @@ def test_a_step_does_not_depend_on_its_micro_batches(name: str):
         assert_same(run_step(make_model(name), batch, [(size,) for size in cut]), whole, f'{name} {cut}')
 
 
-def train_a_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
+def train_a_rank(folder: Path) -> None:
+    rank = int(os.environ['RANK'])
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     with DefaultScope.overwrite_default_scope('omnimae'):
         results = {
@@ -238,12 +240,12 @@ def train_a_rank(rank: int, folder: str) -> None:
             for cut, table in RANKS.items()
             if (name, cut) != ('mixing', 'uneven')
         }
-    torch.save(results, Path(folder, f'{rank}.pt'))
+    torch.save(results, folder / f'{rank}.pt')
     torch.distributed.destroy_process_group()
 
 
 def test_a_step_does_not_depend_on_its_ranks(tmp_path: Path):
-    torch.multiprocessing.spawn(train_a_rank, (str(tmp_path),), nprocs=2)
+    assert [rank.returncode for rank in run_ranks(train_a_rank, tmp_path, output=tmp_path)] == [0, 0]
     whole = {name: run_step(make_model(name), make_samples(name), [(GLOBAL_BATCH,)]) for name in RANKED}
     for rank in (0, 1):
         for (name, cut), result in torch.load(tmp_path / f'{rank}.pt', weights_only=True).items():

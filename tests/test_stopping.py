@@ -18,8 +18,8 @@ import torch
 from mmengine.fileio import BaseStorageBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from test_distributed import TOOLS
-from test_faults import environment, hook_of, with_validation
+from programs import TOOLS, environment
+from test_faults import hook_of, with_validation
 from test_resume import same
 from tiny_run import CLASSIFY, build_runner, write_config, write_data
 
@@ -49,7 +49,7 @@ class SlowValidationHook(Hook):
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if runner.epoch == self.epoch and batch_idx == 1:
             os.kill(os.getpid(), self.number)
-            time.sleep(30)
+            time.sleep(100)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self.ended += 1
@@ -69,7 +69,7 @@ def test_a_validation_ends_at_once_and_is_done_again(config: Path, tmp_path: Pat
     with pytest.raises(SystemExit) as end:
         build('parts', 1).train()
     assert end.value.code == PREEMPTED
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 90
     saved = torch.load(tmp_path / 'parts' / 'preempted.pth', weights_only=True)['meta']
     assert (saved['epoch'], saved['iter']) == (1, 3)
     resumed, whole = build('parts', 0, resume=True), build('whole', 0)
@@ -130,8 +130,7 @@ def stuck_ranks(data: Path, tmp_path: Path, where: str) -> subprocess.Popen:
     config = with_validation(write_config(tmp_path / 'classify.py', CLASSIFY, data, more))
     options = ['--work-dir', tmp_path / 'work', '--cfg-options', 'train_dataloader.batch_size=4']
     path = f'{tmp_path}:{TOOLS.parent}'
-    programs = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    env = environment(STUCK=where, NOTE=str(tmp_path / 'stuck'), PYTHONPATH=path, PATH=programs)
+    env = environment(STUCK=where, NOTE=str(tmp_path / 'stuck'), PYTHONPATH=path)
     command = ['bash', TOOLS / 'dist_train.sh', config, '2', *options]
     with (tmp_path / 'output.txt').open('w') as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
@@ -195,7 +194,7 @@ def test_ranks_end_with_their_launcher(tmp_path: Path):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not (tmp_path / 'saved').exists():
         assert time.monotonic() < end
         time.sleep(0.02)
