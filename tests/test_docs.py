@@ -24,8 +24,9 @@ from omnimae.registry import MODELS
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / 'docs').glob('*.md')
 RECIPES = ROOT / 'docs' / 'recipes.md'
-PRETRAINING = ('config', 'clips of', 'hidden', 'decoder', 'epochs (warm-up)', 'samples a step', 'replicas', 'rate')
-FINE_TUNING = ('config', 'epochs (warm-up)', 'samples a step', 'replicas', 'rate', 'layer decay', 'weight decay')
+PRETRAINING = ('config', 'clips of', 'hidden', 'decoder', 'epochs (warm-up)')
+PRETRAINING += ('global batch', 'replicas', 'learning rate')
+FINE_TUNING = ('config', 'epochs (warm-up)', 'global batch', 'replicas', 'learning rate', 'layer decay', 'weight decay')
 FINE_TUNING += ('DropPath', 'dropout', 'test views')
 
 
@@ -41,9 +42,9 @@ def shared(cfg: Config) -> dict[str, str]:
     schedule, optimizer = cfg.param_scheduler, cfg.optim_wrapper.optimizer
     return {
         'epochs (warm-up)': f'{cfg.train_cfg.max_epochs} ({schedule.warmup_epochs:g})',
-        'samples a step': str(cfg.train_dataloader.batch_sampler.global_batch_size),
+        'global batch': str(cfg.train_dataloader.batch_sampler.global_batch_size),
         'replicas': ' / '.join(str(source.get('replicas', 1)) for source in sources),
-        'rate': f'{optimizer.lr:.3g}',
+        'learning rate': f'{optimizer.lr:.3g}',
         'weight decay': f'{optimizer.weight_decay:g}',
     }
 
