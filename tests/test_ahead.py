@@ -388,6 +388,16 @@ def test_a_large_local_file_is_read_in_place_and_a_small_one_comes_whole(tmp_pat
     assert storage.read_in_place(other) == other  # outside of a sample nothing is taken
 
 
+def test_where_no_thread_can_be_started_files_are_read_when_they_are_wanted(tmp_path, monkeypatch):
+    """A container may bound the number of processes and threads."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, 'start', refuse)
+    assert read_all(ReadAhead(8), numbered(tmp_path, 40), SLOW, window=20) == list(range(40))
+
+
 def test_an_error_is_raised_for_its_file_and_for_no_other(tmp_path):
     paths = numbered(tmp_path, 6)
     os.remove(paths[2])

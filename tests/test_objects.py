@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,32 @@ def test_what_object_stores_raise_is_sorted(monkeypatch, error: Exception, kind:
     with pytest.raises(kind, match=message):
         read_image('s3://b/a.png')
     assert (store.calls > 1) == (kind is StorageAwayError)
+
+
+def test_a_process_that_is_forked_while_a_thread_connects_does_not_wait_for_it(monkeypatch):
+    """Threads that read ahead connect at the first read; those of the parent do not go on in a child."""
+    connects, may_go_on, parent = threading.Event(), threading.Event(), os.getpid()
+    real = objects.FsspecBackend._open
+
+    def connect(backend: Any, prefix: str) -> Any:
+        if os.getpid() == parent:
+            connects.set()
+            may_go_on.wait()
+        return real(backend, prefix)
+
+    monkeypatch.setattr(objects.FsspecBackend, '_open', connect)
+    backend = objects.FsspecBackend()
+    thread = threading.Thread(target=backend.exists, args=('memory://nothing',))
+    thread.start()
+    connects.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        os._exit(42 if not backend.exists('memory://nothing') else 1)
+    _, status = os.waitpid(child, 0)
+    may_go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 42
 
 
 def test_what_is_not_installed_is_named(monkeypatch):

@@ -164,6 +164,20 @@ def test_read_only_folders(tmp_path, monkeypatch):
     assert 'every rank reads it anew' in told[1]
 
 
+def test_a_user_without_a_home_has_no_cache(tmp_path, monkeypatch):
+    """As in a container that runs with the number of any user."""
+
+    def home():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.setattr(tables.Path, 'home', home)
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    for file in (tmp_path / 'a', tmp_path / 'nowhere' / 'a'):
+        for _ in range(2):
+            assert tables.stored(str(file), {}, lambda: dict(x=StringTable(['a'])))['x'] == ['a']
+    assert (tmp_path / 'a').exists()
+
+
 def test_damaged_tables_are_not_believed(tmp_path):
     names = [f'{number}.jpg' for number in range(50)]
     file = write_list(tmp_path / 'list.txt', '\n'.join(names))
@@ -175,6 +189,7 @@ def test_damaged_tables_are_not_believed(tmp_path):
         b'', whole[:-64], whole[:100], whole[64:], whole.replace(b'"size": ', b'"size":  '), b'x' * 5000,
         whole[:ends] + np.int64(-3).tobytes() + whole[ends + 8 :], whole[:ends] + b'\x7f' * 8 + whole[ends + 8 :],
         whole.replace(b'0.jpg', b'/.jpg'), whole.replace(b'10.jpg', b'../x.j'),
+        whole.replace(b'"|u1"', b'"001"'),
     ):  # fmt: skip
         table.write_bytes(wrong)
         assert read_list(file, ['.jpg']).paths == names

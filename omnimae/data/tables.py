@@ -197,7 +197,7 @@ def parse_table(data: bytes | NDArray[np.uint8], about: Any = None) -> Columns |
             end = start + begin + dtype.itemsize * int(np.prod(shape))
             arrays[name] = data[start + begin : end].view(dtype).reshape(shape)
         return {name: _column(name, arrays) for name in told['names']}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, SyntaxError):  # the last is of NumPy, for a dtype
         return None
 
 
@@ -223,7 +223,8 @@ def stored(
         check: whether to believe the columns of a file.
     """
     beside = os.path.abspath(beside)
-    places = [beside, str(_cache_folder() / f'{digest(beside.encode(errors="surrogateescape"))}.table')]
+    cache = _cache_folder()
+    places = [beside] + [f'{cache}/{digest(encode(beside))}.table'] * (cache is not None)
 
     def find() -> Columns | None:
         for place in places:
@@ -234,7 +235,7 @@ def stored(
 
     found = find()
     if found is None:
-        with _alone(digest(beside.encode(errors='surrogateescape'))):
+        with _alone(digest(encode(beside))):
             found = find()
             if found is None:
                 found = _keep(make(), about, places)
@@ -259,8 +260,12 @@ def _keep(columns: Columns, about: Any, places: Sequence[str]) -> Columns:
     return columns
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'omnimae'
+def _cache_folder() -> Path | None:
+    """None for a user without a home, as in a container that runs with any number of a user."""
+    try:
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'omnimae'
+    except RuntimeError:
+        return None
 
 
 @contextmanager

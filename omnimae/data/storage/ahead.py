@@ -230,8 +230,11 @@ class ReadAhead:
     def _wake(self, num_reads: int) -> None:
         self._changed.notify(num_reads)
         for _ in range(min(self.num_threads - self._num_alive, num_reads - self._num_idle)):
+            try:
+                threading.Thread(target=self._work, name='read ahead', daemon=True).start()
+            except RuntimeError:  # a limit of the system; files are read where they are wanted then
+                return
             self._num_alive += 1
-            threading.Thread(target=self._work, name='read ahead', daemon=True).start()
 
 
 def _name(path: str | os.PathLike, backend_args: Any) -> tuple[str, str]:

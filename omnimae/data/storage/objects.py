@@ -48,7 +48,7 @@ class FsspecBackend(BaseStorageBackend):
     def __init__(self, **options: Any) -> None:
         self.options = options
         self._stores: dict[tuple[int, str], Any] = {}  # by process and beginning of the address; threads share them
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held one
 
     def __reduce__(self) -> tuple:
         return _remade, (self.options,)
@@ -152,7 +152,7 @@ class FsspecBackend(BaseStorageBackend):
     def _store(self, address: str) -> Any:
         prefix = address.partition('://')[0]
         key = os.getpid(), prefix
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             if key not in self._stores:
                 self._stores[key] = self._open(prefix)
             return self._stores[key]
