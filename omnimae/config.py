@@ -286,8 +286,8 @@ def infer_num_classes(cfg: Config, classes: Sequence[str] | None = None) -> None
     """
     test = cfg.get('test_cfg') or {}
     if 'bank_dataloader' in test and test.get('num_classes') is None:
-        bank = test.bank_dataloader.dataset
-        test.num_classes, names = _classes_of(bank, 'test_cfg.bank_dataloader', 'test_cfg')
+        bank = test['bank_dataloader']['dataset']
+        test['num_classes'], names = _classes_of(bank, 'test_cfg.bank_dataloader', 'test_cfg')
         _give_classes([cfg.test_dataloader], names)
     if cfg.model.get('num_classes', 0) is None:
         if classes is None:
