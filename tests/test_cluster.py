@@ -877,3 +877,12 @@ def test_a_step_is_saved_while_the_gpu_waits(tmp_path: Path, monkeypatch: pytest
     ours = saved['ema_state_dict']  # EMAHook gave the average their place
     for name, weight in theirs.items():
         torch.testing.assert_close(ours[f'module.{name}'], weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('place', [*heartbeat.DOINGS, *heartbeat.WAITS], ids=str)
+def test_what_a_rank_does_is_known_by_functions_that_exist(place):
+    file, function = place
+    package, _, rest = file.partition('/')
+    spec = importlib.util.find_spec(package)
+    source = (Path(spec.origin).parent / rest).read_text()
+    assert not function or re.search(rf'^ *def {function}\(', source, re.MULTILINE), f'{file} has no {function}'

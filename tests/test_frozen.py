@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
-from omnimae.engine import LARS, frozen_model, testing
+from omnimae.engine import LARS, frozen_model, knn
+from omnimae.engine.knn import _in_turn, _pooled
 from omnimae.engine.reading import Readable
-from omnimae.engine.testing import _in_turn, _pooled
 from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.layouts import export, take_modality
 from omnimae.models import FrozenBackbone, LinearProbe
@@ -357,12 +357,12 @@ def test_shares_of_the_ranks_come_back_in_order(sizes, world_size):
 def test_a_rank_without_samples_gathers_with_the_others(monkeypatch):
     rows = torch.tensor([[1.0, 2.0]])
     shares = [rows, torch.empty(0)]  # one sample, two ranks
-    monkeypatch.setattr(testing, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(testing, 'all_gather_object', lambda size: [(1, 2), (0, 0)])
+    monkeypatch.setattr(knn, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(knn, 'all_gather_object', lambda size: [(1, 2), (0, 0)])
     sent = []
     for share in shares:
-        monkeypatch.setattr(testing, 'all_gather', lambda padded: sent.append(padded) or [rows, torch.zeros(1, 2)])
-        assert torch.equal(testing._gather_in_turn(share), rows)
+        monkeypatch.setattr(knn, 'all_gather', lambda padded: sent.append(padded) or [rows, torch.zeros(1, 2)])
+        assert torch.equal(knn._gather_in_turn(share), rows)
     assert [tuple(padded.shape) for padded in sent] == [(1, 2), (1, 2)]
 
 
@@ -371,7 +371,7 @@ def test_labels_of_some_samples_alone_are_refused():
     loader = DataLoader(batches, batch_size=None)
     batches = Readable(SimpleNamespace(), loader, 'val_dataloader', None)
     with pytest.raises(ValueError, match='2 of 3 samples have labels. Give all sources labels'):
-        testing.extract(lambda batch: torch.zeros(len(batch['ids']), 4), batches)
+        knn.extract(lambda batch: torch.zeros(len(batch['ids']), 4), batches)
 
 
 def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, capsys):

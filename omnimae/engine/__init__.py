@@ -2,7 +2,7 @@
 
 from .compat import leave_distributed, setup_distributed, setup_environment
 from .devices import choose_device
-from .extraction import digest, digest_of_data, write_features
+from .extraction import digest, digest_of_data, frozen_model, write_features
 from .folder import claim_folder
 from .hooks import (
     BrokenFileHook,
@@ -18,13 +18,14 @@ from .hooks import (
     StepSeedHook,
     ThroughputHook,
 )
+from .knn import KNNHook, KNNTestLoop
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .precision import dtype_of, evaluating
 from .rescue import RescueHook
 from .resuming import ResumeHook
 from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
-from .testing import EvaluationRunner, KNNHook, KNNTestLoop, TestLoop, ValLoop, frozen_model
+from .testing import EvaluationRunner, TestLoop, ValLoop
 
 __all__ = [
     'AutocastOptimWrapper',

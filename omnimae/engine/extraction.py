@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from omnimae.checkpoint import replacing
 from omnimae.evaluation import INDEX, Features
 from omnimae.evaluation.npz import join_npz, read_npz, write_npz
+from omnimae.registry import MODELS
 from omnimae.structures import Batch
 
 from .compat import of_main_rank
@@ -29,6 +30,23 @@ from .hooks import lacking
 from .reading import list_broken, naming_fatal_files
 
 SHARD_SIZE = 1024  # samples: 3 MB of ViT-B, 12 s of images at 80 a second
+
+
+def frozen_model(model: dict) -> dict:
+    """The config of any model of ours -> that of its backbone alone, with the norm that its features have.
+
+    Of several modalities it sees the colours.
+    """
+    norm = model.get('norm', getattr(MODELS.get(model['type']), 'feature_norm', 'token'))
+    preprocessor = model.get('data_preprocessor') or {}
+    colours = (preprocessor.get('modalities') or {}).get('rgb', preprocessor)
+    statistics = {key: value for key, value in colours.items() if key in ('mean', 'std')}
+    return dict(
+        type='FrozenBackbone',
+        backbone=model['backbone'],
+        norm=norm,
+        data_preprocessor=dict(type='ClipPreprocessor', **statistics),
+    )
 
 
 def write_features(

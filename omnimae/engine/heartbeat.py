@@ -34,7 +34,7 @@ DOINGS = {
     ('omnimae/engine/feeding.py', '_wait_for_step'): 'waits for data',
     ('omnimae/engine/loops.py', 'run_iter'): 'trains',
     ('omnimae/engine/loops.py', '_validate_if_due'): 'validates',
-    ('omnimae/engine/testing.py', 'run_iter'): 'evaluates',
+    ('mmengine/runner/runner.py', 'test'): 'evaluates',
     ('mmengine/runner/runner.py', 'save_checkpoint'): 'saves a checkpoint',
     ('mmengine/runner/runner.py', 'load_or_resume'): 'loads a checkpoint',
 }

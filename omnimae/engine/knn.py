@@ -1,0 +1,226 @@
+"""k-NN on frozen features, as a test loop and as a hook of pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather, all_gather_object, get_world_size
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.runner import TestLoop as MMEngineTestLoop
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from omnimae.evaluation import ClipAccuracy, Features, knn, knn_accuracy
+from omnimae.registry import HOOKS, LOOPS
+from omnimae.structures import Batch, require, unwrapped
+
+from .hooks import lacking
+from .precision import dtype_of, evaluating
+from .reading import Readable
+from .testing import Evaluation, device_of
+
+
+@torch.no_grad()
+def extract(compute: Callable[[Batch], Tensor], batches: Readable) -> Features:
+    """Features of all samples that can be read, in their order in the data set, whole on every rank.
+
+    Args:
+        compute: a batch of the loader -> (B, D).
+        batches: of test samples, by an EvalSampler; with several ranks each has its share.
+
+    Raises:
+        ValueError: some samples have labels and some have none; or as of `Readable.finish`.
+    """
+    ids: list[str] = []
+    labels: list[int] = []
+    features = []
+    for _, batch in batches:
+        ids += batch['ids']
+        labels += batch['labels'].tolist() if 'labels' in batch else []
+        features.append(compute(batch).float().cpu())
+    batches.finish()
+    together = [_in_turn(all_gather_object(part)) for part in (ids, labels)]
+    if len(together[1]) not in (0, len(together[0])):
+        raise ValueError(
+            f'{len(together[1])} of {len(together[0])} samples have labels. Give all sources labels, or extract them '
+            'one by one.'
+        )
+    whole = _gather_in_turn(torch.cat(features) if features else torch.empty(0))
+    return Features(np.array(together[0]), np.array(together[1], np.int64), whole.numpy())
+
+
+def _in_turn(shares: Sequence[list]) -> list:
+    """Undo what EvalSampler did: the first of each rank, then the second of each, ... One that has none left is out."""
+    together = [item for share in shares for item in share]
+    return [together[place] for place in _turns([*map(len, shares)])]
+
+
+def _turns(sizes: Sequence[int]) -> list[int]:
+    """Sizes of shares -> where each item of `_in_turn` is in all of them one after the other."""
+    turns = [turn * len(sizes) + rank for rank, size in enumerate(sizes) for turn in range(size)]
+    return np.argsort(turns).tolist()
+
+
+def _gather_in_turn(share: Tensor) -> Tensor:
+    """(rows of this rank, D) -> (rows of all, D), in turn."""
+    if get_world_size() == 1:
+        return share
+    sizes, dims = zip(*all_gather_object((len(share), share.shape[-1])), strict=True)
+    padded = share.new_zeros(max(sizes), max(dims))  # a rank without rows does not know D
+    if len(share):
+        padded[: len(share)] = share
+    parts = [part[:size] for part, size in zip(all_gather(padded), sizes, strict=True)]
+    return torch.cat(parts)[_turns(sizes)]
+
+
+@LOOPS.register_module()
+class KNNTestLoop(Evaluation, MMEngineTestLoop):
+    """Test a frozen backbone by k-NN: the votes of the nearest samples of a bank are the scores (`evaluation.knn`).
+
+    The model is a FrozenBackbone. The bank is whole on every rank, the tested samples are shared out.
+
+    Args:
+        runner: given by the Runner.
+        dataloader: given by the Runner: the samples to be classified.
+        evaluator: given by the Runner; a ClipAccuracy.
+        bank_dataloader: labelled training samples, cropped as in testing.
+        num_classes: of the labels.
+        k: neighbours that vote.
+        temperature: of the votes' weights.
+        dtype: 'bfloat16' or 'float16' computes the features in it; None in what the config trains in.
+    """
+
+    mode = 'test'
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict[str, Any],
+        evaluator: Evaluator | dict[str, Any] | list,
+        bank_dataloader: dict[str, Any],
+        num_classes: int,
+        k: int = 20,
+        temperature: float = 0.07,
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator)
+        self.bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
+        _check_labels(self.bank_dataloader, 'bank_dataloader')
+        for metric in self.evaluator.metrics:
+            if isinstance(metric, ClipAccuracy):
+                metric.check_size(num_classes)
+        self.num_classes, self.k, self.temperature = num_classes, k, temperature
+        self.dtype = dtype or dtype_of(runner.cfg)
+
+    def run(self) -> dict[str, float]:
+        """Extract the bank, then test."""
+        self.runner.model.eval()
+        self.runner.logger.info(f'Features of the bank, {len(self.bank_dataloader.dataset)} samples:')
+        batches = Readable(self.runner, self.bank_dataloader, 'test_cfg.bank_dataloader', 'k-NN')
+        bank = extract(self._features, batches)
+        self.bank, self.labels = (torch.from_numpy(part).to(device_of(self.runner.model)) for part in bank[:0:-1])
+        return super().run()
+
+    def predict(self, batch: Batch) -> list:
+        """Classify one batch."""
+        features = self._features(batch)
+        votes = knn(features, self.bank, self.labels, self.num_classes, k=self.k, temperature=self.temperature)
+        scores = votes.masked_fill(votes == 0, -torch.inf)  # a class without a vote is in no top k
+        return [dict(scores=row, probabilities=share) for row, share in zip(scores, votes, strict=True)]
+
+    def _features(self, batch: Batch) -> Tensor:
+        with evaluating(self.dtype, device_of(self.runner.model)):
+            samples = self.runner.model.test_step(batch)
+        return torch.stack([sample['features'] for sample in samples])
+
+
+@HOOKS.register_module()
+class KNNHook(Hook):
+    """Follows what pretraining learns, by k-NN on two small labelled sets, every ``interval`` epochs.
+
+    The features are those of the raw weights (not of an average): tokens behind the backbone's norm, averaged. The
+    accuracy goes into log and curves as ``NAME/top1``. The training does not notice: every random generator is put
+    back, and nothing is kept in checkpoints. Two of them, with two names, follow images and videos. Files that cannot
+    be read are left out and listed; some are opened before training.
+
+    Args:
+        bank_dataloader: labelled samples that vote; an EvalSampler, cropped as in testing. Some ten thousand do.
+        query_dataloader: labelled samples that are classified.
+        name: of the curve.
+        interval: epochs between two; the last epoch is always followed by one.
+        k: neighbours that vote.
+        temperature: of the votes' weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        bank_dataloader: dict[str, Any],
+        query_dataloader: dict[str, Any],
+        name: str = 'knn',
+        interval: int = 10,
+        k: int = 20,
+        temperature: float = 0.07,
+    ) -> None:
+        self.loaders = dict(bank=bank_dataloader, query=query_dataloader)
+        self.name, self.interval, self.k, self.temperature = name, interval, k, temperature
+
+    def before_train(self, runner: Runner) -> None:
+        """Build the loaders: a mistake in them is seen before the first step, and so is a backbone without features."""
+        require(unwrapped(runner.model).backbone, f'KNNHook {self.name!r}', 'pooled')
+        self.built = {}
+        for key, cfg in self.loaders.items():
+            loader = runner.build_dataloader(cfg, seed=runner.seed)
+            _check_labels(loader, f'{self.name}: {key}_dataloader')
+            self.built[key] = Readable(runner, loader, f'{self._place(runner)}.{key}_dataloader', None)
+            self.built[key].open_some()
+
+    def _place(self, runner: Runner) -> str:
+        """Where the config has it."""
+        hooks = enumerate(runner.cfg.get('custom_hooks') or ())
+        own = ('KNNHook', self.name)
+        return next((f'custom_hooks.{n}' for n, x in hooks if (x.get('type'), x.get('name', 'knn')) == own), self.name)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Extract and count when due."""
+        if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
+            return
+        model = unwrapped(runner.model)
+        was_training = model.training
+        model.eval()
+        dtype = dtype_of(runner.cfg)
+
+        def compute(batch: Batch) -> Tensor:
+            with evaluating(dtype, device_of(model)):
+                return _pooled(model, batch)
+
+        with torch.random.fork_rng(devices=[]):  # evaluation draws from the CPU's alone, for its loaders
+            bank, queries = (extract(compute, batches) for batches in self.built.values())
+        model.train(was_training)
+        result = knn_accuracy(bank, queries, k=self.k, temperature=self.temperature)
+        runner.visualizer.add_scalar(f'{self.name}/top1', result['top1'], step=runner.epoch + 1)
+        runner.logger.info(f'Epoch {runner.epoch + 1}: {self.name}/top1: {result["top1"]:.4f}')
+
+
+def _pooled(model: BaseModel, batch: Batch) -> Tensor:
+    """A batch of clips, or of several views each -> (B, D)."""
+    clip = model.data_preprocessor(batch)['clip']
+    views = clip if clip.dim() == 6 else clip.unsqueeze(1)
+    pooled = model.backbone.pooled(model.data_preprocessor.normalize(views.flatten(0, 1)))
+    return pooled.unflatten(0, views.shape[:2]).mean(1)
+
+
+def _check_labels(loader: DataLoader, place: str) -> None:
+    """Refuse samples that cannot vote, or be counted, before any features are made.
+
+    Raises:
+        ValueError: a source has no labels.
+    """
+    if names := lacking(loader.dataset):
+        raise ValueError(f'{place}: source {names[0]!r} has no labels, which k-NN needs. Give the dataset labels.')
