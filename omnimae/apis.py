@@ -13,7 +13,6 @@ is read at the model's own clip size: a short side of that size, the middle cut 
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from omnimae.checkpoint import load_file, load_weights, stored_classes
+from omnimae.config import find_config as find_config  # users look for it here
 from omnimae.config import load_config
 from omnimae.data.annotations import read_classes, scan_files
 from omnimae.data.lookahead import NUM_KEYS, num_workers
@@ -43,61 +43,12 @@ from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
 from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS, TRANSFORMS
 from omnimae.structures import require
+from omnimae.zoo import ZOO
 
 Input: TypeAlias = str | os.PathLike | np.ndarray
 
-RELEASED = 'https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts'
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Models by name
-
-
-class Published(NamedTuple):
-    """Weights that somebody published, and the config that they belong to.
-
-    Attributes:
-        config: name of the config, see `find_config`.
-        url: of the checkpoint.
-    """
-
-    config: str
-    url: str
-
-
-# docs/zoo.md has licences, sizes and accuracies
-ZOO = {
-    f'vit{size}_{name}': Published(f'omnimae/{config.format(size)}', f'{RELEASED}/vit{size}_{name}.torch')
-    for size in 'blh'
-    for name, config in (
-        ('pretrain', 'vit-{}_in1k-ssv2'),
-        ('in1k_ft', 'finetune/vit-{}_in1k'),
-        ('ssv2_ft', 'finetune/vit-{}_ssv2'),
-    )
-}
-
-
-def find_config(name: str | os.PathLike) -> Path:
-    """Find a config by its path, or by its name below ``configs/``: 'omnimae/vit-b_in1k-ssv2'.
-
-    Configs are no part of the installed package: names are looked up in ``configs/`` of the current folder, then in
-    that of the source tree, which an editable install has.
-
-    Raises:
-        ValueError: no such config; says which names are near.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    folders = [Path.cwd() / 'configs', Path(__file__).parents[1] / 'configs']
-    for folder in folders:
-        path = folder / f'{os.fspath(name).removesuffix(".py")}.py'
-        if path.is_file():
-            return path
-    names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
-    near = difflib.get_close_matches(os.fspath(name), {*names, *ZOO}, 1)
-    remedy = f'Did you mean {near[0]!r}?' if near else f'Give the path of a config, or one of {", ".join(ZOO)}.'
-    raise ValueError(
-        f'config={os.fspath(name)!r} is no file, no config below {folders[0]}, no published model. {remedy}'
-    )
 
 
 def get_model(
@@ -131,7 +82,7 @@ def _resolve(
         config = ZOO[config].config
     if isinstance(checkpoint, str) and checkpoint in ZOO:
         checkpoint = ZOO[checkpoint].url
-    return config if isinstance(config, Config) else load_config(find_config(config)), checkpoint
+    return config if isinstance(config, Config) else load_config(find_config(config, ZOO)), checkpoint
 
 
 def _resolve_trained(

@@ -9,16 +9,20 @@ import argparse
 import ast
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mmengine.config.config as config_module
+import mmengine.hub.hub as hub_module
 from mmengine.config import Config, DictAction
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, VISBACKENDS, VISUALIZERS, Registry
 from mmengine.runner import Runner
-from mmengine.utils import import_modules_from_strings
+from mmengine.utils import get_installed_path, import_modules_from_strings
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import compile as torch_compile
 from torch.distributed import init_process_group
@@ -41,6 +45,9 @@ from omnimae.registry import (
     TRANSFORMS,
     WEIGHT_INITIALIZERS,
 )
+
+# In a checkout these are links to configs/.
+PACKAGED = Path(__file__).parent / '.mim' / 'configs'
 
 
 class Section(NamedTuple):
@@ -193,7 +200,48 @@ def _literal(node: ast.expr, source: str) -> Any:
     return DictAction._parse_int_float_bool(ast.get_source_segment(source, node))
 
 
-def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) -> Config:
+def offer_configs() -> None:
+    """Let MMEngine find ``_base_ = 'omnimae::custom/pretrain.py'`` and ``mmengine.hub.get_config('omnimae::...')``.
+
+    MMEngine 0.10.7 has a list of the packages that have configs. Where one that was installed with ``pip install -e``
+    lies, it says wrongly.
+    """
+    MODULE2PACKAGE.setdefault('omnimae', 'omnimae')
+    for module in (config_module, hub_module):
+        module.get_installed_path = _installed_path
+
+
+def _installed_path(package: str) -> str:
+    return str(Path(__file__).parent) if package == 'omnimae' else get_installed_path(package)
+
+
+def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
+    """Find a config by its path, or by its name below ``configs/``: 'omnimae/vit-b_in1k-ssv2'.
+
+    Names are looked up in ``configs/`` of the current folder, then among the configs that come with the package.
+
+    Args:
+        name: the path or the name, with or without 'configs/' and '.py'.
+        others: names of something else that may have been meant.
+
+    Raises:
+        ValueError: no such config; says which name is near.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    text = os.fspath(name).removeprefix('configs/').removesuffix('.py')
+    folders = [Path('configs'), PACKAGED]
+    for path in (folder / f'{text}.py' for folder in folders):
+        if path.is_file():
+            return path
+    names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
+    near = difflib.get_close_matches(text, {*names, *others}, 1)
+    known = ', '.join(others or ('custom/pretrain', 'omnimae/vit-b_in1k-ssv2'))
+    remedy = f'Did you mean {near[0]!r}?' if near else f'Give the path of a config, or a name, such as {known}.'
+    raise ValueError(f'config={os.fspath(name)!r} is no file, and no name of a config. {remedy}')
+
+
+def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
     """Read a config, apply ``--cfg-options`` and check the result.
 
     Variables that a file reads itself, or that an inheriting file reads as ``_base_.NAME``, are helpers: they are
@@ -202,14 +250,19 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
     ``interpolate_positions=True`` says that crops and clips of training may have another size than ``clip_size``, for
     which the positions of the model are made: that of a checkpoint, for instance.
 
+    Args:
+        path: its path, or its name, see `find_config`.
+        cfg_options: dotted keys and their values.
+
     Raises:
-        FileNotFoundError: no such config.
-        ValueError: a key, type or argument that nothing takes, or two values that contradict each other; says where it
-            stands and what is near.
+        ValueError: no such config, a key, type or argument that nothing takes, or two values that contradict each
+            other; says where it stands and what is near.
     """
-    options = dict(cfg_options or {})
+    options, path = dict(cfg_options or {}), find_config(path)
+    offer_configs()
     loaded = Config.fromfile(str(path))
-    files = [Path(path), *_inherited(Path(path))]
+    _drop_scope(loaded._cfg_dict)
+    files = [path, *_inherited(path)]
     _check_variables(files)
     cfg = Config(
         {key: value for key, value in loaded.items() if key in TOP_LEVEL},
@@ -233,6 +286,19 @@ def load_config(path: str | Path, cfg_options: Mapping[str, Any] | None = None) 
         )
     _Checker(files, options).check(cfg)
     return cfg
+
+
+def _drop_scope(value: Any) -> None:
+    """Undo what ``_base_ = 'omnimae::...'`` writes into every part: the scope, which is the default anyway.
+
+    MMEngine gives it to functions as an argument that they do not have.
+    """
+    if isinstance(value, dict):
+        if value.get('_scope_') == 'omnimae':
+            del value['_scope_']
+        value = [*value.values()]
+    for one in value if isinstance(value, list | tuple) else ():
+        _drop_scope(one)
 
 
 def _check_place(cfg: Config, key: str, value: Any) -> None:
@@ -264,7 +330,7 @@ def _make_room_for_sizes(cfg: Config, options: Mapping[str, Any]) -> None:
         loader['batch_size'] = {}
 
 
-def default_work_dir(path: str | Path) -> str:
+def default_work_dir(path: str | os.PathLike) -> str:
     """``work_dirs/`` and the path of a config below ``configs/``, so that two of one name do not share a folder."""
     parts = Path(path).absolute().with_suffix('').parts
     below = parts[len(parts) - parts[::-1].index('configs') :] if 'configs' in parts[:-1] else parts[-1:]

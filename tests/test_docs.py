@@ -175,7 +175,7 @@ def test_the_index_of_configs():
 
 def test_a_tool_has_one_version():
     """Another one of ruff formats otherwise: a contributor's commit would fail on CI."""
-    setup, hooks = ((ROOT / name).read_text() for name in ('setup.py', '.pre-commit-config.yaml'))
+    setup, hooks = ((ROOT / name).read_text() for name in ('pyproject.toml', '.pre-commit-config.yaml'))
     [version] = re.findall(r"'(ruff==[0-9.]+)'", setup)
     assert set(re.findall(r'ruff==[0-9.]+', hooks)) == {version}
 

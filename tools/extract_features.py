@@ -82,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> None:
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     loader = dataloader_of(cfg, args.data)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
     cfg.launcher, cfg.load_from, cfg.resume = args.launcher, None, False
     cfg.model = frozen_model(cfg.model)
     infer_num_classes(cfg)  # of k-NN: the labels of both sets are those of the bank

@@ -1,4 +1,6 @@
-"""Make the files that the configs expect of a dataset: `python tools/prepare_dataset.py DATASET --root DIR [...]`.
+"""Make the files that the configs expect of a dataset.
+
+python tools/prepare_dataset.py DATASET --root DIR [...]
 
 Benchmarks are read as their authors distribute them, `DATASET --help` shows the layout; nothing is downloaded.
 An interrupted run goes on where it was, and a further one only looks at files that are new.

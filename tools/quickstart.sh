@@ -4,7 +4,7 @@
 # A second run makes everything anew but the environment and the data. WORK and OMNIMAE_DATA move what it writes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source tools/setup_venv.sh demo
+source tools/setup_venv.sh demo,decord,openmmlab
 
 export OMNIMAE_DATA=${OMNIMAE_DATA:-data}
 DEMO=$OMNIMAE_DATA/demo

@@ -42,7 +42,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
     cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = None, False
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]

@@ -57,7 +57,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(args.config)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
     cfg.launcher = args.launcher
     if args.amp:
         cfg.optim_wrapper.dtype = 'bfloat16'

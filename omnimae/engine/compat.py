@@ -34,6 +34,7 @@ from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
 from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.checkpoint import load_file, local_file, replacing
+from omnimae.config import offer_configs
 from omnimae.meeting import meet
 from omnimae.stopping import StorageAwayError, exit_now, follow_launcher
 from omnimae.structures import to_json
@@ -49,11 +50,12 @@ MMCV_VERSION = '2.1.0'
 def setup_environment() -> None:
     """Check what is installed and silence what nobody can mend; every tool calls this first."""
     # MMEngine imports pkg_resources for `_base_ = ['mmpretrain::...']`, and setuptools 80 warns about it on every
-    # start. Mended in MMEngine 0.11.0, which uses importlib.metadata; until then setup.py keeps setuptools below 81.
+    # start. Mended in MMEngine 0.11.0, which uses importlib.metadata; until then pyproject.toml keeps setuptools below 81.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated', category=UserWarning)
     # MMEngine hands DDP broadcast_buffers=False, for which torch 2.15 has another name. Not mended in 0.11.0rc0.
     warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
     check_mmcv()
+    offer_configs()
     follow_launcher()
     sys.excepthook = _exit_when_away
 
@@ -66,13 +68,13 @@ def _exit_when_away(kind: type[BaseException], error: BaseException, traceback: 
 
 
 def check_mmcv() -> None:
-    """Exactly one of mmcv-lite and mmcv, in the one version that MMPretrain 1.2.0 and MMAction2 1.2.0 both accept.
+    """At most one of mmcv-lite and mmcv, in the one version that MMPretrain 1.2.0 and MMAction2 1.2.0 both accept.
 
     Both packages unpack into the same folder, so the two at once import as a mixture; MMAction2 refuses mmcv 2.2 at
     import. Not mended: neither project has had a release since.
 
     Raises:
-        ImportError: none, both, or another version.
+        ImportError: both, or another version.
     """
     found = {}
     for name in ('mmcv', 'mmcv-lite'):
@@ -80,8 +82,8 @@ def check_mmcv() -> None:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    if [version.split('+')[0] for version in found.values()] != [MMCV_VERSION]:
-        installed = ' and '.join(f'{name} {version}' for name, version in found.items()) or 'neither mmcv nor mmcv-lite'
+    if found and [version.split('+')[0] for version in found.values()] != [MMCV_VERSION]:
+        installed = ' and '.join(f'{name} {version}' for name, version in found.items())
         raise ImportError(
             f'Found {installed}; exactly one of mmcv-lite and mmcv is needed, version {MMCV_VERSION}. '
             f'Run: pip uninstall -y mmcv mmcv-lite && pip install mmcv-lite=={MMCV_VERSION}'

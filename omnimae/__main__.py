@@ -1,0 +1,67 @@
+"""The console command `omnimae`: every tool of ``tools/``, wherever the package is installed.
+
+`omnimae train CONFIG` is `python tools/train.py CONFIG` of a checkout, with the same arguments; `python -m omnimae` is
+the same command, for torchrun.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from omnimae import __version__
+
+TOOLS = Path(__file__).parent / '.mim' / 'tools'
+# Parts of other tools, and what sets up a checkout.
+NO_COMMANDS = {'launch.py', 'slurm.sh', 'quickstart.sh', 'run_tests.sh', 'setup_venv.sh'}
+USAGE = """usage: omnimae COMMAND [arguments]      omnimae COMMAND --help: its arguments      omnimae --version
+
+CONFIG is the path of a config, or its name below configs/, such as custom/pretrain.
+
+commands:"""
+
+
+def commands() -> dict[str, Path]:
+    """Name of each command -> its tool."""
+    files = sorted(path for path in TOOLS.iterdir() if path.suffix in ('.py', '.sh') and path.name not in NO_COMMANDS)
+    return {path.stem.replace('_', '-'): path for path in files}
+
+
+def summary(tool: Path) -> str:
+    """What a tool is for: the first line of its docstring or comment."""
+    text = tool.read_text(encoding='utf-8')
+    if tool.suffix == '.py':
+        return (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]
+    return text.splitlines()[1].removeprefix('# ').partition(':  ')[0] + '.'
+
+
+def main() -> None:
+    """Run a command."""
+    name, *words = sys.argv[1:] or ['--help']
+    known = commands()
+    if name in ('-h', '--help'):
+        print(USAGE, *(f'  {command:26}{summary(tool)}' for command, tool in known.items()), sep='\n')
+    elif name == '--version':
+        print(__version__)
+    elif name not in known:
+        near = difflib.get_close_matches(name.replace('_', '-'), known, 1)
+        remedy = f'Did you mean {near[0]!r}?' if near else 'omnimae --help lists them.'
+        sys.exit(f'omnimae: there is no command {name!r}. {remedy}')
+    elif known[name].suffix == '.sh':
+        # it calls `python`, which must be this one
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get('PATH', os.defpath)])
+        os.execvpe('bash', ['bash', str(known[name]), *words], {**os.environ, 'PATH': path})
+    else:
+        sys.argv = [f'omnimae {name}', *words]
+        # as `python TOOL`, which processes that it spawns and pickles of its classes expect
+        sys.modules['__main__'] = module = ModuleType('__main__')
+        module.__file__ = str(known[name])
+        exec(compile(known[name].read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))
+
+
+if __name__ == '__main__':
+    main()

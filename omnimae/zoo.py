@@ -1,0 +1,78 @@
+"""Weights that others published, by name, and OpenMMLab's index of them.
+
+`python -m omnimae.zoo`, in a checkout, writes the index: ``model-index.yml`` and ``configs/omnimae/metafile.yml``. mim
+and `mmengine.hub` read it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+RELEASED = 'https://dl.fbaipublicfiles.com/omnivore/omnimae_ckpts'
+METAFILE = 'configs/omnimae/metafile.yml'
+BENCHMARKS = dict(in1k=('Image Classification', 'ImageNet-1K'), ssv2=('Action Recognition', 'Something-Something V2'))
+
+
+class Published(NamedTuple):
+    """Published weights, and the config that they belong to.
+
+    Attributes:
+        config: name of the config, see `find_config`.
+        url: of the checkpoint.
+        parameters: of the model, in millions.
+        accuracy: top-1 in percent, as the authors state it; None of a pretraining.
+    """
+
+    config: str
+    url: str
+    parameters: float
+    accuracy: float | None
+
+
+# https://github.com/facebookresearch/omnivore/tree/main/omnimae: its README; docs/zoo.md has licences and sizes, too
+ZOO = {
+    f'vit{size}_{name}': Published(
+        f'omnimae/{config.format(size)}', f'{RELEASED}/vit{size}_{name}.torch', parameters, accuracy
+    )
+    for name, config, rows in (
+        ('pretrain', 'vit-{}_in1k-ssv2', dict(b=(94.2, None), l=(317.8, None), h=(657.7, None))),
+        ('in1k_ft', 'finetune/vit-{}_in1k', dict(b=(87.0, 83.0), l=(304.9, 85.1), h=(632.5, 86.5))),
+        ('ssv2_ft', 'finetune/vit-{}_ssv2', dict(b=(86.4, 69.5), l=(304.1, 74.2), h=(631.4, 75.3))),
+    )
+    for size, (parameters, accuracy) in rows.items()
+}
+
+
+def index() -> dict[str, str]:
+    """Path of each file of the index, below the root of the checkout -> its text."""
+    paper = dict(URL='https://arxiv.org/abs/2206.08356')
+    paper['Title'] = 'OmniMAE: Single Model Masked Pretraining on Images and Videos'
+    metafile = dict(
+        Collections=[dict(Name='OmniMAE', Metadata=dict(Architecture=['Vision Transformer']), Paper=paper)],
+        Models=[_model(name, published) for name, published in ZOO.items()],
+    )
+    contents = {'model-index.yml': dict(Import=[METAFILE]), METAFILE: metafile}
+    head = '# Written by `python -m omnimae.zoo`.\n'
+    return {path: head + yaml.safe_dump(content, sort_keys=False, width=120) for path, content in contents.items()}
+
+
+def _model(name: str, published: Published) -> dict[str, Any]:
+    model: dict[str, Any] = {
+        'Name': name,
+        'In Collection': 'OmniMAE',
+        'Metadata': dict(Parameters=round(published.parameters * 1e6), License='CC-BY-NC-4.0'),
+        'Config': f'configs/{published.config}.py',
+        'Weights': published.url,
+    }
+    if published.accuracy is not None:
+        task, dataset = BENCHMARKS[name.split('_')[1]]
+        model['Results'] = [dict(Task=task, Dataset=dataset, Metrics={'Top 1 Accuracy': published.accuracy})]
+    return model
+
+
+if __name__ == '__main__':
+    for path, text in index().items():
+        (Path(__file__).parents[1] / path).write_text(text)
