@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from omnimae import __version__
+import omnimae
 
 TOOLS = Path(__file__).parent / '.mim' / 'tools'
 # Parts of other tools, and what sets up a checkout.
@@ -46,7 +46,7 @@ def main() -> None:
     if name in ('-h', '--help'):
         print(USAGE, *(f'  {command:26}{summary(tool)}' for command, tool in known.items()), sep='\n')
     elif name == '--version':
-        print(__version__)
+        print(omnimae.__version__)
     elif name not in known:
         near = difflib.get_close_matches(name.replace('_', '-'), known, 1)
         remedy = f'Did you mean {near[0]!r}?' if near else 'omnimae --help lists them.'

@@ -9,6 +9,7 @@ fine-tuning pools the other tokens, too.)
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
@@ -26,10 +27,16 @@ from urllib.parse import urlparse
 
 import safetensors.torch
 import torch
-from mmengine import fileio
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
+from mmengine.runner.checkpoint import (
+    _get_mmengine_home,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -59,11 +66,18 @@ from omnimae.layouts import (
     unwrap,
 )
 from omnimae.layouts import convert as convert  # users look for it here
-from omnimae.registry import DATASETS, WEIGHT_INITIALIZERS
+from omnimae.registry import FUNCTIONS, WEIGHT_INITIALIZERS
 from omnimae.structures import Grid, HasPositions, unwrapped
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Files
+
+# Beginnings of MMEngine's names of published weights -> their addresses.
+CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
+    **dict.fromkeys(('torchvision', 'modelzoo'), get_torchvision_models),
+    **dict.fromkeys(('open-mmlab', 'openmmlab'), get_external_models),
+    'mmcls': get_mmcls_models,
+}
 
 
 def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
@@ -98,16 +112,32 @@ def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
 @contextmanager
 def local_file(path: str) -> Iterator[str]:
     """A path as it is; of http(s) that of a copy that stays, of another storage (``s3://``) that of one for a while."""
+    path = _address(path)
     if '://' not in path or path.startswith(('http://', 'https://')):
         yield _local(path)
         return
-    DATASETS.import_from_location()  # its room registers what reads them
     with ExitStack() as fetching:
         try:
-            copy = fetching.enter_context(fileio.get_local_path(path))
+            copy = fetching.enter_context(FUNCTIONS.get('find_backend')(path).get_local_path(path))
+        except KeyError as error:
+            raise ValueError(f'{path}: no storage of addresses that begin with {error} is known.') from error
         except (OSError, ImportError) as error:
             raise ValueError(f'{path}: cannot be fetched ({error}). Check the address, and its credentials.') from error
         yield str(copy)
+
+
+def _address(path: str) -> str:
+    """What MMEngine's names of published weights, such as ``torchvision://vit_b_16``, stand for."""
+    scheme, _, name = path.partition('://')
+    if scheme not in CATALOGUES:
+        return path
+    addresses = CATALOGUES[scheme]()
+    name = get_deprecated_model_names().get(name, name) if scheme.startswith('open') else name
+    if name not in addresses:
+        near = difflib.get_close_matches(name, addresses, 1)
+        raise ValueError(f'{path}: {scheme} has no weights of that name.' + (f' Near is {near[0]}.' if near else ''))
+    address = addresses[name]
+    return address if '://' in address else os.path.join(_get_mmengine_home(), address)
 
 
 def stored_classes(path: str | os.PathLike) -> tuple[tuple[str, ...], ...]:

@@ -350,7 +350,7 @@ def infer_num_classes(cfg: Config, classes: Sequence[str] | None = None) -> None
     Raises:
         ValueError: training data without labels.
     """
-    test = cfg.get('test_cfg') or {}
+    test: Any = cfg.get('test_cfg') or {}
     if 'bank_dataloader' in test and test.get('num_classes') is None:
         bank = test['bank_dataloader']['dataset']
         test['num_classes'], names = _classes_of(bank, 'test_cfg.bank_dataloader', 'test_cfg')

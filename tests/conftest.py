@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from omnimae.engine.compat import apply_patches
 from omnimae.synthetic.demo import make_demo, make_maps
 
 # The models of tests are too small for threads; programs that tests start inherit that.
@@ -19,6 +20,9 @@ os.environ['OMP_NUM_THREADS'] = '1'
 
 # Every CPU evaluates in float32, also one with units for bfloat16.
 torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False
+
+# As in every tool.
+apply_patches()
 
 # The same examples on every run, however slow the machine.
 settings.register_profile('repeatable', deadline=None, derandomize=True)

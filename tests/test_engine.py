@@ -1050,10 +1050,6 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path, capsys: pytest.
     assert 'ran' not in capsys.readouterr().out
 
 
-def test_no_prefix_is_left_to_the_unsafe_loaders():
-    assert set(CheckpointLoader._schemes.values()) == {compat.load_from_plain}
-
-
 def test_the_runner_reads_safetensors(tmp_path: Path):
     save_file({'weight': torch.arange(3.0)}, tmp_path / 'weights.safetensors', {'weights': 'raw'})
     checkpoint = CheckpointLoader.load_checkpoint(str(tmp_path / 'weights.safetensors'))

@@ -25,7 +25,7 @@ from omnimae.data.datasets import ImageDataset
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenImageError
 from omnimae.data.media.images import read_image
-from omnimae.data.storage import objects, patience
+from omnimae.data.storage import backends, objects, patience
 from omnimae.stopping import StorageAwayError, StorageRefusedError
 
 HAS_S3 = importlib.util.find_spec('moto') is not None and importlib.util.find_spec('s3fs') is not None
@@ -61,7 +61,7 @@ def bucket(request: pytest.FixtureRequest, data: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv('AWS_ENDPOINT_URL', request.getfixturevalue('s3_server'))
     monkeypatch.setattr(patience, 'FIRST_PAUSE', 0.01)
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.3')
-    monkeypatch.setattr(fileio.io, 'backend_instances', {})
+    monkeypatch.setattr(backends, '_instances', {})
     address = f'{request.param}://bucket/data'
     store = fsspec.get_filesystem_class(request.param)(skip_instance_cache=True)
     if not store.exists(f'{address}/list.txt'):
@@ -153,7 +153,7 @@ class NoCredentialsError(Exception): ...
 def test_what_object_stores_raise_is_sorted(monkeypatch, error: Exception, kind: type, message: str):
     store = Failing(error)
     monkeypatch.setattr(objects.FsspecBackend, '_open', lambda self, prefix: store)
-    monkeypatch.setattr(fileio.io, 'backend_instances', {})
+    monkeypatch.setattr(backends, '_instances', {})
     monkeypatch.setattr(patience, 'FIRST_PAUSE', 0.01)
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.1')
     with pytest.raises(kind, match=message):
@@ -192,7 +192,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
         raise ImportError('Install it')
 
     monkeypatch.setattr(fsspec, 'get_filesystem_class', missing)
-    monkeypatch.setattr(fileio.io, 'backend_instances', {})
+    monkeypatch.setattr(backends, '_instances', {})
     with pytest.raises(ImportError, match=r"s3:// need another package. Run: pip install s3fs \(or: pip install 'omni"):
         ImageDataset(root='s3://bucket/data')
     with pytest.raises(ImportError, match=r'gs:// need another package. Run: pip install gcsfs'):

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -31,7 +30,7 @@ from omnimae.data.media.images import read_image
 from omnimae.data.storage.ahead import READS_IN_FLIGHT, ReadAhead
 from omnimae.data.tables import StringTable, digest
 from omnimae.data.transport import new_storage, sendable
-from omnimae.registry import DATASETS, TRANSFORMS
+from omnimae.registry import DATASETS, FUNCTIONS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample, has_clip
 
 MAX_ATTEMPTS = 20  # broken files in a row before a training sample is given up
@@ -556,8 +555,7 @@ def _some(names: Sequence[str]) -> str:
     return ', '.join(map(repr, names[:3])) + (', ...' if len(names) > 3 else '')
 
 
-# Runner.build_dataloader looks for collate functions in the root registry only.
-@ROOT_FUNCTIONS.register_module()
+@FUNCTIONS.register_module()
 def collate_clips(samples: Sequence[Sample]) -> Batch:
     """Samples of one modality -> a batch with all their replicas: clips (R, ...) each -> (B, ...).
 

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 
 import mmengine.hooks.checkpoint_hook as checkpoint_hook_module
+import mmengine.runner.checkpoint as checkpoint_module
 import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
@@ -29,13 +30,16 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import FileClient, JsonHandler, LocalBackend, exists, get_file_backend, register_handler
 from mmengine.logging import print_log
+from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.registry import MODEL_WRAPPERS
-from mmengine.runner import CheckpointLoader, Runner, save_checkpoint
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import save_checkpoint as save_in_place
 from torch.nn.parallel import DistributedDataParallel
 
 from omnimae.checkpoint import load_file, local_file, replacing
 from omnimae.config import offer_configs
 from omnimae.meeting import meet
+from omnimae.registry import FUNCTIONS
 from omnimae.stopping import StorageAwayError, exit_now, follow_launcher
 from omnimae.structures import to_json
 
@@ -48,16 +52,42 @@ MMCV_VERSION = '2.1.0'
 
 
 def setup_environment() -> None:
-    """Check what is installed and silence what nobody can mend; every tool calls this first."""
+    """Check what is installed, mend MMEngine, silence what nobody can mend; every tool calls this first.
+
+    Importing this package changes nothing of another one. Whoever builds a Runner without a tool calls this, too.
+    """
     # MMEngine imports pkg_resources for `_base_ = ['mmpretrain::...']`, and setuptools 80 warns about it on every
-    # start. Mended in MMEngine 0.11.0, which uses importlib.metadata; until then pyproject.toml keeps setuptools below 81.
+    # start. Mended in MMEngine 0.11.0, which uses importlib.metadata; until then setuptools stays below 81.
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated', category=UserWarning)
     # MMEngine hands DDP broadcast_buffers=False, for which torch 2.15 has another name. Not mended in 0.11.0rc0.
     warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
     check_mmcv()
-    offer_configs()
+    apply_patches()
     follow_launcher()
     sys.excepthook = _exit_when_away
+
+
+def apply_patches() -> None:
+    """Change in MMEngine, for this process, what the functions below say. Doing it again changes nothing.
+
+    `PlainCheckpointHook`, which every training has, does it, too, for a Runner that no tool of ours builds.
+    """
+    offer_configs()
+    FUNCTIONS.get('register_backends')()
+    # Runner.build_dataloader looks for collate functions in the root registry only.
+    ROOT_FUNCTIONS.register_module('collate_clips', module=FUNCTIONS.get('collate_clips'), force=True)
+    register_handler('json')(PlainJsonHandler)
+    # The other schemes, such as torchvision://, end in one of these.
+    CheckpointLoader.register_scheme(READ_PLAINLY, load_from_plain, force=True)
+    checkpoint_module.load_from_http = load_from_http
+    checkpoint_hook_module.FileClient = FileClientIfAsked
+    log_processor_module.get_max_cuda_memory = max_memory
+    runner_module.save_checkpoint = save_whole
+    runner_module.find_latest_checkpoint = checkpoint_to_resume
+    runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
+    runner_module.get_device = choose_device  # MMEngine takes any accelerator that it knows, also what nobody tried
+    for method in (save_checkpoint, register_default_hooks, build_param_scheduler):
+        setattr(Runner, method.__name__, method)
 
 
 def _exit_when_away(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -91,9 +121,11 @@ def check_mmcv() -> None:
 
 
 # MMEngine leaves torch.load's default, which runs code from the file before torch 2.6 and, for URLs, in every
-# version; onedl-mmengine tries the safe way first and then runs the code after all. So every prefix goes through this
-# function. Not mended in MMEngine 0.11.0rc0, which asks for the unsafe way outright.
-@CheckpointLoader.register_scheme(prefixes=tuple(CheckpointLoader._schemes), force=True)
+# version; onedl-mmengine tries the safe way first and then runs the code after all. So files, URLs and object stores go
+# through this function. Not mended in MMEngine 0.11.0rc0, which asks for the unsafe way outright.
+READ_PLAINLY = ('', 'http://', 'https://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://')
+
+
 def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Read a whole checkpoint of the Runner, or weights from ``.safetensors`` or a URL; nothing in it is executed.
 
@@ -110,6 +142,11 @@ def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
         if not os.path.isfile(local):
             raise ValueError(f'{filename}: no such checkpoint file. Check the path.')
         return _load_plain(local, filename)
+
+
+def load_from_http(filename: str, map_location: Any = None, **options: Any) -> dict[str, Any]:
+    """As `load_from_plain`: MMEngine looks up the URL of ``torchvision://resnet50`` and calls this."""
+    return load_from_plain(filename, map_location)
 
 
 def _load_plain(local: str, filename: str) -> dict[str, Any]:
@@ -139,7 +176,7 @@ def save_whole(
         OSError: it could not be written; what was there before is whole.
     """
     if file_client_args is not None:
-        save_checkpoint(checkpoint, filename, file_client_args, backend_args)
+        save_in_place(checkpoint, filename, file_client_args, backend_args)
         return
     backend = get_file_backend(filename, backend_args=backend_args)
     if not isinstance(backend, LocalBackend):
@@ -159,7 +196,6 @@ def save_whole(
         torch.serialization.set_crc32_options(checksums)
 
 
-runner_module.save_checkpoint = save_whole
 _later: ExitStack | None = None
 _writer = ThreadPoolExecutor(1)
 _written: Future[None] | None = None
@@ -198,7 +234,7 @@ def wait_until_written() -> None:
         written.result()
 
 
-def save_together(runner: Runner, *args: Any, save_optimizer: bool = True, **options: Any) -> None:
+def save_checkpoint(runner: Runner, *args: Any, save_optimizer: bool = True, **options: Any) -> None:
     """Save a checkpoint on the main rank, with the parts that the others have of a sharded optimizer.
 
     MMEngine leaves out the other ranks, for which its own ZeroRedundancyOptimizer then waits. Not mended in 0.11.0rc0.
@@ -217,7 +253,6 @@ def save_alone(runner: Runner, folder: str, name: str, **options: Any) -> None:
 
 
 _save_checkpoint: Any = Runner.save_checkpoint
-Runner.save_checkpoint = save_together  # type: ignore[method-assign]
 
 
 def find_latest_checkpoint(work_dir: str) -> str | None:
@@ -275,7 +310,6 @@ def register_default_hooks(runner: Runner, hooks: dict[str, Any] | None = None) 
     _register_default_hooks(runner, given)
 
 
-Runner.register_default_hooks = register_default_hooks  # type: ignore[method-assign]
 _build_param_scheduler = Runner.build_param_scheduler
 
 
@@ -294,9 +328,6 @@ def build_param_scheduler(runner: Runner, scheduler: Any) -> Any:
     return _build_param_scheduler(runner, scheduler)
 
 
-Runner.build_param_scheduler = build_param_scheduler  # type: ignore[method-assign]
-
-
 class FileClientIfAsked:
     """In place of MMEngine's in its CheckpointHook, which makes one that it does not use, and warns of it.
 
@@ -309,10 +340,6 @@ class FileClientIfAsked:
         return None if file_client_args is None else FileClient.infer_client(file_client_args, uri)
 
 
-checkpoint_hook_module.FileClient = FileClientIfAsked
-
-
-@register_handler('json')
 class PlainJsonHandler(JsonHandler):
     """MMEngine's, which writes NaN and Infinity as such; other readers of JSON refuse the whole file."""
 
@@ -325,11 +352,6 @@ class PlainJsonHandler(JsonHandler):
         return to_json(obj, **options)
 
 
-runner_module.find_latest_checkpoint = checkpoint_to_resume
-runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
-runner_module.get_device = choose_device  # MMEngine takes any accelerator that it knows, also what nobody tried
-
-
 def max_memory(device: torch.device | None = None) -> int:
     """MiB of GPU memory that were in use at most since the last call.
 
@@ -338,9 +360,6 @@ def max_memory(device: torch.device | None = None) -> int:
     peak = torch.cuda.max_memory_allocated(device) // 2**20
     torch.cuda.reset_peak_memory_stats(device)
     return peak
-
-
-log_processor_module.get_max_cuda_memory = max_memory
 
 
 def setup_distributed(cfg: Config) -> None:

@@ -39,6 +39,7 @@ from omnimae.stopping import (
 
 from .compat import (
     all_come,
+    apply_patches,
     exit_now,
     exit_together,
     find_latest_checkpoint,
@@ -398,6 +399,9 @@ class PlainCheckpointHook(Hook):
     """
 
     HISTORY = 10_000
+
+    def __init__(self) -> None:
+        apply_patches()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Replace in place what is not plain."""

@@ -15,9 +15,10 @@ from contextvars import ContextVar
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend, get_file_backend
+from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend
 
-from omnimae.data.storage import http, objects  # noqa: F401  # they register their backends
+from omnimae.data.storage import http, objects  # noqa: F401  # backends
+from omnimae.data.storage.backends import find_backend
 from omnimae.data.storage.local import LocalFile, Span, read_from_disk
 from omnimae.data.storage.patience import ROOTS, UNREACHABLE, insist, remember_root
 from omnimae.data.storage.shards import ShardsBackend, root_of
@@ -95,13 +96,13 @@ def _read(path: str, backend_args: dict[str, Any] | None, start: int, stop: int 
 
 def _backend(path: str, backend_args: dict[str, Any] | None) -> Any:
     """The process's backend of a file. A thread that reads ahead has its own, unless it is known to be shared."""
-    backend = get_file_backend(path, backend_args=backend_args, enable_singleton=True)
+    backend = find_backend(path, backend_args)
     is_shared = isinstance(backend, SHARED) or getattr(backend, 'is_thread_safe', False)
     if is_shared or threading.current_thread() is threading.main_thread():
         return backend
     own: dict[Any, Any] = vars(_BACKENDS)
     if id(backend) not in own:
-        own[id(backend)] = get_file_backend(path, backend_args=backend_args)
+        own[id(backend)] = find_backend(path, backend_args, shared=False)
     return own[id(backend)]
 
 

@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from mmengine.fileio import HTTPBackend as MMEngineHTTPBackend
-from mmengine.fileio import register_backend
 
+from omnimae.data.storage.backends import backend
 from omnimae.data.storage.patience import timeout
 from omnimae.stopping import StorageRefusedError
 
@@ -24,7 +24,7 @@ MISSING, REFUSED, BUSY = (404, 410), (401, 403, 407), (408, 425, 429)
 BEYOND_THE_END = 416
 
 
-@register_backend('http', force=True, prefixes=('http', 'https'))
+@backend('http', ('http', 'https'))
 class HTTPBackend(MMEngineHTTPBackend):
     """MMEngine's, by the same name, which waits for an answer for ever.
 

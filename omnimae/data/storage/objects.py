@@ -7,13 +7,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
-from mmengine.fileio import BaseStorageBackend, FileClient, register_backend
-from mmengine.fileio.backends import prefix_to_backends
+from mmengine.fileio import BaseStorageBackend
 
+from omnimae.data.storage.backends import backend
 from omnimae.data.storage.patience import AWAY, timeout
 from omnimae.stopping import StorageRefusedError
 
@@ -32,6 +31,7 @@ REFUSALS = ('NoCredentials', 'PartialCredentials', 'RefreshError', 'DefaultCrede
 MISTAKES = (TypeError, ValueError, AttributeError, NotImplementedError, ImportError)  # in arguments, or installations
 
 
+@backend('fsspec', tuple(PACKAGES))
 class FsspecBackend(BaseStorageBackend):
     """Files of every storage that fsspec knows, by their addresses, such as ``s3://BUCKET/NAME``.
 
@@ -201,10 +201,3 @@ def _refused(address: str, error: Exception) -> StorageRefusedError:
         f'{address}: {type(error).__name__}: {text}. The storage does not let us read or write there. Set its '
         'credentials in the environment, as for its own tools; some storages answer so for a file that is not there.'
     )
-
-
-# MMEngine gives s3:// to Petrel's client, which hardly anybody has.
-_ours = [prefix for prefix in PACKAGES if prefix not in prefix_to_backends or not find_spec('petrel_client')]
-register_backend('fsspec', FsspecBackend, prefixes=_ours, force=True)
-# Its hooks still ask this, too, and by force=True it changes nothing.
-FileClient._prefix_to_backends.update(dict.fromkeys(_ours, FsspecBackend))

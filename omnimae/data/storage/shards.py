@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmengine.fileio import BaseStorageBackend, get_file_backend, register_backend
+from mmengine.fileio import BaseStorageBackend
 from mmengine.logging import print_log
 
+from omnimae.data.storage.backends import backend, find_backend
 from omnimae.data.storage.http import takes_ranges
 from omnimae.data.storage.local import Span
 from omnimae.data.storage.patience import lost_root, remember_root
@@ -105,7 +106,7 @@ def root_of(path: str) -> str | None:
     return path if is_sharded(path) else None
 
 
-@register_backend('shards')
+@backend('shards')
 class ShardsBackend(BaseStorageBackend):
     """Members of archives by address. What is no member is read as the file that it is: a list beside the archives."""
 
@@ -124,7 +125,7 @@ class ShardsBackend(BaseStorageBackend):
         shards, name = _locate(filepath)
         row = shards.find(name)
         if row is None:
-            data = get_file_backend(filepath, enable_singleton=True).get(filepath)
+            data = find_backend(filepath).get(filepath)
             return data[start:stop]
         return shards.read(row, start, stop)
 
@@ -133,8 +134,7 @@ class ShardsBackend(BaseStorageBackend):
         shards, name = _locate(filepath)
         if shards.find(name) is not None or shards.has_folder(name):
             return True
-        backend = get_file_backend(filepath, enable_singleton=True)
-        return backend.exists(filepath)
+        return find_backend(filepath).exists(filepath)
 
     def isdir(self, filepath: str) -> bool:
         """Whether this is the folder of the archives, on disk as they are now, or one in them."""
@@ -232,7 +232,7 @@ class Shards:
         while '://' in posixpath.dirname(root):
             address = f'{root}/{INDEX}'
             try:
-                columns = parse_table(get_file_backend(address, enable_singleton=True).get(address))
+                columns = parse_table(find_backend(address).get(address))
             except FileNotFoundError:
                 root = posixpath.dirname(root)
                 continue
@@ -291,7 +291,7 @@ class Shards:
         number, begin = int(self.archive[row]), int(self.begins[row])
         path, stat = self.archives[number], self.stats[number]
         if '://' in path:
-            data = get_file_backend(path, enable_singleton=True).get_range(path, begin + start, begin + stop)
+            data = find_backend(path).get_range(path, begin + start, begin + stop)
         else:
             data = _files.read(path, stat, begin + start, stop - start)
         if len(data) < stop - start:
@@ -321,7 +321,7 @@ def _check_on_server(address: str, size: int) -> None:
                 f'The server of {posixpath.dirname(address)} gives whole files only, and of archives parts are read. '
                 'Use another one (nginx, Apache and object stores take range requests), or copy the archives.'
             )
-        backend = get_file_backend(address, enable_singleton=True)
+        backend = find_backend(address)
         found = backend.size(address) if hasattr(backend, 'size') else None
     except FileNotFoundError:
         raise ValueError(f'{address} is not there, and {INDEX} beside it names it. Copy both again.') from None

@@ -1,0 +1,81 @@
+"""Which backend reads an address: one of ours, or what ``mmengine.fileio`` has for it.
+
+Ours take the place of MMEngine's own, but never of one that somebody else registered there. MMEngine itself, with what
+reads through it, gets them when a tool calls `register_backends`; importing this changes nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from mmengine.fileio import BaseStorageBackend, FileClient, HTTPBackend, PetrelBackend, get_file_backend
+from mmengine.fileio.backends import backends as theirs
+from mmengine.fileio.backends import prefix_to_backends as theirs_by_prefix
+
+from omnimae.registry import FUNCTIONS
+
+Kind = TypeVar('Kind', bound=type[BaseStorageBackend])
+BACKENDS: dict[str, type[BaseStorageBackend]] = {}
+PREFIXES: dict[str, type[BaseStorageBackend]] = {}  # by beginnings of addresses
+_instances: dict[str, BaseStorageBackend] = {}
+
+
+def backend(name: str, prefixes: Sequence[str] = ()) -> Callable[[Kind], Kind]:
+    """Make a class one of ours, for addresses that begin with a prefix and for ``backend_args=dict(backend=name)``."""
+
+    def register(kind: Kind) -> Kind:
+        BACKENDS[name] = kind
+        PREFIXES.update(dict.fromkeys(prefixes, kind))
+        return kind
+
+    return register
+
+
+@cache
+def _has_petrel() -> bool:
+    return find_spec('petrel_client') is not None
+
+
+def _takes_place_of(given: type | None) -> bool:
+    """MMEngine gives s3:// to Petrel's client, which hardly anybody has."""
+    is_ours = given in BACKENDS.values()
+    return is_ours or given in (None, HTTPBackend) or (given is PetrelBackend and not _has_petrel())
+
+
+@FUNCTIONS.register_module()
+def find_backend(path: str, backend_args: dict[str, Any] | None = None, *, shared: bool = True) -> Any:
+    """The backend of a file.
+
+    Args:
+        path: a path or an address.
+        backend_args: of ``mmengine.fileio``.
+        shared: the one of this process, not a new one.
+    """
+    args = dict(backend_args or {})
+    prefix = os.fspath(path).partition('://')[0] if '://' in os.fspath(path) else ''
+    if (name := args.pop('backend', None)) is not None:
+        ours, given = BACKENDS.get(name), theirs.get(name)
+    else:
+        ours, given = PREFIXES.get(prefix), theirs_by_prefix.get(prefix)
+    if ours is None or not _takes_place_of(given):
+        return get_file_backend(path, backend_args=backend_args, enable_singleton=shared)
+    if not shared:
+        return ours(**args)
+    key = f'{prefix}:{json.dumps(backend_args)}'
+    if key not in _instances:
+        _instances[key] = ours(**args)
+    return _instances[key]
+
+
+@FUNCTIONS.register_module()
+def register_backends() -> None:
+    """Give MMEngine our backends, for its hooks and all that reads through it."""
+    for table, ours in ((theirs, BACKENDS), (theirs_by_prefix, PREFIXES)):
+        table.update({key: kind for key, kind in ours.items() if _takes_place_of(table.get(key))})
+    # its hooks still ask this, too
+    FileClient._prefix_to_backends.update({key: theirs_by_prefix[key] for key in PREFIXES})
