@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,12 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files of a minute and more. Two processes share the files; a long one that began last would keep one of them waiting.
 LONG = (
+    'test_configs.py',
     'test_faults.py',
-    'test_cluster.py',
-    'test_end_to_end.py',
-    'test_reproduce.py',
     'test_distributed.py',
     'test_methods_demo.py',
+    'test_compiling.py',
+    'test_end_to_end.py',
+    'test_reproduce.py',
+    'test_cluster.py',
 )
 
 
@@ -65,6 +68,18 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_demo(root, size=1, workers=2)
         if not (root / 'depth').exists():
             make_maps(root)
+    return root
+
+
+@pytest.fixture(scope='session')
+def few_root(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo data with videos of two photographs alone to validate on: runs spend their time on decoding videos."""
+    root = tmp_path_factory.mktemp('few') / 'demo'
+    shutil.copytree(demo_root, root, copy_function=os.link)
+    for path in root.rglob('val.txt'):
+        lines = path.read_text().splitlines(keepends=True)
+        path.unlink()  # it is that of the whole data
+        path.write_text(''.join(line for line in lines if '/camera_' in line or '/chelsea_' in line))
     return root
 
 

@@ -312,8 +312,8 @@ def test_resumes_exactly_and_learns(data, tmp_path, monkeypatch):
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
 
 
-def test_the_demo_fine_tunes_what_it_pretrained(demo_root, tmp_path, monkeypatch):
-    monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
+def test_the_demo_fine_tunes_what_it_pretrained(few_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('OMNIMAE_DATA', str(few_root.parent))
     short = {'train_cfg.max_epochs': 1, 'param_scheduler.warmup_epochs': 0, 'train_dataloader.num_workers': 0}
     short |= {'train_dataloader.persistent_workers': False, 'default_hooks.checkpoint.interval': 1}
 

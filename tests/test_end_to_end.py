@@ -156,11 +156,11 @@ def scalars(work: Path) -> list[dict]:
 
 
 @pytest.fixture(scope='module')
-def pretrained(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work directory of two epochs of pretraining: one, and one more after a resume."""
     work = tmp_path_factory.mktemp('pretrain')
     options = [*SHORT, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'custom_hooks.0.interval=2']
-    env = environment(OMNIMAE_DATA=str(demo_root.parent))
+    env = environment(OMNIMAE_DATA=str(few_root.parent))
     train = [TOOLS / 'train.py', 'configs/demo/pretrain.py', '--work-dir', work]
     command(*train, '--cfg-options', *options, output=work / 'said', env=env)
     (work / 'epoch_2.pth').unlink()
@@ -181,9 +181,9 @@ def test_resuming_repeats_the_run(pretrained: Path):
     assert {'reconstruction/image', 'reconstruction/video'} <= second[-1].keys()
 
 
-def test_fine_tune_test_and_count_again(pretrained: Path, demo_root: Path, tmp_path: Path):
+def test_fine_tune_test_and_count_again(pretrained: Path, few_root: Path, tmp_path: Path):
     weights = pretrained / 'epoch_2_raw.safetensors'
-    config, env = 'configs/demo/finetune_videos.py', environment(OMNIMAE_DATA=str(demo_root.parent))
+    config, env = 'configs/demo/finetune_videos.py', environment(OMNIMAE_DATA=str(few_root.parent))
     run = functools.partial(command, output=tmp_path / 'said', env=env)
     short = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'param_scheduler.warmup_epochs=0']
     options = [*SHORT, *short, f'model.init_cfg.checkpoint={weights}']
@@ -196,16 +196,16 @@ def test_fine_tune_test_and_count_again(pretrained: Path, demo_root: Path, tmp_p
     run(TOOLS / 'test.py', config, checkpoint, '--work-dir', tmp_path / 'test', '--out', out)
     assert json.loads(out.read_text())['accuracy/top1'] == pytest.approx(validated, abs=1e-4)
     stored = np.load(out.with_suffix('.npz'))
-    assert len(set(stored['ids'].tolist())) == 96  # 12 photographs, 8 motions
+    assert len(set(stored['ids'].tolist())) == 16  # 2 photographs, 8 motions
     assert accuracy(stored['scores'], stored['labels'], (1,))['top1'] == pytest.approx(validated, abs=1e-4)
 
 
-def test_pictures_of_an_image_and_a_video(pretrained: Path, demo_root: Path, tmp_path: Path):
-    image = min(demo_root.glob('images/val/chelsea/*.jpg'))
-    video = min(demo_root.glob('videos/val/pan_left/chelsea_*'))
+def test_pictures_of_an_image_and_a_video(pretrained: Path, few_root: Path, tmp_path: Path):
+    image = min(few_root.glob('images/val/chelsea/*.jpg'))
+    video = min(few_root.glob('videos/val/pan_left/chelsea_*'))
     weights = pretrained / 'epoch_2_raw.safetensors'
     words = [TOOLS / 'visualize_reconstruction.py', 'configs/demo/pretrain.py', weights, image, video]
-    command(*words, '--out-dir', tmp_path / 'out', output=tmp_path, env=environment(OMNIMAE_DATA=str(demo_root.parent)))
+    command(*words, '--out-dir', tmp_path / 'out', output=tmp_path, env=environment(OMNIMAE_DATA=str(few_root.parent)))
     assert {path.suffix for path in (tmp_path / 'out').iterdir()} == {'.png', '.gif'}
 
 

@@ -497,11 +497,11 @@ def resident_megabytes() -> float:
 
 
 @pytest.mark.parametrize('count', [600, pytest.param(5000, marks=pytest.mark.slow)])
-def test_opening_files_leaves_nothing_behind_in_memory(demo_root: Path, count: int):
+def test_opening_files_leaves_nothing_behind_in_memory(data: Path, count: int):
     crop = [dict(type='RandomResizedCrop', size=32)]
     sources = [
-        VideoDataset(root=str(demo_root / 'videos' / 'train'), num_frames=8, transforms=crop),
-        ImageDataset(root=str(demo_root / 'images' / 'train'), transforms=crop),
+        VideoDataset(root=str(data / 'movies'), num_frames=8, transforms=crop),
+        ImageDataset(root=str(data / 'pictures'), transforms=crop),
     ]
     for index in range(count):
         for source in sources:

@@ -27,9 +27,9 @@ class DemoLossHook(Hook):
 
 
 @pytest.fixture
-def options(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+def options(few_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """Two epochs with a checkpoint of each, on the demo's data."""
-    monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
+    monkeypatch.setenv('OMNIMAE_DATA', str(few_root.parent))
     return {
         'train_cfg.max_epochs': 2,
         'train_cfg.val_interval': 2,

@@ -3,4 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/setup_venv.sh tests
+unset PYTHONDONTWRITEBYTECODE  # or every process compiles this package anew
 exec python -m pytest "$@"
