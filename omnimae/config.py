@@ -14,22 +14,22 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import mmengine.config.config as config_module
 import mmengine.hub.hub as hub_module
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import EVALUATOR, LOG_PROCESSORS, MODEL_WRAPPERS, VISBACKENDS, VISUALIZERS, Registry
-from mmengine.runner import Runner
+from mmengine.runner import Priority, Runner, get_priority
 from mmengine.utils import get_installed_path, import_modules_from_strings
-from mmengine.utils.dl_utils import set_multi_processing
 from torch import compile as torch_compile
 from torch.distributed import init_process_group
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
 from omnimae.consistency import contradictions
+from omnimae.fitting import misfit, parameters_of
 from omnimae.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -64,18 +64,62 @@ class Section(NamedTuple):
     extra: tuple[str, ...] = ()
 
 
+def _build_dataloader(
+    dataset: dict,
+    sampler: dict,
+    batch_sampler: dict | None = None,
+    batch_size: int | dict = 1,
+    collate_fn: dict | Callable = default_collate,
+    worker_init_fn: dict | Callable = int,
+    num_workers: int = 0,
+    shuffle: bool | None = None,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+    pin_memory_device: str = '',
+    timeout: float = 0,
+    prefetch_factor: int | None = None,
+    persistent_workers: bool = False,
+    in_order: bool = True,
+    multiprocessing_context: str | None = None,
+) -> None:
+    """`Runner.build_dataloader`, which makes a DataLoader."""
+
+
+def _read_besides(
+    model_wrapper_cfg: dict | None = None,
+    find_unused_parameters: bool = False,
+    sync_bn: Literal['torch', 'mmcv'] | None = None,
+    compile: bool | dict = False,
+    activation_checkpointing: Sequence[str] | None = None,
+    efficient_conv_bn_eval: Sequence[str] | None = None,
+    interpolate_positions: bool = False,  # read in consistency.py alone
+    custom_imports: dict | None = None,
+    runner_type: str = 'Runner',
+    log_level: Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'] | int = 'INFO',
+) -> None:
+    """What is read from the config besides the Runner's arguments."""
+
+
 def _set_randomness(seed: int | None = None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
     """`Runner.set_randomness`, whose ``seed`` has no type."""
 
 
 def _setup_env(
     cudnn_benchmark: bool = False,
-    mp_cfg: dict | None = None,
-    dist_cfg: dict | None = None,
+    mp_cfg: dict = {},  # noqa: B006
+    dist_cfg: dict = {},  # noqa: B006
     resource_limit: int = 4096,
-    float32_precision: str = 'high',
+    float32_precision: Literal['highest', 'high', 'medium'] = 'high',
 ) -> None:
     """What `Runner.setup_env` and ``setup_distributed`` read."""
+
+
+def _set_multi_processing(
+    mp_start_method: Literal['fork', 'spawn', 'forkserver'] = 'fork',
+    opencv_num_threads: int = 0,
+    distributed: bool = False,
+) -> None:
+    """`mmengine.utils.dl_utils.set_multi_processing`."""
 
 
 def _scale_lr(enable: bool = False, base_batch_size: int | None = None) -> None:
@@ -95,7 +139,7 @@ def _paramwise(
     """What MMEngine's DefaultOptimWrapperConstructor reads."""
 
 
-_LOADER = Section(None, DataLoader, ('num_batch_per_epoch', 'disable_subprocess_warning'))
+_LOADER = Section(None, _build_dataloader, ('num_batch_per_epoch', 'disable_subprocess_warning'))
 _HOOKS = Section(HOOKS, None, ('priority',))
 
 SECTIONS = {
@@ -132,8 +176,8 @@ SECTIONS = {
     'env_cfg': Section(None, _setup_env),
     'auto_scale_lr': Section(None, _scale_lr),
     'custom_imports': Section(None, import_modules_from_strings),
-    'mp_cfg': Section(None, set_multi_processing),
-    'dist_cfg': Section(None, init_process_group, ('heartbeat', 'port')),
+    'mp_cfg': Section(None, _set_multi_processing),
+    'dist_cfg': Section(None, init_process_group, ('heartbeat', 'port', 'timeout')),
     'compile': Section(None, torch_compile),
 }
 
@@ -143,17 +187,21 @@ NAMED = ('default_hooks', 'sources', 'mask_generator')
 # Dicts within components whose ``type`` is no component's.
 OTHERS = ('clip_grad', 'on_trace_ready')
 
-# The Runner's arguments, and what it reads from the config besides.
-TOP_LEVEL = {*inspect.signature(Runner.__init__).parameters} - {'self', 'cfg'} | {
-    'model_wrapper_cfg',
-    'find_unused_parameters',
-    'sync_bn',
-    'compile',
-    'activation_checkpointing',
-    'efficient_conv_bn_eval',
-    'interpolate_positions',  # read in consistency.py alone
-    'custom_imports',
-    'runner_type',
+# What is read from the top of a config.
+TOP_LEVEL = {
+    name: x for function in (Runner, _read_besides) for name, x in parameters_of(function)[0].items() if name != 'cfg'
+}
+
+# Dicts whose keys are names of parts, unless they have a type; None leaves a part out.
+PARTS = ('sources', 'modalities', 'mask_generator', 'head', 'tokenizers')
+
+# Numbers that the data say, see `infer_num_classes`.
+INFERRED = ('model.num_classes', 'test_cfg.num_classes')
+
+# Arguments that a component is given by the one it is a part of.
+GIVEN = {
+    *('runner', 'dataloader', 'evaluator', 'dataset', 'sampler', 'batch_size', 'optimizer', 'params', 'parameters'),
+    *('end', 'param_name', 'save_dir', 'module', 'grid', 'in_dim', 'out_channels', 'patch_size', 'embed_dim'),
 }
 
 
@@ -277,8 +325,12 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
         if name not in TOP_LEVEL:
             raise ValueError(f'--cfg-options: {key}={value!r}: there is no key {name!r}{_hint(name, TOP_LEVEL)}')
         _check_place(cfg, key, value)
-    _make_room_for_sizes(cfg, options)
+    _make_room(cfg, options)
     cfg.merge_from_dict(options)
+    if any(key.split('.')[0] == 'custom_imports' for key in options):  # MMEngine imports what the file says
+        imports = cfg.get('custom_imports')
+        import_modules_from_strings(imports.get('imports') if isinstance(imports, Mapping) else None)
+    _leave_out(cfg)
     if cfg.get('default_scope') != 'omnimae':
         raise ValueError(
             f"{path}: default_scope is {cfg.get('default_scope')!r}, it must be 'omnimae'. "
@@ -305,7 +357,9 @@ def _check_place(cfg: Config, key: str, value: Any) -> None:
     """Refuse an option that MMEngine would write into what is no dict, or that changes nothing."""
     option, where = f'--cfg-options: {key}={value!r}', ''
     place: Any = dict(cfg.items())
+    parent: Any = None
     for word in key.split('.'):
+        parent = place
         if isinstance(place, list | tuple):
             if not word.isdigit() or int(word) >= len(place):
                 raise ValueError(f'{option}: {where} has {len(place)} items, counted from 0, and no {word!r}.')
@@ -315,19 +369,54 @@ def _check_place(cfg: Config, key: str, value: Any) -> None:
         elif place is not None and where != 'train_dataloader.batch_size':
             raise ValueError(f'{option}: {where} is {place!r}, and has no {word!r}.')
         where = f'{where}.{word}'.lstrip('.')
+    is_list = isinstance(place, list | tuple)
+    if is_list and isinstance(value, Mapping):
+        raise ValueError(f'{option}: {where} is a list of {len(place)}. Give a list, or {where}.0 and so on.')
+    if value is None and isinstance(parent, list | tuple):
+        raise ValueError(f'{option}: leaves no item out. Give the whole list without it.')
     if value == {} and isinstance(place, Mapping) and place:
         raise ValueError(
             f'{option}: changes nothing, because options are merged. Give {key}=None, or some of its keys.'
         )
 
 
-def _make_room_for_sizes(cfg: Config, options: Mapping[str, Any]) -> None:
-    """``train_dataloader.batch_size.video=32`` may take the place of one number, which MMEngine would not allow."""
-    key = 'train_dataloader.batch_size'
-    loader = cfg.get('train_dataloader') or {}
-    by_source = any(name.startswith(f'{key}.') for name in options) or isinstance(options.get(key), Mapping)
-    if by_source and not isinstance(loader.get('batch_size', {}), Mapping):
-        loader['batch_size'] = {}
+def _make_room(cfg: Config, options: Mapping[str, Any]) -> None:
+    """A dict may take the place of None, and ``train_dataloader.batch_size.video=32`` that of one number."""
+    for key, value in options.items():
+        words = key.split('.')
+        place: Any = cfg
+        for number, word in enumerate(words):
+            inner = place.get(word) if isinstance(place, Mapping | Config) else None
+            is_size = words[: number + 1] == ['train_dataloader', 'batch_size'] and isinstance(inner, int)
+            if (inner is None or is_size) and word in place and (number + 1 < len(words) or isinstance(value, Mapping)):
+                del place[word]
+            if not isinstance(inner, Mapping):
+                break
+            place = inner
+
+
+def _leave_out(cfg: Config) -> None:
+    """Drop parts that are None, what the Runner takes no None for, and what is said of workers where there are none."""
+    for key in [key for key, value in cfg.items() if value is None]:
+        if TOP_LEVEL[key].default not in (None, inspect.Parameter.empty):
+            cfg.pop(key)
+    waiting: list[Any] = [dict(cfg.items())]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+            inner: Any
+            for key, inner in value.items():
+                if key in PARTS and isinstance(inner, dict) and 'type' not in inner:
+                    absent = [name for name, part in inner.items() if part is None]
+                elif key.endswith('_dataloader') and isinstance(inner, dict) and inner.get('num_workers', 0) == 0:
+                    absent = [name for name in ('persistent_workers', 'prefetch_factor') if name in inner]
+                else:
+                    continue
+                for name in absent:
+                    del inner[name]
 
 
 def default_work_dir(path: str | os.PathLike) -> str:
@@ -366,7 +455,7 @@ def infer_num_classes(cfg: Config, classes: Sequence[str] | None = None) -> None
 def _give_classes(loaders: Iterable[Config], names: Sequence[str] | None) -> None:
     for loader in loaders:
         for source in loader.dataset.get('sources', {}).values():
-            takes_classes = 'classes' in _parameters(DATASETS.get(source.type))[0]
+            takes_classes = 'classes' in parameters_of(DATASETS.get(source.type))[0]
             if names and takes_classes and source.get('ann_file') is None:
                 source.setdefault('classes', list(names))
 
@@ -406,7 +495,7 @@ def _check_variables(files: list[Path]) -> None:
             if not isinstance(node, ast.Assign):
                 continue
             for name in [target.id for target in node.targets if isinstance(target, ast.Name)]:
-                if name not in TOP_LEVEL | read | inherited | {'_base_'}:
+                if name not in {*TOP_LEVEL, *read, *inherited} | {'_base_'}:
                     raise ValueError(
                         f'{file}: {name} = {ast.unparse(node.value)[:80]}: neither the Runner nor this file reads '
                         f'{name!r}{_hint(name, TOP_LEVEL)}'
@@ -429,6 +518,8 @@ class _Checker:
         for key, value in cfg.items():
             if key in SECTIONS or key == 'env_cfg':
                 self._walk(value, key, SECTIONS.get(key, Section()))
+        top = dict(cfg.items())
+        self._check_values('MMEngine', TOP_LEVEL, top, '')
         self._check_constructor(cfg.get('optim_wrapper') or {})
         if (cfg.get('randomness') or {}).get('diff_rank_seed'):
             reason = 'each rank would order the data in its own way, and begin with other weights. Leave it out: masks'
@@ -447,13 +538,14 @@ class _Checker:
         if isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 self._walk(item, f'{path}.{index}', section)
-        key = path.split('.')[-1]
-        is_section = key in SECTIONS and key not in ('compile', 'metrics')
-        if is_section and isinstance(value, str | int | float) and not isinstance(value, bool):
+        words = [word for word in path.split('.') if not word.isdigit()]
+        key, is_item = words[-1], path[-1].isdigit()
+        is_section = (key in SECTIONS and key not in ('compile', 'metrics')) or words[:-1] == ['default_hooks']
+        if is_section and (isinstance(value, str | int | float) or (is_item and value is None)):
             self._refuse(path, value, 'a dict belongs here, as in dict(type=...)')
         if not isinstance(value, dict):
             return
-        if key == 'custom_hooks':
+        if path == 'custom_hooks':
             self._refuse(path, dict(value), "a list belongs here, as in [dict(type='...')]")
         # A default belongs to the section's own dict, not to those within it.
         kind = value.get('type', section.default if key in SECTIONS else None)
@@ -492,15 +584,35 @@ class _Checker:
         return component
 
     def _check_arguments(self, component: Callable, value: dict[str, Any], path: str, extra: Collection[str]) -> None:
-        accepted, is_open = _parameters(component)
-        for name in sorted(value.keys() & accepted.keys() - {'type', *extra}):
-            if (reason := _misfit(accepted[name], value[name])) is not None:
-                self._refuse(f'{path}.{name}', value[name], f'{_name(component)} {reason}')
+        accepted, is_open = parameters_of(component)
+        self._check_values(_name(component), {key: x for key, x in accepted.items() if key not in extra}, value, path)
+        if 'priority' in extra and value.get('priority') is not None:
+            try:
+                get_priority(value['priority'])
+            except (KeyError, ValueError, TypeError):
+                names = ', '.join(Priority.__members__)
+                self._refuse(f'{path}.priority', value['priority'], f'give a number from 0 to 100, or one of {names}')
         for name in sorted(value.keys() - accepted.keys() - {'type', '_scope_', *extra}):
             # **kwargs may take anything, but hardly what is one letter from a named argument.
             if not is_open or difflib.get_close_matches(name, accepted, 1, 0.85):
                 reason = f'{_name(component)} has no such argument{_hint(name, accepted)}'
                 self._refuse(f'{path}.{name}', value[name], reason)
+        if component.__module__.split('.')[0] in ('omnimae', 'mmengine', 'torch') and inspect.isclass(component):
+            # what is given to the parts of a model depends on the model
+            absent = {x.name for x in accepted.values() if x.default is x.empty} - value.keys() - GIVEN
+            absent -= {name for name in absent if f'{path}.{name}' in INFERRED}
+            if absent and not path.startswith('model.head'):
+                self._refuse(path, dict(value), f'{_name(component)} needs {", ".join(sorted(absent))}, too')
+
+    def _check_values(
+        self, who: str, accepted: Mapping[str, inspect.Parameter], value: Mapping[str, Any], path: str
+    ) -> None:
+        for name in sorted(value.keys() & accepted.keys() - {'type'}):
+            key = f'{path}.{name}'.lstrip('.')
+            if key in INFERRED and value[name] is None:
+                continue
+            if (reason := misfit(accepted[name], value[name])) is not None:
+                self._refuse(key, value[name], f'{who} {reason}')
 
     def _check_constructor(self, wrapper: dict[str, Any]) -> None:
         if isinstance(clip := wrapper.get('clip_grad'), dict):
@@ -513,13 +625,17 @@ class _Checker:
             self._check_arguments(_paramwise, paramwise, 'optim_wrapper.paramwise_cfg', ())
         if 'constructor' not in wrapper:
             return
-        path = 'optim_wrapper.constructor'
+        path, paramwise = 'optim_wrapper.constructor', wrapper.get('paramwise_cfg')
+        if not isinstance(wrapper['constructor'], str):
+            self._refuse(path, wrapper['constructor'], 'a name belongs here')
+        if paramwise is not None and not isinstance(paramwise, dict):
+            self._refuse('optim_wrapper.paramwise_cfg', paramwise, 'a dict belongs here')
         constructor = self._find(wrapper['constructor'], path, OPTIM_WRAPPER_CONSTRUCTORS)
         rest = {key: value for key, value in wrapper.items() if key not in ('constructor', 'paramwise_cfg')}
         try:
-            constructor(rest, wrapper.get('paramwise_cfg'))
+            constructor(rest, paramwise)
         except ValueError as error:
-            self._refuse('optim_wrapper.paramwise_cfg', wrapper.get('paramwise_cfg'), str(error))
+            self._refuse('optim_wrapper.paramwise_cfg', paramwise, str(error))
 
     def _check_train_loop(self, loop: dict[str, Any]) -> None:
         kind = loop.get('type', 'EpochBasedTrainLoop' if loop.get('by_epoch', True) else 'IterBasedTrainLoop')
@@ -549,39 +665,6 @@ class _Checker:
 
 def _parts_of(mode: str) -> tuple[str, ...]:
     return f'{mode}_dataloader', f'{mode}_cfg', f'{mode}_evaluator'
-
-
-def _misfit(parameter: inspect.Parameter, value: Any) -> str | None:
-    """Why a value cannot be what a parameter for numbers takes, as far as its annotation or its default says."""
-    words = {*re.findall(r'[A-Za-z_]\w*', str(parameter.annotation))}
-    default = parameter.default
-    if parameter.annotation is parameter.empty and isinstance(default, int | float):
-        words = {type(default).__name__, 'float'}
-    numbers = words & {'int', 'float', 'bool'}
-    if not numbers or words - numbers - {'None', 'Optional', 'Union', 'typing', 'Tensor', 'torch', 'class'}:
-        return None
-    kind = 'True or False' if numbers == {'bool'} else 'a number' if 'float' in numbers else 'a whole number'
-    if isinstance(value, str):
-        return f'takes {kind}, and this is a text'
-    if isinstance(value, float) and not words & {'float', 'Tensor'}:
-        return f'takes {kind}' + (f': write {value:.0f}' if value.is_integer() else '')
-    return None
-
-
-def _parameters(component: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Parameters that may be given (of base classes too, as far as ``**kwargs`` reaches); whether any other may be."""
-    functions = [component]
-    if inspect.isclass(component):
-        functions = [vars(base)['__init__'] for base in component.__mro__[:-1] if '__init__' in vars(base)]
-    found: dict[str, inspect.Parameter] = {}
-    is_open = False
-    for function in functions:
-        parameters = inspect.signature(function).parameters.values()
-        found = {parameter.name: parameter for parameter in parameters} | found
-        is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        if not is_open:
-            break
-    return {name: x for name, x in found.items() if name not in ('self', 'args', 'kwargs')}, is_open
 
 
 def _name(component: Callable) -> str:

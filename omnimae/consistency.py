@@ -13,13 +13,20 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from omnimae.registry import DATASETS, MODELS
+from omnimae.fitting import parameters_of
+from omnimae.registry import DATA_SAMPLERS, DATASETS, MODELS
 from omnimae.structures import sizes_by_source
 
 # transforms that end with a size, and those after which it depends on the file
 CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'RandomCrop', 'CenterCrop', 'ThreeCrop')
 RESIZES = ('ResizeShort', 'ResizeLong', 'LargeScaleJitter')
+PACKAGES = ('omnimae', 'mmengine', 'torch')  # whose components say what they take
 OF_ONE_VIEW = ('ReconstructionLoss', 'SegmentationScore', 'DepthScore')  # metrics
+# What a metric or a hook needs: an argument of the model, or its task.
+NEEDED = {
+    **{'ReconstructionLoss': 'mask_generator', 'ReconstructionHook': 'mask_generator'},
+    **{'SegmentationScore': 'SegmentationTask', 'DepthScore': 'DepthTask', 'PredictionHook': 'task'},
+}
 
 
 class Contradiction(NamedTuple):
@@ -39,8 +46,10 @@ def contradictions(cfg: Config) -> Iterator[Contradiction]:
         yield from _numbers_of_classes(cfg)
         yield from _pixels(cfg)
         yield from _mask_generators(cfg)
+    yield from _parts_of_loaders(cfg)
     yield from _batch_sizes(cfg)
     yield from _views(cfg)
+    yield from _needs(cfg)
     yield from _schedules(cfg)
 
 
@@ -50,20 +59,26 @@ class _Source(NamedTuple):
     trains: bool
 
 
-def _sources(cfg: Mapping, key: str = '') -> Iterator[_Source]:
-    """Every source of every loader, also of those within loops and hooks."""
+def _loaders(cfg: Mapping, key: str = '') -> Iterator[tuple[str, Mapping]]:
+    """Key and config of every loader, also of those within loops and hooks."""
     for name, value in cfg.items():
         path = f'{key}{name}'
         if name.endswith('_dataloader') and value:
-            dataset = value.get('dataset') or {}
-            sources = dataset.get('sources')
-            named = {f'.sources.{name}': source for name, source in sources.items()} if sources else {'': dataset}
-            for place, source in named.items():
-                yield _Source(f'{path}.dataset{place}', source, path == 'train_dataloader')
+            yield path, value
         elif isinstance(value, Mapping):
-            yield from _sources(value, f'{path}.')
+            yield from _loaders(value, f'{path}.')
         elif isinstance(value, list | tuple):
-            yield from _sources({str(i): item for i, item in enumerate(value) if isinstance(item, Mapping)}, f'{path}.')
+            yield from _loaders({str(i): item for i, item in enumerate(value) if isinstance(item, Mapping)}, f'{path}.')
+
+
+def _sources(cfg: Mapping) -> Iterator[_Source]:
+    """Every source of every loader."""
+    for path, loader in _loaders(cfg):
+        dataset = loader.get('dataset') or {}
+        sources = dataset.get('sources')
+        named = {f'.sources.{name}': source for name, source in sources.items()} if sources else {'': dataset}
+        for place, source in named.items():
+            yield _Source(f'{path}.dataset{place}', source, path == 'train_dataloader')
 
 
 def _component(cfg: Mapping, registry: Registry) -> Any:
@@ -106,7 +121,7 @@ def _stems(cfg: Config, source: _Source) -> Iterator[tuple[str, Mapping, int]]:
     modalities = source.cfg.get('modalities') or {'rgb': {}}
     for name, tokenizer in backbone['tokenizers'].items():
         if name in modalities and name != source.cfg.get('target'):
-            yield f'model.backbone.tokenizers.{name}', tokenizer, modalities[name].get('stride', 1)
+            yield f'model.backbone.tokenizers.{name}', tokenizer, max(modalities[name].get('stride', 1), 1)
 
 
 def _clip_sizes(cfg: Config) -> Iterator[Contradiction]:
@@ -204,6 +219,31 @@ def _mask_generators(cfg: Config) -> Iterator[Contradiction]:
                 yield Contradiction(f'{source.key}.type', source.cfg['type'], f'model.{name}', list(parts), remedy)
 
 
+def _parts_of_loaders(cfg: Config) -> Iterator[Contradiction]:
+    """What a loader is made of: each part takes the one before it."""
+    for path, loader in _loaders(cfg):
+        parts: dict[str, Any] = {'dataset': DATASETS, 'sampler': DATA_SAMPLERS, 'batch_sampler': DATA_SAMPLERS}
+        kinds = {name: _component(loader.get(name) or {}, registry) for name, registry in parts.items()}
+        for name, taken in (('sampler', 'dataset'), ('batch_sampler', 'sampler')):
+            wanted = parameters_of(kinds[name])[0].get(taken) if kinds[name] else None
+            kind: Any = getattr(wanted, 'annotation', None)
+            given = kinds[taken]
+            known = inspect.isclass(kind) and inspect.isclass(given) and given.__module__.split('.')[0] in PACKAGES
+            if known and not issubclass(given, kind):
+                value, other = loader[taken]['type'], loader[name]['type']
+                remedy = f'It takes a {kind.__name__}.'
+                yield Contradiction(f'{path}.{taken}.type', value, f'{path}.{name}.type', other, remedy)
+        for name in ('shuffle', 'drop_last'):
+            if loader.get('batch_sampler') and loader.get(name):
+                remedy = 'It says which samples make a batch. Leave the other out.'
+                other = loader['batch_sampler'].get('type')
+                yield Contradiction(f'{path}.{name}', loader[name], f'{path}.batch_sampler.type', other, remedy)
+        collate = (loader.get('collate_fn') or {}).get('type', 'pseudo_collate')
+        if loader['dataset'].get('type') == 'MixedDataset' and collate in ('default_collate', 'pseudo_collate'):
+            remedy = "Set collate_fn=dict(type='collate_clips')."
+            yield Contradiction(f'{path}.collate_fn.type', collate, f'{path}.dataset.type', 'MixedDataset', remedy)
+
+
 def _batch_sizes(cfg: Config) -> Iterator[Contradiction]:
     """Batch sizes by source or modality, and the sources; the numbers are compared when the ranks are known."""
     loader = cfg.get('train_dataloader') or {}
@@ -233,6 +273,22 @@ def _views(cfg: Config) -> Iterator[Contradiction]:
                 if value != 1:
                     remedy = 'Its score is of one view: take num_clips=1 and a CenterCrop.'
                     yield Contradiction(key, value, f'{phase}_evaluator', kinds[0], remedy)
+
+
+def _needs(cfg: Config) -> Iterator[Contradiction]:
+    """Metrics and hooks, and the model whose predictions they are of."""
+    model = cfg.get('model') or {}
+    task = (model.get('task') or {}).get('type')
+    parts = [(f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or ())]
+    for phase in ('val', 'test') if getattr(_component(model, MODELS), '__module__', '').startswith('omnimae.') else ():
+        metrics = cfg.get(f'{phase}_evaluator') or []
+        items = [('', metrics)] if isinstance(metrics, Mapping) else [(f'.{i}', x) for i, x in enumerate(metrics)]
+        parts += [(f'{phase}_evaluator{place}', item) for place, item in items]
+    for path, part in parts:
+        needed = NEEDED.get(part.get('type'))
+        if needed and needed not in (task, *model):
+            remedy = f'It is for models with a {needed}. Choose what is for this one.'
+            yield Contradiction(f'{path}.type', part['type'], 'model.type', model['type'], remedy)
 
 
 def _schedules(cfg: Config) -> Iterator[Contradiction]:

@@ -292,6 +292,19 @@ class Sample(TypedDict, total=False):
     failures: list[tuple[str, str]]
 
 
+def check_pixel_statistics(place: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse what cannot be mean and std of RGB channels in 0..1, such as those of 0..255.
+
+    Raises:
+        ValueError: not three of each, or others.
+    """
+    if len(mean) != 3 or len(std) != 3 or not all(0 <= x <= 1 for x in mean) or not all(0 < x <= 1 for x in std):
+        raise ValueError(
+            f'{place}: mean={mean!r} and std={std!r} are of RGB channels with values in 0..1. Give three numbers of '
+            'each; divide those of 0..255 by 255.'
+        )
+
+
 def has_clip(sample: Mapping[str, Any]) -> bool:
     """Whether a sample could be read."""
     return 'clip' in sample or 'clips' in sample

@@ -82,7 +82,7 @@ def test_a_base_variable_may_be_read_by_a_child(base: Path):
             r"child\.py: model\.mask_generator\.image\.rato=0\.5: RandomMasking .* Did you mean 'ratio'",
         ),
         ("model = dict(head=dict(target=dict(norm='channel')))", r"model\.head\.target\.norm='channel': PixelTarget"),
-        ('train_dataloader = dict(num_worker=2)', r"train_dataloader\.num_worker=2: DataLoader .*'num_workers'"),
+        ('train_dataloader = dict(num_worker=2)', r"train_dataloader\.num_worker=2: build_dataloader .*'num_workers'"),
         (
             "train_dataloader = dict(dataset=dict(sources=dict(pictures=dict(annfile='x'))))",
             r"dataset\.sources\.pictures\.annfile='x': ImageDataset .*'ann_file'",

@@ -28,8 +28,9 @@ ALLOWED = {
     'visualization': FLOOR,
     'flops': FLOOR,
     'planning': FLOOR | {'models'},  # what its layers do on CPUs alone
-    'consistency': FLOOR,
-    'config': FLOOR | {'consistency'},
+    'fitting': set(),
+    'consistency': FLOOR | {'fitting'},
+    'config': FLOOR | {'consistency', 'fitting'},
     'zoo': set(),
     '__main__': set(),
     # its hooks export weights, draw pictures and count neighbours

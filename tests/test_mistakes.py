@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import resource
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from test_faults import load_tool
-from tiny_run import CLASSIFY, COUNTED, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.config import OptionAction, load_config
-from omnimae.engine import setup_distributed
+from omnimae.data.datasets import ImageDataset
+from omnimae.data.storage import backend_args_of
+from omnimae.engine import EMAHook, setup_distributed
 from omnimae.engine.compat import find_latest_checkpoint
+from omnimae.fitting import misfit
 from omnimae.layouts import export
+from omnimae.models import ClipPreprocessor, PixelTarget
 from omnimae.registry import HOOKS, MODELS
 
 
@@ -75,9 +81,43 @@ def test_words_that_are_no_options_end_the_program_with_the_word(capsys: pytest.
         ('optim_wrapper.optimizer.lr=1.e-4x', r"optimizer\.lr='1\.e-4x': AdamW takes a number, and this is a text"),
         ('train_cfg.max_epochs=1.5', r'max_epochs=1\.5: EpochTrainLoop takes a whole number$'),
         ('default_hooks.logger.interval=1e3', r'interval=1000\.0: LoggerHook takes a whole number: write 1000'),
-        ('train_dataloader.num_workers=a', r"num_workers='a': DataLoader takes a whole number, and this is a text"),
+        ('train_dataloader.num_workers=a', r"num_workers='a': build_dataloader takes a whole number, and this is a"),
         ('randomness.seed=abc', r"randomness\.seed='abc': set_randomness takes a whole number"),
         ('default_hooks.checkpoint.by_epoch=yes', r"by_epoch='yes': CheckpointHook takes True or False, and this is a"),
+        # None, a number or a list where something else belongs
+        ('train_dataloader.dataset.sources.pictures.replicas=None', r'pictures\.replicas=None: .* a whole number$'),
+        ('train_dataloader.dataset.sources.pictures=abc', r"'abc'\}: MixedDataset takes a dict of dicts$"),
+        ('train_dataloader.dataset.sources.pictures.transforms.0=None', r'leaves no item out\. Give the whole list'),
+        ('train_dataloader.dataset.sources.pictures.transforms=dict(type=A)', r'is a list of 1\. Give a list'),
+        ('model.backbone.clip_size=32', r'clip_size=32: SpatioTemporalViT takes a list of 3 whole numbers$'),
+        ('model.backbone.patch_size=16,16', r'patch_size=\[16, 16\]: .* takes a list of 3 whole numbers$'),
+        ('model.backbone=SpatioTemporalViT', r'backbone=.*: Classifier takes a dict, and this is a text'),
+        ('optim_wrapper.optimizer.betas=0.9', r'betas=0\.9: AdamW takes a list of 2 numbers$'),
+        ('optim_wrapper.optimizer.lr=None', r'lr=None: AdamW takes a number$'),
+        ('optim_wrapper.paramwise_cfg=0.75', r'paramwise_cfg=0\.75: a dict belongs here'),
+        ('default_hooks.checkpoint.max_keep_ckpts=None', r'max_keep_ckpts=None: CheckpointHook takes a whole number$'),
+        ('default_hooks.logger=10', r'default_hooks\.logger=10: a dict belongs here'),
+        ('custom_hooks=[EMAHook]', r"custom_hooks\.0='EMAHook': a dict belongs here"),
+        ('custom_hooks=[dict(typ=EMAHook)]', r"custom_hooks\.0=\{'typ': 'EMAHook'\}: it has no type"),
+        ('custom_hooks=[dict(type=KNNHook)]', r'custom_hooks\.0=.*: KNNHook needs bank_dataloader, query_data'),
+        ('custom_hooks=[dict(type=EMAHook,priority=FIRST)]', r"priority='FIRST': give a number from 0 to 100, or one"),
+        ('val_evaluator.topk=5', r'topk=5: ClipAccuracy takes a list of whole numbers$'),
+        ('train_dataloader.sampler=None', r'sampler=None: build_dataloader takes a dict$'),
+        ('auto_scale_lr=True', r'auto_scale_lr=True: a dict belongs here'),
+        ('resume=/a/b.pth', r"resume='/a/b.pth': MMEngine takes True or False, and this is a text"),
+        # words and numbers that there are not
+        ('env_cfg.mp_cfg.mp_start_method=frok', r"'frok': set_multi_processing takes 'fork' or 'spawn' or"),
+        ('log_level=DEBG', r"log_level='DEBG': MMEngine takes 'DEBUG' or 'INFO' or"),
+        ('optim_wrapper.dtype=fp16', r"dtype='fp16': AutocastOptimWrapper takes 'bfloat16' or 'float16' or None"),
+        ('model.backbone.drop_path_rate=20', r'drop_path_rate=20: SpatioTemporalViT takes numbers from 0 to 1$'),
+        ('model.backbone.patch_size=[2,0,16]', r'patch_size=\[2, 0, 16\]: .* takes numbers from 1 on$'),
+        ('optim_wrapper.optimizer.lr=-0.1', r'lr=-0\.1: AdamW takes numbers from 0 on$'),
+        ('randomness.seed=-1', r'seed=-1: set_randomness takes numbers from 0 to 4\.29497e\+09$'),
+        # parts that do not fit each other
+        ('train_dataloader.shuffle=True', r'contradicts train_dataloader\.batch_sampler\.type=.* It says'),
+        ('train_dataloader.sampler.type=DefaultSampler', r"contradicts .*='MixedBatchSampler' .* takes a MixedSampler"),
+        ('val_dataloader.collate_fn.type=default_collate', r"Set collate_fn=dict\(type='collate_clips'\)"),
+        ('custom_hooks=[dict(type=ReconstructionHook)]', r"contradicts model\.type='Classifier' .* a mask_generator\."),
         # dicts that change nothing, and what is none
         ('randomness={}', r'randomness={}: changes nothing, because options are merged\. Give randomness=None'),
         ('model=abc', r"model='abc': a dict belongs here"),
@@ -101,6 +141,71 @@ def test_words_that_are_no_options_end_the_program_with_the_word(capsys: pytest.
 def test_an_option_that_is_a_mistake_is_refused_with_its_key(config: Path, word: str, message: str):
     with pytest.raises(ValueError, match=rf'^--cfg-options: .*{message}'):
         load_config(config, options_of(word))
+
+
+@pytest.mark.parametrize(
+    ('words', 'key', 'value'),
+    [
+        # None leaves out: a part, or what has a default
+        (['train_dataloader.dataset.sources.movies=None'], 'train_dataloader.dataset.sources', ['pictures']),
+        (['model.mask_generator.video=None', 'train_dataloader.dataset.sources.movies=None'],
+         'model.mask_generator', ['image']),
+        (['env_cfg=None', 'randomness=None', 'log_level=None'], 'env_cfg', None),
+        # what MMEngine would not put in the place of None
+        (['model.init_cfg=dict(type=Checkpoint,checkpoint=w)'], 'model.init_cfg.checkpoint', 'w'),
+        (['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=True'],
+         'train_dataloader.persistent_workers', None),
+        (['custom_imports.imports=[tiny_run]'], 'custom_imports.imports', ['tiny_run']),
+    ],
+)  # fmt: skip
+def test_what_an_option_may_say(data: Path, tmp_path: Path, words: list[str], key: str, value: Any):
+    config = write_config(tmp_path / 'pretrain.py', PRETRAIN, data, "model['init_cfg'] = None\n")
+    cfg: Any = load_config(config, options_of(*words))
+    for word in key.split('.'):
+        cfg = cfg.get(word)
+    assert (list(cfg) if isinstance(value, list) else cfg) == value
+
+
+@pytest.mark.parametrize(
+    ('hint', 'fits', 'misfits'),
+    [
+        (int, [1, -1], [1.0, True, None, '1', [1]]),
+        (float, [1, 1.5], [None, '1', [1.0], True]),
+        (float | None, [None, 2], ['x']),
+        (bool, [True, 0], [2, 'yes', None]),
+        (tuple[int, int, int], [[1, 2, 3], (1, 2, 3)], [1, [1, 2], [1, 2, 3, 4], [1, 2, 'x']]),
+        (Sequence[float], [[], [1, 2.5]], [0.5, 'abc', [None]]),
+        (Mapping[str, dict] | None, [{}, dict(a=dict(b=1)), None], [dict(a=None), [1], 'a']),
+        (Literal['a', 'b'], ['a'], ['c', None]),
+        (torch.Tensor | float, [1.0], ['x', None]),
+        (Hook, ['EMAHook', dict(type='EMAHook'), Hook()], [None, 3]),
+        (Path, ['a/b'], [5]),
+        (Any, [None, 3, 'x'], []),
+    ],
+)
+def test_a_value_fits_the_annotation_of_its_parameter(hint: Any, fits: list, misfits: list):
+    parameter = inspect.Parameter('x', inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+    assert [value for value in fits if misfit(parameter, value) is not None] == []
+    assert [value for value in misfits if misfit(parameter, value) is None] == []
+
+
+@pytest.mark.parametrize(
+    ('build', 'message'),
+    [
+        (lambda: ClipPreprocessor(mean=(123.675, 116.28, 103.53)), r'mean=\(123.* divide those of 0\.\.255 by 255'),
+        (lambda: PixelTarget(mean=(0.5, 0.5), std=(0.5, 0.5)), 'PixelTarget: mean=.* Give three numbers of each'),
+        (lambda: EMAHook(momentum=0.9999), r'momentum=0\.9999 is the share of the newest .* has momentum=0\.0001'),
+        (lambda: backend_args_of('x', dict(backend='s4')), r"backend='s4' is unknown\. Choose one of .*fsspec, http"),
+    ],
+)
+def test_numbers_of_another_unit_and_unknown_words(build: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_transform_of_another_package_is_refused_where_it_cannot_be_called(data: Path):
+    with pytest.raises(ValueError, match=r'transforms: mmpretrain\.CenterCrop is not called with a clip .* Wrap it'):
+        ImageDataset(root=str(data / 'pictures'), transforms=[dict(type='mmpretrain.CenterCrop', crop_size=32)])
 
 
 def test_paramwise_words_that_nothing_reads_are_refused(config: Path):

@@ -70,7 +70,9 @@ class Modality(NamedTuple):
         """
         if unknown := sorted(set(cfg) - set(cls._fields)):
             raise ValueError(f'modalities.{name} has no {unknown[0]!r}. Known are {", ".join(cls._fields)}.')
-        modality = cls(**{'kind': name, 'folder': name, **cfg})
+        modality = cls(**{'kind': name, 'folder': name, **{word: x for word, x in cfg.items() if x is not None}})
+        if modality.stride < 1:
+            raise ValueError(f'modalities.{name}.stride={modality.stride} is not positive. Give 1 or more.')
         if modality.kind not in KINDS:
             raise ValueError(
                 f'modalities.{name}.kind={modality.kind!r} is unknown. Choose one of {", ".join(map(repr, KINDS))}.'

@@ -6,10 +6,11 @@ the same one. A plain int asks for an evaluation sample: no randomness, all test
 
 from __future__ import annotations
 
+import inspect
 import logging
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any, Protocol
 
@@ -114,7 +115,7 @@ class FileDataset(Dataset):
         self._roots = storage.ROOTS  # also for workers that are not forked from this process
         self.replicas = replicas
         self.backend_args = storage.backend_args_of(root, backend_args)
-        self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
+        self.transforms = [_build_transform(transform) for transform in transforms]
         extensions = self.default_extensions if extensions is None else extensions
         if isinstance(classes, str):
             classes = read_classes(classes, backend_args=storage.args_of_list(classes, root, backend_args))
@@ -287,6 +288,18 @@ class FileDataset(Dataset):
                 'current',
                 logging.WARNING,
             )
+
+
+def _build_transform(cfg: dict) -> Callable[[np.ndarray, np.random.Generator | None], np.ndarray]:
+    transform = TRANSFORMS.build(cfg)
+    try:
+        inspect.signature(transform).bind(None, None)
+    except TypeError as error:
+        raise ValueError(
+            f'transforms: {cfg["type"]} is not called with a clip (T, H, W, 3) and a generator, as ours are. Wrap it '
+            'in a class of your own that is.'
+        ) from error
+    return transform
 
 
 def _read_paths(file: str) -> set[str]:

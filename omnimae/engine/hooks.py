@@ -142,9 +142,25 @@ class EMAHook(MMEngineEMAHook):
 
     Attributes:
         is_swapped: so it is in validation and test.
+
+    Args:
+        args: of MMEngine's.
+        momentum: share of the newest weights in the average, as 1e-4; None is MMEngine's, or what has none.
+        kwargs: of MMEngine's, and of its ``ema_type``.
+
+    Raises:
+        ValueError: a share that keeps hardly anything, such as 0.9999.
     """
 
     is_swapped = False
+
+    def __init__(self, *args: Any, momentum: float | None = None, **kwargs: Any) -> None:
+        if momentum is not None and not 0 < momentum <= 0.5:
+            raise ValueError(
+                f'EMAHook: momentum={momentum} is the share of the newest weights in the average, between 0 and 0.5. '
+                'An average that keeps 0.9999 in each step has momentum=0.0001.'
+            )
+        super().__init__(*args, **kwargs, **({} if momentum is None else {'momentum': momentum}))
 
     def _swap_ema_parameters(self) -> None:
         super()._swap_ema_parameters()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class KNNTestLoop(Evaluation, MMEngineTestLoop):
         num_classes: int,
         k: int = 20,
         temperature: float = 0.07,
-        dtype: str | None = None,
+        dtype: Literal['bfloat16', 'float16'] | None = None,
     ) -> None:
         super().__init__(runner, dataloader, evaluator)
         self.bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)

@@ -77,7 +77,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         val_interval: int = 1,
         max_skipped: int = 10,
     ) -> None:
-        if isinstance(dataloader, dict) and 'batch_sampler' not in dataloader:
+        if isinstance(dataloader, dict) and dataloader.get('batch_sampler') is None:
             raise ValueError(
                 'train_dataloader has no batch_sampler, so EpochTrainLoop cannot tell the micro-batches of a step. '
                 "Add batch_sampler=dict(type='MixedBatchSampler', global_batch_size=...)."

@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -56,7 +56,7 @@ class AutocastOptimWrapper(OptimWrapper):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        dtype: str | None = None,
+        dtype: Literal['bfloat16', 'float16'] | None = None,
         clip_grad: dict[str, Any] | None = None,
         shard: bool = False,
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ class MaskedAutoencoder(BaseModel):
         *,
         backbone: dict,
         head: dict,
-        mask_generator: dict,
+        mask_generator: Mapping[str, dict],
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):

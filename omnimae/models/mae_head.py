@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks, Size3
+from omnimae.structures import Grid, Masks, Size3, check_pixel_statistics
 
 from .linear import Linear
 from .vit import Block, LayerNorm, PositionedModule, run_blocks, xavier_attention, xavier_linear
@@ -60,6 +60,8 @@ class PixelTarget(nn.Module):
             raise ValueError(f"PixelTarget: frames={frames!r} is unknown. Choose 'all', 'first' or 'spread'.")
         if (mean is None) != (std is None):
             raise ValueError(f'PixelTarget: mean={mean} and std={std}. Give both or neither.')
+        if mean is not None and std is not None:
+            check_pixel_statistics('PixelTarget', mean, std)
         super().__init__()
         self.normalize = normalize
         self.eps_on = eps_on

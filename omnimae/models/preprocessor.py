@@ -11,7 +11,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import UNKNOWN_CLASS, Batch
+from omnimae.structures import UNKNOWN_CLASS, Batch, check_pixel_statistics
 
 STEP_INPUTS = ('features', 'shares', 'largest_error')  # what a model's ``begin_step`` may add
 MODEL_INPUTS = ('clip', 'modality', 'labels', 'masks', *STEP_INPUTS)
@@ -30,6 +30,9 @@ class ClipPreprocessor(BaseDataPreprocessor):
         erasing: config of a `RandomErasing`.
         mixing: config of a `MixupCutMix`, which follows the erasing.
         num_classes: of the model; the Classifier says it.
+
+    Raises:
+        ValueError: other mean and std, such as those of pixels in 0..255.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class ClipPreprocessor(BaseDataPreprocessor):
         num_classes: int | None = None,
     ):
         super().__init__(non_blocking=True)
+        check_pixel_statistics('ClipPreprocessor', mean, std)
         self.register_buffer('mean', torch.tensor(mean), persistent=False)
         self.register_buffer('std', torch.tensor(std), persistent=False)
         self.erasing = None if erasing is None else MODELS.build(erasing)

@@ -18,7 +18,7 @@ from typing import Any
 from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend
 
 from omnimae.data.storage import http, objects  # noqa: F401  # backends
-from omnimae.data.storage.backends import find_backend
+from omnimae.data.storage.backends import BACKENDS, find_backend, theirs
 from omnimae.data.storage.local import LocalFile, Span, read_from_disk
 from omnimae.data.storage.patience import ROOTS, UNREACHABLE, insist, remember_root
 from omnimae.data.storage.shards import ShardsBackend, root_of
@@ -149,8 +149,11 @@ def backend_args_of(root: str, backend_args: dict[str, Any] | None = None) -> di
     """How files below ``root`` are read: as given, or of a local folder of archives as `shards` does.
 
     Raises:
-        ValueError: compressed archives.
+        ValueError: compressed archives, or a backend that there is not.
     """
+    name = (backend_args or {}).get('backend')
+    if name is not None and name not in (known := sorted({*BACKENDS, *theirs})):
+        raise ValueError(f'backend_args.backend={name!r} is unknown. Choose one of {", ".join(known)}.')
     if backend_args is None and is_local(root) and root_of(root) is not None:
         return dict(backend='shards')
     return backend_args
