@@ -290,6 +290,16 @@ def nothing_to_resume(folder: str | os.PathLike, source: str | None = None) -> s
     return f'--resume: no checkpoint in {folder}, {begins}.'
 
 
+_init_model_weights: Any = Runner._init_model_weights
+
+
+def init_model_weights(runner: Runner) -> None:
+    """As MMEngine, but for a run that goes on: its checkpoint has all weights, and ``init_cfg``'s may be gone."""
+    if not (runner._resume and loaded_path(runner)):
+        _init_model_weights(runner)
+
+
+Runner._init_model_weights = init_model_weights  # type: ignore[method-assign]
 _register_default_hooks = Runner.register_default_hooks
 _OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 

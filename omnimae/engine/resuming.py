@@ -12,11 +12,27 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from omnimae.registry import HOOKS
+from omnimae.fitting import parameters_of
+from omnimae.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    MODELS,
+    OPTIM_WRAPPERS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+)
 
 from .compat import loaded_path
 from .hooks import unwrapped
 from .optim import WarmupCosineLR
+
+REGISTRIES = (MODELS, DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, OPTIM_WRAPPERS, PARAM_SCHEDULERS, HOOKS, LOOPS)
+
+# Arguments of optimizers on which depends what their state is made of.
+OF_STATE = tuple(f'optim_wrapper.optimizer.{name}' for name in ('type', 'amsgrad', 'centered'))
 
 # Keys of a config that change no number of what is trained, apart from rounding; patterns of fnmatch. What is not here
 # counts as changing them, also what a user's own component takes.
@@ -99,6 +115,8 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for name, item in value.items():
             yield from _flat(f'{key}.{name}', item)
+    elif key == 'param_scheduler' and isinstance(value, list) and len(value) == 1:
+        yield from _flat(key, value[0])
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         names = [str(number) for number in range(len(value))]
         if key == 'custom_hooks':  # which of them are new is seen by their type, wherever they stand
@@ -111,9 +129,22 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Compare the settings of a checkpoint with those of a config, sorted by key."""
+    """Compare the settings of a checkpoint with those of a config, sorted by key; a default is the same as nothing."""
     keys = sorted(then.keys() | now.keys())
-    return [Change(key, then.get(key), now.get(key)) for key in keys if then.get(key) != now.get(key)]
+    differing = [key for key in keys if then.get(key) != now.get(key)]
+    pairs = {key: [_value_of(side, key) if key not in side else side[key] for side in (then, now)] for key in differing}
+    return [Change(key, then.get(key), now.get(key)) for key, pair in pairs.items() if pair[0] != pair[1]]
+
+
+def _value_of(values: Mapping[str, Any], key: str) -> Any:
+    """The default of a key that is not there, where its component has one."""
+    place, _, name = key.rpartition('.')
+    kind = values.get(f'{place}.type')
+    found = (registry.get(kind) for registry in REGISTRIES) if isinstance(kind, str) else iter(())
+    component = next((x for x in found if x is not None), None)
+    parameter = parameters_of(component)[0].get(name) if component is not None else None
+    default = None if parameter is None or parameter.default is parameter.empty else parameter.default
+    return list(default) if isinstance(default, tuple) else default
 
 
 def table(changes: Sequence[Change]) -> str:
@@ -290,7 +321,7 @@ def _adapt(runner: Runner, checkpoint: dict[str, Any], bound: Sequence[Change], 
         said.append('training goes on from the raw weights, without an average')
     if _place(runner, meta['epoch'], meta['iter'], length):
         checkpoint.pop('param_schedulers', None)
-    if 'optim_wrapper.optimizer.type' in keys:
+    if {*OF_STATE} & {*keys}:
         checkpoint.pop('optimizer', None)
     if 'optimizer' in checkpoint:
         checkpoint['optimizer'] |= _regrouped(runner, checkpoint['optimizer'], meta.get('parameters'))
