@@ -86,7 +86,7 @@ def apply_patches() -> None:
     runner_module.find_latest_checkpoint = checkpoint_to_resume
     runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
     runner_module.get_device = choose_device  # MMEngine takes any accelerator that it knows, also what nobody tried
-    for method in (save_checkpoint, register_default_hooks, build_param_scheduler):
+    for method in (save_checkpoint, register_default_hooks, build_param_scheduler, _init_model_weights):
         setattr(Runner, method.__name__, method)
 
 
@@ -290,16 +290,15 @@ def nothing_to_resume(folder: str | os.PathLike, source: str | None = None) -> s
     return f'--resume: no checkpoint in {folder}, {begins}.'
 
 
-_init_model_weights: Any = Runner._init_model_weights
+_begin_weights: Any = Runner._init_model_weights
 
 
-def init_model_weights(runner: Runner) -> None:
+def _init_model_weights(runner: Runner) -> None:
     """As MMEngine, but for a run that goes on: its checkpoint has all weights, and ``init_cfg``'s may be gone."""
     if not (runner._resume and loaded_path(runner)):
-        _init_model_weights(runner)
+        _begin_weights(runner)
 
 
-Runner._init_model_weights = init_model_weights  # type: ignore[method-assign]
 _register_default_hooks = Runner.register_default_hooks
 _OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 
