@@ -34,7 +34,7 @@ ALLOWED = {
     'zoo': set(),
     '__main__': set(),
     # its hooks export weights, draw pictures and count neighbours
-    'engine': FLOOR | {'checkpoint', 'config', 'visualization', 'evaluation', 'stopping', 'meeting'},
+    'engine': FLOOR | {'checkpoint', 'config', 'fitting', 'visualization', 'evaluation', 'stopping', 'meeting'},
     # files through the data room, features as the frozen evaluation defines them
     'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'layouts', 'zoo'},
 }
