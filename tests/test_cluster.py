@@ -637,6 +637,19 @@ def test_a_store_that_is_gone_is_its_rank(store: TCPStore, ranks: list[Heartbeat
     assert 'Rank 0 of 3 on n1 has not answered, nor has the store of its machine' in ranks[1].messages[0]
 
 
+def test_a_rank_that_cannot_save_says_why_and_what_to_do(ranks: list[Heartbeat]):
+    def rescue() -> str:
+        raise RuntimeError("each rank has a part of the optimizer's state (optim_wrapper.shard).")
+
+    ranks[0].rescue = rescue
+    with pytest.raises(Left):
+        ranks[0].leave({1: 'has gone.'})
+    assert "Nothing was saved: RuntimeError: each rank has a part of the optimizer's state (optim_wrapper.shard). " in (
+        text := '\n'.join(ranks[0].messages)
+    )
+    assert '--resume goes on from the last checkpoint.' in text
+
+
 def test_ranks_that_wait_for_each_other_are_named(ranks: list[Heartbeat]):
     """At different places: none of them is late. A step that takes all of them long is at one place."""
     for rank in ranks:

@@ -271,7 +271,7 @@ def test_a_folder_in_use_names_who_uses_it(tmp_path: Path):
     process = Program(hold, tmp_path / 'work', output=tmp_path)
     wait_for(lambda: process.said('stdout'), process)
     who = f'process {process.pid} on {socket.gethostname()} since 20'
-    with pytest.raises(ValueError, match=rf'is in use by another training: {who}'):
+    with pytest.raises(ValueError, match=rf'is in use by another run: {who}'):
         claim(tmp_path / 'work', resume=True)
     process.send_signal(signal.SIGKILL)
     process.wait()

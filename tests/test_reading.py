@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -306,7 +308,7 @@ def test_features_that_were_killed_go_on_where_they_stopped_and_are_the_same(ext
     with pytest.raises(KeyboardInterrupt):
         extracting(tmp_path / out, killed_at=3)
     folder = tmp_path / (out + '.parts' if out.endswith('.npz') else out)
-    assert sorted(path.name for path in folder.iterdir()) == ['features_000000.npz', 'index.json']
+    assert sorted(path.name for path in folder.glob('[!.]*')) == ['features_000000.npz', 'index.json']
     with pytest.raises(ValueError, match=r'does not hold all features: its index\.json lists no shards\. Run'):
         load_features(folder)
     assert extracting(tmp_path / out) == 3
@@ -318,6 +320,23 @@ def test_features_that_were_killed_go_on_where_they_stopped_and_are_the_same(ext
         assert not folder.exists()
     else:
         assert extracting(tmp_path / out) == 0  # there is nothing left to do
+        assert not [*folder.glob('.*')]
+
+
+def test_two_extractions_into_one_place_are_refused(extracting, tmp_path):
+    """The second would remove what the first is writing."""
+    folder = tmp_path / 'out.npz.parts'
+    folder.mkdir()
+    program = 'import fcntl, sys; file = open(sys.argv[1], "w"); fcntl.lockf(file, fcntl.LOCK_EX); '
+    program += 'file.write("process 7 on n1"); file.flush(); print(flush=True); input()'
+    command = [sys.executable, '-c', program, folder / '.lock']
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match='parts is in use by another run: process 7 on n1. Wait .* by --out'):
+            extracting(tmp_path / 'out.npz')
+        other.communicate('\n')
+    assert extracting(tmp_path / 'out.npz') == 5
+    assert not folder.exists()
 
 
 def test_features_of_something_else_are_not_mixed_in(extracting, tmp_path):

@@ -26,6 +26,7 @@ from omnimae.registry import MODELS
 from omnimae.structures import Batch
 
 from .compat import of_main_rank
+from .folder import lock, unlock
 from .hooks import lacking
 from .reading import list_broken, naming_fatal_files
 
@@ -73,8 +74,8 @@ def write_features(
         shard_size: samples in a file; of shards that are there it is theirs.
 
     Raises:
-        ValueError: some samples have labels and some have none, there are shards of another origin, or nothing could
-            be read.
+        ValueError: some samples have labels and some have none, there are shards of another origin, another process
+            writes there, or nothing could be read.
     """
     names = lacking(loader.dataset)
     if names and len(names) < len(loader.dataset.names):  # type: ignore[attr-defined]
@@ -96,6 +97,7 @@ def write_features(
     barrier()
     if is_main_process():
         _finish(runner, out, folder, [*shards])
+        unlock(folder.resolve())
     barrier()
 
 
@@ -117,6 +119,7 @@ def _begin(
 def _prepare(folder: Path, origin: dict[str, str], overwrite: bool, shard_size: int) -> int:
     """Make the folder, or find what is there to be of this origin; return the size of shards."""
     folder.mkdir(parents=True, exist_ok=True)
+    lock(folder.resolve(), '--out')
     for unfinished in folder.glob('*.npz.*.tmp'):  # of a run that was killed
         unfinished.unlink()
     index, found = folder / INDEX, sorted(folder.glob('features_*.npz'))
@@ -190,6 +193,7 @@ def _finish(runner: Runner, out: Path, folder: Path, shards: list[str]) -> None:
             join_npz(unfinished, full, Features._fields)
         for file in [*folder.glob('features_*.npz'), folder / INDEX]:
             file.unlink()
+        unlock(folder.resolve())
         if not any(folder.iterdir()):
             folder.rmdir()
     runner.logger.info(f'{sum(sizes)} features of {width} numbers are in {out}.')

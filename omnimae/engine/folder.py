@@ -71,7 +71,7 @@ def _claim(
     if resumes and source is not None and '://' not in source and not os.path.isfile(source):
         raise ValueError(f'--resume {source}: no such file. Give a checkpoint, or no path: then it is the latest one.')
     folder.mkdir(parents=True, exist_ok=True)
-    _lock(folder)
+    lock(folder, '--work-dir')
     for unfinished in [*folder.glob('*.pth.*.tmp'), *folder.glob('last_checkpoint.*.tmp')]:
         unfinished.unlink()  # of a run that was killed
     is_own = go_on or (resumes and source is not None and Path(source).resolve().parent == folder)
@@ -98,8 +98,16 @@ def _make_room(folder: Path, *, overwrite: bool, is_own: bool) -> None:
     print_log(f'The files of another run in {folder} are in {aside.name}/ now.', 'current', logging.WARNING)
 
 
-def _lock(folder: Path) -> None:
-    """Lock a folder until this process ends."""
+def lock(folder: Path, option: str) -> None:
+    """Lock a folder until this process ends, or calls `unlock`.
+
+    Args:
+        folder: resolved.
+        option: that names another folder.
+
+    Raises:
+        ValueError: another process has locked it.
+    """
     if folder in _locks:
         return
     file = (folder / LOCK).open('a+')
@@ -112,10 +120,18 @@ def _lock(folder: Path) -> None:
             return
         file.seek(0)
         raise ValueError(
-            f'{folder} is in use by another training: {file.read().strip() or "it has just started"}. Wait for its '
-            'end, or give this one a folder of its own by --work-dir.'
+            f'{folder} is in use by another run: {file.read().strip() or "it has just started"}. Wait for its end, or '
+            f'give this one a place of its own by {option}.'
         ) from error
     file.truncate(0)
     file.write(f'process {os.getpid()} on {socket.gethostname()} since {time.strftime("%Y-%m-%d %H:%M:%S")}\n')
     file.flush()
     _locks[folder] = file
+
+
+def unlock(folder: Path) -> None:
+    """Leave nothing of a lock of this process."""
+    file = _locks.pop(folder, None)
+    if file is not None:
+        (folder / LOCK).unlink(missing_ok=True)
+        file.close()

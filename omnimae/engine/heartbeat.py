@@ -256,7 +256,7 @@ class Heartbeat:
         try:
             path = self.rescue()
         except Exception as error:  # the reason why all leave is to be said in any case
-            return f'Nothing was saved: {type(error).__name__}: {error}'
+            return f'Nothing was saved: {type(error).__name__}: {error} --resume goes on from the last checkpoint.'
         return 'Nothing new was to be saved.' if path is None else f'Saved {path}. Go on with --resume.'
 
     def _wait_for_rescue(self, has_store: bool) -> None:
