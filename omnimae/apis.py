@@ -564,6 +564,7 @@ def predict_maps(
             'tells maps is not known. Begin the transforms of the test source with ResizeLong or ResizeShort.'
         )
     model = _build(cfg.model, checkpoint, device, complete=True)
+    require(model.backbone, 'predict_maps', 'patch_size')
     return _predict_maps(model, dtype_of(cfg), fit, list_inputs(inputs))
 
 

@@ -455,11 +455,12 @@ def unwrap(content: Mapping) -> Mapping:
 
 
 def recognise(state_dict: Mapping) -> str | None:
-    """Say whose layout this is: a name in ``LAYOUTS``, 'native' for ours, None for neither."""
+    """Say whose layout this is: a name in ``LAYOUTS``, 'native' for ours, of any backbone, None for neither."""
     state_dict = _bare(unwrap(state_dict))
     if KERNEL in state_dict or is_multimodal(state_dict):
         return NATIVE
-    return next((name for name, layout in LAYOUTS.items() if any(mark in state_dict for mark in layout.marks)), None)
+    known = (name for name, layout in LAYOUTS.items() if any(mark in state_dict for mark in layout.marks))
+    return next(known, NATIVE if any(key.startswith('backbone.') for key in state_dict) else None)
 
 
 def _bare(state_dict: Mapping) -> StateDict:

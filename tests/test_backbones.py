@@ -13,13 +13,14 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 from test_tools import tool
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, RECONSTRUCTED, build_runner, write_config, write_data
 from torch import nn
 
 from omnimae.apis import FeatureExtractor
 from omnimae.checkpoint import load_weights
 from omnimae.engine import LayerDecayConstructor
 from omnimae.flops import pretraining_rows
+from omnimae.layouts import convert, recognise
 from omnimae.models.vit import SpatioTemporalViT
 from omnimae.planning import count_step
 from omnimae.registry import MODELS
@@ -265,6 +266,17 @@ def test_weights_of_a_published_layout_are_none_of_an_outside_backbone(tmp_path)
     torch.save(other.state_dict(), tmp_path / 'other.pth')
     with pytest.raises(ValueError, match=r'The file lacks backbone\.blocks\.1\..*depth=1'):
         load_weights(model, tmp_path / 'other.pth')
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"default_scope = 'omnimae'\nmodel = dict(type='MaskedAutoencoder', backbone={EXAMPLES['rope'][1]})\n"
+    )
+    for layout in ('timm', 'huggingface', 'videomae'):
+        arguments = [str(tmp_path / 'other.pth'), str(tmp_path / 'out'), '--to', layout, '--config', str(config)]
+        with pytest.raises(ValueError, match=f'--to {layout}: no published layout has names for .* a RopeViT'):
+            tool('convert_checkpoint').main(arguments)
+    weights = {f'backbone.{name}': torch.ones(2) for name in ('stem', 'layers.0')}
+    assert recognise(weights) == 'native'
+    assert convert(weights) == weights
 
 
 # --- heads -----------------------------------------------------------------------------------------------------------
@@ -313,7 +325,13 @@ def test_an_outside_head_without_blocks_is_trained_counted_and_loaded(tmp_path):
         load_weights(outside_head(), tmp_path / 'classifier.pth')
 
 
-def test_what_cannot_be_counted_drawn_or_trained_says_so():
+DRAWN = """
+model['head'] = dict(type='MeanHead')
+custom_hooks = [dict(type='ReconstructionHook')]
+"""
+
+
+def test_what_cannot_be_counted_drawn_or_trained_says_so(tmp_path):
     with pytest.raises(ValueError, match=r'arithmetic of MeanHead cannot be counted, because it does not run without'):
         pretraining_rows(outside_head(fails=True))
     clip = torch.randint(256, (3, 4, 16, 16), dtype=torch.uint8)
@@ -321,5 +339,8 @@ def test_what_cannot_be_counted_drawn_or_trained_says_so():
         reconstruct(outside_head(), clip, 'video')
     with pytest.raises(ValueError, match=r'lacks predicted_pixels and errors, which MaskedAutoencoder.predict'):
         outside_head().predict(clip[None], 'video')
+    config = write_config(tmp_path / 'drawn.py', PRETRAIN + RECONSTRUCTED, write_data(tmp_path / 'data', 2, 1), DRAWN)
+    with pytest.raises(ValueError, match=r'MeanHead lacks target and errors, which ReconstructionHook asks of it'):
+        build_runner(config, tmp_path / 'work').train()
     with pytest.raises(ValueError, match=r'Identity lacks loss, which MaskedAutoencoder asks of it'):
         MODELS.build(MAE | dict(backbone=VIT, head=dict(type='torch.nn.Identity')))

@@ -106,11 +106,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'{len(left)} tensors have no place in our models and are left: {", ".join(left)}')
 
 
+def _own_model(args: argparse.Namespace) -> Config:
+    """The config's model, whose backbone is one of ours."""
+    cfg = load_config(args.config).model
+    if 'tokenizers' not in cfg.backbone and not hasattr(MODELS.get(cfg.backbone.type), 'fixed_positions'):
+        raise ValueError(f'--to {args.to}: no published layout has names for the weights of a {cfg.backbone.type}.')
+    return cfg
+
+
 def _positions(args: argparse.Namespace) -> StateDict:
     """Tables of a new model, for which one block is enough."""
     if args.config is None:
         raise ValueError(f'--to {args.to} needs --config: it can hold the fixed positions alone, of that clip size.')
-    cfg = load_config(args.config).model
+    cfg = _own_model(args)
     for part in (cfg.backbone, cfg.get('head')):
         if part is not None and 'type' in part:
             part.depth = 1
@@ -122,7 +130,7 @@ def _write_folder(weights: StateDict, args: argparse.Namespace) -> StateDict:
     if args.config is None:
         raise ValueError(f'--to {args.to} needs --config: weights alone tell neither clip size nor number of heads.')
     # of the model: grid, heads and the fixed positions, for which one block is enough
-    cfg = load_config(args.config).model
+    cfg = _own_model(args)
     backbone = MODELS.build({**cfg.backbone, 'depth': 1, 'init_cfg': None})
     pool = getattr(backbone, 'pool', 'mean')
     if pool == 'cls' and 'norm.weight' in weights and args.to == 'timm':

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from omnimae.evaluation import ClipAccuracy, DepthScore, SegmentationScore
 from omnimae.registry import HOOKS
-from omnimae.structures import UNKNOWN_CLASS, Batch, has_clip, unwrapped
+from omnimae.structures import UNKNOWN_CLASS, Batch, has_clip, require, unwrapped
 from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
 
 from .precision import dtype_of, evaluating
@@ -594,6 +594,13 @@ class ReconstructionHook(PictureHook):
     """Draws reconstructions, always with the same masks: a sheet per image source, a frame strip per clip."""
 
     folder = 'reconstructions'
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse a head that cannot be drawn, too."""
+        super().before_train(runner)
+        model = unwrapped(runner.model)
+        for name in model.mask_generator if isinstance(model.mask_generator, Mapping) else model.head:
+            require(model.head_of(name), type(self).__name__, 'target', 'errors')
 
     def draw(self, model: Any, samples: Sequence[Mapping[str, Any]], stem: Path, title: str) -> None:
         """Write ``STEM.png``, or ``STEM_1.png`` and so on."""

@@ -136,7 +136,8 @@ class MaskedAutoencoder(BaseModel):
 
     def head_of(self, modality: str) -> Head:
         """Return the `Head` that decodes this modality: the shared one, or its own."""
-        return self.head[modality] if isinstance(self.head, nn.ModuleDict) else self.head
+        heads = self.head
+        return heads[modality] if isinstance(self.head, nn.ModuleDict) else heads
 
     def _split(self, clip: Tensor, modality: str, masks: Masks | None) -> _Split:
         patches, grid = self.backbone.patchify(clip)
