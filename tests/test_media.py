@@ -15,11 +15,10 @@ from PIL import Image
 
 from omnimae.data.annotations import scan_files
 from omnimae.data.formats.reencode import reencode
-from omnimae.data.media import open_video
+from omnimae.data.media import READERS, open_video
 from omnimae.data.media.extensions import VIDEO_EXTENSIONS
 from omnimae.data.media.images import decode_image
 
-READERS = ('pyav', 'decord')
 RGB = np.array([200, 50, 20])
 KR_KB = {'bt601': (0.299, 0.114), 'bt709': (0.2126, 0.0722), 'bt2020': (0.2627, 0.0593)}  # of ITU-R BT.601, .709, .2020
 COLORSPACE = {'bt601': 6, 'bt709': 1, 'bt2020': 9}  # numbers of ISO/IEC 23091-4, table 4
@@ -62,7 +61,7 @@ def test_colours_of_a_video_are_those_of_its_matrix_and_range(tmp_path, matrix, 
     colours = dict(colorspace=COLORSPACE[matrix], color_range=color_range)
     path = encode(tmp_path / 'v.mkv', yuv(matrix, color_range), 'ffv1', **colours)
     reencode(path, tmp_path / 'copy.mp4', 48)
-    for file, readers in ((path, READERS), (str(tmp_path / 'copy.mp4'), READERS[:1])):
+    for file, readers in ((path, READERS), (str(tmp_path / 'copy.mp4'), ['pyav'])):
         for reader in readers:
             with open_video(file, reader) as video:
                 assert np.abs(video.read(0.0, 0.8, 2)[:, 20, 30].astype(int) - RGB).max() <= 5, (file, reader)

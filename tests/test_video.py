@@ -22,14 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnimae.data import media
 from omnimae.data.formats.reencode import reencode
-from omnimae.data.media import decord, open_video, video
+from omnimae.data.media import READERS, decord, open_video, video
 from omnimae.data.media.container import count_missing_bytes
 from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
 from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen
 from omnimae.data.media.orientation import orient, orientation_of_matrix
 from omnimae.data.media.packets import Picture
 
-READERS = ('pyav', 'decord')
 SHARED_DATA = os.environ.get('OMNIMAE_SHARED_DATA')
 
 
