@@ -207,7 +207,8 @@ def test_a_sample_follows_from_its_address(name, files, monkeypatch):
     kind = SOURCES[name]
     root = root_of(kind, files)
     monkeypatch.setitem(ARGUMENTS, 'ann_file', str(root / 'frames.txt'))
-    given = dict(root=str(root)) | ({'num_frames': 4} if 'num_frames' in parameters(kind) else {})
+    short = dict(num_frames=4, clip_seconds=0.4)
+    given = dict(root=str(root)) | {key: value for key, value in short.items() if key in parameters(kind)}
     training, tested = (
         kind(**arguments(kind, **given, replicas=replicas, transforms=[dict(type=crop, size=16)]))
         for replicas, crop in ((2, 'RandomResizedCrop'), (1, 'CenterCrop'))
