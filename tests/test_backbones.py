@@ -266,9 +266,7 @@ def test_weights_of_a_published_layout_are_none_of_an_outside_backbone(tmp_path)
     with pytest.raises(ValueError, match=r'The file lacks backbone\.blocks\.1\..*depth=1'):
         load_weights(model, tmp_path / 'other.pth')
     config = tmp_path / 'config.py'
-    config.write_text(
-        f"default_scope = 'omnimae'\nmodel = dict(type='MaskedAutoencoder', backbone={EXAMPLES['rope'][1]})\n"
-    )
+    config.write_text(f'default_scope = "omnimae"\nmodel = {MAE | dict(backbone=EXAMPLES["rope"][1])}\n')
     for layout in ('timm', 'huggingface', 'videomae'):
         arguments = [str(tmp_path / 'other.pth'), str(tmp_path / 'out'), '--to', layout, '--config', str(config)]
         with pytest.raises(ValueError, match=f'--to {layout}: no published layout has names for .* a RopeViT'):
