@@ -13,7 +13,6 @@ import pickle
 import re
 import time
 from decimal import Decimal
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +36,6 @@ from torch import Tensor, nn
 from omnimae import registry
 from omnimae.checkpoint import load_file, load_weights
 from omnimae.config import load_config
-from omnimae.engine import compat
 from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, LabelHook, StepSeedHook
 from omnimae.engine.optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
@@ -1085,30 +1083,6 @@ def test_a_checkpoint_of_another_size_is_refused(data: Path, tmp_path: Path):
     message = r'other\.pth does not fit the model: head\.weight is \(5, 24\) there and \(2, 24\) in the model \(1 such'
     with pytest.raises(ValueError, match=message):
         runner.train()
-
-
-@pytest.mark.parametrize(
-    ('installed', 'message'),
-    [
-        ({}, None),
-        ({'mmcv': '2.1.0', 'mmcv-lite': '2.1.0'}, r'mmcv 2\.1\.0 and mmcv-lite 2\.1\.0; exactly one.*pip install'),
-        ({'mmcv': '2.2.0'}, r'Found mmcv 2\.2\.0; exactly one of mmcv-lite and mmcv is needed, version 2\.1\.0'),
-        ({'mmcv-lite': '2.1.0'}, None),
-        ({'mmcv': '2.1.0+cu121'}, None),
-    ],
-)
-def test_one_mmcv_of_the_right_version(monkeypatch: pytest.MonkeyPatch, installed: dict, message: str | None):
-    def version(name: str) -> str:
-        if name not in installed:
-            raise metadata.PackageNotFoundError(name)
-        return installed[name]
-
-    monkeypatch.setattr(metadata, 'version', version)
-    if message is None:
-        compat.check_mmcv()
-    else:
-        with pytest.raises(ImportError, match=message):
-            compat.check_mmcv()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ ALLOWED = {
     'consistency': FLOOR | {'fitting'},
     'config': FLOOR | {'consistency', 'fitting'},
     'zoo': set(),
+    'openmmlab': FLOOR | {'models', 'data'},
     '__main__': set(),
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'config', 'fitting', 'visualization', 'evaluation', 'stopping', 'meeting'},

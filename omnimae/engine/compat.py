@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -48,11 +47,9 @@ from .devices import check_ranks, choose_device
 from .precision import set_float32_precision
 from .testing import TestLoop, ValLoop
 
-MMCV_VERSION = '2.1.0'
-
 
 def setup_environment() -> None:
-    """Check what is installed, mend MMEngine, silence what nobody can mend; every tool calls this first.
+    """Mend MMEngine, silence what nobody can mend; every tool calls this first.
 
     Importing this package changes nothing of another one. Whoever builds a Runner without a tool calls this, too.
     """
@@ -61,7 +58,6 @@ def setup_environment() -> None:
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated', category=UserWarning)
     # MMEngine hands DDP broadcast_buffers=False, for which torch 2.15 has another name. Not mended in 0.11.0rc0.
     warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
-    check_mmcv()
     apply_patches()
     follow_launcher()
     sys.excepthook = _exit_when_away
@@ -95,29 +91,6 @@ def _exit_when_away(kind: type[BaseException], error: BaseException, traceback: 
     sys.__excepthook__(kind, error, traceback)
     if isinstance(error, StorageAwayError):
         exit_now(error.code)
-
-
-def check_mmcv() -> None:
-    """At most one of mmcv-lite and mmcv, in the one version that MMPretrain 1.2.0 and MMAction2 1.2.0 both accept.
-
-    Both packages unpack into the same folder, so the two at once import as a mixture; MMAction2 refuses mmcv 2.2 at
-    import. Not mended: neither project has had a release since.
-
-    Raises:
-        ImportError: both, or another version.
-    """
-    found = {}
-    for name in ('mmcv', 'mmcv-lite'):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if found and [version.split('+')[0] for version in found.values()] != [MMCV_VERSION]:
-        installed = ' and '.join(f'{name} {version}' for name, version in found.items())
-        raise ImportError(
-            f'Found {installed}; exactly one of mmcv-lite and mmcv is needed, version {MMCV_VERSION}. '
-            f'Run: pip uninstall -y mmcv mmcv-lite && pip install mmcv-lite=={MMCV_VERSION}'
-        )
 
 
 # MMEngine leaves torch.load's default, which runs code from the file before torch 2.6 and, for URLs, in every
