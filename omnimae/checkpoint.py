@@ -119,8 +119,6 @@ def local_file(path: str) -> Iterator[str]:
     with ExitStack() as fetching:
         try:
             copy = fetching.enter_context(FUNCTIONS.get('find_backend')(path).get_local_path(path))
-        except KeyError as error:
-            raise ValueError(f'{path}: no storage of addresses that begin with {error} is known.') from error
         except (OSError, ImportError) as error:
             raise ValueError(f'{path}: cannot be fetched ({error}). Check the address, and its credentials.') from error
         yield str(copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
 import pickle
@@ -61,6 +62,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.faults: list[Any] = []
         self.requests: list[tuple[str, str | None]] = []  # path as it came, range
+        self.logins: list[str | None] = []  # of each request
         self.takes_ranges = True
         self.bad: set[str] = set()  # names of files that get 500
         self.url = f'http://127.0.0.1:{self.server_port}'
@@ -74,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server, asked = self.server, self.headers['Range']
         server.requests.append((self.path, asked))
+        server.logins.append(self.headers['Authorization'])
         fault = server.faults.pop(0) if server.faults else None
         fault = 500 if self.path.lstrip('/') in server.bad else fault
         data = server.files.get(unquote(self.path).lstrip('/'))
@@ -220,6 +223,54 @@ def test_a_server_sends_elsewhere(server: Server):
     server.files['new place/ä.png'] = png()
     server.faults = [(302, dict(Location='/new place/\u00c3\u00a4.png'))]  # its bytes are UTF-8
     assert read_image(f'{server.url}/a.png').shape == (1, 40, 48, 3)
+
+
+def test_a_server_that_sends_to_a_login_refuses(server: Server):
+    server.files['login'] = b'<html>'
+    page = (200, dict(Content_Type='text/html; charset=utf-8', data=b'<html>Log in</html>'))
+    for faults, message in (
+        ([(302, dict(Location='/login')), page], r'a\.png: .*sends a web page of .*/login in place of the file'),
+        ([(302, dict(Location='/a.png'))] * 20, r'a\.png: HTTP 302 .*infinite loop'),
+        ([(307, dict(Location='file:///etc/passwd'))], r"a\.png: HTTP 307 .*'file:///etc/passwd' is not allowed"),
+    ):
+        server.faults = [*faults]
+        with pytest.raises(StorageRefusedError, match=message):
+            read_image(f'{server.url}/a.png')
+    server.files['page.html'] = b'<html>'
+    assert storage.read(f'{server.url}/page.html') == b'<html>'
+
+
+def test_a_server_may_compress_what_it_sends(server: Server):
+    whole = (200, dict(Content_Encoding='gzip', data=gzip.compress(png())))
+    server.faults = [whole]
+    np.testing.assert_array_equal(read_image(f'{server.url}/a.png')[0], PICTURE)
+    server.faults = [whole]
+    assert storage.read(f'{server.url}/a.png', None, 1, 4) == b'PNG'
+
+
+def test_a_name_and_a_password_in_an_address_are_sent(server: Server):
+    server.files['a'] = b'abc'
+    server.faults = [(302, dict(Location='/a'))]
+    address = server.url.replace('://', '://me%40home:a%3Ab@')
+    assert storage.read(f'{address}/other') == b'abc'
+    assert server.logins == ['Basic bWVAaG9tZTphOmI=', None]  # where the server sends to is another's
+
+
+@pytest.mark.parametrize(
+    ('root', 'message'),
+    [
+        ('http:///a', r"'http:///a/a\.png' is no address: no host given"),
+        ('http://127.0.0.1:x', r"'http://127\.0\.0\.1:x/a\.png' is no address: nonnumeric port: 'x'"),
+        ('http://[::1', r'Invalid IPv6 URL'),
+        ('nosuch://a', r"'nosuch://a.*: no backend reads addresses of nosuch://\. Give backend_args=dict\(backend="),
+        ('file:///a', r"'file:///a.*: no backend reads addresses of file://\..* or the path alone"),
+    ],
+)
+def test_a_wrong_address_is_told_at_once(tmp_path: Path, monkeypatch, root: str, message: str):
+    monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '100')
+    (tmp_path / 'list.txt').write_text('a.png\n')
+    with pytest.raises(ValueError, match=message):
+        ImageDataset(root=root, ann_file=str(tmp_path / 'list.txt'))
 
 
 def test_a_server_is_asked_for_files_before_training(server: Server):
@@ -593,6 +644,10 @@ def test_a_wrong_setting_is_told_at_the_start_and_of_no_file(tmp_path: Path, mon
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '2min')
     with pytest.raises(ValueError, match="OMNIMAE_STORAGE_PATIENCE='2min' is no number of seconds"):
         ImageDataset(root=str(tmp_path / 'root'))
+    monkeypatch.delenv('OMNIMAE_STORAGE_PATIENCE')
+    monkeypatch.setenv('OMNIMAE_STORAGE_TIMEOUT', '2min')
+    with pytest.raises(ValueError, match="^OMNIMAE_STORAGE_TIMEOUT='2min' is no number of seconds"):
+        storage.exists('http://127.0.0.1:1/a')
 
 
 def test_workers_that_begin_anew_know_the_roots(tmp_path: Path, monkeypatch):

@@ -55,6 +55,9 @@ def find_backend(path: str, backend_args: dict[str, Any] | None = None, *, share
         path: a path or an address.
         backend_args: of ``mmengine.fileio``.
         shared: the one of this process, not a new one.
+
+    Raises:
+        ValueError: nothing reads such addresses.
     """
     args = dict(backend_args or {})
     prefix = os.fspath(path).partition('://')[0] if '://' in os.fspath(path) else ''
@@ -62,6 +65,11 @@ def find_backend(path: str, backend_args: dict[str, Any] | None = None, *, share
         ours, given = BACKENDS.get(name), theirs.get(name)
     else:
         ours, given = PREFIXES.get(prefix), theirs_by_prefix.get(prefix)
+    if name is None and ours is None and given is None:
+        raise ValueError(
+            f"{path!r}: no backend reads addresses of {prefix}://. Give backend_args=dict(backend='fsspec') if fsspec "
+            'does, or the path alone if it is a local file.'
+        )
     if ours is None or not _takes_place_of(given):
         return get_file_backend(path, backend_args=backend_args, enable_singleton=shared)
     if not shared:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import http.client
 import os
 import re
 import ssl
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from mmengine.fileio import HTTPBackend as MMEngineHTTPBackend
@@ -21,6 +23,7 @@ from omnimae.data.storage.patience import timeout
 from omnimae.stopping import StorageRefusedError
 
 MISSING, REFUSED, BUSY = (404, 410), (401, 403, 407), (408, 425, 429)
+ELSEWHERE = (301, 302, 303, 307, 308)  # in a circle, as without a login, or to no web server
 BEYOND_THE_END = 416
 
 
@@ -49,7 +52,8 @@ class HTTPBackend(MMEngineHTTPBackend):
                 return b''
             data = answer.read()  # http.client compares with the length that was announced
             if answer.status != http.client.PARTIAL_CONTENT:
-                return data[start:stop]
+                is_packed = answer.headers.get('Content-Encoding') == 'gzip'  # though nobody asked for it
+                return (gzip.decompress(data) if is_packed else data)[start:stop]
             told = answer.headers.get('Content-Range', f'bytes {start}-')
             if not told.startswith(f'bytes {start}-'):  # as some caches do
                 raise ConnectionError(f'asked for the bytes from {start} on, and the server gave {told!r}')
@@ -81,28 +85,50 @@ def takes_ranges(address: str) -> bool:
 @contextmanager
 def _answer(address: str, start: int, stop: int | None) -> Iterator[Any]:
     """The open answer of the server; None where the file ends before ``start``."""
-    request = Request(quoted(address))
+    url, login = _without_login(quoted(address))
+    request = Request(url)
+    if login:
+        request.add_unredirected_header('Authorization', login)
     if (start, stop) != (0, None):
         request.add_header('Range', f'bytes={start}-{"" if stop is None else stop - 1}')
+    seconds = timeout()
     try:
-        with urlopen(request, timeout=timeout()) as answer:
+        with urlopen(request, timeout=seconds) as answer:
+            if answer.url != url and answer.headers.get_content_type() == 'text/html':
+                raise StorageRefusedError(
+                    f'{address}: the server sends a web page of {answer.url} in place of the file. It may ask for a '
+                    'login. Use an address that needs none, or one with a signature.'
+                )
             yield answer
     except HTTPError as error:
         with error:
             if error.code != BEYOND_THE_END:
                 raise _translated(error, address) from error
         yield None
+    except http.client.InvalidURL as error:
+        raise ValueError(f'{address!r} is no address: {error}. Correct root, or the list.') from error
     except URLError as error:
+        if isinstance(error.reason, str):
+            raise ValueError(f'{address!r} is no address: {error.reason}. Correct root, or the list.') from error
         raise _of_connection(error.reason, address) from error
     except (http.client.HTTPException, ssl.SSLError) as error:
         raise _of_connection(error, address) from error
+
+
+def _without_login(address: str) -> tuple[str, str | None]:
+    """An address without NAME:PASSWORD@, and the header that says them."""
+    parts = urlsplit(address)
+    login, at, host = parts.netloc.rpartition('@')
+    if not at:
+        return address, None
+    return parts._replace(netloc=host).geturl(), f'Basic {b64encode(unquote_to_bytes(login)).decode()}'
 
 
 def _translated(error: HTTPError, address: str) -> Exception:
     text = f'HTTP {error.code} {error.reason}'
     if error.code in MISSING:
         return FileNotFoundError(errno.ENOENT, text, address)
-    if error.code in REFUSED:
+    if error.code in REFUSED or error.code in ELSEWHERE:
         return StorageRefusedError(
             f'{address}: {text}. The server does not let this file be read. Check who may, and the credentials in '
             'the address or of the proxy; some servers answer so for a file that is not there.'
