@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from programs import ROOT, TOOLS, environment
 from safetensors.torch import load_file
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
-from torch.distributed import TCPStore
+from torch.distributed import HashStore, TCPStore
 
 from omnimae.engine import folder, heartbeat
 from omnimae.engine.compat import _translate_slurm
@@ -319,6 +319,26 @@ def test_a_machine_is_known_by_the_address_that_it_has_there(host: str):
     launch = load_launch()
     assert launch._own_address(host) == host
     assert launch._own_address('nowhere.invalid') == socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ('others', 'message'),
+    [
+        ({'machine/1': 'n1 7 2'}, 'NODE_RANK=1 is there already: process 7 on n1. Number the machines'),
+        ({'machine/0': 'n0 5 3'}, r'NNODES=2 here, and NNODES=3 on n0 \(NODE_RANK=0\). Set one number'),
+        ({'machine/0': 'n0 5 2'}, None),
+    ],
+)
+def test_machines_that_contradict_each_other_are_named(others: dict[str, str], message: str | None):
+    launch, store = load_launch(), HashStore()
+    for key, text in others.items():
+        store.set(key, text)
+    launch._assign = lambda *_: 'assigned'
+    if message is None:
+        assert launch.assign(None, store, 1, 2, None) == 'assigned'
+        return
+    with pytest.raises(RuntimeError, match=message):
+        launch.assign(None, store, 1, 2, None)
 
 
 def test_a_main_machine_that_nobody_named_is_named():

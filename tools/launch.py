@@ -105,10 +105,15 @@ def assign(agent: LocalElasticAgent, store: Store, rank: int, size: int, spec: A
     """Number the ranks, once all machines are there.
 
     Raises:
-        RuntimeError: names those that are not.
+        RuntimeError: names those that are not, that are there twice, or that count other machines.
     """
     seconds = _meet_timeout(os.environ)
-    store.set(f'machine/{rank}', socket.gethostname())
+    own = f'{socket.gethostname()} {os.getpid()} {size}'
+    host, process, _ = store.compare_set(f'machine/{rank}', '', own).decode().split()
+    if own != f'{host} {process} {size}':
+        raise RuntimeError(
+            f'NODE_RANK={rank} is there already: process {process} on {host}. Number the machines 0, 1, ...'
+        )
     keys = [f'machine/{other}' for other in range(size)]
     try:
         store.wait(keys, timedelta(seconds=seconds))
@@ -118,6 +123,11 @@ def assign(agent: LocalElasticAgent, store: Store, rank: int, size: int, spec: A
             f'{size - len(missing)} of NNODES={size} machines have come within {seconds} s, but not NODE_RANK='
             f'{", ".join(missing)}. Start dist_train.sh there, too, or wait longer with MEET_TIMEOUT=SECONDS.'
         ) from error
+    for other, (host, _, number) in enumerate(text.decode().split() for text in store.multi_get(keys)):
+        if number != str(size):
+            raise RuntimeError(
+                f'NNODES={size} here, and NNODES={number} on {host} (NODE_RANK={other}). Set one number.'
+            )
     return _assign(agent, store, rank, size, spec)
 
 
