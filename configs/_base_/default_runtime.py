@@ -1,4 +1,4 @@
-"""What every run has: hooks, logging, seed, processes. A config changes a hook by its name here."""
+"""Hooks, logging, seed and processes of every run. A config changes a hook by its name here."""
 
 default_scope = 'omnimae'
 
@@ -23,8 +23,8 @@ default_hooks = dict(
     rescue=dict(type='RescueHook'),
 )
 
-# Curves of one modality or task and speeds change from step to step: smooth them like the loss. Not what a metric says,
-# whose name has a slash: `accuracy/top1` of a validation is not to be averaged with those of earlier ones.
+# Curves of one modality or task and speeds change from step to step, so they are smoothed like the loss. Metrics, whose
+# names have a slash, are not. `accuracy/top1` of a validation must not be averaged with earlier ones.
 log_processor = dict(
     type='LogProcessor',
     window_size=10,
@@ -35,11 +35,10 @@ visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]
 
 randomness = dict(seed=0)
 
-# Without a GPU the ranks talk through gloo, whatever stands here. A rank that gives no sign of life for
-# ``dist_cfg.heartbeat`` seconds (60) is dead; one that others have waited for as long is named, and given up after
-# ``dist_cfg.timeout`` (1800). They meet within twice the heartbeat. ``float32_precision``: 'high' lets GPUs round the
-# inputs of float32 products to TF32, as PyTorch did by itself when the papers were trained; 'highest' does not, for
-# comparisons.
+# Without a GPU the ranks use gloo, whatever the backend here. A rank without a sign of life for ``dist_cfg.heartbeat``
+# seconds (60) is dead. One that others have waited for as long is named. It is given up after ``dist_cfg.timeout``
+# (1800). They meet within twice the heartbeat. ``float32_precision='high'`` lets GPUs round the inputs of float32
+# products to TF32, as PyTorch did by default when the papers were trained. 'highest' does not, for comparisons.
 env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl'), float32_precision='high'
 )

@@ -1,6 +1,6 @@
-"""Tell your own classes apart, in images, in videos, or in both at once: copy this file and change what differs.
+"""Classify your own images, videos, or both at once. Copy this file and change what differs.
 
-Put a folder per class, the same classes for images and videos, into ``data/custom_labelled`` or name another folder::
+Put a folder per class into ``data/custom_labelled``, or name another folder. Images and videos have the same classes::
 
     {images,videos}/{train,val}/CLASS/*        (or lists: ann_file=..., a "path label" a line, classes='names.txt')
 
@@ -8,16 +8,16 @@ Run: export OMNIMAE_LABELLED=my/data
      python tools/train.py configs/custom/finetune.py              (1 GPU, or CPU)
      bash tools/dist_train.sh configs/custom/finetune.py 2         (2 GPUs)
      python tools/test.py configs/custom/finetune.py work_dirs/custom/finetune/epoch_50_raw.safetensors
-Only images: ``finetune_images.py``; only videos: ``finetune_videos.py``. The number of classes is that of the folders.
-The start is OmniMAE's released ViT-B, or the checkpoint that OMNIMAE_CHECKPOINT names.
+``finetune_images.py`` is for images alone, ``finetune_videos.py`` for videos alone. The number of classes is that of
+the folders. It starts from OmniMAE's released ViT-B, or from the checkpoint that OMNIMAE_CHECKPOINT names.
 
-Numbers: those of the video recipes (arXiv:2206.08356, Table 5); learning rate 1e-3 at 512 samples a step, scaled to 64.
-For small sets (rules of thumb, unmeasured): what counts is the number of steps, printed at the start. 5,000 to 20,000
-are usual; with 1,000 files an epoch has some 16, so take 100 epochs and more, with 100,000 files 20 to 30 are enough.
-Try 1/2 and 2 times the learning rate before anything else. With fewer than about 50 files a class drop mixing
-(``mixing=None``) and set layer_decay=0.65, which leaves the lower layers as they are; look at the k-NN accuracy first
-(tools/knn.py), it costs one pass over the data. Left and right that tell classes apart forbid Flip.
-Expect: depends on the data; not yet run on a GPU. ``configs/demo/finetune_videos.py`` has measured figures.
+Numbers: those of the video recipes (arXiv:2206.08356, Table 5). Learning rate 1e-3 at 512 samples a step, scaled to 64.
+For small sets (rules of thumb, unmeasured) the number of steps matters. It is printed at the start. 5,000 to 20,000 are
+usual. With 1,000 files an epoch has some 16, so take 100 epochs and more. With 100,000 files 20 to 30 are enough. First
+try 1/2 and 2 times the learning rate. With fewer than about 50 files a class drop mixing (``mixing=None``) and set
+layer_decay=0.65, which keeps the lower layers. Look at the k-NN accuracy first (tools/knn.py). It costs one pass over
+the data. Remove Flip if left and right distinguish classes.
+Expect: depends on the data. Not yet run on a GPU. ``configs/demo/finetune_videos.py`` has measured figures.
 """
 
 _base_ = [
@@ -26,7 +26,7 @@ _base_ = [
     '../_base_/schedules/finetune.py',
 ]
 
-size = 224  # pixels of a crop; for another than that of the checkpoint say interpolate_positions = True, too
+size = 224  # pixels of a crop; if it differs from the checkpoint's, set interpolate_positions = True too
 num_frames = 16  # of a clip
 root = '{{$OMNIMAE_LABELLED:data/custom_labelled}}'
 crop = dict(type='RandomResizedCrop', size=size, scale=(0.08, 1.0), interpolation='bicubic')
@@ -39,7 +39,7 @@ image_augment = [crop, flip, dict(type='RandAugment', policy='timm', magnitude=9
 video_augment = [crop, flip, dict(type='RandAugment', policy='pytorchvideo', magnitude=7, num_layers=4)]
 loader = dict(
     batch_size=16,
-    num_workers=4,  # per GPU; raise it while data_time in the log is more than a few per cent of time
+    num_workers=4,  # per GPU; raise it if data_time in the log is more than a few per cent of time
     persistent_workers=True,
     pin_memory=True,
     sampler=dict(type='EvalSampler'),

@@ -1,7 +1,7 @@
-"""Tell your own classes apart in images alone; everything else is said in ``finetune.py``.
+"""Classify your own images alone. ``finetune.py`` has everything else.
 
 Run: OMNIMAE_LABELLED=my/data python tools/train.py configs/custom/finetune_images.py
-Expect: depends on the data; not yet run on a GPU.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = ['finetune.py']

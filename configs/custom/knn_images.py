@@ -1,11 +1,11 @@
-"""k-NN on your own images: how well a backbone tells your classes apart without any training.
+"""k-NN accuracy of a backbone on your own images, without any training.
 
-Folders as in ``finetune.py``: OMNIMAE_LABELLED/images/{train,val}/CLASS/*. The 20 most similar training images vote for
-the class of a validation image. The number of classes is that of the folders.
+Folders are as in ``finetune.py``, OMNIMAE_LABELLED/images/{train,val}/CLASS/*. The 20 most similar training images vote
+for the class of a validation image. The number of classes is that of the folders.
 Run: export OMNIMAE_LABELLED=my/data
      python tools/test.py configs/custom/knn_images.py CHECKPOINT
 CHECKPOINT is yours, or the released vitb_pretrain.torch (docs/zoo.md).
-Expect: depends on the data; not yet run on a GPU.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = '../omnimae/knn/vit-b_in1k.py'

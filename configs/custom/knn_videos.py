@@ -1,7 +1,7 @@
-"""k-NN on your own videos: as ``knn_images.py``, in OMNIMAE_LABELLED/videos/{train,val}/CLASS/*, one clip of each.
+"""k-NN on your own videos, as ``knn_images.py``, in OMNIMAE_LABELLED/videos/{train,val}/CLASS/*, one clip of each.
 
 Run: OMNIMAE_LABELLED=my/data python tools/test.py configs/custom/knn_videos.py CHECKPOINT
-Expect: depends on the data; not yet run on a GPU.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = '../omnimae/knn/vit-b_ssv2.py'

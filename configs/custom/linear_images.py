@@ -1,13 +1,13 @@
-"""A linear probe on your own images: one linear layer on a frozen backbone.
+"""A linear probe on your own images, one linear layer on a frozen backbone.
 
-Folders as in ``finetune.py``: OMNIMAE_LABELLED/images/{train,val}/CLASS/*. It starts from OmniMAE's released ViT-B, or
-from the checkpoint that OMNIMAE_CHECKPOINT names.
+Folders are as in ``finetune.py``, OMNIMAE_LABELLED/images/{train,val}/CLASS/*. It starts from OmniMAE's released ViT-B,
+or from the checkpoint that OMNIMAE_CHECKPOINT names.
 Run: OMNIMAE_LABELLED=my/data python tools/train.py configs/custom/linear_images.py
 
-Numbers: MAE's recipe (arXiv:2111.06377, appendix A), a learning rate of 0.1 per 256 samples. For small sets what counts
-is the number of steps, printed at the start: below 5,000 raise max_epochs (a rule of thumb, unmeasured). Try 1/3 and 3
+Numbers: MAE's recipe (arXiv:2111.06377, appendix A), a learning rate of 0.1 per 256 samples. For small sets the number
+of steps matters. It is printed at the start. Below 5,000 raise max_epochs (a rule of thumb, unmeasured). Try 1/3 and 3
 times the learning rate.
-Expect: depends on the data; not yet run on a GPU.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = '../omnimae/linear/vit-b_in1k.py'

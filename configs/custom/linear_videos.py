@@ -1,8 +1,8 @@
-"""A linear probe on your own videos: as ``linear_images.py``, in OMNIMAE_LABELLED/videos/{train,val}/CLASS/*.
+"""A linear probe on your own videos, as ``linear_images.py``, in OMNIMAE_LABELLED/videos/{train,val}/CLASS/*.
 
 Tested on 5 clips x 3 crops, validated on one.
 Run: OMNIMAE_LABELLED=my/data python tools/train.py configs/custom/linear_videos.py
-Expect: depends on the data; not yet run on a GPU.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = '../omnimae/linear/vit-b_ssv2.py'

@@ -1,25 +1,25 @@
-"""OmniMAE ViT-B from scratch on your own folders of images and videos; no labels needed.
+"""OmniMAE ViT-B from scratch on your own folders of images and videos, without labels.
 
-Put files, flat or in sub-folders, of any size and of the usual formats (jpg, png, webp; mp4, avi, mkv, webm, ...) into
-``data/custom/images`` and ``data/custom/videos``, or name your folders in the environment:
+Put files into ``data/custom/images`` and ``data/custom/videos``, flat or in sub-folders, or name your folders in the
+environment. They may have any size and the usual formats (jpg, png, webp; mp4, avi, mkv, webm, ...).
 
 Run: export OMNIMAE_IMAGES=my/photos OMNIMAE_VIDEOS=my/clips
      python tools/train.py configs/custom/pretrain.py              (1 GPU, or CPU)
      bash tools/dist_train.sh configs/custom/pretrain.py 2         (2 GPUs)
      bash tools/dist_train.sh configs/custom/pretrain.py 8         (8 GPUs)
 
-A step takes 256 samples wherever it runs: 32 per GPU, and 8, 4 or 1 accumulated micro-batches on 1, 2 or 8 GPUs,
+The global batch size is always 256. That is 32 per GPU, and 8, 4 or 1 accumulated micro-batches on 1, 2 or 8 GPUs,
 computed and printed at the start. If memory is short, lower train_dataloader.batch_size to 16, 8 or 4. On 1 GPU
 batch_size=dict(image=256, video=32) makes steps of images faster.
 
-Numbers: those of ``configs/omnimae/vit-b_in1k-ssv2.py`` where this file says nothing. The batch is smaller, since own
-data often is, and the learning rate is the release's 1.6e-3 at 2048, scaled to it. Not yet run to the end: these are
+Numbers: those of ``configs/omnimae/vit-b_in1k-ssv2.py``, except what this file sets. The batch size is smaller, since
+own data often is. The learning rate is the release's 1.6e-3 at 2048, scaled to it. Not yet run to the end. These are
 starting points.
 
-How much data and how long (rules of thumb, unmeasured). Steps per epoch are printed at the start; what counts is their
-sum, which is 566,400 of 2048 samples in the release's recipe. With fewer than some 100,000 files an epoch is short, so
-raise max_epochs; with fewer than some 10,000 prefer ``pretrain_from_released.py``. Few videos among many images: raise
-repeats of the videos until about one step in nine is theirs, the share of the recipe. Watch the held-out loss: when it
+How much data and how long (rules of thumb, unmeasured). Steps per epoch are printed at the start. Their total matters.
+It is 566,400 of 2048 samples in the release's recipe. With fewer than some 100,000 files an epoch is short, so raise
+max_epochs. With fewer than some 10,000 prefer ``pretrain_from_released.py``. With few videos and many images, raise
+repeats of the videos until about one step in nine is theirs, the share of the recipe. Watch the held-out loss. If it
 rises while the training loss falls, stop or add data.
 """
 
@@ -32,16 +32,16 @@ _base_ = [
 
 image_root = '{{$OMNIMAE_IMAGES:data/custom/images}}'
 video_root = '{{$OMNIMAE_VIDEOS:data/custom/videos}}'
-val_image_root = image_root  # change these two to files that are not trained on:
-val_video_root = video_root  # until then the validation loss and the pictures show files that the model has seen
-clip_seconds = 2.7  # a clip is 16 frames spread over so much time; shorter for fast motion, longer for slow
+val_image_root = image_root  # change these two to files that are not trained on
+val_video_root = video_root  # until then validation loss and reconstructions are of training files
+clip_seconds = 2.7  # duration of a clip of 16 frames; shorter for fast motion, longer for slow
 
 train_sources = _base_.train_dataloader.dataset.sources
 val_sources = _base_.val_dataloader.dataset.sources
 
 train_dataloader = dict(
     batch_size=32,
-    num_workers=4,  # per GPU; raise it while data_time in the log is more than a few per cent of time
+    num_workers=4,  # per GPU; raise it if data_time in the log is more than a few per cent of time
     dataset=dict(
         sources=dict(
             _delete_=True,

@@ -1,8 +1,8 @@
 """OmniMAE ViT-B from scratch on your own images alone. ``pretrain.py`` has all else: formats, batch, how long.
 
 Run: OMNIMAE_IMAGES=my/photos python tools/train.py configs/custom/pretrain_images.py
-Videos can be added later: load the export of this run with ``pretrain_from_released.py``.
-Expect: depends on the data; not yet run on a GPU.
+To add videos later, load the export of this run with ``pretrain_from_released.py``.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = './pretrain.py'

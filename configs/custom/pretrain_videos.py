@@ -1,8 +1,8 @@
 """OmniMAE ViT-B from scratch on your own videos alone. ``pretrain.py`` has all else: formats, batch, how long.
 
-Each video is cropped and masked four times, so the batch of 256 takes 64 videos.
+Each video is cropped and masked four times, so the batch size of 256 takes 64 videos.
 Run: OMNIMAE_VIDEOS=my/clips python tools/train.py configs/custom/pretrain_videos.py
-Expect: depends on the data; not yet run on a GPU.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = './pretrain.py'

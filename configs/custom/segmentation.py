@@ -1,21 +1,21 @@
-"""Segment your own images: copy this file, set ``num_classes``, and change what differs.
+"""Segment your own images. Copy this file, set ``num_classes``, and change what differs.
 
 Put images and label maps in two folders with matching file names (photo.jpg, photo.png)::
 
     OMNIMAE_MAPS/{train,val}/images/*    OMNIMAE_MAPS/{train,val}/labels/*.png
 
-A label map has one channel of 8 bits. Its pixels are class numbers from 0; 255 is ignored. If 0 means "none" and
+A label map has one channel of 8 bits. Its pixels are class numbers from 0, and 255 is ignored. If 0 means "none" and
 the classes count from 1, set reduce_zero_label=True.
 Run: export OMNIMAE_MAPS=my/maps
      python tools/train.py configs/custom/segmentation.py
      python tools/predict_maps.py configs/custom/segmentation.py CHECKPOINT my/photos --out-dir maps
 It starts from OmniMAE's released ViT-B, or from the checkpoint that OMNIMAE_CHECKPOINT names.
 
-Maps follow the pixels as stored, also where EXIF turns a photo. If yours were drawn on the turned photo, set
+Maps are aligned with the stored pixels, also if EXIF turns a photo. If yours were drawn on the turned photo, set
 aligned_as='upright' in both sources.
 Numbers: those of ``configs/omnimae/dense/vit-b_ade20k.py``, MultiMAE's recipe. For small sets raise max_epochs until
 the run has 10,000 steps or more (a rule of thumb, unmeasured).
-Expect: depends on the data; not yet run on a GPU.
+Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = '../omnimae/dense/vit-b_ade20k.py'

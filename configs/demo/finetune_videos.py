@@ -1,6 +1,6 @@
-"""Tell the eight camera motions of the demo's videos apart, from pretraining or from scratch.
+"""Classify the demo's videos by camera motion (eight classes), from pretraining or from scratch.
 
-Every photograph appears in every motion, so a single frame says nothing: chance is 12.5 %.
+Every photograph appears in every motion, so a single frame says nothing. Chance is 12.5 %.
 
 Run: python tools/train.py configs/demo/finetune_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/demo/finetune_videos.py --cfg-options model.init_cfg=None          (from scratch)

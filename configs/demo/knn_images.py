@@ -1,4 +1,4 @@
-"""k-NN on the demo's photographs, by a frozen backbone; nothing is trained.
+"""k-NN on the demo's photographs with a frozen backbone, without training.
 
 Run: python tools/test.py configs/demo/knn_images.py CHECKPOINT
 Expect: 59.7 % (chance 8.3 %), from epoch 20 of ``pretrain.py`` with seed 0.

@@ -1,4 +1,4 @@
-"""k-NN on the demo's camera motions, by a frozen backbone; nothing is trained.
+"""k-NN on the demo's camera motions with a frozen backbone, without training.
 
 Run: python tools/test.py configs/demo/knn_videos.py CHECKPOINT
 Expect: 27.1 % (chance 12.5 %), from epoch 20 of ``pretrain.py`` with seed 0.

@@ -1,4 +1,4 @@
-"""Linear probe of a frozen backbone on the demo's photographs: ``finetune_images.py`` with that backbone left alone.
+"""Linear probe on the demo's photographs, ``finetune_images.py`` with a frozen backbone.
 
 Run: python tools/train.py configs/demo/linear_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
 Expect: 76.0 % (chance 8.3 %), from epoch 20 of ``pretrain.py`` with seed 0.

@@ -1,7 +1,7 @@
-"""Linear probe of a frozen backbone on the demo's camera motions: ``finetune_videos.py`` with that backbone left alone.
+"""Linear probe on the demo's camera motions, ``finetune_videos.py`` with a frozen backbone.
 
 Run: python tools/train.py configs/demo/linear_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
-Expect: 45.5 % (chance 12.5 %), from epoch 20 of ``pretrain.py`` with seed 0; 40.3 % at a rate of 15.
+Expect: 45.5 % (chance 12.5 %), from epoch 20 of ``pretrain.py`` with seed 0. 40.3 % at a learning rate of 15.
 """
 
 _base_ = ['_base_/frozen.py']

@@ -1,10 +1,10 @@
-"""MAE in small, on the demo's images (arXiv:2111.06377); shows that it runs, learns little.
+"""MAE in small, on the demo's images (arXiv:2111.06377). It shows that the method runs and learns little.
 
-The components of ``configs/mae/vit-b_in1k.py`` with the sizes of ``pretrain.py``; half of the 16 tokens are hidden.
+The components of ``configs/mae/vit-b_in1k.py`` with the sizes of ``pretrain.py``. Half of the 16 tokens are hidden.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/mae.py
-Expect: not yet run to its end; the tests train two epochs of it.
+Expect: not yet run to its end. The tests train two epochs of it.
 """
 
 _base_ = ['_base_/tiny.py']

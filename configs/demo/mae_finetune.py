@@ -1,8 +1,8 @@
-"""MAE in small, fine-tuned: ``finetune_images.py`` from ``mae.py``; shows that it runs.
+"""MAE in small, fine-tuned. It is ``finetune_images.py`` from ``mae.py`` and shows that the method runs.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/mae_finetune.py
-Expect: not yet run to its end; the tests train two epochs of it.
+Expect: not yet run to its end. The tests train two epochs of it.
 """
 
 _base_ = ['finetune_images.py']

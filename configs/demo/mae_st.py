@@ -1,11 +1,11 @@
-"""MAE-ST in small, on the demo's videos (arXiv:2205.09113); shows that it runs, learns little.
+"""MAE-ST in small, on the demo's videos (arXiv:2205.09113). It shows that the method runs and learns little.
 
-The components of ``configs/mae_st/vit-l_k400_repository.py`` with the sizes of ``pretrain.py``: of each video two clips
-from different times, half of the 32 tokens hidden, of each tubelet one frame predicted.
+The components of ``configs/mae_st/vit-l_k400_repository.py`` with the sizes of ``pretrain.py``. Each video gives two
+clips from different times. Half of the 32 tokens are hidden. One frame of each tubelet is predicted.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/mae_st.py
-Expect: not yet run to its end; the tests train two epochs of it.
+Expect: not yet run to its end. The tests train two epochs of it.
 """
 
 _base_ = ['_base_/tiny.py']

@@ -1,11 +1,12 @@
-"""MultiMAE in small, on the demo's images, depth and class maps (arXiv:2204.01678); shows that it runs, learns little.
+"""MultiMAE in small, on the demo's images, depth and class maps (arXiv:2204.01678). It shows that the method runs and
+learns little.
 
-The components of ``configs/multimae/vit-b_in1k.py`` with the sizes of ``pretrain.py``: 12 of 48 tokens are seen. Depth
-and classes are stand-ins made from the images' own colours, see ``make_maps`` in ``omnimae/synthetic/demo.py``.
+The components of ``configs/multimae/vit-b_in1k.py`` with the sizes of ``pretrain.py``. 12 of 48 tokens are visible.
+Depth and classes are stand-ins made from the images' own RGB, see ``make_maps`` in ``omnimae/synthetic/demo.py``.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/multimae.py
-Expect: not yet run to its end; the tests train two epochs of it.
+Expect: not yet run to its end. The tests train two epochs of it.
 """
 
 _base_ = ['_base_/tiny.py']

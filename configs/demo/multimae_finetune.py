@@ -1,11 +1,11 @@
-"""MultiMAE in small, fine-tuned to tell the class of every pixel from colours and depth; shows that it runs.
+"""MultiMAE in small, fine-tuned for segmentation from RGB and depth. It shows that the method runs.
 
-From ``multimae.py``; the classes are its stand-ins. For colours alone, leave depth out of the tokenizers and of the
-modalities.
+It starts from ``multimae.py``, and the classes are its stand-ins. For RGB alone, remove depth from the tokenizers and
+from the modalities.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/multimae_finetune.py
-Expect: not yet run to its end; the tests train two epochs of it.
+Expect: not yet run to its end. The tests train two epochs of it.
 """
 
 _base_ = ['multimae.py']

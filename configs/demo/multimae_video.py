@@ -1,12 +1,12 @@
-"""MultiMAE on video, in small: clips of colours beside clips of depth; shows that it runs, learns little.
+"""MultiMAE on video, in small, with clips of RGB and of depth. It shows that the method runs and learns little.
 
-The components of ``multimae.py``; patches are tubelets of 4 frames, and 12 of 64 tokens are seen. (There is no
-published model of several modalities of video: where it goes beyond images is said at `place_table` in
-``omnimae/models/multimodal_vit.py`` and at `AlignedVideoDataset`.) Depth is a stand-in, see ``multimae.py``.
+The components of ``multimae.py``. Patches are tubelets of 4 frames, and 12 of 64 tokens are visible. No model of
+several modalities of video is published. `place_table` in ``omnimae/models/multimodal_vit.py`` and
+`AlignedVideoDataset` say what differs from images. Depth is a stand-in, see ``multimae.py``.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/multimae_video.py
-Expect: not yet run to its end; the tests train two epochs of it.
+Expect: not yet run to its end. The tests train two epochs of it.
 """
 
 _base_ = ['multimae.py']

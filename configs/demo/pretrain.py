@@ -1,18 +1,18 @@
-"""OmniMAE in small: one ViT on the demo's photographs and videos, in some minutes on 2 CPU cores.
+"""OmniMAE in small, one ViT on the demo's photographs and videos, in some minutes on 2 CPU cores.
 
-The same components as ``configs/omnimae/vit-b_in1k-ssv2.py`` in every place. Two settings let so small a model learn
-something in so few steps:
+It has the same components as ``configs/omnimae/vit-b_in1k-ssv2.py``. Two settings let so small a model learn something
+in so few steps:
 
-* Half of the tokens are hidden, of a video the first or the second half of its time (frame masking, Table 1b of
-  arXiv:2206.08356), so that what is seen has to be moved on.
-* The patch embedding learns at 0.03 of the rate. At the full rate Adam pushes the weights of its 768 inputs, which are
-  all bright or dark together, the same way; brightness drowns everything else, and fine-tuning never recovers: 17 % on
-  the motions, against 65 % with nothing but the patch embedding drawn anew. (arXiv:2104.02057 found the like.)
+* Half of the tokens are hidden. Of a video it is the first or the second half of its time (frame masking, Table 1b of
+  arXiv:2206.08356), so the model has to extrapolate motion.
+* The patch embedding learns at 0.03 of the learning rate. Its 768 inputs are all bright or dark together. At the full
+  rate Adam moves all their weights the same way. Brightness then dominates, and fine-tuning never recovers. It reaches
+  17 % on the motions, against 65 % with a reinitialised patch embedding. (arXiv:2104.02057 found similar effects.)
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/pretrain.py
-Expect: a held-out loss of videos below 0.85 (it leaves its plateau of 0.97 after some 1000 of 2400 steps); what that is
-     worth stands in ``finetune_videos.py``.
+Expect: a held-out loss of videos below 0.85 (it leaves its plateau of 0.97 after some 1000 of 2400 steps).
+     ``finetune_videos.py`` has the accuracy.
 """
 
 _base_ = ['_base_/tiny.py']

@@ -1,6 +1,6 @@
 """OmniMAE ViT-B, pretrained on IN1K + K400 for 1600 epochs (arXiv:2206.08356, Table 2).
 
-Numbers: as ``vit-b_in1k-ssv2.py``; B.1 has one recipe for both. Copies of K400 differ in size, so the steps of an epoch
+Numbers: as ``vit-b_in1k-ssv2.py``. B.1 has one recipe for both. Copies of K400 differ in size, so the steps of an epoch
 do too.
 Run: bash tools/dist_train.sh configs/omnimae/vit-b_in1k-k400.py 8
 Hardware of the paper: 64 GPUs of 32 GB.

@@ -1,7 +1,7 @@
 """OmniMAE ViT-B, pretrained on IN1K + SSv2 for 1600 epochs (arXiv:2206.08356, Table 2).
 
-Numbers: the paper, with those of the release where it is silent; the source of each stands in the ``_base_`` file that
-holds it. Where the two differ this file follows the paper; ``vit-b_in1k-ssv2_release.py`` is the release's recipe.
+Numbers: the paper. Those that it does not state are the release's. The ``_base_`` files cite the source of each. If the
+two differ, this file follows the paper. ``vit-b_in1k-ssv2_release.py`` is the release's recipe.
 Run: bash tools/dist_train.sh configs/omnimae/vit-b_in1k-ssv2.py 8
      (global batch 2048 = 256 images per GPU x 8 GPUs, or 64 clips per GPU x 8 GPUs x 4 accumulated micro-batches)
      On more GPUs: --cfg-options train_dataloader.batch_size=32 (64 GPUs: nothing accumulates).

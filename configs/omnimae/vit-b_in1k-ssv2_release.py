@@ -1,12 +1,13 @@
 """OmniMAE ViT-B on IN1K + SSv2 as the release's own training config has it (github.com/facebookresearch/omnivore).
 
 Numbers: that config. It differs from the paper in mask ratios and types (75 % of the image; 90 % of the video, at
-random), peak learning rate (1.6e-3), a cosine that is read at the global epoch and so drops by 0.6 % where the warm-up
-ends, qkv biases in the decoder (the released weights have none), 800 epochs and float16. Here, as there, clips are
-resized twice: to a short side of 256, then from the crop. It exchanges gradients in float16, which is left out here.
+random), peak learning rate (1.6e-3), qkv biases in the decoder (the released weights have none), 800 epochs and
+float16. Its cosine is read at the global epoch, so it drops by 0.6 % after the warm-up. Here, as there, clips are
+resized twice, to a short side of 256 and from the crop. The release exchanges gradients in float16. That is left out
+here.
 Run: bash tools/dist_train.sh configs/omnimae/vit-b_in1k-ssv2_release.py 8
 Hardware of the release: 8 nodes of 8 GPUs.
-Expect: not yet run; the released weights were not made with exactly this config.
+Expect: not yet run. The released weights were not made with exactly this config.
 """
 
 _base_ = [
@@ -18,7 +19,7 @@ _base_ = [
 
 model = dict(
     mask_generator=dict(
-        image=dict(type='TubeMasking', ratio=0.75),  # on one time slice the same as random
+        image=dict(type='TubeMasking', ratio=0.75),  # the same as random on one time slice
         video=dict(ratio=0.9),
     ),
     head=dict(qkv_bias=True),

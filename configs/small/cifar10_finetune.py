@@ -1,7 +1,7 @@
 """Fine-tuning on 10,000 CIFAR-10 images, from ``cifar10_pretrain.py`` or from scratch.
 
-Numbers: layer decay 0.75, DropPath 0.1, label smoothing 0.1 and betas as in Table 4 of arXiv:2206.08356; no mixing,
-which short trainings of small models do not reward.
+Numbers: layer decay 0.75, DropPath 0.1, label smoothing 0.1 and betas as in Table 4 of arXiv:2206.08356. There is no
+mixing, which does not help short trainings of small models.
 
 Run: python tools/train.py configs/small/cifar10_finetune.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/small/cifar10_finetune.py --cfg-options model.init_cfg=None           (from scratch)

@@ -1,4 +1,4 @@
-"""k-NN of a frozen backbone on CIFAR-10: 10,000 training images vote for the 10,000 test images; nothing is trained.
+"""k-NN of a frozen backbone on CIFAR-10, without training. 10,000 training images vote for the 10,000 test images.
 
 Run: python tools/test.py configs/small/cifar10_knn.py CHECKPOINT
 Expect: 39.7 %, from ``cifar10_pretrain.py`` (chance 10 %).

@@ -1,10 +1,11 @@
-"""Masked autoencoding of 10,000 CIFAR-10 images: the image half of OmniMAE at a size for 2 CPU cores.
+"""Masked autoencoding of 10,000 CIFAR-10 images, the image half of OmniMAE at a size for 2 CPU cores.
 
-Numbers: 75 % hidden, AdamW with betas (0.9, 0.95) and weight decay 0.05 as MAE; plain pixels, since a patch of 16
-pixels has little left after normalisation. Width, depth, rate and length were chosen for some minutes on a CPU.
+Numbers: 75 % hidden, AdamW with betas (0.9, 0.95) and weight decay 0.05 as MAE. Targets are plain pixels, since
+normalisation leaves little of a patch of 16 pixels. Width, depth, learning rate and length were chosen for some minutes
+on a CPU.
 
 Run: python tools/train.py configs/small/cifar10_pretrain.py
-Expect: held-out squared error 0.0217 of pixels in 0..1; half an hour on one core.
+Expect: held-out squared error 0.0217 of pixels in 0..1, in half an hour on one core.
 """
 
 _base_ = ['_base_/cifar10.py']

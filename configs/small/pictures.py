@@ -1,7 +1,7 @@
 """A model that draws: images and clips of 64x64 pixels from the demo's photographs, plain pixels as targets.
 
-The target is that of the paper's visualisation model (arXiv:2206.08356, B.4). An image is 64 tokens, a clip of
-8 frames 256; 75 % and 90 % are hidden. Of every photograph one part is trained on, another never seen.
+The target is that of the paper's visualisation model (arXiv:2206.08356, B.4). An image has 64 tokens, a clip of 8
+frames 256. 75 % and 90 % are hidden. One part of every photograph is trained on, another is never seen.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/small/pictures.py

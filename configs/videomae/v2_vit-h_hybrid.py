@@ -1,7 +1,7 @@
 """VideoMAE V2 ViT-H, dual masking, pretrained on the unlabelled hybrid for 300 epochs (arXiv:2303.16727).
 
-Numbers: the released script, in the ``_base_`` file that holds each; a rate of 1e-3 per 256 videos, 2048 a step,
-         each in four crops with masks of their own (8192 samples; 1200 epochs as the paper counts).
+Numbers: the released script, cited in the ``_base_`` files. Learning rate 1e-3 per 256 videos, 2048 a step, each in
+         four crops with masks of their own (8192 samples; 1200 epochs as the paper counts).
 Run: bash tools/dist_train.sh configs/videomae/v2_vit-h_hybrid.py 8
 Hardware of the release: 64 GPUs.
 Expect: nothing published.

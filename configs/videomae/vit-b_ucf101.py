@@ -1,6 +1,6 @@
 """VideoMAE ViT-B, pretrained on UCF101 for 3200 epochs, three quarters of the tokens hidden (arXiv:2203.12602).
 
-Numbers: the released script, in the ``_base_`` file that holds each; a rate of 3e-4 per 256 clips, 192 a step.
+Numbers: the released script, cited in the ``_base_`` files. Learning rate 3e-4 per 256 clips, 192 a step.
 Run: bash tools/dist_train.sh configs/videomae/vit-b_ucf101.py 8
 Hardware of the release: 8 GPUs.
 Expect: top-1 of 91.3 on UCF101 after fine-tuning (released).

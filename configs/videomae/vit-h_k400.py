@@ -1,6 +1,6 @@
 """VideoMAE ViT-H, pretrained on K400 for 1600 epochs (arXiv:2203.12602).
 
-Numbers: the released script, in the ``_base_`` file that holds each; a rate of 1.5e-4 per 256 clips, 1024 a step.
+Numbers: the released script, cited in the ``_base_`` files. Learning rate 1.5e-4 per 256 clips, 1024 a step.
 Run: bash tools/dist_train.sh configs/videomae/vit-h_k400.py 8
 Hardware of the release: 64 GPUs.
 Expect: top-1 of 86.6 on K400 after fine-tuning, 5x3 views (released).

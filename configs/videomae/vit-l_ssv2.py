@@ -1,7 +1,7 @@
 """VideoMAE ViT-L, pretrained on SSv2 for 2400 epochs (arXiv:2203.12602).
 
-Numbers: the released script, in the ``_base_`` file that holds each; a rate of 1.5e-4 per 256 clips, 512 a step.
-         No script of it was released: batch and rate of ``vit-l_k400.py``, epochs of ViT-B on SSv2.
+Numbers: the released script, cited in the ``_base_`` files. Learning rate 1.5e-4 per 256 clips, 512 a step. No script
+         of it was released: batch size and learning rate of ``vit-l_k400.py``, epochs of ViT-B on SSv2.
 Run: bash tools/dist_train.sh configs/videomae/vit-l_ssv2.py 8
 Hardware of the release: 64 GPUs.
 Expect: top-1 of 74.3 on SSv2 after fine-tuning, 2x3 views (released).

@@ -1,9 +1,9 @@
-"""NYUv2, depth of every pixel from its colours, at 256x256; the folders of ``segmentation_nyuv2.py``.
+"""NYUv2, depth of every pixel from RGB, at 256x256. The folders are those of ``segmentation_nyuv2.py``.
 
-Short side to 256, flip, colour jitter, grey in 30 %, a crop; tested on the middle: the released code of MultiMAE
-(arXiv:2204.01678). Its mean and deviation of the depth (2070.7764 and 777.5723) are of millimetres by their size, while
-its ``prepare_nyuv2.py`` stores 6553.6 units a metre: of such files multiply both by 6.5536. The ratios that the metric
-looks at do not depend on the unit.
+The augmentation is that of MultiMAE's released code (arXiv:2204.01678): short side to 256, flip, colour jitter, grey in
+30 %, a crop. Tests take the centre crop. Its mean and std of the depth (2070.7764 and 777.5723) seem to be in
+millimetres. But its ``prepare_nyuv2.py`` stores 6553.6 units a metre. For such files multiply both by 6.5536. The
+ratios of the metric do not depend on the unit.
 """
 
 _base_ = './segmentation.py'

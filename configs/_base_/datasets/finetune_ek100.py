@@ -1,10 +1,10 @@
 r"""EPIC-Kitchens-100, 3,806 actions, as ``python tools/prepare_dataset.py ek100 --root data/epic100`` leaves it.
 
-Clips of 2.7 seconds within the span of an action; no flip. A class is a pair of verb and noun (paper, appendix A);
-``actions.csv``, written beside the lists, says which. With it verbs and nouns are counted, too; and unseen participants
-and tail classes, where the authors' lists of them are in the folder or in its annotations/.
+Clips of 2.7 seconds within the span of an action, without flip. A class is a pair of verb and noun (paper, appendix A).
+``actions.csv``, written next to the lists, maps them. It also gives accuracies of verbs and nouns. Those of unseen
+participants and tail classes need the authors' lists in the folder or in its annotations/.
 
-The test set has no labels. The file that the challenge takes of it, with the levels of supervision in ``--sls``::
+The test set has no labels. These commands make the challenge's submission. ``--sls`` has the levels of supervision::
 
     bash tools/dist_test.sh CONFIG CHECKPOINT 8 --out test.json --cfg-options \
         test_dataloader.dataset.sources.videos.ann_file=data/epic100/epic100_test_list_videos.txt

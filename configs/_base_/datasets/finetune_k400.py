@@ -1,7 +1,7 @@
 """Kinetics-400, 400 classes, as ``python tools/prepare_dataset.py k400 --root data/kinetics400`` leaves it.
 
-Clips of 2 seconds; flip, two replicas of each decoded video, RandAugment with 2 layers of magnitude 9, no erasing:
-paper (arXiv:2206.08356), Table 5.
+Clips of 2 seconds, flip, two replicas of each decoded video, RandAugment with 2 layers of magnitude 9, no erasing.
+Source: paper (arXiv:2206.08356), Table 5.
 """
 
 _base_ = './finetune_videos.py'

@@ -1,6 +1,6 @@
 """Something-Something V2, 174 classes, as ``python tools/prepare_dataset.py ssv2 --root data/sthv2`` leaves it.
 
-Clips of 2.7 seconds; no flip, which would turn "from left to right" into another class.
+Clips of 2.7 seconds. There is no flip, since it would turn "from left to right" into another class.
 """
 
 _base_ = './finetune_videos.py'

@@ -1,14 +1,14 @@
-"""How clips are read in fine-tuning, and five clips x three crops in testing; a benchmark's file adds the rest.
+"""How clips are read in fine-tuning, and five clips x three crops in testing. A benchmark's file adds the rest.
 
-16 frames; crops, erasing, RandAugment with 4 layers of magnitude 7, test views and batch: paper (arXiv:2206.08356),
-B.2, Table 5 for SSv2 and EPIC-Kitchens-100. The paper crops bicubically, the release bilinearly, both after a resize to
-a short side of 256; here the crop is resized once, from the original frame. Erasing to noise after the normalisation
-and the head's initial weights: the release for SSv2.
+16 frames, crops, erasing, RandAugment with 4 layers of magnitude 7, test views and batch size are those of the paper
+(arXiv:2206.08356), B.2, Table 5 for SSv2 and EPIC-Kitchens-100. The paper crops bicubically, the release bilinearly.
+Both resize to a short side of 256 first. Here the crop is resized once, from the original frame. Erasing to noise after
+the normalisation and the head's initial weights are those of the release for SSv2.
 """
 
 size = 224  # pixels of a crop
 num_frames = 16  # of a clip
-# what these data ask of a model
+# what these data require of a model
 classifier = dict(
     head_init_std=0.01, data_preprocessor=dict(erasing=dict(type='RandomErasing', fill='noise', prob=0.25))
 )
@@ -46,7 +46,7 @@ val_dataloader = dict(
             videos=dict(
                 type='VideoDataset',
                 num_frames=num_frames,
-                # during training one view says enough: the first clip, the middle of its frames
+                # one view is enough during training: the first clip, the centre crop of its frames
                 transforms=[
                     dict(type='ResizeShort', size=size, interpolation='bilinear'),
                     dict(type='CenterCrop', size=size),

@@ -1,4 +1,4 @@
-"""IN1K images alone: the data of MAE pretraining, and its validation set for a held-out loss.
+"""IN1K images alone, the data of MAE pretraining. Its validation set gives a held-out loss.
 
 Expected files: those of ImageNet in ``in1k_ssv2.py``. Crops and flips: MAE (arXiv:2111.06377), appendix A.1.
 """

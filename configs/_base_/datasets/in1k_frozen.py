@@ -1,4 +1,4 @@
-"""IN1K for frozen evaluation: the validation images to be tested, and the training images as ``bank``.
+"""IN1K for frozen evaluation. The validation images are tested, the training images are the ``bank``.
 
 Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
 

@@ -1,11 +1,11 @@
-"""IN1K images and K400 videos, mixed: as ``in1k_ssv2.py``, with Kinetics-400 in the place of SSv2.
+"""IN1K images and K400 videos, mixed as in ``in1k_ssv2.py``, with Kinetics-400 instead of SSv2.
 
-Expected files, beside ``imagenet``::
+Expected files, next to ``imagenet``::
 
     kinetics400/videos_{train,val}/CLASS/*.mp4
 
-The recipe is that of SSv2: paper (arXiv:2206.08356), B.1. So are the clips, 16 frames at 6 a second (section 3.2), and
-the missing flip. K400 has clips of 2 seconds in fine-tuning only (Table 5).
+The recipe is that of SSv2 (arXiv:2206.08356, B.1). So are the clips, 16 frames at 6 a second (section 3.2), and the
+missing flip. K400 has clips of 2 seconds in fine-tuning only (Table 5).
 """
 
 _base_ = './in1k_ssv2.py'

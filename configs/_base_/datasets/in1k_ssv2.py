@@ -1,15 +1,15 @@
-"""IN1K images and SSv2 videos, mixed: the data of OmniMAE pretraining, and its validation sets for a held-out loss.
+"""IN1K images and SSv2 videos, the data of OmniMAE pretraining. Their validation sets give a held-out loss.
 
 Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
 
     imagenet/{train,val}/CLASS/*.JPEG
     sthv2/videos/*.webm    sthv2/sthv2_{train,val}_list_videos.txt    (lines: NAME.webm LABEL; labels are not used)
 
-Crops, flips, replicas and batch: paper (arXiv:2206.08356), B.1, Table 3. It resizes a clip to a short side of 256
-before it crops; here the crop is resized once, from the original frame. 2.7 seconds are the paper's 16 frames at 6 a
-second (section 3.2), as in the release; the number of workers is the release's, too. A step has 2048 samples of one
-modality, replicas included. A video is decoded once for four of them and a quarter of the videos makes an epoch, as in
-the release: 626 + 82 = 708 steps.
+Crops, flips, replicas and batch size are those of the paper (arXiv:2206.08356), B.1, Table 3. It resizes a clip to a
+short side of 256 before it crops. Here the crop is resized once, from the original frame. 2.7 seconds are the paper's
+16 frames at 6 a second (section 3.2), as in the release. The number of workers is the release's too. A step has 2048
+samples of one modality, replicas included. A video is decoded once for four of them. A quarter of the videos makes an
+epoch, as in the release, so it has 626 + 82 = 708 steps.
 """
 
 size = 224  # pixels of a crop
@@ -17,9 +17,9 @@ num_frames = 16  # of a clip
 data_root = '{{$OMNIMAE_DATA:data}}'
 
 train_dataloader = dict(
-    # samples per GPU and micro-batch, replicas counted: 64 clips are 16 videos in 4 crops. The numbers do not depend on
-    # it, the speed does: ViT-B on an H200 takes as long for 32 images as for 256, and 1.2 times as many clips a second
-    # at 64 as at 32, since the host needs 30 ms to launch the kernels of a micro-batch.
+    # Samples per GPU and micro-batch. Replicas count, so 64 clips are 16 videos in 4 crops. Only the speed depends on
+    # it. ViT-B on an H200 takes as long for 32 images as for 256. It takes 1.2 times as many clips a second at 64 as at
+    # 32, since the host needs 30 ms to launch the kernels of a micro-batch.
     batch_size=dict(image=256, video=64),
     num_workers=10,
     persistent_workers=True,

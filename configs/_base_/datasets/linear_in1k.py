@@ -1,7 +1,7 @@
-"""IN1K for a linear probe: as ``in1k_frozen.py``, and its training images, cropped and flipped, 16384 a step.
+"""IN1K for a linear probe, as ``in1k_frozen.py``. A step has 16384 training images, cropped and flipped.
 
-No other augmentation: MAE (arXiv:2111.06377), appendix A. A crop that does not fit is cut, not drawn again: its
-released code, which follows the one for TPUs.
+There is no other augmentation (MAE, arXiv:2111.06377, appendix A). A crop that does not fit is clipped, not drawn
+again. So does its released code, which follows the one for TPUs.
 """
 
 _base_ = './in1k_frozen.py'

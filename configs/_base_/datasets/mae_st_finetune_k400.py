@@ -1,9 +1,10 @@
 """Kinetics-400 for fine-tuning MAE-ST, as ``python tools/prepare_dataset.py k400 --root data/kinetics400`` leaves it.
 
-As ``videomae_finetune_k400.py`` but for SlowFast's configs/masked_ssl: strides count frames of a video that would have
-30 a second, RandAugment has two layers, tests take 7 clips x 3 crops, of which the middle one rounds half a pixel up.
+As ``videomae_finetune_k400.py``, with these differences of SlowFast's configs/masked_ssl. Strides count frames at 30 a
+second. RandAugment has two layers. Tests take 7 clips x 3 crops, of which the middle one rounds half a pixel up.
 
-What differs: SlowFast decodes to a short side of 256 before it augments, and validates on random crops of random clips.
+Different in SlowFast: it decodes to a short side of 256 before it augments, and validates on random crops of random
+     clips.
 """
 
 _base_ = './videomae_finetune_k400.py'

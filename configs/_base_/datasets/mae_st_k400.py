@@ -1,9 +1,9 @@
-"""K400 videos alone, each read once for four clips: the data of MAE-ST pretraining.
+"""K400 videos alone, each read once for four clips, the data of MAE-ST pretraining.
 
-As ``videomae_k400.py`` but for three things of the released code: every replica is a clip from another random time,
-strides count frames of a video that would have 30 a second, and crops are those of a random area between a half and the
-whole of the frame, bilinear without antialiasing, half of them mirrored. The release decodes to a short side of 256
-before it crops; here the crop is resized once, from the original frame.
+As ``videomae_k400.py``, with three differences of the released code. Every replica is a clip from another random time.
+Strides count frames at 30 a second. Crops have a random area between a half and the whole of the frame. They are
+bilinear without antialiasing, and half of them are flipped. The release decodes to a short side of 256 before it crops.
+Here the crop is resized once, from the original frame.
 """
 
 _base_ = './videomae_k400.py'

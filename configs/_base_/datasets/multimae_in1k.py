@@ -1,18 +1,18 @@
-"""IN1K with pseudo labels: the data of MultiMAE pretraining (arXiv:2204.01678, section 4).
+"""IN1K with pseudo labels, the data of MultiMAE pretraining (arXiv:2204.01678, section 4).
 
-Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA; names are the same in
-every modality, but for their endings::
+Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA. Names are the same in every
+modality, except for their endings::
 
     imagenet_multimae/{train,val}/rgb/CLASS/*.JPEG     the images (rgb may be a link to imagenet/train)
     imagenet_multimae/{train,val}/depth/CLASS/*.png    16 bits; published: of Omnidata's DPT-Hybrid
     imagenet_multimae/{train,val}/semseg/CLASS/*.png   8 bits, classes 0 to 132 of COCO's panoptic maps; published: of
                                                        Mask2Former with a Swin-S
 
-No network that makes them is part of this package; the published code has a script for each. The check is
-``python tools/prepare_dataset.py multimae --root data/imagenet_multimae/train``; if it leaves files out, train with
-``--cfg-options train_dataloader.dataset.sources.in1k.ann_file=data/imagenet_multimae/train/aligned_list.txt``.
-Crops and flips, the same for all modalities: the paper's appendix A and the released config. RGB and depth are resized
-bicubically, classes to the nearest pixel, all by Pillow's rules: the released code leaves them to Pillow's defaults.
+This package has no network that makes them. The published code has a script for each. Check the files with
+``python tools/prepare_dataset.py multimae --root data/imagenet_multimae/train``. If it leaves files out, train with
+``--cfg-options train_dataloader.dataset.sources.in1k.ann_file=data/imagenet_multimae/train/aligned_list.txt``. Crops
+and flips are the same for all modalities (the paper's appendix A and the released config). RGB and depth are resized
+bicubically, classes to the nearest pixel. All follow Pillow's rules, since the released code uses its defaults.
 """
 
 size = 224  # pixels of a crop

@@ -1,13 +1,14 @@
-"""How images are read for semantic segmentation; a data set's file adds where they are and what belongs to them.
+"""How images are read for semantic segmentation. A data set's file adds their folders and classes.
 
-Flip, colour jitter, large-scale jitter from 0.1 to 2, a crop of 512x512 with padding; tested on the image fitted into
-512x512, scored at that size: the released code of MultiMAE (arXiv:2204.01678). It resizes twice, which is once here;
-its maps take the nearest pixel to a corner (OpenCV's rule), ours to the centre, where colours are. Its loss is the mean
-over the known pixels of each GPU, then over GPUs; ours is the mean over those of the step.
+The augmentation is that of MultiMAE's released code (arXiv:2204.01678): flip, colour jitter, large-scale jitter from
+0.1 to 2, a crop of 512x512 with padding. Tests fit the image into 512x512 and score at that size. The release resizes
+twice, here it is once. Its maps take the nearest pixel to a corner (OpenCV's rule). Ours take that to the centre, as
+RGB does. Its loss is the mean over the known pixels of each GPU, then over GPUs. Ours is the mean over those of the
+step.
 """
 
 size = 512  # pixels of a crop
-checkpoint = dict(save_best='segmentation/mIoU')  # for the hooks: the release tests that epoch
+checkpoint = dict(save_best='segmentation/mIoU')  # for the hooks; the release tests that epoch
 flip_and_colours = [
     dict(type='Flip', prob=0.5),
     dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, prob=0.5),

@@ -1,6 +1,6 @@
 """ADE20K, 150 classes, as http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip unpacks.
 
-``images/training/ADE_train_00000001.jpg`` belongs to ``annotations/training/ADE_train_00000001.png``, whose class 0 is
+``images/training/ADE_train_00000001.jpg`` belongs to ``annotations/training/ADE_train_00000001.png``. Its class 0 means
 none.
 """
 

@@ -1,8 +1,8 @@
-"""Hypersim (https://github.com/apple/ml-hypersim), the 40 classes of NYUv2; a config picks the ``modalities``.
+"""Hypersim (https://github.com/apple/ml-hypersim), the 40 classes of NYUv2. A config selects the ``modalities``.
 
-As MultiMAE prepares it, with files of the same names below each folder, whatever lies between, such as a scene:
+As MultiMAE prepares it. Files have the same names below each folder, with any sub-folders, such as a scene:
 
-    hypersim/train/rgb/SCENE/NAME.png         colours (or JPEG)
+    hypersim/train/rgb/SCENE/NAME.png         RGB (or JPEG)
     hypersim/train/depth/SCENE/NAME.png       depth in 16 bits, in any unit
     hypersim/train/mask_valid/SCENE/NAME.png  255 where the depth is known (without: valid=None)
     hypersim/train/semseg/SCENE/NAME.png      classes from 1 to 40, 0 for none

@@ -1,8 +1,8 @@
-"""NYUv2, 40 classes, at 640x640; a config picks the ``modalities``. There are 795 images to train and 654 to test.
+"""NYUv2, 40 classes, at 640x640. A config selects the ``modalities``. There are 795 images to train and 654 to test.
 
-As ``tools/prepare_nyuv2.py`` of MultiMAE's release writes it, the masks added:
+As ``tools/prepare_nyuv2.py`` of MultiMAE's release writes it, with the masks added:
 
-    nyuv2/train/rgb/data/0001.png         colours
+    nyuv2/train/rgb/data/0001.png         RGB
     nyuv2/train/depth/data/0001.png       depth in 16 bits, in any unit
     nyuv2/train/mask_valid/data/0001.png  255 where the depth is known (without: valid=None)
     nyuv2/train/semseg/data/0001.png      classes from 1 to 40, 0 for none

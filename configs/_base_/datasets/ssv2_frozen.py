@@ -1,4 +1,4 @@
-"""SSv2 for frozen evaluation: the validation videos to be tested, and the training videos as ``bank``; one clip each.
+"""SSv2 for frozen evaluation, one clip each. The validation videos are tested, the training videos are the ``bank``.
 
 Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
 

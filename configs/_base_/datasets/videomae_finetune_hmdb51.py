@@ -1,6 +1,6 @@
 """HMDB51 for fine-tuning VideoMAE, as ``python tools/prepare_dataset.py hmdb51 --root data/hmdb51`` leaves it.
 
-Clips of 16 frames at a stride of 2; everything else as in ``videomae_finetune_k400.py``.
+Clips of 16 frames at a stride of 2. Everything else is as in ``videomae_finetune_k400.py``.
 """
 
 _base_ = './videomae_finetune_k400.py'

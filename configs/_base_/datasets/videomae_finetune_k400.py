@@ -1,13 +1,14 @@
 """Kinetics-400 for fine-tuning VideoMAE, as ``python tools/prepare_dataset.py k400 --root data/kinetics400`` leaves it.
 
-The released code (github.com/MCG-NJU/VideoMAE and, with the same numbers, github.com/OpenGVLab/VideoMAEv2): 16 frames
-spread over 64, whatever the frame rate, in two replicas of each decoded video; RandAugment (m7, 4 layers, mstd 0.5,
-increasing, bicubic) on the whole frame, then a bilinear crop without antialiasing, flip, erasing to noise. Tested on 5
-clips x 3 crops of every fourth frame, from the first to the last, whose softmax is averaged; validated on the middle of
-the middle clip, as V2 (VideoMAE validates on a random clip).
+The source is the released code (github.com/MCG-NJU/VideoMAE and, with the same numbers,
+github.com/OpenGVLab/VideoMAEv2). 16 frames are spread over 64, whatever the frame rate, in two replicas of each decoded
+video. RandAugment (m7, 4 layers, mstd 0.5, increasing, bicubic) takes the whole frame. Then come a bilinear crop
+without antialiasing, flip and erasing to noise. Tests take 5 clips x 3 crops of every fourth frame, from the first to
+the last, and average their softmax. Validation takes the centre crop of the middle clip, as V2 (VideoMAE validates on a
+random clip).
 
-What differs: CutMix of V2 (timm 0.4.12, made for images) takes a box of frames and rows for one of rows and columns;
-ours cuts in space, as VideoMAE's.
+Different here: CutMix of V2 (timm 0.4.12, made for images) takes a box of frames and rows for one of rows and columns.
+Ours cuts in space, as VideoMAE's.
 """
 
 _base_ = './finetune_videos.py'

@@ -1,8 +1,9 @@
 """SSv2 for fine-tuning VideoMAE, as ``python tools/prepare_dataset.py ssv2 --root data/sthv2`` leaves it.
 
-Sparse clips: one frame in each of 16 segments of the video, a random one in training, the middle one in validation (in
-VideoMAE's first version a random one, too); tested on 2 clips, whose frames interleave, x 3 crops. No flip, which would
-turn "from left to right" into another class. Everything else as in ``videomae_finetune_k400.py``.
+Clips are sparse, with one frame in each of 16 segments of the video. It is a random one in training and the middle one
+in validation (in VideoMAE's first version a random one too). Tests take 2 clips, whose frames interleave, x 3 crops.
+There is no flip, since it would turn "from left to right" into another class. Everything else is as in
+``videomae_finetune_k400.py``.
 """
 
 _base_ = './finetune_videos.py'

@@ -1,11 +1,11 @@
-"""K400 videos alone: the data of VideoMAE pretraining, and its validation set for a held-out loss.
+"""K400 videos alone, the data of VideoMAE pretraining. Its validation set gives a held-out loss.
 
 Expected files, under ``data`` or the folder named by the environment variable OMNIMAE_DATA::
 
     kinetics400/videos_{train,val}/CLASS/*.mp4
 
-Crops and clips: the released scripts. Every fourth frame, 16 in all, whatever the frame rate; no flip. The release has
-no held-out loss.
+Crops and clips are those of the released scripts. They take every fourth frame, 16 in all, whatever the frame rate,
+without flip. The release has no held-out loss.
 """
 
 size = 224  # pixels of a crop
@@ -13,7 +13,7 @@ num_frames = 16  # of a clip
 data_root = '{{$OMNIMAE_DATA:data}}'
 
 train_dataloader = dict(
-    batch_size=32,  # clips per GPU and micro-batch; the GPU's memory decides, the numbers do not change
+    batch_size=32,  # clips per GPU and micro-batch; it changes no numbers, only memory
     num_workers=10,
     persistent_workers=True,
     pin_memory=True,

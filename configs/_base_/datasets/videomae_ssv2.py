@@ -1,4 +1,4 @@
-"""SSv2 videos alone: as ``videomae_k400.py``, with every second of their 12 frames a second.
+"""SSv2 videos alone, as ``videomae_k400.py``, with every second of their 12 frames a second.
 
 Expected files: those of SSv2 in ``in1k_ssv2.py``.
 """

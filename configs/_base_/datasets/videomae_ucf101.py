@@ -1,6 +1,6 @@
 """UCF101 videos alone, split 1, as ``python tools/prepare_dataset.py ucf101 --root data/ucf101`` leaves them.
 
-Crops and clips as in ``videomae_k400.py``; labels are not used.
+Crops and clips are as in ``videomae_k400.py``. Labels are not used.
 """
 
 _base_ = './videomae_k400.py'

@@ -7,11 +7,11 @@ Expected files, under ``data`` or the folder named by the environment variable O
     ava/clips/**.mp4                   AVA 2.2 in pieces of 300 frames
     webvid2m/videos/**.mp4
 
-Strides: every fourth frame, of SSv2 every second of its 12 a second: released code. About 1.35 M clips, of which these
-four make 49, 12.5, 1.5 and 18.5 %; the rest were collected from Instagram and are not public. The release mixes the
-sources within a step; here a step has one of them, in random order. One list of all sources, as the release has it
-("PATH 0 -1" and "FOLDER START TOTAL" lines), serves as the ``ann_file`` of each of them, with ``select`` for its lines,
-and ``FrameDataset`` reads folders of pictures.
+Strides take every fourth frame, of SSv2 every second of its 12 a second (released code). There are about 1.35 M clips.
+These four sources make 49, 12.5, 1.5 and 18.5 % of them. The rest were collected from Instagram and are not public. The
+release mixes the sources within a step. Here a step has one of them, in random order. The release has one list of all
+sources ("PATH 0 -1" and "FOLDER START TOTAL" lines). It serves as the ``ann_file`` of each of them, with ``select`` for
+its lines. ``FrameDataset`` reads folders of frames.
 """
 
 _base_ = './videomae_ssv2.py'

@@ -1,8 +1,8 @@
 """A classifier over OmniMAE's ViT-B, for clips of 16x224x224 and images of 224x224.
 
-Pooling and norm: the release. DropPath, label smoothing, mixup and CutMix: paper (arXiv:2206.08356), Tables 4 and 5.
-``init_cfg`` takes the backbone of any checkpoint: released or ours, raw or EMA, a path or a URL; by default the
-released one, else the one that OMNIMAE_CHECKPOINT names.
+Pooling and norm are the release's. DropPath, label smoothing, mixup and CutMix are those of the paper
+(arXiv:2206.08356), Tables 4 and 5. ``init_cfg`` loads the backbone of any checkpoint, released or ours, raw or EMA, by
+path or URL. The default is the released one, or the one that OMNIMAE_CHECKPOINT names.
 """
 
 model = dict(
@@ -25,7 +25,8 @@ model = dict(
     ),
 )
 
-# A config takes one with `model = _base_.sizes.large`. DropPath: paper, Tables 4 and 5; the release built 0.1.
+# A config takes one with `model = _base_.sizes.large`. DropPath is from the paper's Tables 4 and 5. The release
+# has 0.1.
 sizes = dict(
     large=dict(
         backbone=dict(arch='large', drop_path_rate=0.2),

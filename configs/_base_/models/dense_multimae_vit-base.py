@@ -1,6 +1,7 @@
-"""MultiMAE's ViT-B under the head of ``dense_vit-base.py``; a config picks the modalities from ``tokenizers``.
+"""MultiMAE's ViT-B with the head of ``dense_vit-base.py``. A config selects the modalities from ``tokenizers``.
 
-``init_cfg`` takes the encoder of any checkpoint, of a plain ViT too; by default MultiMAE's released one of 1600 epochs.
+``init_cfg`` loads the encoder of any checkpoint, of a plain ViT too. The default is MultiMAE's released one of 1600
+epochs.
 """
 
 _base_ = './dense_vit-base.py'

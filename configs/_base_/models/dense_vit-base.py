@@ -1,9 +1,9 @@
-"""OmniMAE's ViT-B under MultiMAE's segmentation head (arXiv:2204.01678), of ConvNeXt blocks; without a final norm.
+"""OmniMAE's ViT-B without final norm, with MultiMAE's segmentation head of ConvNeXt blocks (arXiv:2204.01678).
 
-DropPath of 0.1, 6144 numbers a token, 4 blocks: MultiMAE's released code and configs, by which it compares MAE with
-itself. ``init_cfg`` takes the encoder of any checkpoint: released or ours, a path or a URL; by default OmniMAE's
-released one, else the one that OMNIMAE_CHECKPOINT names. For MAE's: patch_size=(1, 16, 16), clip_size=(1, 224, 224),
-positions='sincos2d', cls_token=True.
+DropPath of 0.1, 6144 numbers a token and 4 blocks are those of MultiMAE's released code and configs, by which it
+compares MAE with itself. ``init_cfg`` loads the encoder of any checkpoint, released or ours, by path or URL. The
+default is OmniMAE's released one, or the one that OMNIMAE_CHECKPOINT names. MAE's needs patch_size=(1, 16, 16),
+clip_size=(1, 224, 224), positions='sincos2d', cls_token=True.
 """
 
 interpolate_positions = True  # maps are larger than what the positions were trained for

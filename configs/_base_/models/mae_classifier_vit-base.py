@@ -1,9 +1,9 @@
 """A classifier over MAE's ViT-B, for images of 224x224.
 
-The class token takes part; pooled are the other tokens, then a fresh norm and a linear head. Positions are trained,
-too, from those of the checkpoint on. DropPath, label smoothing, mixup and CutMix: the released code
-(github.com/facebookresearch/mae). ``init_cfg`` takes the backbone of any checkpoint: the released one, else the one
-that OMNIMAE_CHECKPOINT names.
+The class token takes part in the attention. The other tokens are pooled, followed by a fresh norm and a linear head.
+Positions are trained too, starting from those of the checkpoint. DropPath, label smoothing, mixup and CutMix are those
+of the released code (github.com/facebookresearch/mae). ``init_cfg`` loads the backbone of any checkpoint. The default
+is the released one, or the one that OMNIMAE_CHECKPOINT names.
 """
 
 model = dict(

@@ -1,8 +1,9 @@
 """A classifier over MAE-ST's ViT-B, for clips of 16x224x224.
 
-Mean of all tokens but the class token, then the norm of pretraining, dropout, a linear head that begins near zero;
-label smoothing, mixup and CutMix: SlowFast's configs/masked_ssl. ``init_cfg`` takes the backbone of any checkpoint,
-theirs or ours: the one that OMNIMAE_CHECKPOINT names, else the released one.
+The source is SlowFast's configs/masked_ssl. The mean of all tokens except the class token goes through the norm of
+pretraining, dropout, and a linear head that starts near zero. Label smoothing, mixup and CutMix are SlowFast's too.
+``init_cfg`` loads the backbone of any checkpoint, theirs or ours. It is the one that OMNIMAE_CHECKPOINT names, else the
+released one.
 """
 
 model = dict(

@@ -1,10 +1,10 @@
-"""MAE-ST (arXiv:2205.09113), ViT-B, for clips of 16x224x224: 90 % of the tokens are hidden, anywhere in space and time.
+"""MAE-ST (arXiv:2205.09113), ViT-B, for clips of 16x224x224. 90 % of the tokens are hidden, anywhere in space and time.
 
-As the released weights were trained (github.com/facebookresearch/SlowFast, configs/masked_ssl): learned positions of
-places and of time slices, a class token that the decoder goes on with, a decoder with a learned position for every
-token and 8 heads, of each tubelet the first frame predicted, normalised over all channels. 156 of 1568 tokens are seen.
-First weights: those of github.com/facebookresearch/mae_st, Xavier's for linear layers, with queries, keys and values as
-layers of their own. SlowFast drew them from a normal distribution of std 0.02, and began all biases at 0.02.
+It is as the released weights were trained (github.com/facebookresearch/SlowFast, configs/masked_ssl). Positions are
+learned, spatial plus temporal. The decoder takes over the class token. It has a learned position for every token and 8
+heads. It predicts the first frame of each tubelet, normalised over all channels. 156 of 1568 tokens are visible.
+Initial weights are those of github.com/facebookresearch/mae_st, Xavier's for linear layers, with queries, keys and
+values as separate layers. SlowFast drew them from a normal distribution of std 0.02, and started all biases at 0.02.
 """
 
 mean, std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
@@ -37,6 +37,6 @@ model = dict(
     ),
 )
 
-# A config takes one with `model = _base_.sizes.large`. The release's ViT-H has patches of 16x16 pixels; the model of
+# A config takes one with `model = _base_.sizes.large`. The release's ViT-H has patches of 16x16 pixels. The model of
 # that name in MAE-ST's repository has 14x14.
 sizes = dict(large=dict(backbone=dict(arch='large')), huge=dict(backbone=dict(arch='huge')))

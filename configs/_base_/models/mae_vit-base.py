@@ -1,6 +1,6 @@
-"""MAE (arXiv:2111.06377), ViT-B, for images of 224x224: three quarters of the tokens are hidden at random.
+"""MAE (arXiv:2111.06377), ViT-B, for images of 224x224. Three quarters of the tokens are hidden at random.
 
-Encoder, decoder, target and first weights: the released code (github.com/facebookresearch/mae).
+Encoder, decoder, target and initial weights are those of the released code (github.com/facebookresearch/mae).
 """
 
 mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -1,7 +1,7 @@
-"""MultiMAE (arXiv:2204.01678), ViT-B, for images of 224x224 with depth and semantic maps: 98 of 588 tokens are seen.
+"""MultiMAE (arXiv:2204.01678), ViT-B, for images of 224x224 with depth and class maps. 98 of 588 tokens are visible.
 
-Encoder, decoders, targets and losses: the paper's section 3, appendix A and the released code
-(github.com/EPFL-VILAB/MultiMAE). Colours are predicted twice, as they are and normalised by patch.
+Encoder, decoders, targets and losses are those of the paper's section 3, appendix A and the released code
+(github.com/EPFL-VILAB/MultiMAE). RGB is predicted twice, as plain pixels and normalised by patch.
 """
 
 head = dict(type='CrossAttentionHead', embed_dim=256, depth=2, num_heads=8)
@@ -19,7 +19,7 @@ model = dict(
         type='MultiModalViT',
         arch='base',
         num_global_tokens=1,
-        # frames, height, width; maps of classes have a quarter of the height and width
+        # frames, height, width; class maps have a quarter of the height and width
         tokenizers=dict(
             rgb=dict(type='PatchTokenizer', channels=3, patch_size=(1, 16, 16), clip_size=(1, 224, 224)),
             depth=dict(type='PatchTokenizer', channels=1, patch_size=(1, 16, 16), clip_size=(1, 224, 224)),
@@ -37,5 +37,5 @@ model = dict(
     ),
 )
 
-# A config takes it with `model = _base_.sizes.large`. The release has the encoder's size, but no weights of it.
+# A config takes it with `model = _base_.sizes.large`. The release defines this encoder, but has no weights of it.
 sizes = dict(large=dict(backbone=dict(arch='large')))

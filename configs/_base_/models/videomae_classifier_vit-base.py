@@ -1,8 +1,9 @@
 """A classifier over VideoMAE's ViT-B, for clips of 16x224x224.
 
-Mean of all tokens, a fresh norm, dropout, a linear head that begins near zero; label smoothing, mixup and CutMix: the
-released code (github.com/MCG-NJU/VideoMAE, which VideoMAE V2 shares). ``init_cfg`` takes the backbone of any
-checkpoint, theirs or ours: the one that OMNIMAE_CHECKPOINT names, else the one that each config says.
+The source is the released code (github.com/MCG-NJU/VideoMAE, which VideoMAE V2 shares). The mean of all tokens goes
+through a fresh norm, dropout, and a linear head that starts near zero. Label smoothing, mixup and CutMix are the
+release's too. ``init_cfg`` loads the backbone of any checkpoint, theirs or ours. It is the one that OMNIMAE_CHECKPOINT
+names, else the one that each config names.
 """
 
 model = dict(

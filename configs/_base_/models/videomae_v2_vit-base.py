@@ -1,7 +1,7 @@
-"""VideoMAE V2 (arXiv:2303.16727), ViT-B: running cells leave the decoder half of the tokens.
+"""VideoMAE V2 (arXiv:2303.16727), ViT-B. Running cells leave the decoder half of the tokens.
 
-Of 1568 tokens the encoder sees 160 and the decoder predicts 784, of which 704 count: released code
-(github.com/OpenGVLab/VideoMAEv2).
+Of 1568 tokens the encoder sees 160 and the decoder predicts 784, of which 704 count (released code,
+github.com/OpenGVLab/VideoMAEv2).
 """
 
 _base_ = './videomae_vit-base.py'
@@ -17,7 +17,7 @@ model = dict(
     )
 )
 
-# A config takes one with `model = _base_.sizes.large`. ViT-H's decoder is narrower than in VideoMAE; ViT-g's shares the
+# A config takes one with `model = _base_.sizes.large`. ViT-H's decoder is narrower than in VideoMAE. ViT-g's shares the
 # encoder's odd mlp_ratio. Both recompute activations.
 sizes = dict(
     _delete_=True,

@@ -1,6 +1,7 @@
-"""VideoMAE (arXiv:2203.12602), ViT-B, for clips of 16x224x224: tubes hide 90 % of the tokens.
+"""VideoMAE (arXiv:2203.12602), ViT-B, for clips of 16x224x224. Tubes hide 90 % of the tokens.
 
-Encoder, decoder, target and first weights: the released code (github.com/MCG-NJU/VideoMAE, which VideoMAE V2 shares).
+Encoder, decoder, target and initial weights are those of the released code (github.com/MCG-NJU/VideoMAE, which VideoMAE
+V2 shares).
 """
 
 model = dict(
@@ -31,7 +32,7 @@ model = dict(
     ),
 )
 
-# A config takes one with `model = _base_.sizes.large`. The decoders: as released.
+# A config takes one with `model = _base_.sizes.large`. The decoders are as released.
 sizes = dict(
     small=dict(backbone=dict(arch='small'), head=dict(embed_dim=192, num_heads=3)),
     large=dict(backbone=dict(arch='large'), head=dict(embed_dim=512, depth=12, num_heads=8)),

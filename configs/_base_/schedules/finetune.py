@@ -1,9 +1,9 @@
-"""What all fine-tuning shares; epochs, learning rate, batch and decay stand in the config of the benchmark.
+"""What all fine-tuning shares. The config of the benchmark has epochs, learning rate, batch size and decay.
 
-AdamW with betas (0.9, 0.999) and layer-wise learning rates: paper (arXiv:2206.08356), Tables 4 and 5. The rates fall by
-BEiT's rule, as the paper writes it; the release has one factor of the decay more everywhere, also at the head
-(``optim_wrapper.paramwise_cfg.rule=release``). Linear warm-up from 1e-6, cosine to 1e-6: the release. It trains in
-float32 (``optim_wrapper.dtype=None``); the paper does not say.
+AdamW with betas (0.9, 0.999) and layer-wise learning rates are those of the paper (arXiv:2206.08356), Tables 4 and 5.
+The layer decay follows BEiT's rule, as the paper writes it. The release has one factor of the decay more everywhere,
+also at the head (``optim_wrapper.paramwise_cfg.rule=release``). Linear warm-up from 1e-6 and cosine to 1e-6 are the
+release's. It trains in float32 (``optim_wrapper.dtype=None``). The paper does not state it.
 """
 
 optim_wrapper = dict(

@@ -1,7 +1,8 @@
-"""What fine-tuning of MultiMAE for segmentation shares; epochs stand in the config of the data set.
+"""What fine-tuning of MultiMAE for segmentation shares. The config of the data set has the epochs.
 
-AdamW at 1e-4, weight decay 0.05, layer decay 0.75 by BEiT's rule, linear warm-up from 0, cosine to 0: the released
-configs and code (github.com/EPFL-VILAB/MultiMAE). It trains in float16; bfloat16 needs no loss scaling.
+AdamW at 1e-4, weight decay 0.05, layer decay 0.75 by BEiT's rule, linear warm-up from 0 and cosine to 0 are those of
+the released configs and code (github.com/EPFL-VILAB/MultiMAE). The release trains in float16. bfloat16 needs no loss
+scaling.
 """
 
 optim_wrapper = dict(

@@ -1,7 +1,7 @@
-"""Fine-tuning of MAE: as ``finetune.py``, with a warm-up from 0; class token and positions are not decayed.
+"""Fine-tuning of MAE, as ``finetune.py``, with a warm-up from 0. Class token and positions have no weight decay.
 
-The released code (github.com/facebookresearch/mae), which trains the positions, too. A config has the peak and the
-epochs.
+The source is the released code (github.com/facebookresearch/mae), which trains the positions too. A config has the peak
+learning rate and the epochs.
 """
 
 _base_ = './finetune.py'

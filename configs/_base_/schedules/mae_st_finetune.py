@@ -1,8 +1,8 @@
-"""Fine-tuning of MAE-ST: as ``finetune.py``, with gradients clipped to a norm of 5 (SlowFast's configs/masked_ssl).
+"""Fine-tuning of MAE-ST, as ``finetune.py``, with gradients clipped to a norm of 5 (SlowFast's configs/masked_ssl).
 
-SlowFast says rates per machine of 8 GPUs, with 16 videos a step, and multiplies them with the number of machines, those
-of beginning and end too: here for as many as take 256 samples a step, replicas counted. A config has the peak, both
-ends and the epochs. SlowFast trains in float32 (``optim_wrapper.dtype=None``).
+SlowFast states learning rates per machine of 8 GPUs, with 16 videos a step. It multiplies them by the number of
+machines, those of beginning and end too. Here they are for as many machines as take 256 samples a step, replicas
+included. A config has the peak, both ends and the epochs. SlowFast trains in float32 (``optim_wrapper.dtype=None``).
 """
 
 _base_ = './finetune.py'

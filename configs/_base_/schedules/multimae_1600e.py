@@ -1,8 +1,9 @@
-"""MultiMAE pretraining, 1600 epochs: arXiv:2204.01678, appendix A (a rate of 1e-4 per 256 images, here for 2048).
+"""MultiMAE pretraining, 1600 epochs, as arXiv:2204.01678, appendix A (learning rate 1e-4 per 256 images, here for
+2048).
 
-AdamW, betas; linear from 0 over 40 epochs, then a cosine to 0. Everything is decayed, biases, norms and tokens too: the
-released code has one group of parameters, because it gives the optimizer a list of them. The release trains in
-float16; bfloat16 needs no loss scaling.
+AdamW and betas are the paper's. Warm-up is linear from 0 over 40 epochs, then a cosine to 0. All parameters have weight
+decay, biases, norms and tokens too. The released code has one parameter group, because it gives the optimizer a list.
+The release trains in float16. bfloat16 needs no loss scaling.
 """
 
 optim_wrapper = dict(

@@ -1,6 +1,7 @@
-"""Fine-tuning of MultiMAE for segmentation and depth: as ``finetune_dense.py``; the global token is not decayed.
+"""Fine-tuning of MultiMAE for segmentation and depth, as ``finetune_dense.py``. The global token has no weight decay.
 
-The released code (github.com/EPFL-VILAB/MultiMAE). Its names for vectors of classes match none, so they are decayed.
+The source is the released code (github.com/EPFL-VILAB/MultiMAE). Its names for class embeddings match none, so they
+have weight decay.
 """
 
 _base_ = './finetune_dense.py'

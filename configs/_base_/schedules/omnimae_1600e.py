@@ -1,4 +1,4 @@
-"""OmniMAE pretraining, 1600 epochs: the models of the paper's Table 2. The warm-up is still 40 epochs (Table 3)."""
+"""OmniMAE pretraining, 1600 epochs, for the models of the paper's Table 2. The warm-up is still 40 epochs (Table 3)."""
 
 _base_ = './omnimae_800e.py'
 

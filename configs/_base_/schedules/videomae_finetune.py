@@ -1,7 +1,8 @@
-"""Fine-tuning of VideoMAE: as ``finetune.py``, with a warm-up from 0 whose last step has the peak (its released code).
+"""Fine-tuning of VideoMAE, as ``finetune.py``, with a warm-up from 0 whose last step has the peak (its released code).
 
-It trains in float16 with DeepSpeed; bfloat16 needs no loss scaling. Rates are the scripts' times videos per step / 256,
-floor included; replicas do not count there. A config has the peak, ``end_lr`` and the epochs.
+The release trains in float16 with DeepSpeed. bfloat16 needs no loss scaling. Learning rates are the scripts' times
+videos per step / 256, including the floor. Replicas do not count there. A config has the peak, ``end_lr`` and the
+epochs.
 """
 
 _base_ = './finetune.py'

@@ -1,9 +1,9 @@
 """Baseline of Figure 2 (arXiv:2206.08356): MAE ViT-B, fine-tuned on iNaturalist 2018 like OmniMAE.
 
 Recipe: that of ``omnimae/finetune/vit-b_inat18.py``.
-Start: published weights of IN1K, 1600 epochs. The paper trained MAE's released code for 800 epochs; those weights were
-       not published: train ``mae/vit-b_in1k_800e.py`` and name them by OMNIMAE_CHECKPOINT.
-       An image goes through it as in MAE, without the class token, see docs/zoo.md.
+Start: published weights of IN1K, 1600 epochs. The paper trained MAE's released code for 800 epochs. Those weights were
+       not published. Train ``mae/vit-b_in1k_800e.py`` and name them by OMNIMAE_CHECKPOINT. An image goes through it as
+       in MAE, without the class token, see docs/zoo.md.
 Run:  bash tools/dist_train.sh configs/baselines/mae/vit-b_inat18.py 8
 Expect: Figure 2 of the paper. Ours: not yet run.
 """

@@ -1,9 +1,9 @@
 """Baseline of Figure 2 (arXiv:2206.08356): VideoMAE ViT-L, fine-tuned on Something-Something V2 like OmniMAE.
 
 Recipe: that of ``omnimae/finetune/vit-l_ssv2.py``.
-Start: published weights of K400, 1600 epochs. The paper's are of SSv2, 800 epochs. No ViT-L of SSv2 is published: train
-       ``videomae/vit-l_ssv2.py`` with ``train_cfg.max_epochs=800`` and name its weights by OMNIMAE_CHECKPOINT.
-       A clip goes through it as in VideoMAE, see docs/zoo.md.
+Start: published weights of K400, 1600 epochs. The paper's are of SSv2, 800 epochs. No ViT-L of SSv2 is published. Train
+       ``videomae/vit-l_ssv2.py`` with ``train_cfg.max_epochs=800`` and name its weights by OMNIMAE_CHECKPOINT. A clip
+       goes through it as in VideoMAE, see docs/zoo.md.
 Run:  bash tools/dist_train.sh configs/baselines/videomae/vit-l_ssv2.py 8
 Expect: Figure 2 of the paper. Ours: not yet run.
 """

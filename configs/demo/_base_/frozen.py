@@ -1,7 +1,7 @@
-"""How the demo looks at a frozen backbone.
+"""How the demo evaluates a frozen backbone.
 
-Recipe: that of ``configs/omnimae/linear``, shortened. LARS moves the weights by lr / 1000 of their size a step, so the
-rate makes up for the few steps.
+Recipe: that of ``configs/omnimae/linear``, shortened. LARS changes the weights by lr / 1000 of their norm a step. The
+high learning rate makes up for the few steps.
 """
 
 _base_ = ['tiny.py']

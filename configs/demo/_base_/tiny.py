@@ -1,19 +1,19 @@
-"""What pretraining and fine-tuning of the demo share: a ViT of 0.9 M parameters, and the data.
+"""What pretraining and fine-tuning of the demo share. It is a ViT of 0.9 M parameters, and the data.
 
-A clip is 8 frames of 32x32 pixels, spread over 2 seconds: 32 tokens. An image is 16.
+A clip has 8 frames of 32x32 pixels, spread over 2 seconds, and 32 tokens. An image has 16.
 """
 
 _base_ = ['../../_base_/default_runtime.py']
 
 data_root = '{{$OMNIMAE_DATA:data}}/demo'
 clip_size = (8, 32, 32)
-# Tubelets of 4 frames: 2 frames show too little of a motion for so short a training.
+# Tubelets have 4 frames, as 2 show too little motion for so short a training.
 backbone = dict(
     type='SpatioTemporalViT', embed_dim=128, depth=4, num_heads=4, patch_size=(4, 8, 8), clip_size=clip_size
 )
 image = dict(type='ImageDataset')
 video = dict(type='VideoDataset', clip_seconds=2.0, num_frames=clip_size[0])
-# no flip: it would turn one motion into another
+# no flip, it would turn one motion into another
 crop = [dict(type='RandomResizedCrop', size=clip_size[1], scale=(0.5, 1.0))]
 middle = [dict(type='ResizeShort', size=clip_size[1]), dict(type='CenterCrop', size=clip_size[1])]
 

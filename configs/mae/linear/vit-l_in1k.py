@@ -1,8 +1,8 @@
-r"""Linear probe of MAE ViT-L on IN1K: what its frozen class token says to a linear layer (arXiv:2111.06377).
+r"""Linear probe of MAE ViT-L on IN1K, one linear layer on its frozen class token (arXiv:2111.06377).
 
-Recipe: appendix A and the released code (github.com/facebookresearch/mae); tested on the middle of a short side of 256.
-     See ``_base_/schedules/linear_90e.py``. 50 epochs are enough for ViT-L and ViT-H, says the release.
-     The backbone is the released one, or the one in the file that OMNIMAE_CHECKPOINT names.
+Recipe: appendix A and the released code (github.com/facebookresearch/mae). Tests take the centre crop of a short side
+     of 256. See ``_base_/schedules/linear_90e.py``. The release says that 50 epochs are enough for ViT-L and ViT-H. The
+     backbone is the released one, or the one in the file that OMNIMAE_CHECKPOINT names.
 Run: bash tools/dist_train.sh configs/mae/linear/vit-l_in1k.py 8
      (global batch 16384 = 512 per GPU x 8 GPUs x 4 accumulated micro-batches)
      bash tools/dist_test.sh configs/mae/linear/vit-l_in1k.py \

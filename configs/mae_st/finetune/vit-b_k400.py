@@ -1,7 +1,7 @@
 """MAE-ST ViT-B, fine-tuned on Kinetics-400 (arXiv:2205.09113).
 
-Numbers: SlowFast's k400_VIT_B_16x4_FT; a rate of 6e-4 per 16 videos, 128 a step, each in two crops (256 samples).
-         That config has 1 video a step, which cannot be meant: 16 are assumed, as for ViT-L and ViT-H.
+Numbers: SlowFast's k400_VIT_B_16x4_FT. Learning rate 6e-4 per 16 videos, 128 a step, each in two crops (256 samples).
+         That config has 1 video a step, which cannot be meant. 16 are assumed, as for ViT-L and ViT-H.
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/mae_st/finetune/vit-b_k400.py 8
       (global batch 256 = 8 per GPU x 8 GPUs x 4 accumulated micro-batches;

@@ -1,6 +1,6 @@
 """MAE-ST ViT-H, fine-tuned on Kinetics-400 (arXiv:2205.09113).
 
-Numbers: SlowFast's k400_VIT_H_16x4_FT; a rate of 3e-4 per 16 videos, 256 a step, each once.
+Numbers: SlowFast's k400_VIT_H_16x4_FT. Learning rate 3e-4 per 16 videos, 256 a step, each once.
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/mae_st/finetune/vit-h_k400.py 8
       (global batch 256 = 8 per GPU x 8 GPUs x 4 accumulated micro-batches;

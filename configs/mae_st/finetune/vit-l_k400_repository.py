@@ -1,10 +1,10 @@
-"""MAE-ST ViT-L, fine-tuned on Kinetics-400: the recipe of MAE-ST's own repository.
+"""MAE-ST ViT-L, fine-tuned on Kinetics-400, by the recipe of MAE-ST's own repository.
 
-Numbers: FINETUNE.md and main_finetune.py of github.com/facebookresearch/mae_st; a rate of 2.4e-3 per 256 samples, 256 a
-         step: 128 videos in two crops (2 on each of 64 GPUs, which the file does not say). It differs from
-         ``vit-l_k400.py``, which is SlowFast's: the warm-up begins at 0 and the cosine ends at 1e-6, class token and
-         positions are spared weight decay, it trains in float32, and its tests (main_test.py) take 10 clips x 3 crops.
-         The bias of its head begins as PyTorch draws it; ours is zero.
+Numbers: FINETUNE.md and main_finetune.py of github.com/facebookresearch/mae_st. Learning rate 2.4e-3 per 256 samples,
+         256 a step. These are 128 videos in two crops (2 on each of 64 GPUs, which the file does not state). It differs
+         from SlowFast's ``vit-l_k400.py``. The warm-up begins at 0 and the cosine ends at 1e-6. Class token and
+         positions have no weight decay. It trains in float32. Its tests (main_test.py) take 10 clips x 3 crops. PyTorch
+         draws the initial bias of its head. Ours is zero.
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/mae_st/finetune/vit-l_k400_repository.py 8
       (global batch 256 = 8 per GPU x 8 GPUs x 4 accumulated micro-batches;

@@ -7,7 +7,7 @@ Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_ade20k.py 4
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_ade20k.py CHECKPOINT 4
 The release tests the epoch with the best mIoU of the validation: best_segmentation_mIoU_epoch_N_raw.safetensors. The
-log has it beside the last.
+log has it next to the last.
 Expect: mIoU 46.2 (README of the release). Ours: not yet run.
 """
 

@@ -1,14 +1,14 @@
-"""MultiMAE ViT-B, fine-tuned to tell depth from colours on NYUv2 (arXiv:2204.01678).
+"""MultiMAE ViT-B, fine-tuned to predict depth from RGB on NYUv2 (arXiv:2204.01678).
 
-Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE): DPT head on the blocks 2, 5, 8 and 11, reversed
-     Huber loss, float32. The release takes its mean, and the largest error in it, GPU by GPU; ours are of the step.
+Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE). DPT head on the blocks 2, 5, 8 and 11, reversed
+     Huber loss, float32. The release computes its mean, and the largest error in it, on each GPU. Ours are of the step.
 Data: laid out as ``configs/_base_/datasets/segmentation_nyuv2.py`` says; ``depth_nyuv2.py`` beside it, on the unit.
 Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_depth-nyuv2.py 2
       (global batch 128 = 64 per GPU x 2 GPUs;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_depth-nyuv2.py CHECKPOINT 2
-The release tests the epoch with the least validation loss. Here the log has the best delta1 of the validations beside
-the last; its weights are best_depth_delta1_epoch_N_raw.safetensors.
+The release tests the epoch with the least validation loss. Here the log has the best delta1 of the validations next to
+the last. Its weights are best_depth_delta1_epoch_N_raw.safetensors.
 Expect: delta1 86.4 (README of the release; the poster has 85.4). Ours: not yet run.
 """
 

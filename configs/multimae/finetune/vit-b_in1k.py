@@ -1,14 +1,14 @@
 """MultiMAE ViT-B, fine-tuned on ImageNet-1K from RGB (arXiv:2204.01678).
 
-Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE): 5e-4 per 256 images, mean over all tokens, the
-     global one too; no erasing, no average of weights. Its config would have the head begin small, but its code draws
-     it anew by Xavier's rule; so does ours.
+Numbers: the released config and code (github.com/EPFL-VILAB/MultiMAE). 5e-4 per 256 images, mean over all tokens, the
+     global one too, no erasing, no EMA of weights. Its config would give the head small initial weights, but its code
+     draws them again by Xavier's rule. So does ours.
 Data: python tools/prepare_dataset.py in1k --root FOLDER
 Run:  bash tools/dist_train.sh configs/multimae/finetune/vit-b_in1k.py 8
       (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches, of 128 x 8 in the release;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/multimae/finetune/vit-b_in1k.py CHECKPOINT 8
-The release logs and keeps the best accuracy of all epochs. The log has it beside the last, with its epoch; its weights
+The release logs and keeps the best accuracy of all epochs. The log has it next to the last, with its epoch. Its weights
 are best_accuracy_top1_epoch_N_raw.safetensors.
 Expect: top-1 83.3 (README of the release). Ours: not yet run.
 """

@@ -1,7 +1,7 @@
 """Figure 5b, training time by sample replication: 8 crops and masks of each decoded video.
 
-One epoch of figure 5a's run, to be timed: the time of its 708 updates, in shares of that with 1 replica. Read ``time``,
-``data_time`` and the samples per second in the log.
+This is one epoch of figure 5a's run, to be timed. The result is the time of its 708 updates relative to that with 1
+replica. Read ``time``, ``data_time`` and the samples per second in the log.
 
 Record: figure-5a_video-replicas-8.py
 Run: bash tools/dist_train.sh configs/omnimae/ablations/figure-5b_video-replicas-8.py 8

@@ -6,7 +6,7 @@ Run:  bash tools/dist_train.sh configs/omnimae/finetune/vit-l_in1k.py 8
       (global batch 1024 = 32 per GPU x 8 GPUs x 4 accumulated micro-batches;
       from own weights: with OMNIMAE_CHECKPOINT=work_dirs/.../epoch_N_raw.safetensors in front)
 Test: bash tools/dist_test.sh configs/omnimae/finetune/vit-l_in1k.py CHECKPOINT 8
-The paper reports the best test accuracy of all epochs (B.2). The log has it beside the last, with its epoch; its
+The paper reports the best test accuracy of all epochs (B.2). The log has it next to the last, with its epoch. Its
 weights are best_accuracy_top1_epoch_N_ema.safetensors.
 Expect: top-1 85.2 (Table 2; README of the release: 85.1). Ours: not yet run.
 """

@@ -1,4 +1,4 @@
-"""k-NN on EPIC-Kitchens-100: as ``vit-b_ssv2.py``, on the lists of prepare_dataset.py.
+"""k-NN on EPIC-Kitchens-100, as ``vit-b_ssv2.py``, on the lists of prepare_dataset.py.
 
 Data: python tools/prepare_dataset.py ek100 --root data/epic100
 Run:  python tools/test.py configs/omnimae/knn/vit-b_ek100.py CHECKPOINT

@@ -1,6 +1,6 @@
-"""k-NN on IN1K: the 20 most similar training images vote for the class of a validation image; nothing is trained.
+"""k-NN on IN1K, without training. The 20 most similar training images vote for the class of a validation image.
 
-Cosine similarity of the mean of normalised tokens, temperature 0.07: DINO (arXiv:2104.14294), section 4.1.
+Cosine similarity of the mean of normalised tokens, temperature 0.07, as DINO (arXiv:2104.14294), section 4.1.
 
 Run: python tools/test.py configs/omnimae/knn/vit-b_in1k.py CHECKPOINT
      bash tools/dist_test.sh configs/omnimae/knn/vit-b_in1k.py CHECKPOINT 8

@@ -1,4 +1,4 @@
-"""k-NN on iNaturalist 2018: as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
+"""k-NN on iNaturalist 2018, as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
 
 Data: python tools/prepare_dataset.py inat18 --root data/inat2018
 Run:  python tools/test.py configs/omnimae/knn/vit-b_inat18.py CHECKPOINT

@@ -1,4 +1,4 @@
-"""k-NN on Kinetics-400: as ``vit-b_ssv2.py``, on the lists of prepare_dataset.py. Clips of 2 seconds.
+"""k-NN on Kinetics-400, as ``vit-b_ssv2.py``, on the lists of prepare_dataset.py. Clips of 2 seconds.
 
 Data: python tools/prepare_dataset.py k400 --root data/kinetics400
 Run:  python tools/test.py configs/omnimae/knn/vit-b_k400.py CHECKPOINT

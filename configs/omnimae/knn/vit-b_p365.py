@@ -1,4 +1,4 @@
-"""k-NN on Places365-Standard: as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
+"""k-NN on Places365-Standard, as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
 
 Data: python tools/prepare_dataset.py p365 --root data/places365
 Run:  python tools/test.py configs/omnimae/knn/vit-b_p365.py CHECKPOINT

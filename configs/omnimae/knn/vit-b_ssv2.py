@@ -1,6 +1,6 @@
-"""k-NN on SSv2: the 20 most similar training clips vote for the class of a validation clip; nothing is trained.
+"""k-NN on SSv2, without training. The 20 most similar training clips vote for the class of a validation clip.
 
-Cosine similarity of the mean of normalised tokens, temperature 0.07: DINO (arXiv:2104.14294), section 4.1.
+Cosine similarity of the mean of normalised tokens, temperature 0.07, as DINO (arXiv:2104.14294), section 4.1.
 
 Run: python tools/test.py configs/omnimae/knn/vit-b_ssv2.py CHECKPOINT
      bash tools/dist_test.sh configs/omnimae/knn/vit-b_ssv2.py CHECKPOINT 8

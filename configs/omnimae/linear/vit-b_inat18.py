@@ -1,4 +1,4 @@
-"""Linear probe on iNaturalist 2018: as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
+"""Linear probe on iNaturalist 2018, as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
 
 Data: python tools/prepare_dataset.py inat18 --root data/inat2018
 Run:  bash tools/dist_train.sh configs/omnimae/linear/vit-b_inat18.py 8

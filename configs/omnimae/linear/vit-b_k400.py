@@ -1,4 +1,4 @@
-"""Linear probe on Kinetics-400: as ``vit-b_ssv2.py``, on the lists of prepare_dataset.py. Clips of 2 seconds, flipped.
+"""Linear probe on Kinetics-400, as ``vit-b_ssv2.py``, on the lists of prepare_dataset.py. Clips of 2 seconds, flipped.
 
 Data: python tools/prepare_dataset.py k400 --root data/kinetics400
 Run:  bash tools/dist_train.sh configs/omnimae/linear/vit-b_k400.py 8

@@ -1,4 +1,4 @@
-"""Linear probe on Places365-Standard: as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
+"""Linear probe on Places365-Standard, as ``vit-b_in1k.py``, on the lists of prepare_dataset.py.
 
 Data: python tools/prepare_dataset.py p365 --root data/places365
 Run:  bash tools/dist_train.sh configs/omnimae/linear/vit-b_p365.py 8

@@ -1,8 +1,8 @@
-r"""Linear probe on SSv2: as ``vit-b_in1k.py``, on clips.
+r"""Linear probe on SSv2, as ``vit-b_in1k.py``, on clips.
 
-Nobody published a recipe for clips: this is MAE's (arXiv:2111.06377, appendix A) with a batch of 1024, since SSv2 has
-an eighth of the samples, and so a learning rate of 0.1 x 1024 / 256; no flip, which would turn "from left to right"
-into another class. Tested on 5 clips x 3 crops, validated on one.
+Nobody published a recipe for clips. This is MAE's (arXiv:2111.06377, appendix A) with a batch size of 1024, since SSv2
+has an eighth of the samples. So the learning rate is 0.1 x 1024 / 256. There is no flip, since it would turn "from left
+to right" into another class. Tests take 5 clips x 3 crops, validation takes one.
 
 Run: bash tools/dist_train.sh configs/omnimae/linear/vit-b_ssv2.py 8
      (global batch 1024 = 64 per GPU x 8 GPUs x 2 accumulated micro-batches)

@@ -1,4 +1,5 @@
-"""CIFAR-10 as JPEG files, and a ViT small enough for CPUs: what pretraining, fine-tuning and frozen evaluation share.
+"""What pretraining, fine-tuning and frozen evaluation share. It is CIFAR-10 as JPEG files, and a ViT small enough for
+CPUs.
 
 Data: data/cifar10/{train,test}/CLASS/*.jpg; the first 1000 training images of each class are used, in a list made by
       cd data/cifar10 && (cd train && ls */0???.jpg) | awk -F/ '{print $0, $1}' > train_10k.txt

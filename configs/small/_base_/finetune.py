@@ -1,4 +1,4 @@
-"""How the small experiments fine-tune, from any pretraining or from scratch: one light recipe for all."""
+"""How the small experiments fine-tune, from any pretraining or from scratch, with one light recipe for all."""
 
 _base_ = ['mixed.py']
 

@@ -1,6 +1,6 @@
-"""How the small experiments look at a frozen backbone: the recipe of ``configs/omnimae/linear``, shortened.
+"""How the small experiments evaluate a frozen backbone, by the recipe of ``configs/omnimae/linear``, shortened.
 
-LARS moves the weights by lr / 1000 of their size a step, so the rate makes up for the few steps.
+LARS changes the weights by lr / 1000 of their norm a step. The high learning rate makes up for the few steps.
 """
 
 _base_ = ['mixed.py']

@@ -1,10 +1,10 @@
-"""CIFAR-10, videos made of it, and a ViT for CPUs: what pretraining, fine-tuning and frozen evaluation share.
+"""What pretraining, fine-tuning and frozen evaluation share. It is CIFAR-10, videos made of it, and a ViT for CPUs.
 
 Data: data/cifar10/{train,test}/CLASS/*.jpg, and data/small, made by
       python tools/prepare_dataset.py small --root data/small --images data/cifar10
-An image of 24x24 pixels is 36 tokens, a clip of 8 frames, spread over 1.6 of 2 seconds, 144. There are 10,000 images
-and 4000 videos for training, 1250 and 496 for validation, 2500 and 1000 for the test; the test images, and the
-pictures in the test videos, are of CIFAR-10's own test set.
+An image of 24x24 pixels has 36 tokens. A clip of 8 frames, spread over 1.6 of 2 seconds, has 144. There are 10,000
+images and 4000 videos for training, 1250 and 496 for validation, 2500 and 1000 for the test. Test images, and those in
+the test videos, are of CIFAR-10's own test set.
 """
 
 _base_ = ['../../_base_/default_runtime.py']

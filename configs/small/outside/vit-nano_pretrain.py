@@ -1,11 +1,11 @@
-"""A number from outside: "ViT-Nano" with patches of 2 on CIFAR-10, 400 epochs of MAE, as github.com/yjh0410/MAE.
+"""A number from outside, "ViT-Nano" with patches of 2 on CIFAR-10, 400 epochs of MAE, as github.com/yjh0410/MAE.
 
-Numbers: that repository's: ``vit-tiny_pretrain.py``'s encoder in 12 heads, a decoder of 8 blocks of 512 in 16 heads,
-256 images a step, a rate of 1e-3, 40 epochs of warm-up. Different here: no dropout (there 0.1), no class token, and
-40,000 of the 50,000 images as often in all (500 and 50 epochs).
+Numbers: that repository's. ``vit-tiny_pretrain.py``'s encoder with 12 heads, a decoder of 8 blocks of 512 with 16
+heads, 256 images a step, learning rate 1e-3, 40 epochs of warm-up. Different here: no dropout (there 0.1), no class
+token, and 40,000 of the 50,000 images with the same number of samples in all (500 and 50 epochs).
 Data: see ``vit-tiny_pretrain.py``.
 Run:  bash tools/dist_train.sh configs/small/outside/vit-nano_pretrain.py 1 --amp
-Expect: not yet run; there 89.4 % fine-tuned for 50 epochs, 77.7 % from scratch in 200.
+Expect: not yet run. There 89.4 % fine-tuned for 50 epochs, 77.7 % from scratch in 200.
 """
 
 _base_ = ['vit-tiny_pretrain.py']

@@ -1,11 +1,11 @@
-"""A number from outside: ViT-Tiny with patches of 2 on CIFAR-10, fine-tuned as github.com/IcarusWizard/MAE.
+"""A number from outside, ViT-Tiny with patches of 2 on CIFAR-10, fine-tuned as github.com/IcarusWizard/MAE.
 
-Numbers: that repository's: 100 epochs, 1024 images a step, AdamW at 1e-3 for each 256 images, betas (0.9, 0.999),
-weight decay 0.05, 5 epochs of warm-up, no augmentation. Different here: 40,000 images (``vit-tiny_pretrain.py``) as
-often in all (125 and 6.25 epochs); for either start the best of three rates around that one; the last weights are
-tested, where that repository keeps those of the epoch with the best score on the test set.
+Numbers: that repository's. 100 epochs, 1024 images a step, AdamW at 1e-3 for each 256 images, betas (0.9, 0.999),
+weight decay 0.05, 5 epochs of warm-up, no augmentation. Different here: 40,000 images (``vit-tiny_pretrain.py``) with
+the same number of samples in all (125 and 6.25 epochs). Either start has the best of three learning rates around that
+one. The last weights are tested. That repository keeps those of the epoch with the best score on the test set.
 Run:  bash tools/dist_train.sh configs/small/outside/vit-tiny_finetune.py 1 --cfg-options model.init_cfg.checkpoint=...
-Expect: not yet run; there 89.77 % from ``vit-tiny_pretrain.py``, 74.13 % from scratch.
+Expect: not yet run. There 89.77 % from ``vit-tiny_pretrain.py``, 74.13 % from scratch.
 """
 
 _base_ = ['finetune.py']

@@ -1,4 +1,4 @@
-"""MAE in small: ``joint.py`` on images alone, for as many steps.
+"""MAE in small, ``joint.py`` on images alone, for as many steps.
 
 Run: python tools/train.py configs/small/pretrain/images.py
 Expect: docs/evidence.md, figure2.

@@ -1,7 +1,9 @@
-"""OmniMAE in small: one model for images and videos, in turns (arXiv:2206.08356); the base of the small experiments.
+"""OmniMAE in small, one model for images and videos in turns (arXiv:2206.08356). It is the base of the small
+experiments.
 
-Of images 75 % of the tokens are hidden, of videos 90 %, as in the base of the paper's ablations: 9 of 36 and 15 of 144
-are seen. Every epoch has 500 steps of 16 samples, half of them images; four crops and masks of each decoded video.
+75 % of the tokens of images are hidden, 90 % of videos, as in the base of the paper's ablations. 9 of 36 and 15 of 144
+are visible. Every epoch has 500 steps of 16 samples, half of them images. Each decoded video gives four crops and
+masks.
 
 Run: python tools/train.py configs/small/pretrain/joint.py
 Expect: docs/evidence.md, figure2.

@@ -1,6 +1,7 @@
-"""OmniMAE in small with as many steps of each modality as the models of one have: ``joint.py``, 1000 steps an epoch.
+"""OmniMAE in small, ``joint.py`` with 1000 steps an epoch, as many of each modality as the models of one have.
 
-The paper trains so: its joint model sees as much of either as the models of one do, and takes as many steps as both.
+The paper trains so. Its joint model sees as much of either modality as the models of one do, and takes as many steps as
+     both.
 
 Run: python tools/train.py configs/small/pretrain/joint_twice.py
 Expect: docs/evidence.md, figure2.

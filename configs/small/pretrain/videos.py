@@ -1,4 +1,4 @@
-"""VideoMAE in small: ``joint.py`` on videos alone, for as many steps.
+"""VideoMAE in small, ``joint.py`` on videos alone, for as many steps.
 
 Run: python tools/train.py configs/small/pretrain/videos.py
 Expect: docs/evidence.md, figure2.

@@ -1,4 +1,4 @@
-"""Tell the ten classes of CIFAR-10 apart, fine-tuned from pretraining or from scratch.
+"""Classification of CIFAR-10, fine-tuned from pretraining or from scratch.
 
 Run: python tools/train.py configs/small/transfer/finetune_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/small/transfer/finetune_images.py --cfg-options model.init_cfg=None    (from scratch)

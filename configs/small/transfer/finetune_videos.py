@@ -1,4 +1,4 @@
-"""Tell the eight motions of the picture in front apart, fine-tuned from pretraining or from scratch.
+"""Classification of the eight motions of the foreground, fine-tuned from pretraining or from scratch.
 
 Run: python tools/train.py configs/small/transfer/finetune_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/small/transfer/finetune_videos.py --cfg-options model.init_cfg=None    (from scratch)

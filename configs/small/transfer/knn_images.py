@@ -1,4 +1,4 @@
-"""k-NN on the ten classes of CIFAR-10, by a frozen backbone; nothing is trained.
+"""k-NN on the ten classes of CIFAR-10 with a frozen backbone, without training.
 
 Run: python tools/test.py configs/small/transfer/knn_images.py CHECKPOINT
 Expect: docs/evidence.md; chance is 10 %.

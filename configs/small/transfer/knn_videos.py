@@ -1,4 +1,4 @@
-"""k-NN on the eight motions of the picture in front, by a frozen backbone; nothing is trained.
+"""k-NN on the eight motions of the foreground with a frozen backbone, without training.
 
 Run: python tools/test.py configs/small/transfer/knn_videos.py CHECKPOINT
 Expect: docs/evidence.md; chance is 12.5 %.

@@ -1,4 +1,4 @@
-"""Linear probe of a frozen backbone: ``finetune_videos.py`` with that backbone left alone.
+"""Linear probe, ``finetune_videos.py`` with a frozen backbone.
 
 Run: python tools/train.py configs/small/transfer/linear_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
 Expect: docs/evidence.md; chance is 12.5 %.

@@ -1,6 +1,6 @@
 """VideoMAE V2 ViT-B, fine-tuned on Kinetics-710 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 7e-4 per 256 videos, 512 a step, each in two crops (1024 samples).
+Numbers: the released script. Learning rate 7e-4 per 256 videos, 512 a step, each in two crops (1024 samples).
 Data: python tools/prepare_dataset.py k710 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-b_k710.py 8
       (global batch 1024 = 8 per GPU x 8 GPUs x 16 accumulated micro-batches; the release had 32 GPUs;

@@ -1,6 +1,6 @@
 """VideoMAE V2 ViT-B, fine-tuned on Something-Something V2 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 2e-3 per 256 videos, 256 a step, each in two crops (512 samples).
+Numbers: the released script. Learning rate 2e-3 per 256 videos, 256 a step, each in two crops (512 samples).
 Data: python tools/prepare_dataset.py ssv2 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-b_ssv2.py 8
       (global batch 512 = 8 per GPU x 8 GPUs x 8 accumulated micro-batches; the release had 16 GPUs;

@@ -1,6 +1,6 @@
 """VideoMAE V2 ViT-g, fine-tuned on HMDB51 after Kinetics-710 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 5e-4 per 256 videos, 24 a step, each in two crops (48 samples).
+Numbers: the released script. Learning rate 5e-4 per 256 videos, 24 a step, each in two crops (48 samples).
 Data: python tools/prepare_dataset.py hmdb51 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-g-k710_hmdb51.py 8
       (global batch 48 = 6 per GPU x 8 GPUs, as in the release;

@@ -1,9 +1,9 @@
 """VideoMAE V2 ViT-g, fine-tuned on Kinetics-400 after Kinetics-710 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 1e-5 per 256 videos, 96 a step, each in two crops (192 samples).
-     The head takes its rows from that of 710 classes, by the names of the classes; those that the sets call by
-     two names stand in misc/k710_identical_label_merge.json of github.com/OpenGVLab/VideoMAEv2, to be put beside the
-     videos of K710. (Its label_710to400.json serves as ``label_map`` too, for classes in its order.)
+Numbers: the released script. Learning rate 1e-5 per 256 videos, 96 a step, each in two crops (192 samples). The head
+     takes its rows from that of 710 classes, by the names of the classes. misc/k710_identical_label_merge.json of
+     github.com/OpenGVLab/VideoMAEv2 lists classes with two names. Put it next to the videos of K710. (Its
+     label_710to400.json serves as ``label_map`` too, for classes in its order.)
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-g-k710_k400.py 8
       (global batch 192 = 6 per GPU x 8 GPUs x 4 accumulated micro-batches; the release had 32 GPUs;

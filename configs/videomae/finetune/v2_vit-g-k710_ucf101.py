@@ -1,6 +1,6 @@
 """VideoMAE V2 ViT-g, fine-tuned on UCF101 after Kinetics-710 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 1e-3 per 256 videos, 24 a step, each in two crops (48 samples).
+Numbers: the released script. Learning rate 1e-3 per 256 videos, 24 a step, each in two crops (48 samples).
 Data: python tools/prepare_dataset.py ucf101 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-g-k710_ucf101.py 8
       (global batch 48 = 6 per GPU x 8 GPUs, as in the release;

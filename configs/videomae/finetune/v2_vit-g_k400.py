@@ -1,6 +1,6 @@
 """VideoMAE V2 ViT-g, fine-tuned on Kinetics-400 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 1e-3 per 256 videos, 192 a step, each in two crops (384 samples).
+Numbers: the released script. Learning rate 1e-3 per 256 videos, 192 a step, each in two crops (384 samples).
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-g_k400.py 8
       (global batch 384 = 6 per GPU x 8 GPUs x 8 accumulated micro-batches; the release had 64 GPUs;

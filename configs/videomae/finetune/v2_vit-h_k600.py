@@ -1,7 +1,7 @@
 """VideoMAE V2 ViT-H, fine-tuned on Kinetics-600 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 1e-3 per 256 videos, 128 a step, each in two crops (256 samples).
-     The script counts on one GPU; batch and rate here are those of its sisters, on 32.
+Numbers: the released script. Learning rate 1e-3 per 256 videos, 128 a step, each in two crops (256 samples). The script
+     counts on one GPU. Batch size and learning rate here are those of its sisters, on 32.
 Data: python tools/prepare_dataset.py k600 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-h_k600.py 8
       (global batch 256 = 8 per GPU x 8 GPUs x 4 accumulated micro-batches; the release had 32 GPUs;

@@ -1,6 +1,6 @@
 """VideoMAE V2 ViT-H, fine-tuned on Something-Something V2 (arXiv:2303.16727).
 
-Numbers: the released script; a rate of 5e-4 per 256 videos, 128 a step, each in two crops (256 samples).
+Numbers: the released script. Learning rate 5e-4 per 256 videos, 128 a step, each in two crops (256 samples).
 Data: python tools/prepare_dataset.py ssv2 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/v2_vit-h_ssv2.py 8
       (global batch 256 = 8 per GPU x 8 GPUs x 4 accumulated micro-batches; the release had 32 GPUs;

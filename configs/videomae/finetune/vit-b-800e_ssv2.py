@@ -1,7 +1,6 @@
 """VideoMAE ViT-B, fine-tuned on Something-Something V2 (arXiv:2203.12602).
 
-Numbers: the released script; a rate of 5e-4 per 256 videos, 512 a step.
-     Pretraining: ``vit-b-800e_ssv2.py``.
+Numbers: the released script. Learning rate 5e-4 per 256 videos, 512 a step. Pretraining: ``vit-b-800e_ssv2.py``.
 Data: python tools/prepare_dataset.py ssv2 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/vit-b-800e_ssv2.py 8
       (global batch 512 = 8 per GPU x 8 GPUs x 8 accumulated micro-batches; the release had 64 GPUs;

@@ -1,6 +1,6 @@
 """VideoMAE ViT-B, fine-tuned on Kinetics-400 (arXiv:2203.12602).
 
-Numbers: the released script; a rate of 5e-4 per 256 videos, 384 a step, each in two crops (768 samples).
+Numbers: the released script. Learning rate 5e-4 per 256 videos, 384 a step, each in two crops (768 samples).
 Data: python tools/prepare_dataset.py k400 --root FOLDER
 Run:  bash tools/dist_train.sh configs/videomae/finetune/vit-b_k400.py 8
       (global batch 768 = 8 per GPU x 8 GPUs x 12 accumulated micro-batches; the release had 64 GPUs;
