@@ -28,7 +28,8 @@ FORKED.set_forkserver_preload(['mmengine.runner', 'torch.utils.tensorboard', 'to
 def _end_all() -> None:
     """Leave nothing of a failed test, for which this process would wait."""
     for process in multiprocessing.active_children():
-        process.kill()
+        if isinstance(process, FORKED.Process):
+            process.kill()
 
 
 def environment(**more: str) -> dict[str, str]:

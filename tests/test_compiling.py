@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 from tiny_models import PRETRAINING, TRANSFER, batches, model_config
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, losses_of, write_config, write_data
 from torch import Tensor, nn
 from torch._dynamo import register_backend
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -19,7 +18,7 @@ from torchvision.ops import StochasticDepth
 from omnimae.config import load_config
 from omnimae.engine import AutocastOptimWrapper
 from omnimae.engine.compiling import compile_loss
-from omnimae.registry import HOOKS, MODELS
+from omnimae.registry import MODELS
 
 METHODS = [*PRETRAINING, *TRANSFER]
 
@@ -62,17 +61,6 @@ def test_a_graph_for_each_modality(method: str, backend: str):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-@HOOKS.register_module()
-class EveryLossHook(Hook):
-    """Keeps the loss of every step."""
-
-    def before_train(self, runner) -> None:
-        self.losses: dict[int, float] = {}
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.losses[runner.iter] = outputs['loss'].item()
-
-
 MIXING = """
 model['dropout'] = 0.5
 model['label_smoothing'] = 0.1
@@ -100,12 +88,12 @@ def test_a_whole_training(text: str, more: str, graphs: int, tmp_path: Path):
             'model.backbone.drop_path_rate': 0.5,
             'train_dataloader.batch_size': 4,
             'default_hooks.checkpoint.max_keep_ckpts': 2,
-            'custom_hooks': [dict(type='EveryLossHook'), dict(type='EMAHook')],
+            'custom_hooks': [dict(type='LossesHook'), dict(type='EMAHook')],
         }
         runner = build_runner(config, tmp_path / name, {**given, **options})
         runner.train()
         weights = torch.load(tmp_path / name / 'epoch_2.pth', weights_only=True)
-        return next(hook.losses for hook in runner.hooks if isinstance(hook, EveryLossHook)), weights
+        return losses_of(runner), weights
 
     compiled = dict(backend=f'counting_{graphs}', fullgraph=True)
     losses, weights = train('eager')

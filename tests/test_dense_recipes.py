@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
+from tiny_run import losses_of
 
 from omnimae.apis import predict_maps
 from omnimae.checkpoint import load_weights
 from omnimae.config import load_config
 from omnimae.data.transforms import resize
 from omnimae.flops import dense_macs
-from omnimae.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from omnimae.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 MULTIMAE = CONFIGS / 'multimae' / 'finetune'
@@ -55,17 +55,6 @@ SMALL = {
 }
 
 _number = itertools.count()
-
-
-@HOOKS.register_module()
-class DenseLossHook(Hook):
-    """Keeps the loss of every step."""
-
-    def before_train(self, runner) -> None:
-        self.losses: dict[int, float] = {}
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.losses[runner.iter] = outputs['loss'].item()
 
 
 def sources_of(cfg, split: str) -> Any:
@@ -293,13 +282,13 @@ def test_resumes_exactly_and_learns(data, tmp_path, monkeypatch):
         'param_scheduler.warmup_epochs': 1,
         'optim_wrapper.optimizer.lr': 3e-2,
         'default_hooks.checkpoint.interval': 6,
-        'custom_hooks': [dict(type='DenseLossHook')],
+        'custom_hooks': [dict(type='LossesHook')],
     }
 
     def train(name: str, **more: Any) -> tuple[Runner, dict[int, float]]:
         runner = run(path, tmp_path / name, **options, **more)
         runner.train()
-        return runner, next(hook.losses for hook in runner.hooks if isinstance(hook, DenseLossHook))
+        return runner, losses_of(runner)
 
     runner, whole = train('whole')
     _, again = train('again', resume=True, load_from=str(tmp_path / 'whole' / 'epoch_6.pth'))

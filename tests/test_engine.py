@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
@@ -30,13 +30,13 @@ from mmengine.runner import CheckpointLoader, Runner
 from safetensors import safe_open
 from safetensors.torch import save_file
 from streams import Streams
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, hook_of, write_config, write_data
 from torch import Tensor, nn
 
 from omnimae import registry
 from omnimae.checkpoint import load_file, load_weights
 from omnimae.config import load_config
-from omnimae.engine.hooks import BrokenFileHook, HeadSizeHook, LabelHook, StepSeedHook
+from omnimae.engine.hooks import BrokenFileHook, EMAHook, HeadSizeHook, LabelHook, StepSeedHook
 from omnimae.engine.optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
 from omnimae.evaluation import ClipAccuracy, SegmentationScore, load_scores
@@ -796,10 +796,6 @@ default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=4)
 )
 """
-
-
-def hook_of(runner: Runner, kind: type[Hook]) -> Hook:
-    return next(hook for hook in runner.hooks if isinstance(hook, kind))
 
 
 def test_averaged_weights_follow_the_recurrence_are_validated_exported_and_tested(data: Path, tmp_path: Path):

@@ -32,7 +32,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import LocalVisBackend
 from programs import ROOT, TOOLS, Program, environment, run_program, run_ranks
 from streams import Streams
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, hook_of, write_config, write_data
 
 from omnimae import checkpoint
 from omnimae.apis import get_model
@@ -55,10 +55,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(data: Path, tmp_path: Path) -> Path:
     return write_config(tmp_path / 'classify.py', CLASSIFY, data)
-
-
-def hook_of(runner: Runner, kind: type):
-    return next(hook for hook in runner.hooks if type(hook) is kind)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

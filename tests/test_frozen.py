@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from programs import TOOLS, run_ranks
 from test_configs import FROZEN, PAPER, SMALL, SMALL_LOADER, name_of
 from test_tools import tool
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, losses_of, write_config, write_data
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -30,7 +29,7 @@ from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.layouts import export, take_modality
 from omnimae.models import FrozenBackbone, LinearProbe
 from omnimae.models.probe import FeatureNorm
-from omnimae.registry import HOOKS, MODELS
+from omnimae.registry import MODELS
 
 BACKBONE = dict(
     type='SpatioTemporalViT', embed_dim=24, depth=2, num_heads=2, patch_size=(2, 16, 16), clip_size=(4, 32, 32)
@@ -69,7 +68,7 @@ model = dict(type='FrozenBackbone', backbone=model['backbone'])
 test_cfg = dict(type='KNNTestLoop', bank_dataloader=test_dataloader, num_classes=3, k=3)  # two occur
 """
 WATCHED = """
-custom_hooks = [dict(type='LossHook')]
+custom_hooks = [dict(type='LossesHook')]
 """
 ONLINE = """
 evaluated = dict(
@@ -85,19 +84,6 @@ evaluated = dict(
 )
 custom_hooks += [dict(type='KNNHook', bank_dataloader=evaluated, query_dataloader=evaluated, interval=1, k=1)]
 """
-
-
-@HOOKS.register_module()
-class LossHook(Hook):
-    """Keeps the loss of every step."""
-
-    losses: list[float]
-
-    def before_train(self, runner) -> None:
-        self.losses = []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.losses.append(outputs['loss'].item())
 
 
 @pytest.fixture(scope='module')
@@ -447,7 +433,7 @@ def test_pretraining_does_not_notice_that_it_is_watched(data, tmp_path):
     for name, more in (('alone', WATCHED), ('watched', WATCHED + ONLINE)):
         runner = build_runner(write_config(tmp_path / f'{name}.py', PRETRAIN, data, more), tmp_path / name)
         runner.train()
-        losses.append(next(hook.losses for hook in runner.hooks if isinstance(hook, LossHook)))
+        losses.append(losses_of(runner))
         logs.append(next((tmp_path / name).rglob('*.log')).read_text())
     assert losses[0] == losses[1]
     assert len(losses[0]) == runner.max_iters

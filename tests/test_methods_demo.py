@@ -7,23 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.hooks import Hook
-from tiny_run import build_runner
-
-from omnimae.registry import HOOKS
+from tiny_run import build_runner, losses_of
 
 DEMO = Path(__file__).parents[1] / 'configs' / 'demo'
-
-
-@HOOKS.register_module()
-class DemoLossHook(Hook):
-    """Keeps the loss of every step."""
-
-    def before_train(self, runner) -> None:
-        self.losses: dict[int, float] = {}
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.losses[runner.iter] = outputs['loss'].item()
 
 
 @pytest.fixture
@@ -54,13 +40,13 @@ def assert_same_end(folder: Path) -> None:
     ],
 )
 def test_trains_and_resumes_exactly(method: str, modality: str, steps: int, options: dict, tmp_path: Path):
-    options['custom_hooks'] = [dict(type='DemoLossHook'), dict(type='ReconstructionHook', interval=2)]
+    options['custom_hooks'] = [dict(type='LossesHook'), dict(type='ReconstructionHook', interval=2)]
 
     def train(name: str, **more) -> dict[int, float]:
         runner = build_runner(DEMO / f'{method}.py', tmp_path / name, {**options, **more})
         runner.train()
         assert f'val/reconstruction/{modality}' in runner.message_hub.log_scalars
-        return next(hook.losses for hook in runner.hooks if isinstance(hook, DemoLossHook))
+        return losses_of(runner)
 
     whole = train('whole')
     again = train('again', resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'))
@@ -74,7 +60,7 @@ def test_trains_and_resumes_exactly(method: str, modality: str, steps: int, opti
 @pytest.mark.parametrize(('method', 'steps'), [('videomae', 6), ('mae', 3)])
 def test_fine_tunes_what_it_pretrained_and_resumes_exactly(method: str, steps: int, options: dict, tmp_path: Path):
     def runner(config: str, name: str, **more):
-        hooks = {'custom_hooks': [dict(type='DemoLossHook')]}
+        hooks = {'custom_hooks': [dict(type='LossesHook')]}
         return build_runner(DEMO / f'{config}.py', tmp_path / name, {**options, **hooks, **more})
 
     pretraining = runner(method, 'pretraining', **{'train_cfg.max_epochs': 1, 'param_scheduler.warmup_epochs': 0})
@@ -84,7 +70,7 @@ def test_fine_tunes_what_it_pretrained_and_resumes_exactly(method: str, steps: i
     for name, more in (('whole', {}), ('again', dict(resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth')))):
         tuning = runner(f'{method}_finetune', name, **weights, **more)
         tuning.train()
-        losses[name] = next(hook.losses for hook in tuning.hooks if isinstance(hook, DemoLossHook))
+        losses[name] = losses_of(tuning)
         assert 0 <= tuning.message_hub.log_scalars['val/accuracy/top1'].current() <= 100
     assert len(losses['whole']) == 2 * steps
     assert losses['again'] == {step: loss for step, loss in losses['whole'].items() if step >= steps}

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from streams import Streams
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, build_runner, losses_of, write_config, write_data
 
 from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.engine.compat import wait_until_written
@@ -49,17 +49,6 @@ class NotedVideos(NotedReads, VideoDataset):
 
 
 @HOOKS.register_module()
-class LossesHook(Hook):
-    """Keeps the loss of every step."""
-
-    def before_train(self, runner: Runner) -> None:
-        self.losses: dict[int, float] = {}
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any, outputs: dict | None = None) -> None:
-        self.losses[runner.iter] = outputs['loss'].item()
-
-
-@HOOKS.register_module()
 class StopHook(Hook):
     """Breaks off after a number of steps, when everything else has happened."""
 
@@ -71,10 +60,6 @@ class StopHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any, outputs: dict | None = None) -> None:
         if runner.iter + 1 == self.steps:
             raise KeyboardInterrupt
-
-
-def losses_of(runner: Runner) -> dict[int, float]:
-    return next(hook.losses for hook in runner.hooks if isinstance(hook, LossesHook))
 
 
 def same(a: Any, b: Any) -> bool:

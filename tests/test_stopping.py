@@ -19,9 +19,9 @@ from mmengine.fileio import BaseStorageBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from programs import TOOLS, environment
-from test_faults import hook_of, with_validation
+from test_faults import with_validation
 from test_resume import same
-from tiny_run import CLASSIFY, build_runner, write_config, write_data
+from tiny_run import CLASSIFY, build_runner, hook_of, write_config, write_data
 
 from omnimae.engine import EarlyStoppingHook
 from omnimae.engine.compat import find_latest_checkpoint, load_from_plain, wait_until_written

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
 from omnimae.config import load_config
+from omnimae.registry import HOOKS
+
+T = TypeVar('T')
 
 RUNTIME = Path(__file__).parents[1] / 'configs' / '_base_' / 'default_runtime.py'
 
@@ -126,6 +130,27 @@ COUNTED = EVALUATED.format(
 )
 
 _number = itertools.count()
+
+
+@HOOKS.register_module()
+class LossesHook(Hook):
+    """Keeps the loss of every step."""
+
+    def before_train(self, runner: Runner) -> None:
+        self.losses: dict[int, float] = {}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any, outputs: dict | None = None) -> None:
+        self.losses[runner.iter] = outputs['loss'].item()
+
+
+def hook_of(runner: Runner, kind: type[T]) -> T:
+    """The first hook of a class."""
+    return next(hook for hook in runner.hooks if type(hook) is kind)
+
+
+def losses_of(runner: Runner) -> dict[int, float]:
+    """What `LossesHook` has kept."""
+    return hook_of(runner, LossesHook).losses
 
 
 def write_data(folder: Path, num_pictures: int = 20, num_movies: int = 8) -> Path:
