@@ -719,3 +719,20 @@ def test_aligned_preparation_in_parts(tmp_path):
     merged = prepare_aligned(roots[1], modalities, merge=2)
     assert (merged.kept, merged.broken) == (4, 1)
     assert prepared_files(roots[0]) == prepared_files(roots[1])
+
+
+@pytest.mark.parametrize('call', ['stat', 'scandir'])
+def test_a_folder_of_archives_that_is_away_for_a_moment_is_none_of_loose_files(tmp_path, monkeypatch, call):
+    monkeypatch.setattr(patience, 'FIRST_PAUSE', 0.01)
+    write_tar(tmp_path / 'root' / '0.tar', {'c/0.jpg': b'abc'})
+    real, left = getattr(os, call), [2]
+
+    def ask(path='.', **options):
+        if str(path) == f'{tmp_path}/root' and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, 'Input/output error', path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, call, ask)
+    assert ImageDataset(root=str(tmp_path / 'root')).paths == ['c/0.jpg']
+    assert left == [0]

@@ -21,7 +21,7 @@ from omnimae.data import storage
 from omnimae.data.formats.parts import Part, parts_of
 from omnimae.data.formats.preparation import in_parallel
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from omnimae.data.storage.shards import LISTS, archives_of, index, lies_beside, root_of, scan
+from omnimae.data.storage.shards import LISTS, archives_of, index, lies_beside, scan
 
 ENDINGS = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS, '.npy')
 BLOCK = 512  # of a tar archive, in bytes
@@ -84,7 +84,7 @@ def pack(
         ValueError: nothing to pack, an ``out`` that cannot be used, a missing part, or files that change meanwhile.
     """
     root, out = Path(root), Path(out)
-    if root_of(str(root)) is not None:
+    if storage.backend_args_of(str(root)) is not None:
         raise ValueError(f'root={str(root)!r} holds archives already. Leave --out away to write their index.')
     if (
         os.path.realpath(out) == os.path.realpath(root)

@@ -19,8 +19,8 @@ from mmengine.fileio import HTTPBackend, LmdbBackend, LocalBackend
 
 from omnimae.data.storage import http, objects  # noqa: F401  # backends
 from omnimae.data.storage.backends import BACKENDS, find_backend, theirs
-from omnimae.data.storage.local import LocalFile, Span, read_from_disk
-from omnimae.data.storage.patience import ROOTS, UNREACHABLE, insist, remember_root
+from omnimae.data.storage.local import LocalFile, Span, is_there, read_from_disk
+from omnimae.data.storage.patience import ROOTS, insist, remember_root
 from omnimae.data.storage.shards import ShardsBackend, root_of
 
 __all__ = [
@@ -154,7 +154,7 @@ def backend_args_of(root: str, backend_args: dict[str, Any] | None = None) -> di
     name = (backend_args or {}).get('backend')
     if name is not None and name not in (known := sorted({*BACKENDS, *theirs})):
         raise ValueError(f'backend_args.backend={name!r} is unknown. Choose one of {", ".join(known)}.')
-    if backend_args is None and is_local(root) and root_of(root) is not None:
+    if backend_args is None and is_local(root) and insist(lambda: root_of(root), root) is not None:
         return dict(backend='shards')
     return backend_args
 
@@ -178,16 +178,8 @@ def exists(path: str, backend_args: dict[str, Any] | None = None) -> bool | None
     """
     backend = _backend(path, backend_args)
     if isinstance(backend, LocalBackend):
-        return insist(lambda: _is_there(path), path)
+        return insist(lambda: is_there(path), path)
     return insist(lambda: backend.exists(path), path) if hasattr(backend, 'exists') else None
-
-
-def _is_there(path: str, is_kind: Callable[[int], bool] = bool) -> bool:
-    """As `os.path.exists` and `os.path.isdir`, which take any error for a no."""
-    try:
-        return is_kind(os.stat(path).st_mode)
-    except UNREACHABLE:
-        return False
 
 
 def args_of_list(file: str, root: str, backend_args: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -196,8 +188,9 @@ def args_of_list(file: str, root: str, backend_args: dict[str, Any] | None) -> d
     A list that is a local file, or whose address begins with another ``scheme://`` than ``root``, is read by its own
     address. So pictures in an LMDB can have a list beside it.
     """
-    is_beside = _scheme(file) == _scheme(root) and not os.path.isfile(file)
-    return backend_args if is_beside else None
+    if _scheme(file) != _scheme(root) or insist(lambda: is_there(file, stat.S_ISREG), file):
+        return None
+    return backend_args
 
 
 def _scheme(address: str) -> str:
@@ -223,7 +216,7 @@ def list_files(root: str, backend_args: dict[str, Any] | None = None) -> list[st
 
 
 def _is_folder(backend: Any, root: str) -> bool:
-    return _is_there(root, stat.S_ISDIR) if isinstance(backend, LocalBackend) else backend.isdir(root)
+    return is_there(root, stat.S_ISDIR) if isinstance(backend, LocalBackend) else backend.isdir(root)
 
 
 def _walk(root: str, folder: str) -> Iterator[str]:

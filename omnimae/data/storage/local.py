@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from omnimae.data.storage.patience import insist
+from omnimae.data.storage.patience import UNREACHABLE, insist
 
 T = TypeVar('T')
 
@@ -119,6 +119,14 @@ class LocalFile(io.RawIOBase):
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
+
+
+def is_there(path: str, is_kind: Callable[[int], bool] = bool) -> bool:
+    """As `os.path.exists` and `os.path.isdir`, which take any error for a no."""
+    try:
+        return is_kind(os.stat(path).st_mode)
+    except UNREACHABLE:
+        return False
 
 
 def read_from_disk(path: str) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from stat import S_ISDIR
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ from mmengine.logging import print_log
 
 from omnimae.data.storage.backends import backend, find_backend
 from omnimae.data.storage.http import takes_ranges
-from omnimae.data.storage.local import Span
-from omnimae.data.storage.patience import lost_root, remember_root
+from omnimae.data.storage.local import Span, is_there
+from omnimae.data.storage.patience import UNREACHABLE, lost_root, remember_root
 from omnimae.data.tables import Columns, StringTable, parse_table, stored
 
 INDEX = 'shards.index'
@@ -66,6 +67,7 @@ def is_sharded(folder: str) -> bool:
 
     Raises:
         ValueError: compressed archives.
+        OSError: its storage is away.
     """
     packed, archives = [], False
     try:
@@ -80,7 +82,7 @@ def is_sharded(folder: str) -> bool:
                     archives = True
                 else:
                     return False
-    except OSError:
+    except UNREACHABLE:
         return False
     if packed:
         raise ValueError(
@@ -98,7 +100,7 @@ def lies_beside(name: str) -> bool:
 
 def root_of(path: str) -> str | None:
     """The folder of archives that a local path lies in, or is."""
-    while not os.path.isdir(path):
+    while not is_there(path, S_ISDIR):
         parent = os.path.dirname(path)
         if parent == path:
             return None
