@@ -255,6 +255,32 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path, name: str):
     assert {path.name for path in folder.iterdir()} == {'.lock', aside.name}
 
 
+@pytest.mark.parametrize('is_noted', [True, False])
+def test_checkpoints_elsewhere_belong_to_one_run_too(tmp_path: Path, is_noted: bool):
+    """In the same work directory a second run wrote over them; so did one in a folder of the same name."""
+    out, work = tmp_path / 'disk', tmp_path / 'a' / 'work'
+    hooks = dict(default_hooks=dict(checkpoint=dict(out_dir=str(out))))
+    claim(work, **hooks)
+    (out / 'work' / 'epoch_1.pth').touch()
+    if is_noted:
+        (work / 'last_checkpoint').write_text(str(out / 'work' / 'epoch_1.pth'))
+        with pytest.raises(ValueError, match=r'a/work has files of another run: .*disk/work/epoch_1\.pth\.'):
+            claim(work)
+    with pytest.raises(ValueError, match=r'work has files of another run: .*epoch_1\.pth\.'):
+        claim(tmp_path / 'b' / 'work' if not is_noted else work, **hooks)
+    claim(work, resume=True, **hooks)
+    claim(work, resume=True, load_from=str(out / 'work' / 'epoch_1.pth'), **hooks)
+    claim(work, overwrite=True, **hooks)
+    assert [path.name for path in (out / 'work').glob('replaced_*/*')] == ['epoch_1.pth']
+    claim(work, **hooks)
+
+
+@pytest.mark.parametrize('place', ['/proc/work', '/dev/full/work'])
+def test_a_folder_that_cannot_be_written_is_named(place: str):
+    with pytest.raises(ValueError, match=rf'^{place} cannot be written \(.*\)\. Make room there, or give ano'):
+        claim(Path(place))
+
+
 def hold(folder: Path) -> None:
     claim(folder)
     if os.fork() == 0:  # as a loader's worker

@@ -22,7 +22,9 @@ _locks: dict[Path, IO[str]] = {}  # of this process; the kernel ends them with i
 
 
 def claim_folder(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -> str | None:
-    """Decide what this run goes on from, and make sure that ``cfg.work_dir`` is its alone; on all ranks, before Runner.
+    """Decide what this run goes on from, and make sure that its folders are its alone; on all ranks, before Runner.
+
+    They are ``cfg.work_dir`` and, where the CheckpointHook has an ``out_dir``, the folder of the same name there.
 
     The main rank decides for all. A machine that sees other files would train something else, and one that came in
     place of another was not told to go on.
@@ -37,15 +39,18 @@ def claim_folder(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -
         What is to be said in the log, too: that there was nothing to go on from.
 
     Raises:
-        ValueError: a process is training there, there are checkpoints that this run does not go on from, or there is
-            no file to resume from, here or on another machine.
+        ValueError: a process is training there, there are checkpoints that this run does not go on from, nothing can
+            be written there, or there is no file to resume from, here or on another machine.
     """
     go_on |= bool(cfg.get('resume')) and cfg.get('load_from') is None
     wishes = all_gather_object((go_on, bool(cfg.get('resume')), cfg.get('load_from')))
     resumes, source = max((wish[1:] for wish in wishes), key=lambda wish: wish[0])
     go_on = any(wish[0] for wish in wishes)
-    folder = Path(cfg.work_dir).resolve()
-    resumes, source, note = of_main_rank(lambda: _claim(folder, go_on, resumes, source, overwrite))
+    folders = [Path(cfg.work_dir).resolve()]
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    if out_dir is not None and '://' not in out_dir:
+        folders.append(Path(out_dir, Path(cfg.work_dir).absolute().name).resolve())  # as MMEngine names it
+    resumes, source, note = of_main_rank(lambda: _claim(folders, go_on, resumes, source, overwrite))
     if resumes and source is not None and '://' not in source:
         seen = all_gather_object((socket.gethostname(), os.path.isfile(source)))
         if missing := [f'{rank} on {host}' for rank, (host, there) in enumerate(seen) if not there]:
@@ -59,30 +64,44 @@ def claim_folder(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -
 
 
 def _claim(
-    folder: Path, go_on: bool, resumes: bool, source: str | None, overwrite: bool
+    folders: list[Path], go_on: bool, resumes: bool, source: str | None, overwrite: bool
 ) -> tuple[bool, str | None, str | None]:
-    """Lock the folder; give ``resume`` and ``load_from`` of the run, and what is to be said."""
-    latest, note = find_latest_checkpoint(str(folder)) if go_on else None, None
+    """Lock the folders; give ``resume`` and ``load_from`` of the run, and what is to be said."""
+    latest, note = find_latest_checkpoint(str(folders[0])) if go_on else None, None
     if latest is not None:
         resumes, source = True, latest
     elif go_on:
-        resumes, note = resumes and source is not None, nothing_to_resume(folder, source)
+        resumes, note = resumes and source is not None, nothing_to_resume(folders[0], source)
         print_log(note, 'current', logging.WARNING)
     if resumes and source is not None and '://' not in source and not os.path.isfile(source):
         raise ValueError(f'--resume {source}: no such file. Give a checkpoint, or no path: then it is the latest one.')
-    folder.mkdir(parents=True, exist_ok=True)
-    lock(folder, '--work-dir')
-    for unfinished in [*folder.glob('*.pth.*.tmp'), *folder.glob('last_checkpoint.*.tmp')]:
-        unfinished.unlink()  # of a run that was killed
-    is_own = go_on or (resumes and source is not None and Path(source).resolve().parent == folder)
-    _make_room(folder, overwrite=overwrite, is_own=is_own)
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock(folder, '--work-dir')
+            for unfinished in [*folder.glob('*.pth.*.tmp'), *folder.glob('last_checkpoint.*.tmp')]:
+                unfinished.unlink()  # of a run that was killed
+        except OSError as error:
+            raise ValueError(
+                f'{folder} cannot be written ({error.strerror}). Make room there, or give another --work-dir.'
+            ) from error
+    is_own = go_on or (resumes and source is not None and Path(source).resolve().parent in folders)
+    found = {folder: _files_of_a_run(folder) for folder in folders}
+    for folder, files in found.items() if not is_own else ():
+        _make_room(folder, files, overwrite=overwrite)
     return resumes, source, note
 
 
-def _make_room(folder: Path, *, overwrite: bool, is_own: bool) -> None:
-    """Refuse the files of another run, or move them aside."""
+def _files_of_a_run(folder: Path) -> list[str]:
+    """Checkpoints and exports there, or the checkpoint elsewhere that a run in this folder has written."""
     found = sorted(path.name for kind in ('*.pth', '*.safetensors') for path in folder.glob(kind))
-    if is_own or not found:
+    latest = find_latest_checkpoint(str(folder))
+    return found or ([] if latest is None else [latest])
+
+
+def _make_room(folder: Path, found: list[str], *, overwrite: bool) -> None:
+    """Refuse the files of another run, or move them aside."""
+    if not found:
         return
     if not overwrite:
         raise ValueError(
