@@ -518,7 +518,7 @@ class _Checker:
         for key, value in cfg.items():
             if key in SECTIONS or key == 'env_cfg':
                 self._walk(value, key, SECTIONS.get(key, Section()))
-        top = dict(cfg.items())
+        top = {key: value for key, value in cfg.items() if key != 'default_hooks'}  # where None leaves one out
         self._check_values('MMEngine', TOP_LEVEL, top, '')
         self._check_constructor(cfg.get('optim_wrapper') or {})
         if (cfg.get('randomness') or {}).get('diff_rank_seed'):
