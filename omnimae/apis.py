@@ -6,9 +6,9 @@
     for result in classify(['cat.jpg', 'clips/', frames]):  # paths, folders, arrays; images and videos mixed
         print(result.input, result.error or result.guesses[0])
 
-What is done to a file before the model sees it stands in the config's ``test_dataloader`` (else ``val_dataloader``):
-the same frames, views and crops as in ``tools/test.py``, and the same scores. A modality that the config does not test
-is read at the model's own clip size: a short side of that size, the middle cut out, of a video one clip of 2.7 seconds.
+Files are prepared as in the config's ``test_dataloader`` (else ``val_dataloader``). Frames, views, crops and scores are
+those of ``tools/test.py``. A modality that the config does not test is read at the model's own clip size. Its short
+side is resized to that size and cropped at the centre. A video gives one clip of 2.7 seconds.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def get_model(
     """Build a model of a config, in evaluation mode.
 
     Args:
-        config: a Config, a path, a name below ``configs/``, or a name in ``ZOO``, which brings its checkpoint along.
-        checkpoint: path or URL of weights in any layout, or a name in ``ZOO``; None leaves initial weights, whatever
-            the config starts its training from. What was loaded, left and initialised is logged, see `load_weights`.
-            Its head says how many classes a config with ``num_classes=None`` has.
-        device: by default the first GPU, or the CPU; see `choose_device`.
+        config: a Config, a path, a name below ``configs/``, or a name in ``ZOO``, which includes its checkpoint.
+        checkpoint: path or URL of weights in any layout, or a name in ``ZOO``. None keeps initial weights, whatever
+            the config's ``init_cfg``. The log lists loaded, missing and unexpected keys, see `load_weights`. A config
+            with ``num_classes=None`` has the classes of its head.
+        device: by default the first GPU, or the CPU, see `choose_device`.
 
     Raises:
         ValueError: no such config, or a checkpoint that does not fit it.
@@ -88,7 +88,7 @@ def _resolve(
 def _resolve_trained(
     config: Config | str | os.PathLike, checkpoint: str | os.PathLike | None
 ) -> tuple[Config, str | os.PathLike]:
-    """`_resolve`, where results need weights."""
+    """`_resolve`, for results that need weights."""
     cfg, checkpoint = _resolve(config, checkpoint)
     if checkpoint is None:
         raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
@@ -98,7 +98,7 @@ def _resolve_trained(
 def _build(
     model_cfg: Mapping, checkpoint: str | os.PathLike | None, device: torch.device | str | None, *, complete: bool
 ) -> Any:
-    # a Runner that is given the model later would initialise it once more
+    # otherwise a Runner that gets the model later would initialise it again
     model_cfg = {**model_cfg, 'init_cfg': None}
     if model_cfg.get('num_classes', 0) is None:
         model_cfg['num_classes'] = _num_classes_of(checkpoint)
@@ -109,7 +109,7 @@ def _build(
 
 
 def _num_classes_of(checkpoint: str | os.PathLike | None) -> int:
-    """How many classes the head of a Classifier or of a LinearProbe has."""
+    """Number of classes of the head of a Classifier or of a LinearProbe."""
     state_dict = {} if checkpoint is None else convert(load_file(checkpoint)[0])
     for key in ('head.bias', 'head.1.bias'):
         if key in state_dict:
@@ -139,9 +139,9 @@ class Item(NamedTuple):
 
 
 def list_inputs(inputs: Input | Sequence[Input]) -> list[Item]:
-    """Paths, folders and arrays -> every image and video in them, in their order; files of a folder sorted by path.
+    """Paths, folders and arrays -> every image and video in them, in their order. Files of a folder are sorted by path.
 
-    What a file is, its ending says; others in a folder are counted in the log.
+    The ending of a file gives its modality. Other files in a folder are counted in the log.
 
     Args:
         inputs: one or several. An array is uint8 RGB, (H, W, 3) for an image and (T, H, W, 3) for a video.
@@ -183,10 +183,10 @@ def _path_items(path: Path) -> Iterator[Item]:
 
 
 class Pipeline:
-    """What evaluation does to a file or an array of one modality: reads clips, makes views of them.
+    """Reads clips of a file or an array of one modality as in evaluation, and makes views of them.
 
     Args:
-        source: config of a dataset; None for the default of this module.
+        source: config of a dataset. None for the default of this module.
         modality: 'image' or 'video'.
         clip_size: (T, H, W) of the model, for the default.
     """
@@ -221,7 +221,7 @@ class Pipeline:
             return self.sampling.read(video, 0.0, video.duration, None)
 
     def _pick(self, frames: np.ndarray) -> np.ndarray:
-        """Spread the frames of a clip over an array, which tells no times."""
+        """Spread the frames of a clip over an array, which has no times."""
         if self.modality == 'image':
             return frames
         if self.sampling.sampling == 'sparse':
@@ -246,14 +246,14 @@ def find_source(cfg: Config, modality: str) -> dict[str, Any] | None:
 
 
 class Prepared(NamedTuple):
-    """An input as the model takes it, or why there is none."""
+    """An input for the model, or the reason why there is none."""
 
     clip: Tensor | None
     error: str | None
 
 
 class _Preparation(Dataset):
-    """Prepares items, in worker processes where there are any."""
+    """Prepares items, in worker processes if there are any."""
 
     def __init__(self, items: Sequence[Item], pipelines: Mapping[str, Pipeline]):
         self.items, self.pipelines = items, pipelines
@@ -286,18 +286,18 @@ Result = TypeVar('Result')
 
 
 class Inferencer(Generic[Result]):
-    """Images and videos -> a result each, in their order; what `ClassificationInferencer` and others share.
+    """Images and videos -> a result each, in their order. The base of `ClassificationInferencer` and others.
 
-    Inputs of the same modality and size go through the model together. A file that cannot be read has a result with
-    an ``error``, and costs the others nothing. The model computes in what the config trains in: on a GPU mostly
-    bfloat16, in float32 after ``cfg.optim_wrapper.dtype = None``. Its last layer, and the results, are float32.
+    Inputs of the same modality and size form a batch. A file that cannot be read has a result with an ``error``, and
+    does not affect the others. The model computes in the dtype of the config's training, on a GPU mostly bfloat16. Set
+    ``cfg.optim_wrapper.dtype = None`` for float32. Its last layer, and the results, are float32.
 
     Args:
         config: see `get_model`.
         checkpoint: see `get_model`; one that leaves weights at their initial values is refused.
         device: see `get_model`.
-        batch_size: inputs in a batch; each may have several views.
-        num_workers: processes that read files; 0 reads in this one.
+        batch_size: inputs in a batch. Each may have several views.
+        num_workers: processes that read files. 0 reads in this one.
         progress: show a progress bar.
 
     Raises:
@@ -385,14 +385,14 @@ class Guess(NamedTuple):
 
 
 class Classification(NamedTuple):
-    """What an input shows.
+    """Classes of an input.
 
     Attributes:
         input: its path, or ``inputs[3]`` for an array.
         modality: 'image' or 'video'.
-        guesses: the likeliest classes, best first; empty after an error.
+        guesses: the most probable classes, best first. Empty after an error.
         scores: (classes,) logits, averaged over views, as ``tools/test.py --out`` writes them; None after an error.
-            Where the config tests by probabilities (``test_evaluator.softmax``), the logarithm of their average.
+            If the config tests by probabilities (``test_evaluator.softmax``), the logarithm of their average.
         error: why the input could not be read, or None.
     """
 
@@ -473,7 +473,7 @@ class ClassificationInferencer(Inferencer[Classification]):
 
 
 class FeatureVector(NamedTuple):
-    """What a backbone makes of an input.
+    """Features of an input.
 
     Attributes:
         input: its path, or ``inputs[3]`` for an array.
@@ -491,8 +491,8 @@ class FeatureVector(NamedTuple):
 class FeatureExtractor(Inferencer[FeatureVector]):
     """Frozen features of images and videos, those of ``tools/extract_features.py``; see `Inferencer`.
 
-    With the config of a pretraining: the mean of the tokens, behind the norm that its backbone has. With that of a
-    classifier: what its head sees. With that of a DensePredictor: the mean of the tokens.
+    The config of a pretraining gives the mean of the tokens, after the backbone's norm. That of a classifier gives the
+    input of its head. That of a DensePredictor gives the mean of the tokens.
     """
 
     def model_config(self) -> dict:
@@ -513,7 +513,7 @@ class FeatureExtractor(Inferencer[FeatureVector]):
 
 
 class PredictedMap(NamedTuple):
-    """What a DensePredictor tells of an image, at the size at which viewers show it: turned as its EXIF says.
+    """Prediction of a DensePredictor for an image, upright by its EXIF and at its size.
 
     Attributes:
         input: its path, or ``inputs[3]`` for an array.
@@ -536,13 +536,13 @@ def predict_maps(
     *,
     device: torch.device | str | None = None,
 ) -> Iterator[PredictedMap]:
-    """Segment images, or tell their depth, from their colours.
+    """Segment images, or predict their depth, from RGB.
 
-    An image is resized as the config tests, but whole and without padding, each side to the nearest multiple of the
-    patch; the prediction is resized to the image before classes are chosen.
+    An image is resized as in the config's tests, but whole and without padding, each side to the nearest multiple of
+    the patch. The prediction is resized to the image before classes are chosen.
 
     Args:
-        config: see `get_model`; of a DensePredictor that sees nothing but colours.
+        config: see `get_model`. It must have a DensePredictor with RGB alone.
         checkpoint: see `get_model`; one that leaves weights at their initial values is refused.
         inputs: see `list_inputs`.
         device: see `get_model`.

@@ -1,10 +1,10 @@
 """Arithmetic of a forward pass, counted by PyTorch as the model runs on the meta device.
 
-Counted are the multiply-accumulates (MACs) of every linear layer (the patch embedding is one), of convolutions and of
-both products of attention, queries with keys and weights with values. Norms, biases, GELU and softmax are left out.
+It counts the multiply-accumulates (MACs) of linear layers (the patch embedding is one), of convolutions, and of both
+products of attention. Norms, biases, GELU and softmax are not counted.
 
-A backbone is anybody's, and so is a head; a model is a MaskedAutoencoder, a MultiMAE, a Classifier, or what has the
-same methods; their types are Any, since this room does not import the models.
+Any backbone and head works. A model is a MaskedAutoencoder, a MultiMAE, a Classifier, or has the same methods. Their
+types are Any, since this module does not import the models.
 
 Legend: N tokens of the clip, K visible ones, M decoded ones.
 """
@@ -60,11 +60,11 @@ class Row(NamedTuple):
 
 
 def count_macs(part: Any, run: Callable[[Any, int], object]) -> int:
-    """Count what a second clip of a batch adds: what is computed once per batch is not counted.
+    """Count what a second clip of a batch adds. Computation once per batch is not counted.
 
     Args:
-        part: a model, or a part of one; it runs as a copy without numbers, in evaluation.
-        run: the copy, number of clips -> its forward pass, on tensors of the meta device.
+        part: a model, or a part of one. A copy of it runs without numbers, in evaluation mode.
+        run: (copy, number of clips) -> its forward pass, on tensors of the meta device.
 
     Raises:
         ValueError: it does not run without numbers.
@@ -100,7 +100,7 @@ def encoder_macs(backbone: Backbone, num_tokens: int, modality: str) -> int:
 
 
 def decoder_macs(model: Any, modality: str, num_visible: int, num_predicted: int) -> int:
-    """Count the head of a masked autoencoder that is given ``num_visible`` tokens of the clip."""
+    """Count the head of a masked autoencoder for ``num_visible`` visible tokens of the clip."""
     backbone, grid = model.backbone, _grid(model.backbone, modality)
     shape = backbone.num_extra_tokens + num_visible, backbone.embed_dim
     return count_macs(
@@ -112,9 +112,9 @@ def decoder_macs(model: Any, modality: str, num_visible: int, num_predicted: int
 
 
 def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predicted: int | None = None) -> Row:
-    """Count a masked autoencoder that encodes ``num_visible`` tokens; all of them means that nothing is hidden.
+    """Count a masked autoencoder that encodes ``num_visible`` tokens. All of them means that nothing is hidden.
 
-    It predicts ``num_predicted`` tokens, by default those that are hidden.
+    It predicts ``num_predicted`` tokens, by default the hidden ones.
     """
     num_tokens = _grid(model.backbone, modality).num_tokens
     if num_predicted is None and num_visible == num_tokens:
@@ -130,9 +130,9 @@ def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predi
 
 
 def pretraining_rows(model: Any) -> list[Row]:
-    """Count a masked autoencoder per modality: nothing hidden, what runs, and with the paper's rounding.
+    """Count a masked autoencoder per modality, with nothing hidden, as it runs, and with the paper's rounding.
 
-    Where the decoder has a mask of its own, what the encoder's alone would save stands before what runs.
+    If the decoder has a mask of its own, a row with the encoder's mask alone comes before the row as it runs.
     """
     rows = []
     for modality, generator in model.mask_generator.items():
@@ -152,7 +152,7 @@ def pretraining_rows(model: Any) -> list[Row]:
 
 
 def classifier_rows(model: Any) -> list[Row]:
-    """Count a classifier or frozen backbone on one view of an image and of a video; a head counts with the encoder."""
+    """Count a classifier or frozen backbone on one view of an image and of a video. A head counts with the encoder."""
     backbone: Backbone = model.backbone
     require(backbone, 'the count of a view', 'grid', 'patch_size')
     frames, height, width = backbone.grid.clip_size(backbone.patch_size)
@@ -166,7 +166,7 @@ def classifier_rows(model: Any) -> list[Row]:
 
 
 def dense_macs(model: Any, size: int) -> int:
-    """Count a DensePredictor on a square image of colours, depth or both: convolutions, too."""
+    """Count a DensePredictor on a square image of RGB, depth or both, convolutions included."""
     tokenizers = getattr(model.backbone, 'tokenizers', None)
     channels = {'rgb': 3} if tokenizers is None else {name: part.channels for name, part in tokenizers.items()}
     return count_macs(
@@ -176,9 +176,9 @@ def dense_macs(model: Any, size: int) -> int:
 
 
 def task_rows(model: Any) -> list[Row]:
-    """Count a MultiMAE with nothing hidden and as it runs: the encoder, and all decoders together.
+    """Count the encoder and all decoders of a MultiMAE, with nothing hidden and as it runs.
 
-    The patches of all tokens are embedded, also of those that are hidden.
+    It embeds the patches of all tokens, hidden ones too.
     """
     parts = model.backbone.tokenizers.items()
     grids = {name: part.grid for name, part in parts}
@@ -204,7 +204,7 @@ def task_rows(model: Any) -> list[Row]:
 
 
 def _visible_in_paper(num_tokens: int, ratio: float) -> int:
-    """Round the visible tokens down (19 of 196 at 0.9); the code rounds the hidden ones down (and sees 20)."""
+    """Round the visible tokens down (19 of 196 at 0.9). The code rounds the hidden ones down (20 are visible)."""
     return int(round(num_tokens * (1 - ratio), 6))
 
 

@@ -1,10 +1,10 @@
 """What a training will cost, before its first hour: memory, time, loader cores.
 
-A training step runs once on fake tensors, which have shapes and no numbers. Every operation is written down with its
-FLOPs and the bytes that it moves; every tensor is followed from its birth to its end. A roofline (the
-larger of FLOPs over the card's rate and bytes over its bandwidth, operation by operation) makes seconds of that.
+A training step runs once on fake tensors, which have shapes and no numbers. It records the FLOPs and the moved bytes of
+every operation, and the lifetime of every tensor. A roofline turns these into seconds. It takes, for each operation,
+the larger of FLOPs over the card's rate and bytes over its bandwidth.
 
-The rates of `CARDS` are those of data sheets. What else is not counted stands in `FITTED`, with its origin.
+The rates of `CARDS` are from data sheets. `FITTED` has the numbers that are not counted, with their origin.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Inputs = Callable[[int], Mapping[str, Any]]  # number of samples -> arguments of
 
 
 class Card(NamedTuple):
-    """A device, by its data sheet, and the shares of it that a training is expected to reach.
+    """A device by its data sheet, and the shares of it that a training should reach.
 
     Attributes:
         tflops: of dense bfloat16 products with float32 sums, in 10^12 FLOPs a second.
@@ -74,7 +74,7 @@ class Card(NamedTuple):
         attention_share, narrow_attention_share: of ``tflops``, in the fused kernels of attention with heads of 64 and
             more, and with smaller ones.
         bandwidth_share: of ``bandwidth``.
-        launch: seconds that an operation takes the host; a step is never faster than its operations times this.
+        launch: seconds of the host for an operation. A step is never faster than its operations times this.
     """
 
     tflops: float
@@ -103,11 +103,11 @@ CARDS = {
 
 
 class _Counter(TorchDispatchMode):
-    """Writes down (FLOPs, bytes, width of a head or 0) of every operation that does something.
+    """Records (FLOPs, bytes, width of a head or 0) of every operation except views.
 
     Attributes:
-        alive: bytes of the tensors that are alive, ``own`` left out.
-        peak: the most of them so far.
+        alive: bytes of the tensors that are alive, without ``own``.
+        peak: the maximum of ``alive`` so far.
     """
 
     def __init__(self, own: Iterable[Tensor]) -> None:
@@ -164,14 +164,14 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 class StepCount(NamedTuple):
-    """What one micro-batch takes, forward and backward, as a straight line over its size.
+    """Cost of one micro-batch, forward and backward, linear in its size.
 
     Each array has a row for the fixed part and one for a sample.
 
     Attributes:
         flops, moved: (2, operations), FLOPs and bytes.
         heads: (operations,), width of the heads of an attention, 0 elsewhere.
-        alive: (2, 2), the most bytes of activations at once, in the forward pass and in the backward pass.
+        alive: (2, 2), peak bytes of activations in the forward pass and in the backward pass.
     """
 
     flops: NDArray[np.float64]
@@ -181,7 +181,7 @@ class StepCount(NamedTuple):
 
     @property
     def num_kernels(self) -> int:
-        """How many operations the host has to launch."""
+        """Number of operations that the host launches."""
         return len(self.heads)
 
     def total_flops(self, batch_size: int) -> float:
@@ -242,14 +242,14 @@ def _run(
 
 @contextmanager
 def as_on_a_card() -> Iterator[None]:
-    """Leave out what the layers do on CPUs alone; fake tensors of a card cannot go backward without a driver."""
+    """Disable the CPU paths of layers. Fake tensors of a card cannot go backward without a driver."""
     with patch.object(vit, 'SHORT', 0), patch.object(linear, 'USE_ONEDNN', False):
         yield
 
 
 # ---- What a config trains on ----
 
-# Training rows of the data sets as they are published, by a word of their folder or list: where the data are not there.
+# Training rows of published data sets, by a word of their folder or list. Used if the data are not there.
 PUBLISHED_ROWS = {
     'imagenet': 1281167,
     'sthv2': 168913,
@@ -271,12 +271,12 @@ class Source(NamedTuple):
 
     Attributes:
         name, modality: of the source.
-        rows: files or spans, None where nothing tells.
+        rows: files or spans, None if unknown.
         origin: how ``rows`` is known.
         replicas: samples of a row.
         repeats: passes of an epoch.
         clips: name of each input of the model -> (C, T, H, W), dtype.
-        target: the same of what is predicted, None if that is no map.
+        target: the same for the target, None if it is no map.
     """
 
     name: str
@@ -290,7 +290,7 @@ class Source(NamedTuple):
 
     @property
     def bytes_a_sample(self) -> int:
-        """What the loader hands over for a sample."""
+        """Bytes that the loader sends for a sample."""
         parts = [*self.clips.values(), *([] if self.target is None else [self.target])]
         return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in parts)
 
@@ -302,7 +302,7 @@ class Source(NamedTuple):
 
 
 def sources_of(cfg: Mapping[str, Any], rows: Mapping[str, int]) -> list[Source]:
-    """The sources of ``train_dataloader``; ``rows``: files of those that are neither here nor published."""
+    """The sources of ``train_dataloader``. ``rows`` has files of those that are neither here nor published."""
     loader = cfg['train_dataloader']
     sources = loader['dataset']['sources']
     if unknown := sorted(set(rows) - set(sources)):
@@ -347,7 +347,7 @@ def _count_rows(cfg: Mapping[str, Any]) -> tuple[int | None, str]:
 
 
 def inputs_of(cfg: Mapping[str, Any], source: Source) -> Inputs:
-    """Arguments of the model's forward, as its preprocessor would give them in training."""
+    """Arguments of the model's forward, as from its preprocessor in training."""
     model = cfg['model']
     preprocessor = model.get('data_preprocessor') or {}
     mixes = bool(preprocessor.get('mixing'))
@@ -380,7 +380,7 @@ class Memory(NamedTuple):
     """Bytes on one device, while a micro-batch is in its backward pass.
 
     Attributes:
-        fixed: what -> bytes, whatever the batch.
+        fixed: what -> bytes, for any batch size.
         alive: (2, 2), activations at the peak of the forward pass and of the backward pass, as in `StepCount`.
     """
 
@@ -403,7 +403,7 @@ class Memory(NamedTuple):
 
 
 def memory_of(model: nn.Module, count: StepCount, source: Source, *, ema: bool, num_shards: int) -> Memory:
-    """Weights, gradients and AdamW's two averages in float32, and what a micro-batch and the next one add."""
+    """Weights, gradients and AdamW's two moments in float32, plus a micro-batch and the next one."""
     size = 4.0 * sum(parameter.numel() for parameter in model.parameters())
     trained = 4.0 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     fixed = {'weights': size, 'gradients': trained, 'AdamW': 2 * trained / num_shards}
@@ -414,7 +414,7 @@ def memory_of(model: nn.Module, count: StepCount, source: Source, *, ema: bool, 
 
 
 def fitting_batch(largest: int, global_batch_size: int, num_gpus: int, replicas: int) -> int:
-    """The largest micro-batch of at most ``largest`` samples that makes the global batch; 0 if there is none."""
+    """The largest micro-batch of at most ``largest`` samples that divides the global batch. 0 if there is none."""
     if global_batch_size % num_gpus:
         return 0
     per_gpu = global_batch_size // num_gpus

@@ -1,16 +1,16 @@
 """Child registries of MMEngine's, scope ``omnimae``.
 
-A component registered here is found by its bare name in every config with ``default_scope = 'omnimae'``; one that
-lives outside the package enters through ``custom_imports`` (see ``examples/``). Each registry imports its room when
-it is first asked for a name, so ``import omnimae`` stays cheap.
+A component registered here is found by its bare name in every config with ``default_scope = 'omnimae'``. One from
+outside the package is registered by ``custom_imports`` (see ``examples/``). A registry imports its modules at the first
+look-up, so ``import omnimae`` stays cheap.
 """
 
 import mmengine.registry as root
 from mmengine.registry import Registry
 
 
-def _child(parent: Registry, *rooms: str) -> Registry:
-    return Registry(parent.name, parent=parent, scope='omnimae', locations=list(rooms))
+def _child(parent: Registry, *modules: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope='omnimae', locations=list(modules))
 
 
 MODELS = _child(root.MODELS, 'omnimae.models')
@@ -27,8 +27,8 @@ OPTIMIZERS = _child(root.OPTIMIZERS, 'omnimae.engine')
 METRICS = _child(root.METRICS, 'omnimae.evaluation')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'omnimae.checkpoint')
 
-# Nothing of ours is in these, but MMEngine warns of every registry that the default scope has no child of, and a child
-# does not make its parent import what it holds.
+# These are empty. MMEngine warns of every registry without a child of the default scope, and a child does not make its
+# parent import its own modules.
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS, 'mmengine.model')
 EVALUATOR = _child(root.EVALUATOR, 'mmengine.evaluator')
 VISUALIZERS = _child(root.VISUALIZERS, 'mmengine.visualization')

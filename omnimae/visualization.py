@@ -1,7 +1,7 @@
-"""Reconstructions as pictures: what the model saw, what it made of it, and how that is to be read.
+"""Draws reconstructions, with what the model saw, what it predicted, and how to read it.
 
-A model is a MaskedAutoencoder or a MultiMAE, a target a PixelTarget, or what has the same methods; their types are Any,
-since this room does not import the models.
+A model is a MaskedAutoencoder or a MultiMAE, a target a PixelTarget, or has the same methods. Their types are Any,
+since this module does not import the models.
 
 Legend: T frames, H W pixels, N tokens, M decoded tokens, P pixels of a patch, in the order (pt, ph, pw, c).
 """
@@ -38,7 +38,7 @@ INK, FAINT, WHITE = (20, 20, 20), (95, 95, 95), (255, 255, 255)
 class Reconstruction(NamedTuple):
     """Three views of one clip, (T, H, W, 3) uint8 each, and a caption.
 
-    Where the model predicts some frames of a clip only, these are the views' frames.
+    If the model predicts only some frames of a clip, the views have only these.
 
     Attributes:
         original: the clip.
@@ -57,10 +57,10 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = None) -> Reconstruction:
-    """(3, T, H, W) uint8 -> what a masked autoencoder sees and predicts of it; draws a mask unless one is given.
+    """(3, T, H, W) uint8 -> what a masked autoencoder sees and predicts. Draws a mask unless one is given.
 
-    A model that predicts patches normalised by their own mean and standard deviation cannot know these: they are taken
-    from the true patch, and the caption says so.
+    A model that predicts normalised patches does not know their mean and std. They are taken from the true patch, and
+    the caption says so.
 
     Raises:
         ValueError: a clip that is not uint8 (3, T, H, W), or that the model refuses.
@@ -104,7 +104,7 @@ def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = N
 def _restore(target: Any, prediction: Tensor, pixels: Tensor) -> Tensor:
     """(M, repeats*P) predictions, (M, P) true pixels in 0..1 -> (M, P) predicted pixels in 0..1.
 
-    Of an image every frame of a tubelet is predicted; the picture is their mean.
+    For an image the model predicts every frame of a tubelet. The result is their mean.
     """
     repeats = prediction.shape[-1] // pixels.shape[-1]
     copies = prediction.unflatten(-1, (repeats, -1)).transpose(0, 1)
@@ -148,15 +148,15 @@ def reconstruct_tasks(
 ) -> dict[str, Reconstruction]:
     """Modality -> (C, T, H, W) as stored -> what a MultiMAE sees and predicts, for each of its tasks.
 
-    Colours are shown as they are, depth in greys from the least to the most of the original, each class in a colour of
-    its own. Where the original of a task is not among the clips, grey stands for it; a task that predicts patches
-    normalised by their own statistics has to take those from the original, and is left out then.
+    RGB is shown as it is, depth in greys from the minimum to the maximum of the original, each class in its own colour.
+    A task without an original among the clips shows grey for it. A task that predicts normalised patches needs the
+    statistics of the original, and is left out without it.
 
     Args:
         model: a MultiMAE.
-        clips: of each modality that there is.
-        inputs: what the model sees whole, and nothing of the others: any-to-any prediction. None shows ``masks``.
-        masks: over the tokens of all clips; None draws one as in training.
+        clips: of each available modality.
+        inputs: modalities that the model sees completely, and none of the others (any-to-any). None uses ``masks``.
+        masks: over the tokens of all clips. None draws one as in training.
 
     Raises:
         ValueError: inputs that are not among the clips, or clips that the model refuses.
@@ -216,7 +216,7 @@ def _show_whole(inputs: Sequence[str], grids: Mapping[str, Grid]) -> Masks:
 def _pictures(model: Any, head: Any, prediction: Tensor, original: Tensor | None) -> tuple[Tensor, Tensor]:
     """(N, P) prediction, (N, P) normalised original -> pictures of both, (N, 3 * pixels) in 0..1.
 
-    Of an image every frame of a tubelet is predicted; the picture is their mean.
+    For an image the model predicts every frame of a tubelet. The result is their mean.
     """
     is_map = head.error == 'cross_entropy'
     size = prediction.shape[1] if original is None else original.shape[1] * (head.channels if is_map else 1)
@@ -245,7 +245,7 @@ def _colours(model: Any, head: Any, values: Tensor, like: Tensor) -> Tensor:
 
 
 def _palette(num_classes: int) -> Tensor:
-    """-> (num_classes + 1, 3) in 0..1: colours of classes, far apart for those of near numbers; black for no class."""
+    """-> (num_classes + 1, 3) in 0..1. Distinct colours of classes, far apart for near numbers, and black for none."""
     rows = [
         colorsys.hsv_to_rgb(i * 0.618 % 1, (0.85, 0.5)[i // 2 % 2], (0.95, 0.65)[i % 2]) for i in range(num_classes)
     ]
@@ -263,10 +263,10 @@ def _enlarged(result: Reconstruction, scale: int) -> Reconstruction:
 
 @torch.no_grad()
 def predictions_sheet(model: Any, samples: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
-    """Draw samples with a target: what a DensePredictor is given, what is true, what it predicts, one row each.
+    """Draw inputs, truth and prediction of a DensePredictor for samples with a target, one row each.
 
-    Each class has a colour of its own; depth is shown in greys from the least to the most of the truth, that of the
-    prediction too. Black: not known.
+    Each class has its own colour. Depth is shown in greys from the minimum to the maximum of the truth, for the
+    prediction too. Black is unknown.
     """
     device, training = next(model.parameters()).device, model.training
     model.eval()
@@ -282,13 +282,13 @@ def predictions_sheet(model: Any, samples: Sequence[Mapping[str, Any]], title: s
 
 
 def of_one_size(panels: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """(H, W, 3) each -> the same, the smaller ones enlarged by whole factors: maps of classes may have been shrunk."""
+    """(H, W, 3) each -> the same size. Smaller ones, as class maps with a stride, are enlarged by whole factors."""
     height = max(len(panel) for panel in panels)
     return [panel.repeat(height // len(panel), 0).repeat(height // len(panel), 1) for panel in panels]
 
 
 def map_picture(pixels: Tensor, like: Tensor | None = None) -> np.ndarray:
-    """(C, H, W): RGB, classes (uint8) or depth -> (H, W, 3) uint8; depth between the extremes of ``like``."""
+    """(C, H, W) RGB, classes (uint8) or depth -> (H, W, 3) uint8. Depth is scaled to the extremes of ``like``."""
     if len(pixels) == 3:
         return pixels.permute(1, 2, 0).numpy()
     if pixels.dtype == torch.uint8:
@@ -307,7 +307,7 @@ def map_picture(pixels: Tensor, like: Tensor | None = None) -> np.ndarray:
 
 
 class Row(NamedTuple):
-    """One line of a sheet: pictures side by side, and words about them.
+    """One row of a sheet, with images side by side and their texts.
 
     Attributes:
         panels: (H, W, 3) uint8 each, of one size on the whole sheet.
@@ -323,7 +323,7 @@ class Row(NamedTuple):
 
 
 def image_grid(results: Sequence[Reconstruction], names: Sequence[str], title: str) -> Image.Image:
-    """Draw images of one size: original | masked | reconstruction, one row each."""
+    """Draw images of one size as original | masked | reconstruction, one row each."""
     rows = [
         Row([panel[0] for panel in result[:3]], caption=f'{name}: {result.caption}')
         for result, name in zip(results, names, strict=True)
@@ -332,7 +332,7 @@ def image_grid(results: Sequence[Reconstruction], names: Sequence[str], title: s
 
 
 def frame_strip(result: Reconstruction, name: str, title: str) -> Image.Image:
-    """Draw a clip as three strips of frames, evenly spaced in time: original, masked, reconstruction."""
+    """Draw a clip as three strips of evenly spaced frames, original, masked and reconstruction."""
     num_frames = len(result.original)
     chosen = np.linspace(0, num_frames - 1, min(STRIP_FRAMES, num_frames)).round().astype(int)
     rows = [Row(frames[chosen], label) for label, frames in zip(PANELS, result[:3], strict=True)]
@@ -341,7 +341,7 @@ def frame_strip(result: Reconstruction, name: str, title: str) -> Image.Image:
 
 
 def animation(result: Reconstruction, name: str, title: str) -> list[Image.Image]:
-    """Draw a clip as pages, one per frame: original | masked | reconstruction."""
+    """Draw a clip as pages of original | masked | reconstruction, one per frame."""
     return [
         sheet(title, [Row(panels, caption=f'{name}: {result.caption}')], PANELS)
         for panels in zip(*result[:3], strict=True)
@@ -349,7 +349,7 @@ def animation(result: Reconstruction, name: str, title: str) -> list[Image.Image
 
 
 def sheet(title: str, rows: Sequence[Row], columns: Sequence[str] = ()) -> Image.Image:
-    """Draw rows of pictures, with a title and words for columns, rows and single pictures."""
+    """Draw rows of images, with a title and texts for columns, rows and single images."""
     panel_height, panel_width = rows[0].panels[0].shape[:2]
     scale = max(1, -(-MIN_PANEL // min(panel_height, panel_width)))
     step = panel_width * scale + MARGIN
@@ -391,7 +391,7 @@ def write_mp4(path: str | os.PathLike, pages: Sequence[Image.Image], frames_per_
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # the other kind is what it gives without a size
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # without a size it returns another kind
 
 
 def _text(text: str, font: ImageFont.FreeTypeFont, ink: tuple[int, int, int], width: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What scores, maps and features say: accuracy over views, EPIC-Kitchens verbs and nouns, mIoU, depth, k-NN."""
+"""Metrics: accuracy over views, EPIC-Kitchens verbs and nouns, mIoU, depth, k-NN."""
 
 from .epic import Actions, Subsets, load_actions, load_subsets, make_submission, marginal, write_submission
 from .features import INDEX, Features, knn, knn_accuracy, load_features

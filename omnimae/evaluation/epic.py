@@ -17,24 +17,24 @@ from omnimae.structures import to_json
 
 from .scores import Scores, accuracy, without_zeros
 
-NUM_VERBS, NUM_NOUNS, NUM_ACTIONS = 97, 300, 100  # that a submission holds for each segment; of actions the best
+NUM_VERBS, NUM_NOUNS, NUM_ACTIONS = 97, 300, 100  # of a segment in a submission; the best actions only
 NARRATION_ID = re.compile(r'(P\d+)_\d+_\d+')
 
 
 class Actions(NamedTuple):
-    """Of which verb and noun each action of EPIC-Kitchens-100 is made: (A,) verb and noun indices."""
+    """(A,) verb and noun indices of the actions of EPIC-Kitchens-100."""
 
     verbs: np.ndarray
     nouns: np.ndarray
 
 
 class Subsets(NamedTuple):
-    """Samples that are scored by themselves, too; None where the official list is not there.
+    """Subsets with scores of their own. None if the official list is missing.
 
     Attributes:
-        unseen: participants whose kitchens are not in the training set: 'P18', ...
-        tail_verbs: verbs with few samples in the training set; such classes have 20 % of the samples together.
-        tail_nouns: the same of nouns.
+        unseen: participants whose kitchens are not in the training set, as 'P18'.
+        tail_verbs: verbs with few samples in the training set. These classes have 20 % of the samples together.
+        tail_nouns: the same for nouns.
     """
 
     unseen: np.ndarray | None = None
@@ -50,7 +50,7 @@ SUBSET_FILES = {  # of the official annotations: field of Subsets -> file, colum
 
 
 def load_actions(path: str | Path) -> Actions:
-    """Read ``actions.csv``: a header ``action,verb,noun``, then three indices a line, each action once.
+    """Read ``actions.csv``. It has a header ``action,verb,noun``, then three indices a line, each action once.
 
     Raises:
         ValueError: no such file, another header, or lines that do not number the actions 0, 1, 2, ...
@@ -75,7 +75,7 @@ def load_actions(path: str | Path) -> Actions:
 def load_subsets(folder: str | Path) -> Subsets:
     """Read the official lists of unseen participants, tail verbs and tail nouns, in ``folder`` or its annotations/.
 
-    One that is not there is logged, and None in the result.
+    A missing list is logged, and None in the result.
 
     Raises:
         ValueError: a file that holds something else.
@@ -102,7 +102,7 @@ def load_subsets(folder: str | Path) -> Subsets:
 
 
 def marginal(probabilities: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """(S, A) of actions, (A,) the verb (or noun) of each -> (S, verbs): the sum over the actions with that verb."""
+    """(S, A) of actions, (A,) verb (or noun) of each -> (S, verbs). Sums over the actions with a verb."""
     sums = np.zeros((len(probabilities), parts.max() + 1), np.float64)
     np.add.at(sums.T, parts, probabilities.T)
     return sums
@@ -113,9 +113,8 @@ def count_parts(
 ) -> dict[str, float]:
     """-> {'verb_top1', 'noun_top1', ...} and {'unseen_action_top1', 'tail_verb_top1', ...}; in percent.
 
-    The subsets are those of the challenge (arXiv:2006.13256, section 5.1, and its evaluation code): samples of unseen
-    participants; samples of a tail verb, of a tail noun, and for actions those of either. One without samples is left
-    out.
+    The subsets are those of the challenge (arXiv:2006.13256, section 5.1, and its evaluation code). They are samples of
+    unseen participants, of a tail verb, of a tail noun, and for actions those of either. Empty subsets are left out.
     """
     verbs, nouns = actions.verbs[scores.labels], actions.nouns[scores.labels]
     parts = {
@@ -150,16 +149,16 @@ def count_parts(
 def make_submission(
     scores: Scores, actions: Actions, *, supervision: Sequence[int] = (3, 3, 3), softmax: bool = False
 ) -> dict[str, Any]:
-    """What a test set's scores are in the challenge's format, version 0.2: of verbs, of nouns and of the best actions.
+    """Scores of a test set in the challenge's format, version 0.2, for verbs, nouns and the best actions.
 
-    Without the actions the challenge would multiply verbs with nouns. Labels are not needed.
+    Without actions the challenge would multiply verbs with nouns. Labels are not needed.
 
     Args:
-        scores: of the segments; their ids are narration_ids.
+        scores: of the segments. Their ids are narration_ids.
         actions: verbs and nouns of the actions.
         supervision: the levels (0 to 5) of pretraining, training labels and training data, see
             https://github.com/epic-kitchens/sls.
-        softmax: as of `count`, of the actions.
+        softmax: as in `count`, for the actions.
 
     Raises:
         ValueError: ids that are none, another number of actions than of classes, scores or levels that cannot be used.
@@ -190,12 +189,12 @@ def make_submission(
 
 
 def _numbered(values: np.ndarray, size: int) -> dict[str, float]:
-    """Class -> score, of as many classes as the challenge has: the last ones may be in no action."""
+    """Class -> score, padded to the challenge's classes. The last ones may be in no action."""
     return {str(number): float(value) for number, value in enumerate(np.pad(values, (0, size - len(values))))}
 
 
 def write_submission(path: str | Path, submission: dict[str, Any]) -> None:
-    """Write the archive that the challenge takes: ``test.json`` in a zip file."""
+    """Write the challenge's archive, ``test.json`` in a zip file."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with ZipFile(path, 'w', ZIP_DEFLATED) as archive:
         archive.writestr('test.json', to_json(submission))

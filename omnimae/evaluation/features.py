@@ -24,8 +24,8 @@ class Features(NamedTuple):
 
     Attributes:
         ids: (S,) names of the samples.
-        labels: (S,) class indices; empty where the samples have none.
-        features: (S, D) float32, not normalised to a length of 1.
+        labels: (S,) class indices. Empty if the samples have none.
+        features: (S, D) float32, not normalised to unit length.
     """
 
     ids: np.ndarray
@@ -38,7 +38,7 @@ class Features(NamedTuple):
 
 
 def load_features(path: str | Path) -> Features:
-    """Read a file of features, or a folder of shards, each such a file; its index says which.
+    """Read a file of features, or a folder of such files, listed in its index.
 
     Raises:
         ValueError: no such file, one that holds something else, or a folder that is not complete.
@@ -59,12 +59,12 @@ def load_features(path: str | Path) -> Features:
 def knn(
     queries: Tensor, bank: Tensor, labels: Tensor, num_classes: int, *, k: int = 20, temperature: float = 0.07
 ) -> Tensor:
-    """(Q, D), (S, D), (S,) -> (Q, classes): weighted votes of the ``k`` nearest samples of the bank, as in DINO.
+    """(Q, D), (S, D), (S,) -> (Q, classes). Weighted votes of the ``k`` nearest samples of the bank, as in DINO.
 
-    Near is a high cosine similarity s, and a vote weighs exp(s / temperature); arXiv:2104.14294, section 4.1 (weights:
-    arXiv:1805.01978, section 3.4). The votes of a query are divided by their sum, so they read as probabilities. Where
-    several samples are equally near and not all of them are among the ``k``, they share the places that are left: of
-    features that are all the same, the classes have their shares of the bank, whatever its order.
+    The similarity s is the cosine. A vote has the weight exp(s / temperature) (arXiv:2104.14294, section 4.1; weights:
+    arXiv:1805.01978, section 3.4). The votes of a query are normalised to a sum of 1. If only some of several equally
+    near samples are among the ``k``, all of them share the remaining places. So with identical features the classes get
+    their shares of the bank, in any order.
 
     Raises:
         ValueError: a bank of fewer than ``k`` samples, or with a label that is none of the classes.
@@ -92,7 +92,7 @@ def knn(
 def _shared_votes(
     similarities: Tensor, nearest: Tensor, labels: Tensor, num_classes: int, temperature: float
 ) -> Tensor:
-    """(S,), (k,), (S,) -> (classes,): the votes where more samples are as near as the last of ``nearest``."""
+    """(S,), (k,), (S,) -> (classes,). Votes if more samples are as near as the last of ``nearest``."""
     near, level = similarities > nearest[-1], similarities == nearest[-1]
     places = (len(nearest) - near.sum()) / level.sum()  # for each of the equally near
     weights = ((similarities - nearest[0]) / temperature).exp() * (near + level * places)

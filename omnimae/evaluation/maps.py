@@ -1,4 +1,4 @@
-"""Metrics of maps: classes or depth of every pixel."""
+"""Metrics of class maps and depth maps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from omnimae.structures import UNKNOWN_CLASS
 class SegmentationScore(BaseMetric):
     """mIoU, mean class accuracy and pixel accuracy over all pixels of all samples that have a class, in percent.
 
-    As in MMSegmentation: areas are summed over the samples first. The IoU of a class is that of its pixels predicted
-    and labelled; the accuracy of a class is the share of its pixels that is right. A class that is neither predicted
-    nor labelled has no part in mIoU, one that is not labelled none in the mean accuracy. A pixel that is predicted to
-    have no class (255: a tie, or NaN) is wrong.
+    As in MMSegmentation, areas are summed over the samples first. The IoU of a class is that of its predicted and
+    labelled pixels. Its accuracy is the share of its labelled pixels that are right. mIoU excludes classes that are
+    neither predicted nor labelled. The mean accuracy excludes classes that are not labelled. A pixel predicted as 255
+    (a tie, or NaN) is wrong.
 
     Args:
         out_dir: also write each prediction there, as 8-bit PNG of the model's classes, named after its sample.
@@ -69,12 +69,12 @@ class SegmentationScore(BaseMetric):
 
 @METRICS.register_module()
 class DepthScore(BaseMetric):
-    """How far predicted depth is from the true one, over all pixels of all samples whose depth is known.
+    """Errors of predicted depth, over all pixels of all samples with known depth.
 
     delta1, delta2 and delta3 are the shares, in percent, of pixels where the larger of prediction / truth and truth /
-    prediction is below 1.25, 1.25^2 and 1.25^3, none of them where the prediction is not above 0; rmse is in the unit
-    of the files, rel the mean of |error| / truth. (The release of MultiMAE takes them of each batch, and the mean over
-    batches; there 0 and less are within every ratio of a true 0.)
+    prediction is below 1.25, 1.25^2 and 1.25^3. A prediction of 0 or less never counts. rmse is in the unit of the
+    files. rel is the mean of |error| / truth. (The release of MultiMAE computes them for each batch, and the mean over
+    batches. There 0 and less are within every ratio of a true 0.)
 
     Args:
         out_dir: also write each prediction there, as 16-bit PNG in the unit of the files, named after its sample.

@@ -20,7 +20,7 @@ from .scores import Scores, accuracy
 
 @METRICS.register_module()
 class ReconstructionLoss(BaseMetric):
-    """Mean reconstruction loss per modality, over samples that were not trained on."""
+    """Mean reconstruction loss per modality, over held-out samples."""
 
     default_prefix = 'reconstruction'
     may_lack_samples = True  # files that cannot be read are left out
@@ -30,7 +30,7 @@ class ReconstructionLoss(BaseMetric):
         self.results += [(sample['modality'], float(sample['loss'])) for sample in data_samples]
 
     def names_of(self, dataset: Any) -> set[str]:
-        """What `compute_metrics` gives of a MixedDataset."""
+        """Names that `compute_metrics` gives for a MixedDataset."""
         return {source.modality for source in dataset.sources}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -51,15 +51,14 @@ def count(
 ) -> dict[str, float]:
     """-> {'top1', 'top5', ..., 'mean_class'} and, with ``actions``, {'verb_top1', 'noun_top1', ...}; in percent.
 
-    Of several sources each is counted by itself, too: {'NAME/top1', ...}. With ``actions`` the classes are actions, so
-    'top1' is the action accuracy. Verbs and nouns are scored by what the model says of actions, not by heads of their
-    own: the probability of a verb is the sum of those of its actions, whatever their nouns, from the probabilities
-    averaged over views.
+    If there are several sources, each has its own accuracy too, {'NAME/top1', ...}. With ``actions`` the classes are
+    actions, so 'top1' is the action accuracy. Verbs and nouns have no heads of their own. The probability of a verb is
+    the sum of those of its actions, averaged over views.
 
     Args:
         scores: of the samples.
         topk: which k to count.
-        softmax: rank the classes by the averaged probabilities; the release ranks them by the averaged logits.
+        softmax: rank the classes by the averaged probabilities. The release ranks them by the averaged logits.
         actions: verbs and nouns of the actions.
         subsets: of EPIC-Kitchens-100, counted with ``actions``, see `epic.count_parts`.
 
@@ -80,15 +79,15 @@ def count(
 
 @METRICS.register_module()
 class ClipAccuracy(BaseMetric):
-    """Top-k and mean class accuracy of view-averaged scores, of all samples and of each source, in percent: `count`.
+    """Top-k and mean class accuracy of view-averaged scores in percent, for all samples and each source, see `count`.
 
     Args:
         topk: which k to report.
-        softmax: rank by probabilities averaged over views in place of logits.
-        actions: path of EPIC-Kitchens-100's ``actions.csv``: the classes are actions; verbs and nouns are reported too,
-            and the subsets of the challenge where their official lists are beside it, see `load_subsets`.
-        out_file: also write ids, labels and scores of all samples there (.npz), to be scored again without the model;
-            of samples without labels, such as a challenge's test set, write them alone.
+        softmax: rank by probabilities averaged over views instead of logits.
+        actions: path of EPIC-Kitchens-100's ``actions.csv``. The classes are then actions. Verbs and nouns are reported
+            too. So are the subsets of the challenge if their official lists are next to it, see `load_subsets`.
+        out_file: also write ids, labels and scores of all samples there (.npz), to be scored again without the model.
+            Samples without labels, such as a challenge's test set, are only written.
 
     Raises:
         ValueError: samples without labels and no ``out_file``, fewer classes than the largest k, or a wrong ``actions``
@@ -115,17 +114,17 @@ class ClipAccuracy(BaseMetric):
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
-        """Class names of each source, which the loop hands over before anything runs."""
+        """Class names of each source. The loop sets them before anything runs."""
         for classes in dataset_meta.values():
             if classes is not None:
                 self.check_size(len(classes))
         self._dataset_meta = dataset_meta
 
     def check_size(self, num_classes: int) -> None:
-        """Refuse a number of classes of which the largest k asks for more.
+        """Refuse fewer classes than the largest k.
 
         Raises:
-            ValueError: it does.
+            ValueError: there are fewer.
         """
         if max(self.topk) > num_classes:
             raise ValueError(
@@ -133,7 +132,7 @@ class ClipAccuracy(BaseMetric):
             )
 
     def names_of(self, dataset: Any) -> set[str] | None:
-        """What `count` gives of a MixedDataset; None with actions, whose parts are in files."""
+        """Names that `count` gives for a MixedDataset. None with actions, whose parts are in files."""
         if self.actions is not None:
             return None
         own = {'mean_class', *(f'top{k}' for k in self.topk)}
@@ -155,7 +154,7 @@ class ClipAccuracy(BaseMetric):
         ]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """-> what `count` gives; nothing without labels.
+        """-> the result of `count`. Empty without labels.
 
         Raises:
             ValueError: some samples have labels and some have none.

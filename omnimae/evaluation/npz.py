@@ -10,7 +10,7 @@ import numpy as np
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:
-    """Write named arrays to a file of exactly this name; its folder is made."""
+    """Write named arrays to a file of exactly this name. Its folder is created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'wb') as file:  # NumPy would add .npz to a path that ends in something else
         save: Callable[..., None] = np.savez_compressed if compressed else np.savez
@@ -18,7 +18,7 @@ def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray], *, compressed:
 
 
 def join_npz(path: str | Path, files: Sequence[str | Path], keys: Sequence[str]) -> None:
-    """Write the arrays of these names in several files one after the other into one; a file at a time is in memory."""
+    """Concatenate these arrays of several files into one file. One file at a time is in memory."""
     with ZipFile(path, 'w') as joined:
         for key in keys:
             parts = [(part.dtype, part.shape) for part in (read_npz(file, [key])[key] for file in files)]
@@ -32,7 +32,7 @@ def join_npz(path: str | Path, files: Sequence[str | Path], keys: Sequence[str])
 
 
 def read_npz(path: str | Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Read the arrays of these names, those of ``optional`` where the file has them.
+    """Read the arrays of these names, and those of ``optional`` if the file has them.
 
     Raises:
         ValueError: no such file, or one that holds something else.

@@ -1,4 +1,4 @@
-"""What a classifier says about samples: its scores in files, and their accuracy."""
+"""Scores of a classifier in files, and their accuracy."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .npz import read_npz, write_npz
 
 
 class Scores(NamedTuple):
-    """What a classifier says about S samples, views averaged already.
+    """Scores of a classifier for S samples, averaged over views.
 
     Attributes:
         ids: (S,) names of the samples.
-        labels: (S,) class indices; empty where the samples have none.
+        labels: (S,) class indices. Empty if the samples have none.
         scores: (S, classes) logits, averaged over views.
         probabilities: (S, classes) the softmax of each view's logits, averaged over views.
-        sources: (S,) names of the sources that the samples are from; empty where they are not known.
+        sources: (S,) names of the samples' sources. Empty if unknown.
     """
 
     ids: np.ndarray
@@ -33,11 +33,11 @@ class Scores(NamedTuple):
         write_npz(path, self._asdict(), compressed=True)
 
     def rows(self, which: np.ndarray) -> Scores:
-        """The samples that ``which``, (S,) bool, says, as those of one source."""
+        """The samples selected by ``which``, (S,) bool, for instance those of one source."""
         return Scores(self.ids[which], self.labels[which], self.scores[which], self.probabilities[which])
 
     def ranked(self, softmax: bool) -> np.ndarray:
-        """(S, classes): what ranks the classes, the averaged probabilities or the averaged logits."""
+        """(S, classes) the averaged probabilities or logits that rank the classes."""
         return without_zeros(self.probabilities) if softmax else self.scores
 
 
@@ -61,16 +61,16 @@ def load_scores(paths: Sequence[str | Path]) -> Scores:
 
 
 def without_zeros(probabilities: np.ndarray) -> np.ndarray:
-    """Scores of the same order in which a class without any probability, or vote, has -inf: see `accuracy`."""
+    """Same scores, with -inf for a class without any probability or vote, see `accuracy`."""
     return np.where(probabilities > 0, probabilities, -np.inf)
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 5)) -> dict[str, float]:
     """(S, classes), (S,) -> top-k accuracies and the mean over classes of the top-1, in percent.
 
-    A sample counts as right only where that is certain: fewer than k *other* classes have a score as high as its
-    label's or higher, and that score is not -inf, which says that nothing speaks for the class. So a model of equal
-    scores for all classes is right nowhere. (torch.topk, and with it timm and torchmetrics, takes any of the tied
+    A sample counts as right only if that is certain. Fewer than k *other* classes may have a score as high as its
+    label's or higher. The label's score must not be -inf, which means no evidence for the class. So a model with equal
+    scores for all classes is never right. (torch.topk, and with it timm and torchmetrics, takes any of the tied
     classes, scikit-learn the last, DINO's k-NN classes without a vote in their order.) A class without samples does not
     count in the mean.
 
