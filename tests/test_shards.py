@@ -153,7 +153,6 @@ def test_of_a_large_video_a_decoder_reads_what_it_needs(tmp_path, monkeypatch, r
         other[0]
 
 
-@pytest.mark.slow
 def test_a_run_that_began_on_loose_files_goes_on_on_shards(tmp_path):
     loose = write_data(tmp_path / 'loose', num_pictures=12, num_movies=4)
     pack(loose, tmp_path / 'packed', size=30_000)
