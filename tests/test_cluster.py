@@ -289,6 +289,15 @@ def test_machines_meet_by_the_environment(monkeypatch: pytest.MonkeyPatch):
     assert value(words, '--local-addr') == '127.0.0.1'
 
 
+@pytest.mark.parametrize('gpus', ['--work-dir', '0', 'two', ''])
+@pytest.mark.parametrize('script', ['dist_train.sh CONFIG', 'dist_test.sh CONFIG CHECKPOINT'])
+def test_a_number_of_gpus_that_is_missing_is_asked_for(script: str, gpus: str):
+    command = ['bash', TOOLS / script.split()[0], *script.split()[1:], gpus, 'more']
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert f'bash tools/{script} GPUS [arguments of ' in result.stderr
+
+
 @pytest.mark.parametrize(
     ('env', 'message'),
     [
@@ -879,7 +888,7 @@ class RescueInValidationHook(RescueAtHook):
 def test_what_is_saved_in_a_validation_is_no_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An EMAHook gives the model its average then. It is saved where the checkpoints are, as that of the epoch."""
     monkeypatch.setattr(heartbeat, 'current', Heartbeat(0, ['here'], silence=60, patience=60))
-    write_config(tmp_path / 'classify.py', CLASSIFY + COUNTED, write_data(tmp_path / 'data'))
+    write_config(tmp_path / 'classify.py', CLASSIFY + COUNTED, write_data(tmp_path / 'data', num_movies=0))
     hooks = [dict(type='EMAHook', begin_epoch=0), dict(type='RescueInValidationHook', is_updated=False)]
     options = {'custom_hooks': hooks, 'default_hooks.checkpoint.out_dir': str(tmp_path / 'out')}
     with pytest.raises(SystemExit):

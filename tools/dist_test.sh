@@ -3,7 +3,7 @@
 # Several machines: run it on each, with NNODES, NODE_RANK (0, 1, ...), MASTER_ADDR and PORT (29500) in the environment.
 # TOOL=extract_features.py in the environment: that tool in place of test.py.
 set -euo pipefail
-if (($# < 3)); then
+if (($# < 3)) || [[ ! $3 =~ ^([1-9][0-9]*|gpu|auto|cpu)$ ]]; then
     sed -n '2,4s/^# //p' "$0" >&2
     exit 2
 fi

@@ -5,7 +5,7 @@
 # Machines with several networks need GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME. They wait MEET_TIMEOUT (120) seconds
 # for each other.
 set -euo pipefail
-if (($# < 2)); then
+if (($# < 2)) || [[ ! $2 =~ ^([1-9][0-9]*|gpu|auto|cpu)$ ]]; then
     sed -n '2,6s/^# //p' "$0" >&2
     exit 2
 fi
