@@ -729,7 +729,7 @@ def _remedy(state_dict: StateDict, target: StateDict, keys: list[str]) -> str:
 def _describe(state_dict: StateDict) -> str:
     kernels = [x for key, x in state_dict.items() if key.endswith('.patch_embed.weight') and x.dim() == 5]
     if not kernels:
-        return f'other parts ({_grouped(key for key in state_dict if key.startswith("backbone."))})'
+        return _grouped(key for key in state_dict if key.startswith('backbone.')) or 'no backbone'
     width, _, *patch_size = kernels[0].shape
     text = f'embed_dim={width}, depth={num_blocks("backbone.blocks.", state_dict)}, patch_size={tuple(patch_size)}'
     for prefix in decoder_prefixes(state_dict):

@@ -18,8 +18,9 @@ from torch import nn
 
 from omnimae.apis import FeatureExtractor
 from omnimae.checkpoint import load_weights
+from omnimae.config import load_config
 from omnimae.engine import LayerDecayConstructor
-from omnimae.flops import pretraining_rows
+from omnimae.flops import encoder_macs, pretraining_rows
 from omnimae.layouts import convert, recognise
 from omnimae.models.vit import SpatioTemporalViT
 from omnimae.planning import count_step
@@ -136,6 +137,20 @@ def test_what_an_outside_backbone_costs_is_foretold(name):
 
 def inputs(size: int) -> dict:
     return dict(clip=torch.zeros(size, 3, 4, 32, 32, dtype=torch.uint8), modality='video')
+
+
+@pytest.mark.parametrize(
+    ('name', 'parameters', 'gmacs'),
+    [('rope', 86.2e6, 17.5), ('hiera', 27.1e6, 4.9)],
+)
+def test_the_configs_of_the_examples(name, parameters, gmacs):
+    """Sizes and arithmetic of an image are those of the published models: ViT-B, and Hiera-T but for its head."""
+    example(name)
+    with torch.device('meta'):
+        model = MODELS.build(load_config(ROOT / 'examples' / name / 'pretrain.py').model)
+    assert sum(x.numel() for x in model.backbone.parameters()) == pytest.approx(parameters, rel=0.01)
+    num_tokens = model.backbone.grid.h * model.backbone.grid.w
+    assert encoder_macs(model.backbone, num_tokens, 'image') / 1e9 == pytest.approx(gmacs, abs=0.1)
 
 
 def test_rotary_positions_tell_distances_alone():

@@ -56,8 +56,9 @@ def counted_macs(run) -> int:
 @pytest.mark.parametrize('per_modality', [False, True])
 def test_the_count_is_what_torch_counts(modality, clip_size, per_modality):
     model, batch = tiny(per_modality=per_modality), 3
-    row = next(row for row in pretraining_rows(model) if row.modality == modality and row.what == 'masked, as it runs')
-    assert (row.num_tokens, row.num_visible) == {'image': (12, 6), 'video': (36, 8)}[modality]
+    num_tokens, num_visible = {'image': (12, 6), 'video': (36, 8)}[modality]
+    row = masked_row(model, modality, 'masked, as it runs', num_visible)
+    assert row.num_tokens == num_tokens
     queries = row.num_tokens * 24 * 16  # embedded once per batch, not in the count
     clip = torch.zeros(batch, 3, *clip_size)
     assert counted_macs(lambda: model.loss(clip, modality)) == batch * row.total + queries
@@ -83,7 +84,7 @@ def test_a_hand_count():
     assert row.decoder == 16 + 96 + 216 + 192 + 288
 
 
-@pytest.mark.parametrize('arch', PAPER)
+@pytest.mark.parametrize('arch', ['base', *(pytest.param(arch, marks=pytest.mark.slow) for arch in ('large', 'huge'))])
 def test_masking_saves_what_the_paper_says(arch):
     head, patch_size, visible, least = PAPER[arch]
     with torch.device('meta'):

@@ -162,7 +162,11 @@ def test_convert_checkpoint_refuses(tmp_path, checkpoint):
 
 @pytest.mark.parametrize(
     ('size', 'least'),
-    [('b', (5.9, 7.6)), ('l', (7.5, 11.4)), ('h', (7.5, 11.3))],
+    [
+        ('b', (5.9, 7.6)),
+        pytest.param('l', (7.5, 11.4), marks=pytest.mark.slow),
+        pytest.param('h', (7.5, 11.3), marks=pytest.mark.slow),
+    ],
 )
 def test_get_flops_prints_the_savings_of_the_paper(size, least, capsys):
     tool('get_flops').main([str(ROOT / 'configs' / 'omnimae' / f'vit-{size}_in1k-ssv2.py')])
