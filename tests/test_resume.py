@@ -224,6 +224,7 @@ class StopBefore(Hook):
         ('model.init_cfg.checkpoint', True),
         ('model.backbone.grad_checkpointing', True),
         ('env_cfg.dist_cfg.timeout', True),
+        ('env_cfg.resource_limit', True),
         ('optim_wrapper.shard', True),
         ('randomness.deterministic', True),
         ('env_cfg.float32_precision', False),

@@ -39,6 +39,7 @@ OF_STATE = tuple(f'optim_wrapper.optimizer.{name}' for name in ('type', 'amsgrad
 FREE = (
     *('work_dir', 'resume', 'load_from', 'launcher', 'experiment_name', 'log_level', 'log_processor*'),
     *('visualizer*', 'default_scope', 'custom_imports.*', 'cfg', 'runner_type', 'env_cfg.mp_cfg.*'),
+    'env_cfg.resource_limit',
     *('env_cfg.dist_cfg.*', 'env_cfg.cudnn_benchmark', 'model_wrapper_cfg.*', 'find_unused_parameters', 'compile*'),
     *('activation_checkpointing*', '*.grad_checkpointing', 'interpolate_positions'),
     *('*.init_cfg*', 'default_hooks.*', 'custom_hooks.*', 'val_*', 'test_*', 'train_cfg.val_*'),
