@@ -65,9 +65,6 @@ def count_macs(part: Any, run: Callable[[Any, int], object]) -> int:
     Args:
         part: a model, or a part of one. A copy of it runs without numbers, in evaluation mode.
         run: (copy, number of clips) -> its forward pass, on tensors of the meta device.
-
-    Raises:
-        ValueError: it does not run without numbers.
     """
     tensors = {id(x): nn.Parameter(x.to('meta'), requires_grad=False) for x in part.parameters()}
     copied = copy.deepcopy(part, tensors | {id(x): x.to('meta') for x in part.buffers()}).eval()

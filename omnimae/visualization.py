@@ -157,9 +157,6 @@ def reconstruct_tasks(
         clips: of each available modality.
         inputs: modalities that the model sees completely, and none of the others (any-to-any). None uses ``masks``.
         masks: over the tokens of all clips. None draws one as in training.
-
-    Raises:
-        ValueError: inputs that are not among the clips, or clips that the model refuses.
     """
     device = next(model.parameters()).device
     batch = {name: clip[None].to(device) for name, clip in clips.items()}
