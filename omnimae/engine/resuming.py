@@ -141,7 +141,7 @@ def _value_of(values: Mapping[str, Any], key: str) -> Any:
     """The default of a key that is not there, where its component has one."""
     place, _, name = key.rpartition('.')
     kind = values.get(f'{place}.type')
-    found = (registry.get(kind) for registry in REGISTRIES) if isinstance(kind, str) else iter(())
+    found = (registry.get(kind) for registry in (REGISTRIES if isinstance(kind, str) else ()))
     component = next((x for x in found if x is not None), None)
     parameter = parameters_of(component)[0].get(name) if component is not None else None
     default = None if parameter is None or parameter.default is parameter.empty else parameter.default
