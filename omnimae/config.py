@@ -271,9 +271,6 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
     Args:
         name: the path or the name, with or without 'configs/' and '.py'.
         others: names of something else that may have been meant.
-
-    Raises:
-        ValueError: no such config; says which name is near.
     """
     if Path(name).is_file():
         return Path(name)
@@ -435,9 +432,6 @@ def infer_num_classes(cfg: Config, classes: Sequence[str] | None = None) -> None
     Args:
         cfg: the config.
         classes: the names for the model, where a checkpoint tells them; then the training data need not be there.
-
-    Raises:
-        ValueError: training data without labels.
     """
     test: Any = cfg.get('test_cfg') or {}
     if 'bank_dataloader' in test and test.get('num_classes') is None:
@@ -509,11 +503,7 @@ class _Checker:
         self.files, self.options = files, options
 
     def check(self, cfg: Config) -> None:
-        """Walk all sections.
-
-        Raises:
-            ValueError: an unknown type or argument, or values that contradict each other.
-        """
+        """Walk all sections."""
         self._check_train_loop(cfg.get('train_cfg') or {})
         for key, value in cfg.items():
             if key in SECTIONS or key == 'env_cfg':

@@ -22,9 +22,6 @@ def meet(seconds: float) -> tuple[Store, list[str]]:
 
     Returns:
         The store, and the host of each rank.
-
-    Raises:
-        RuntimeError: the main rank's machine does not answer, its port is in use, or ranks are missing.
     """
     rank, size, end = int(os.environ['RANK']), int(os.environ['WORLD_SIZE']), time.monotonic() + seconds
     is_host = rank == 0 and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
@@ -46,11 +43,7 @@ def meet(seconds: float) -> tuple[Store, list[str]]:
 
 
 def connect(seconds: float, *, is_host: bool = False) -> Store:
-    """Connect to the store of this run's ranks.
-
-    Raises:
-        RuntimeError: its machine does not answer.
-    """
+    """Connect to the store of this run's ranks."""
     host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     try:
         store = TCPStore(host, port, None, is_host, timedelta(seconds=seconds), False, multi_tenant=True)
@@ -61,11 +54,7 @@ def connect(seconds: float, *, is_host: bool = False) -> Store:
 
 
 def check_port(port: int, name: str) -> None:
-    """Refuse a port that is in use here.
-
-    Raises:
-        RuntimeError: names it.
-    """
+    """Refuse a port that is in use here."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -78,11 +67,7 @@ def check_port(port: int, name: str) -> None:
 
 
 def whole_number(env: Mapping[str, str], name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
-    """The number in a variable of the environment; ``default`` where it is not set or empty.
-
-    Raises:
-        ValueError: it is none, or not from ``least`` to ``most``.
-    """
+    """The number in a variable of the environment; ``default`` where it is not set or empty."""
     text = env.get(name) or str(default)
     if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
         raise ValueError(f'{name}={text!r}: give a whole number from {least}{"" if most is None else f" to {most}"}.')

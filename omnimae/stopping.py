@@ -52,11 +52,7 @@ def storage_patience() -> float:
 
 
 def seconds_of(variable: str, default: float) -> float:
-    """The number of seconds in a variable of the environment.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """The number of seconds in a variable of the environment."""
     text = os.environ.get(variable) or str(default)
     try:
         seconds = float(text)

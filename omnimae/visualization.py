@@ -61,9 +61,6 @@ def reconstruct(model: Any, clip: Tensor, modality: str, masks: Masks | None = N
 
     A model that predicts normalised patches does not know their mean and std. They are taken from the true patch, and
     the caption says so.
-
-    Raises:
-        ValueError: a clip that is not uint8 (3, T, H, W), or that the model refuses.
     """
     if clip.dtype != torch.uint8 or clip.dim() != 4:
         raise ValueError(f'reconstruct needs a uint8 clip of shape (3, T, H, W), got {clip.dtype} {tuple(clip.shape)}.')

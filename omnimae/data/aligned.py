@@ -63,11 +63,7 @@ class Modality(NamedTuple):
 
     @classmethod
     def of(cls, name: str, cfg: Mapping[str, Any]) -> Modality:
-        """What a config describes.
-
-        Raises:
-            ValueError: an unknown word or kind, or a word of another kind.
-        """
+        """What a config describes."""
         if unknown := sorted(set(cfg) - set(cls._fields)):
             raise ValueError(f'modalities.{name} has no {unknown[0]!r}. Known are {", ".join(cls._fields)}.')
         modality = cls(**{'kind': name, 'folder': name, **{word: x for word, x in cfg.items() if x is not None}})
@@ -104,9 +100,6 @@ class AlignedDataset(ImageDataset):
             a map tell that it is the other one, the sample is broken.
         ann_file: as of `FileDataset`, of files of the first modality.
         kwargs: as of `FileDataset`.
-
-    Raises:
-        ValueError: an argument that cannot be used, a folder without files, or a file without a partner.
     """
 
     map_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
@@ -220,9 +213,6 @@ class AlignedVideoDataset(AlignedDataset):
 
     Args:
         clip_seconds, num_frames, sampling, stride: as of `VideoDataset`; testing takes one clip of a video.
-
-    Raises:
-        ValueError: a first modality other than 'rgb', whose videos tell the time, or a folder of masks.
     """
 
     modality = 'video'
@@ -280,9 +270,6 @@ class MapVideo:
         path: of the array, (frames, height, width).
         clock: the video. Maps as many as its frames begin with them; others are evenly spread over it.
         backend_args: of ``mmengine.fileio``.
-
-    Raises:
-        BrokenFileError: no array of whole numbers, (frames, height, width).
     """
 
     def __init__(self, path: str, clock: VideoReader, backend_args: dict | None = None):
@@ -346,11 +333,7 @@ def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:
 
 
 def files_by_stem(folder: str, extensions: Sequence[str], backend_args: dict | None = None) -> dict[str, str]:
-    """Paths below a folder, by themselves without their endings.
-
-    Raises:
-        ValueError: as of `scan_files`, or two files that differ in their endings only.
-    """
+    """Paths below a folder, by themselves without their endings."""
     found: dict[str, str] = {}
     for path in scan_files(folder, extensions, backend_args):
         other = found.setdefault(os.path.splitext(path)[0], path)
@@ -381,10 +364,6 @@ def read_aligned(
 
     Returns:
         By name: pictures (1, H, W, 3), uint8; maps (1, H, W, 1), depth as int16 or int32, classes as uint8.
-
-    Raises:
-        BrokenImageError: a file that cannot be read in full, does not hold what the modality is, or says another
-            orientation.
     """
 
     def read(kind: str, folder: str) -> Stored:

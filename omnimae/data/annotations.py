@@ -52,10 +52,6 @@ def scan_folder(
     """All files below ``root``, sorted; its sub-folders are the classes, unless a file lies in ``root`` itself.
 
     Of shards with .cls files these are the labels: class indices, or names.
-
-    Raises:
-        ValueError: as of `scan_files`, folders that are not the given ``classes``, or, if none are given, a sub-folder
-            without a file: its class would be missing, and others would take its number.
     """
     paths, others = _scan(root, extensions, backend_args)
     beside = storage.labels_beside(root, paths, backend_args)
@@ -98,9 +94,6 @@ def scan_files(root: str, extensions: Sequence[str], backend_args: dict | None =
     """Paths of all files below ``root`` with these endings in upper or lower case, relative to it, sorted.
 
     Names that begin with a dot are left out; what else is passed over is counted in the log.
-
-    Raises:
-        ValueError: no such folder, no file in it, or a link to a folder that it is in.
     """
     return _scan(root, extensions, backend_args)[0]
 
@@ -159,11 +152,7 @@ def read_lines(file: str | os.PathLike, backend_args: dict | None = None) -> lis
 
 
 def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, ...]:
-    """The class names in a text file, one a line.
-
-    Raises:
-        ValueError: no such file, no name in it, or a name that stands there twice.
-    """
+    """The class names in a text file, one a line."""
     try:
         lines = read_lines(file, backend_args)
     except FileNotFoundError:
@@ -210,9 +199,6 @@ def read_list(
     The path ends at the last known extension, so that paths and class names may hold spaces. A label is a class name
     when it is one of ``classes``, else a class index. A list may come from anywhere, so paths may leave the folder that
     they are relative to only with ``allow_outside``.
-
-    Raises:
-        ValueError: no such file, no line in it, or a wrong line.
     """
     parser = _LineParser(extensions, classes or (), allow_outside)
 
@@ -336,9 +322,6 @@ def read_frame_list(
         select: only lines count that contain it.
         allow_outside: whether folders may lie outside the one that they are relative to.
         backend_args: of ``mmengine.fileio``.
-
-    Raises:
-        ValueError: no such file, no line in it, a wrong line, or wrong ``columns``.
     """
     if len({*columns}) != len(columns) or not {'total'} <= {*columns} <= {'start', 'total', 'label'}:
         raise ValueError(f"columns={list(columns)} are not 'total' and some of 'start' and 'label', once each.")
@@ -420,11 +403,7 @@ class _LineParser:
         self.known_labels: dict[bytes, int] = _Memo(self._parse_label)
 
     def parse(self, line: str) -> Row:
-        """The row that a line says.
-
-        Raises:
-            ValueError: a wrong line.
-        """
+        """The row that a line says."""
         match, name = self.pattern.fullmatch(line), None
         if named := re.fullmatch(rf'(.*?[^ \t]){GAP}id=(.+)', line):
             if without_id := self.pattern.fullmatch(named[1]):
@@ -446,11 +425,7 @@ class _LineParser:
         return Row(path, number, span, name or (path if span is None else f'{path} {span[0]:g}-{span[1]:g}'))
 
     def columns_of(self, text: bytes) -> tuple[Columns, NDArray[np.int64]] | None:
-        """Columns of some lines, and a hash of each id; None of empty lines.
-
-        Raises:
-            ValueError: a wrong line.
-        """
+        """Columns of some lines, and a hash of each id; None of empty lines."""
         found = self._simple_columns_of(text)
         if found is None:
             lines = (line.strip(BLANK) for line in decode(text).split('\n'))

@@ -85,9 +85,6 @@ class FileDataset(Dataset):
         allow_outside: whether lines of ``ann_file`` may name files outside ``root``.
         backend_args: of ``mmengine.fileio``, for files that are not on a local disk. ``ann_file`` and ``classes`` may
             be local all the same.
-
-    Raises:
-        ValueError: an argument, list or folder that cannot be used, before anything is read.
     """
 
     modality: str
@@ -149,13 +146,7 @@ class FileDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, key: int | Address) -> Sample:
-        """A training sample for an `Address`, an evaluation sample for an int.
-
-        Raises:
-            BrokenFileError: in evaluation, the file cannot be read. In training another row, drawn from the address,
-                takes its place.
-            ValueError: in training, so many files in a row could not be read that they will not be by chance.
-        """
+        """A training sample for an `Address`, an evaluation sample for an int."""
         return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(key)
 
     def skipped_rows(self) -> list[int]:
@@ -172,11 +163,7 @@ class FileDataset(Dataset):
         }
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The clips (T, H, W, 3), uint8 RGB, of a file: one in training or one per replica; test clips without ``rng``.
-
-        Raises:
-            BrokenFileError: the file cannot be read.
-        """
+        """The clips of a file, (T, H, W, 3), uint8 RGB: in training one, or one per replica; test clips without ``rng``."""
         raise NotImplementedError
 
     def _scan(self, root: str, extensions: Sequence[str], **options: Any) -> Rows:
@@ -316,11 +303,7 @@ class ImageDataset(FileDataset):
     default_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The image as one clip (1, H, W, 3).
-
-        Raises:
-            BrokenImageError: the file cannot be read in full.
-        """
+        """The image as one clip (1, H, W, 3)."""
         return [read_image(path, self.backend_args)]
 
 
@@ -412,10 +395,6 @@ class MixedDataset(Dataset):
             class names; an error says the right number.
         reads_in_flight: files that each process of a loader reads at once while it decodes another, see `ReadAhead`;
             0 reads a file when it is decoded. The samples are the same.
-
-    Raises:
-        ValueError: no sources, a source that cannot be built (the message begins with its name), classes that differ,
-            or a negative number of reads.
     """
 
     def __init__(
@@ -575,9 +554,6 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
     The clip lies channels-last in memory, as it was decoded and as patches are made of it. Several aligned clips of a
     sample stay apart by name. Samples without a clip, which could not be read, leave their ``failures`` alone; a batch
     of nothing else has no clip either.
-
-    Raises:
-        ValueError: samples of several modalities or sizes.
     """
     modalities = sorted({sample['modality'] for sample in samples})
     if len(modalities) > 1:
@@ -607,11 +583,7 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
 
 
 def _joined(clips: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
-    """(R, ..., C, T, H, W) each, of the given samples -> (B, ..., C, T, H, W), with channels side by side in memory.
-
-    Raises:
-        ValueError: clips of several sizes.
-    """
+    """(R, ..., C, T, H, W) each, of the given samples -> (B, ..., C, T, H, W), with channels side by side in memory."""
     sizes = {tuple(clip.shape[1:]): sample['id'] for clip, sample in zip(clips, samples, strict=True)}
     if len(sizes) > 1:
         raise ValueError(f'Clips of different sizes cannot be stacked: {sizes}. End the transforms with a crop.')

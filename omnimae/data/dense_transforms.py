@@ -45,9 +45,6 @@ class LargeScaleJitter:
         size: in pixels.
         scale: range of the factor.
         interpolation: of RGB, as in `RandomResizedCrop`.
-
-    Raises:
-        ValueError: no range of positive numbers, or no random numbers given (evaluation).
     """
 
     def __init__(self, *, size: int, scale: tuple[float, float] = (0.1, 2.0), interpolation: str = 'bilinear'):
@@ -63,11 +60,7 @@ class LargeScaleJitter:
 
 @TRANSFORMS.register_module()
 class RandomCrop:
-    """Cut a square of ``size`` anywhere; what is smaller is padded first, see `padded`.
-
-    Raises:
-        ValueError: no random numbers given (evaluation).
-    """
+    """Cut a square of ``size`` anywhere; what is smaller is padded first, see `padded`."""
 
     def __init__(self, *, size: int):
         self.size = size
@@ -82,11 +75,7 @@ class RandomCrop:
 
 @TRANSFORMS.register_module()
 class ResizeLong:
-    """Resize to a long side of ``size`` and pad to a square, see `padded`.
-
-    Raises:
-        ValueError: unknown ``interpolation``.
-    """
+    """Resize to a long side of ``size`` and pad to a square, see `padded`."""
 
     def __init__(self, *, size: int, interpolation: str = 'bilinear'):
         check_interpolation(interpolation)
@@ -105,9 +94,6 @@ class ColorJitter:
         brightness, contrast, saturation: a factor is drawn from 1 - value to 1 + value.
         hue: a turn of the colour circle is drawn from -hue to hue.
         grey_prob: probability of losing all colour afterwards.
-
-    Raises:
-        ValueError: a value outside its range, or no random numbers given (evaluation).
     """
 
     def __init__(

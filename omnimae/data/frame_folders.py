@@ -39,19 +39,11 @@ class FrameFolder:
         self.duration = total / frame_rate
 
     def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[NDArray[np.uint8]]:
-        """What `VideoReader.read_clips` reads, RGB (num_frames, H, W, 3) each.
-
-        Raises:
-            BrokenFileError: a picture cannot be read, or they differ in size.
-        """
+        """What `VideoReader.read_clips` reads, RGB (num_frames, H, W, 3) each."""
         return [self._read(pick_frames(self.times, start, seconds, num_frames)) for start in starts]
 
     def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]:
-        """What `VideoReader.read_at` reads, RGB (len(moments), H, W, 3).
-
-        Raises:
-            BrokenFileError: as of `read_clips`.
-        """
+        """What `VideoReader.read_at` reads, RGB (len(moments), H, W, 3)."""
         return self._read(pick_on_screen(self.times, moments))
 
     def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
@@ -98,9 +90,6 @@ class FrameDataset(VideoDataset):
             in those for pretraining.
         template: name of a picture, given its number.
         frame_rate: frames a second of the pictures; 12 of Something-Something V2, 30 of AVA.
-
-    Raises:
-        ValueError: as of `FileDataset`, or a template or rate that cannot be used.
     """
 
     def __init__(

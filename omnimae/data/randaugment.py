@@ -229,9 +229,6 @@ class RandAugment:
         prob: of carrying out an operation.
         interpolation: 'bilinear' or 'bicubic', of the policy 'timm'; None draws one of the two for each operation.
         fill: RGB of what shows where the frame has moved away.
-
-    Raises:
-        ValueError: a value outside its range, a clip that is not uint8 RGB, or no random numbers given (evaluation).
     """
 
     def __init__(

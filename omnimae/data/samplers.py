@@ -32,9 +32,6 @@ class MixedSampler:
         repeats: source name -> how often an epoch goes through it, 1 by default. 0.25 takes another random quarter of
             the steps each epoch; 2.5 takes two and a half passes, each in its own order.
         seed: given by MMEngine; all ranks agree on a random one when it is None.
-
-    Raises:
-        ValueError: an unknown source, or a number of repeats that is not positive.
     """
 
     def __init__(self, *, dataset: MixedDataset, repeats: Mapping[str, float] | None = None, seed: int | None = None):
@@ -104,9 +101,6 @@ class MixedBatchSampler:
             ``dict(image=256, video=32)``. Replicas count: 32 are 8 videos in 4 crops each.
         global_batch_size: samples per optimizer step; by default what one micro-batch of every rank makes.
         rank, world_size: of this process; by default as MMEngine says.
-
-    Raises:
-        ValueError: the sizes do not divide, a source has no step, or ``batch_size`` names what is no source.
     """
 
     def __init__(
@@ -264,9 +258,6 @@ class EvalSampler:
 
     Attributes:
         shares: the rows of this rank, of each source.
-
-    Raises:
-        ValueError: nothing is left.
     """
 
     def __init__(
@@ -298,9 +289,6 @@ class EvalBatchSampler:
     """This rank's rows of an `EvalSampler` in order, ``batch_size`` at a time, one source a batch.
 
     The last batch of a source may be smaller, and ranks may have different numbers of batches.
-
-    Raises:
-        ValueError: ``batch_size`` is not positive.
     """
 
     def __init__(self, *, sampler: EvalSampler, batch_size: int):

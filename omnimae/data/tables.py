@@ -68,11 +68,7 @@ class StringTable(Sequence[str]):
 
     @classmethod
     def of_buffers(cls, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringTable:
-        """The table that has these attributes.
-
-        Raises:
-            ValueError: they are not those of a table.
-        """
+        """The table that has these attributes."""
         bounds = np.concatenate([[0], ends, [len(text)]])
         if (bounds[1:] < bounds[:-1]).any() or bounds[-2] != bounds[-1]:
             raise ValueError('the ends of its strings are wrong')
@@ -136,9 +132,6 @@ def write_table(file: str | os.PathLike, about: Any, columns: Columns) -> None:
         file: where to.
         about: what JSON can say, for `read_table`.
         columns: name -> `StringTable`, array, or None.
-
-    Raises:
-        OSError: it cannot be written.
     """
     arrays: dict[str, NDArray] = {}
     for name, column in columns.items():

@@ -131,9 +131,6 @@ class RandomResizedCrop:
         short_side: first resize to this short side, bilinear; None cuts from the original frame.
         redraw: whether a box that does not fit is drawn again, or its sides cut; see `random_box`.
         depth: filter of depth, see `resize`: 'nearest', or 'bicubic' as in MultiMAE's pretraining.
-
-    Raises:
-        ValueError: a value that makes no crop, or no random numbers given (evaluation).
     """
 
     def __init__(
@@ -181,9 +178,6 @@ class MultiScaleCrop:
     Args:
         size: of the result; one number for a square, or (height, width).
         scales: shares, in order.
-
-    Raises:
-        ValueError: a share that makes no crop, or no random numbers given (evaluation).
     """
 
     def __init__(self, *, size: int | tuple[int, int], scales: tuple[float, ...] = (1, 0.875, 0.75, 0.66)):
@@ -216,11 +210,7 @@ _PLACES = [(y, x) for y in range(5) for x in range(5) if y % 2 == x % 2]
 
 @TRANSFORMS.register_module()
 class Flip:
-    """Mirror the whole clip left to right with probability ``prob``.
-
-    Raises:
-        ValueError: ``prob`` is no probability, or no random numbers given (evaluation).
-    """
+    """Mirror the whole clip left to right with probability ``prob``."""
 
     def __init__(self, *, prob: float = 0.5):
         if not 0 <= prob <= 1:
@@ -238,11 +228,7 @@ class Flip:
 
 @TRANSFORMS.register_module()
 class ResizeShort:
-    """Resize to a short side of ``size``, keeping the aspect ratio; the long side is rounded down.
-
-    Raises:
-        ValueError: unknown ``interpolation`` or ``depth`` (see `resize` for them).
-    """
+    """Resize to a short side of ``size``, keeping the aspect ratio; the long side is rounded down."""
 
     def __init__(self, *, size: int, interpolation: str = 'bilinear', depth: str = 'nearest'):
         check_interpolation(interpolation, depth)
@@ -256,11 +242,7 @@ class ResizeShort:
 
 @TRANSFORMS.register_module()
 class CenterCrop:
-    """Cut the middle of ``size``, one number for a square or (height, width).
-
-    Raises:
-        ValueError: the clip is smaller.
-    """
+    """Cut the middle of ``size``, one number for a square or (height, width)."""
 
     def __init__(self, *, size: int | tuple[int, int]):
         self.height, self.width = _height_width(size)
@@ -281,9 +263,6 @@ class ThreeCrop:
     Args:
         size: of a view.
         round_down: whether half a pixel of the centre's place is rounded down, as in VideoMAE, or up, as in SlowFast.
-
-    Raises:
-        ValueError: the clip is smaller, or used in training.
     """
 
     def __init__(self, *, size: int, round_down: bool = False):
@@ -306,11 +285,7 @@ class ThreeCrop:
 
 
 def needed_rng(rng: np.random.Generator | None, transform: object) -> np.random.Generator:
-    """``rng``, unless it is evaluation that asks.
-
-    Raises:
-        ValueError: no random numbers given.
-    """
+    """``rng``, unless it is evaluation that asks."""
     if rng is None:
         name = type(transform).__name__
         raise ValueError(
@@ -327,11 +302,7 @@ def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def check_interpolation(interpolation: str, depth: str = 'nearest') -> None:
-    """Refuse what `resize` does not know.
-
-    Raises:
-        ValueError: such a name.
-    """
+    """Refuse what `resize` does not know."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'interpolation={interpolation!r} is unknown. Choose one of {", ".join(INTERPOLATIONS)}.')
     if depth not in ('nearest', 'bicubic'):

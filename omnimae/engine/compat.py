@@ -104,9 +104,6 @@ def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
 
     Always into the memory of the CPU, from where model and optimizer take what they need: the Runner would ask for all
     of it on the device, twice the memory, and float64, which the curves are in, is unknown to some.
-
-    Raises:
-        ValueError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
     """
     if filename.endswith('.safetensors') or filename.startswith(('http://', 'https://')):
         state_dict, meta = load_file(filename)
@@ -144,9 +141,6 @@ def save_whole(
 
     The checksums that torch adds take longer than writing the file: 8 GB take 25 s with them and 10 s without, on a
     disk of 0.8 GB/s. Torch never reads them: a file with one wrong bit loads with and without.
-
-    Raises:
-        OSError: it could not be written; what was there before is whole.
     """
     if file_client_args is not None:
         save_in_place(checkpoint, filename, file_client_args, backend_args)
@@ -196,11 +190,7 @@ def written_later(then: Callable[[], None]) -> Iterator[None]:
 
 
 def wait_until_written() -> None:
-    """Wait for what `written_later` left to do.
-
-    Raises:
-        OSError: as of `save_whole`.
-    """
+    """Wait for what `written_later` left to do."""
     global _written
     written, _written = _written, None
     if written is not None:
@@ -277,11 +267,7 @@ _OF_MMENGINE = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_schedu
 
 
 def register_default_hooks(runner: Runner, hooks: dict[str, Any] | None = None) -> None:
-    """Leave out a hook of ours, too, where ``default_hooks.NAME=None``: MMEngine knows its own names alone.
-
-    Raises:
-        ValueError: it is the one without which no checkpoint could be read again.
-    """
+    """Leave out a hook of ours, too, where ``default_hooks.NAME=None``: MMEngine knows its own names alone."""
     hooks = dict(hooks or {})
     if hooks.get('plain_checkpoint', True) is None:
         raise ValueError(
@@ -296,11 +282,7 @@ _build_param_scheduler = Runner.build_param_scheduler
 
 
 def build_param_scheduler(runner: Runner, scheduler: Any) -> Any:
-    """As MMEngine, which says no more than KeyError where the optimizer has no learning rate.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """As MMEngine, which says no more than KeyError where the optimizer has no learning rate."""
     optimizer: Any = getattr(runner.optim_wrapper, 'optimizer', None)
     if scheduler and optimizer is not None and any(group.get('lr') is None for group in optimizer.param_groups):
         raise ValueError(
@@ -351,11 +333,6 @@ def setup_distributed(cfg: Config) -> None:
     device id. It does not tell PyTorch which GPU a rank has, so every barrier of NCCL guesses, with a warning. Where a
     config has ``model_wrapper_cfg`` it drops ``find_unused_parameters`` and its own ``broadcast_buffers=False``. Not
     mended in 0.11.0rc0. It does leave a process group alone that exists already.
-
-    Raises:
-        RuntimeError: the machine has a GPU that PyTorch cannot use, or the ranks do not meet.
-        ValueError: more ranks than GPUs, several processes without a launcher, a time that is no number of seconds, or
-            an unknown precision of float32.
     """
     device = choose_device()
     if device == 'cuda':

@@ -24,9 +24,6 @@ def compile_loss(model: nn.Module, options: bool | Mapping[str, Any] | None) -> 
 
     Returns:
         Whether anything is compiled.
-
-    Raises:
-        ValueError: options of another type, or no compiler for C++ on a CPU.
     """
     if not options:
         return False
@@ -72,11 +69,7 @@ class _CompiledLoss:
 
 
 def _check_compiler() -> None:
-    """Refuse to begin where TorchInductor lacks its compiler for CPUs; for GPUs Triton says so itself.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Refuse to begin where TorchInductor lacks its compiler for CPUs; for GPUs Triton says so itself."""
     name = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
     if sys.platform != 'win32' and shutil.which(name) is None:
         raise ValueError(

@@ -23,10 +23,6 @@ def choose_device() -> str:
     """The device named by the environment variable ``OMNIMAE_DEVICE``, else 'cuda' where PyTorch has a GPU, else 'cpu'.
 
     Others, as Apple's 'mps', are never taken by themselves: nothing of ours was run on them.
-
-    Raises:
-        RuntimeError: the machine has a GPU, PyTorch cannot use it, and nobody asked for the CPU.
-        ValueError: ``OMNIMAE_DEVICE`` is no kind of device.
     """
     if name := os.environ.get('OMNIMAE_DEVICE'):
         return _checked(name)
@@ -92,11 +88,7 @@ def _reason() -> str:
 
 
 def check_ranks(ranks: int) -> None:
-    """Refuse more ranks on this machine than it has GPUs.
-
-    Raises:
-        ValueError: there are.
-    """
+    """Refuse more ranks on this machine than it has GPUs."""
     count = torch.cuda.device_count()
     if ranks > count:
         visible = os.environ.get('CUDA_VISIBLE_DEVICES')

@@ -72,10 +72,6 @@ def write_features(
         origin: what the features depend on, name -> text. Shards of another origin are no part of these.
         overwrite: begin anew, whatever shards there are.
         shard_size: samples in a file; of shards that are there it is theirs.
-
-    Raises:
-        ValueError: some samples have labels and some have none, there are shards of another origin, another process
-            writes there, or nothing could be read.
     """
     names = lacking(loader.dataset)
     if names and len(names) < len(loader.dataset.names):  # type: ignore[attr-defined]

@@ -37,10 +37,6 @@ def claim_folder(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -
 
     Returns:
         What is to be said in the log, too: that there was nothing to go on from.
-
-    Raises:
-        ValueError: a process is training there, there are checkpoints that this run does not go on from, nothing can
-            be written there, or there is no file to resume from, here or on another machine.
     """
     go_on |= bool(cfg.get('resume')) and cfg.get('load_from') is None
     wishes = all_gather_object((go_on, bool(cfg.get('resume')), cfg.get('load_from')))
@@ -123,9 +119,6 @@ def lock(folder: Path, option: str) -> None:
     Args:
         folder: resolved.
         option: that names another folder.
-
-    Raises:
-        ValueError: another process has locked it.
     """
     if folder in _locks:
         return

@@ -48,9 +48,6 @@ def check_score(runner: Runner, key: str, option: str) -> None:
         runner: its metrics say what they count, as ours do; else nothing is refused.
         key: of the score.
         option: that names it in the config.
-
-    Raises:
-        ValueError: there is no validation, or it has other scores.
     """
     if runner.val_loop is None:
         raise ValueError(
@@ -147,9 +144,6 @@ class EMAHook(MMEngineEMAHook):
         args: of MMEngine's.
         momentum: share of the newest weights in the average, as 1e-4; None is MMEngine's, or what has none.
         kwargs: of MMEngine's, and of its ``ema_type``.
-
-    Raises:
-        ValueError: a share that keeps hardly anything, such as 0.9999.
     """
 
     is_swapped = False
@@ -297,11 +291,7 @@ class BrokenFileHook(Hook):
         self.min_failures, self.max_ratio = min_failures, max_ratio
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the counts of a resumed run, and open files of the validation.
-
-        Raises:
-            ValueError: some of them cannot be read, and what the validation counts needs all.
-        """
+        """Take up the counts of a resumed run, and open files of the validation."""
         self.tried = runner.message_hub.get_info('files_tried', 0)
         self.broken = dict(runner.message_hub.get_info('broken_files', {}))
         if runner.val_loop is not None:
@@ -321,11 +311,7 @@ class BrokenFileHook(Hook):
         data_batch: list[Batch],
         outputs: dict[str, Tensor] | None = None,
     ) -> None:
-        """Take up the counts of all ranks.
-
-        Raises:
-            ValueError: too many broken files.
-        """
+        """Take up the counts of all ranks."""
         counts = runner.train_loop.counts
         self.tried += int(counts['files_tried'])
         runner.message_hub.update_info('files_tried', self.tried)
@@ -549,9 +535,6 @@ class PictureHook(Hook):
     Args:
         interval: epochs between pictures; the last epoch always has them.
         num_samples: per source.
-
-    Raises:
-        ValueError: the config has no ``val_dataloader``.
     """
 
     folder: str

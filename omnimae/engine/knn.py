@@ -33,9 +33,6 @@ def extract(compute: Callable[[Batch], Tensor], batches: Readable) -> Features:
     Args:
         compute: a batch of the loader -> (B, D).
         batches: of test samples, by an EvalSampler; with several ranks each has its share.
-
-    Raises:
-        ValueError: some samples have labels and some have none; or as of `Readable.finish`.
     """
     ids: list[str] = []
     labels: list[int] = []
@@ -217,10 +214,6 @@ def _pooled(model: BaseModel, batch: Batch) -> Tensor:
 
 
 def _check_labels(loader: DataLoader, place: str) -> None:
-    """Refuse samples that cannot vote, or be counted, before any features are made.
-
-    Raises:
-        ValueError: a source has no labels.
-    """
+    """Refuse samples that cannot vote, or be counted, before any features are made."""
     if names := lacking(loader.dataset):
         raise ValueError(f'{place}: source {names[0]!r} has no labels, which k-NN needs. Give the dataset labels.')

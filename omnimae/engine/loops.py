@@ -62,10 +62,6 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         val_begin: first epoch with a validation.
         val_interval: epochs between validations.
         max_skipped: optimizer steps in a row that may be left out because a loss or a gradient is not finite.
-
-    Raises:
-        ValueError: ``val_interval`` is not positive, there is no batch sampler, an optimizer wrapper of another kind,
-            or what depends on how a step is cut: ``auto_scale_lr``, batch norm, mixing of single samples.
     """
 
     def __init__(
@@ -154,11 +150,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             runner.call_hook('stop_waiting')
 
     def run_epoch(self) -> None:
-        """Train the steps of the epoch that are still to be done.
-
-        Raises:
-            RuntimeError: a worker of the loader died; the message names the file that it was reading.
-        """
+        """Train the steps of the epoch that are still to be done."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first_step = self.iter - self.epoch * len(self.dataloader)
@@ -190,11 +182,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             yield micro_batches
 
     def run_iter(self, idx: int, data_batch: list[dict[str, Any]]) -> None:
-        """One optimizer step over the micro-batches ``data_batch``.
-
-        Raises:
-            FloatingPointError: more than ``max_skipped`` steps in a row had a loss or a gradient that is not finite.
-        """
+        """One optimizer step over the micro-batches ``data_batch``."""
         runner, wrapper = self.runner, self.runner.optim_wrapper
         error = data_batch.error if isinstance(data_batch, _NoData) else None
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)

@@ -48,9 +48,6 @@ class AutocastOptimWrapper(OptimWrapper):
         dtype: None trains in float32, 'bfloat16' needs no loss scaling, 'float16' scales the loss dynamically.
         clip_grad: arguments of ``torch.nn.utils.clip_grad_norm_``.
         shard: keep on each rank a part of the optimizer's state, see `ShardedOptimizer`.
-
-    Raises:
-        ValueError: unknown dtype, or one that the GPU does not have.
     """
 
     def __init__(
@@ -231,10 +228,6 @@ class LayerDecayConstructor:
         optim_wrapper_cfg: the wrapper's config, with ``optimizer``. What it leaves out is the optimizer's own default.
         paramwise_cfg: ``layer_decay`` (None: one learning rate, two groups), ``rule``, and ``no_decay``, names of
             parameters, or endings of them: 'mask_token' is that of every decoder.
-
-    Raises:
-        ValueError: unknown key or rule, a decay outside (0, 1], a name that no parameter has, or a backbone that does
-            not know its layers.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -350,9 +343,6 @@ class WarmupCosineLR(_ParamScheduler):
         peak_in_warmup: whether the last step of the warm-up has the peak already, as in VideoMAE and MultiMAE, whose
             warm-up is a linspace; else the first step after it.
         end: epochs of the whole training; the Runner fills in those of the train loop.
-
-    Raises:
-        ValueError: the warm-up is not shorter than the training.
     """
 
     def __init__(

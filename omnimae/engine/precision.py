@@ -37,11 +37,7 @@ def computes(dtype: torch.dtype, device_type: str) -> bool:
 
 
 def set_float32_precision(precision: str) -> None:
-    """Let GPUs round the inputs of float32 products and convolutions to TF32 ('high'), or not ('highest').
-
-    Raises:
-        ValueError: another precision.
-    """
+    """Let GPUs round the inputs of float32 products and convolutions to TF32 ('high'), or not ('highest')."""
     if precision not in ('high', 'highest'):
         raise ValueError(
             f"env_cfg.float32_precision={precision!r} is unknown. Choose 'high' (TF32, 10 bits) or 'highest' (23 bits)."

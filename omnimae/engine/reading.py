@@ -49,9 +49,6 @@ def naming_fatal_files(runner: Runner, dataset: Any, key: str) -> Iterator[None]
         runner: says where the list goes.
         dataset: of the loader.
         key: of the loader in the config.
-
-    Raises:
-        RuntimeError: with the file and how to go on without it.
     """
     try:
         yield
@@ -122,20 +119,11 @@ class Readable:
         return bool(batch['ids'])
 
     def finish(self) -> None:
-        """Count and list what could not be read; all ranks call it.
-
-        Raises:
-            ValueError: something could not, and ``judge`` needs all samples, or nothing could.
-            StorageAwayError: on all ranks, a storage did not answer.
-        """
+        """Count and list what could not be read; all ranks call it."""
         self._report(len(self.failures) + self._num_read)
 
     def open_some(self, seconds: float = SECONDS) -> None:
-        """Read samples before a training, for some seconds on each rank: all where they are few, else a random part.
-
-        Raises:
-            ValueError: as of `finish`.
-        """
+        """Read samples before a training, for some seconds on each rank: all where they are few, else a random part."""
         begin = time.monotonic()
         sampler = getattr(self.loader.batch_sampler, 'sampler', self.loader.sampler)
         rows = np.random.default_rng(0).permutation([*sampler]).tolist()  # type: ignore[misc]
@@ -199,11 +187,7 @@ class _Opening(Dataset):
 
 
 def raise_together(error: StorageAwayError | None) -> None:
-    """Raise on all ranks what any of them met; all call it at the same place.
-
-    Raises:
-        StorageAwayError: any rank has an error.
-    """
+    """Raise on all ranks what any of them met; all call it at the same place."""
     met = [x for x in dist.all_gather_object(error and (type(error), message_of(error))) if x]
     if met:
         kind, message = max(met, key=lambda pair: pair[0] is not StorageAwayError)  # one that stays comes first

@@ -80,11 +80,7 @@ class Change(NamedTuple):
 
 
 def settings(text: str) -> dict[str, Any]:
-    """The values of a config's text by dotted key. Nothing of it is run: what is no plain value stays text.
-
-    Raises:
-        SyntaxError: no config as MMEngine writes it.
-    """
+    """The values of a config's text by dotted key. Nothing of it is run: what is no plain value stays text."""
     tree = ast.parse(text)
     pairs = [
         (target.id, node.value)
@@ -188,9 +184,6 @@ class ResumeHook(Hook):
 
     Args:
         allow_changes: go on with what this config says; the log names what follows. ``train.py --allow-changes``.
-
-    Raises:
-        ValueError: there is such a change.
     """
 
     priority = 'HIGH'  # before EMAHook takes its weights

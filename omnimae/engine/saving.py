@@ -73,9 +73,6 @@ class CheckpointHook(MMEngineCheckpointHook):
         args: of MMEngine's.
         minutes: between checkpoints; None writes those that MMEngine does alone.
         kwargs: of MMEngine's.
-
-    Raises:
-        FloatingPointError: the weights are not finite; the last good checkpoint stays.
     """
 
     def __init__(self, *args: Any, minutes: float | None = 15.0, **kwargs: Any) -> None:
@@ -154,11 +151,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._saved_at = time.monotonic()
 
     def check_finite(self, runner: Runner) -> None:
-        """Refuse to save weights that are not finite.
-
-        Raises:
-            FloatingPointError: names one.
-        """
+        """Refuse to save weights that are not finite."""
         for name, weight in unwrapped(runner.model).state_dict().items():
             if not weight.isfinite().all():
                 raise FloatingPointError(
@@ -409,11 +402,7 @@ class PlainCheckpointHook(Hook):
             checkpoint[key] = _to_plain(checkpoint[key])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Make buffers of the curves again.
-
-        Raises:
-            ValueError: the weights are not those of the model (MMEngine warns and goes on).
-        """
+        """Make buffers of the curves again."""
         _check_fit(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), loaded_path(runner))
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for key, (values, counts) in scalars.items():

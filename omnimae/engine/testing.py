@@ -40,11 +40,7 @@ class Evaluation:
     evaluator: Evaluator
 
     def run(self) -> dict[str, float]:
-        """Evaluate.
-
-        Raises:
-            ValueError: a file cannot be read, and a metric needs every sample.
-        """
+        """Evaluate."""
         runner, mode = self.runner, self.mode
         runner.call_hook(f'before_{mode}')
         runner.call_hook(f'before_{mode}_epoch')

@@ -50,11 +50,7 @@ SUBSET_FILES = {  # of the official annotations: field of Subsets -> file, colum
 
 
 def load_actions(path: str | Path) -> Actions:
-    """Read ``actions.csv``. It has a header ``action,verb,noun``, then three indices a line, each action once.
-
-    Raises:
-        ValueError: no such file, another header, or lines that do not number the actions 0, 1, 2, ...
-    """
+    """Read ``actions.csv``. It has a header ``action,verb,noun``, then three indices a line, each action once."""
     try:
         with open(path, newline='', encoding='utf-8') as file:
             lines = list(csv.reader(file))
@@ -76,9 +72,6 @@ def load_subsets(folder: str | Path) -> Subsets:
     """Read the official lists of unseen participants, tail verbs and tail nouns, in ``folder`` or its annotations/.
 
     A missing list is logged, and None in the result.
-
-    Raises:
-        ValueError: a file that holds something else.
     """
     found, missing = {}, []
     for field, (name, column, kind) in SUBSET_FILES.items():
@@ -159,9 +152,6 @@ def make_submission(
         supervision: the levels (0 to 5) of pretraining, training labels and training data, see
             https://github.com/epic-kitchens/sls.
         softmax: as in `count`, for the actions.
-
-    Raises:
-        ValueError: ids that are none, another number of actions than of classes, scores or levels that cannot be used.
     """
     if wrong := [name for name in scores.ids.tolist() if not NARRATION_ID.fullmatch(name)]:
         raise ValueError(
@@ -201,11 +191,7 @@ def write_submission(path: str | Path, submission: dict[str, Any]) -> None:
 
 
 def check_actions(actions: Actions, scores: Scores) -> None:
-    """Refuse actions of other labels.
-
-    Raises:
-        ValueError: another number of actions than of classes, or a verb or noun that the data set does not have.
-    """
+    """Refuse actions of other labels."""
     if len(actions.verbs) != scores.scores.shape[1]:
         raise ValueError(
             f'There are {len(actions.verbs)} actions and scores for {scores.scores.shape[1]} classes. '

@@ -38,11 +38,7 @@ class Features(NamedTuple):
 
 
 def load_features(path: str | Path) -> Features:
-    """Read a file of features, or a folder of such files, listed in its index.
-
-    Raises:
-        ValueError: no such file, one that holds something else, or a folder that is not complete.
-    """
+    """Read a file of features, or a folder of such files, listed in its index."""
     if not Path(path).is_dir():
         return Features(**read_npz(path, Features._fields))
     index = Path(path, INDEX)
@@ -65,9 +61,6 @@ def knn(
     arXiv:1805.01978, section 3.4). The votes of a query are normalised to a sum of 1. If only some of several equally
     near samples are among the ``k``, all of them share the remaining places. So with identical features the classes get
     their shares of the bank, in any order.
-
-    Raises:
-        ValueError: a bank of fewer than ``k`` samples, or with a label that is none of the classes.
     """
     if k > len(bank):
         raise ValueError(f'k={k} neighbours are more than the {len(bank)} samples of the bank. Lower k.')
@@ -102,11 +95,7 @@ def _shared_votes(
 def knn_accuracy(
     bank: Features, queries: Features, *, k: int = 20, temperature: float = 0.07, topk: Sequence[int] = (1,)
 ) -> dict[str, float]:
-    """-> the accuracies of the queries' classes by `knn`, in percent; a class without a vote is in no top k.
-
-    Raises:
-        ValueError: features without labels or of different models, or fewer samples than ``k``.
-    """
+    """-> the accuracies of the queries' classes by `knn`, in percent; a class without a vote is in no top k."""
     for name, part in dict(bank=bank, queries=queries).items():
         if not len(part.labels):
             raise ValueError(f'The {name} have no labels, which k-NN needs. Extract them from labelled data.')

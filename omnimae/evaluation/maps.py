@@ -51,11 +51,7 @@ class SegmentationScore(BaseMetric):
         return {'mIoU', 'mAcc', 'aAcc'}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """-> {'mIoU', 'mAcc', 'aAcc'}.
-
-        Raises:
-            ValueError: no pixel has a class.
-        """
+        """-> {'mIoU', 'mAcc', 'aAcc'}."""
         right, predicted, labelled = np.sum(results, 0)
         if not labelled.any():
             raise ValueError('SegmentationScore: no pixel of the tested samples has a class. Check the maps of target.')
@@ -88,11 +84,7 @@ class DepthScore(BaseMetric):
         self.out_dir = out_dir
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the sums of each sample: pixels, those within each ratio, squared and relative errors.
-
-        Raises:
-            ValueError: a prediction that is not finite.
-        """
+        """Keep the sums of each sample: pixels, those within each ratio, squared and relative errors."""
         for name, target, sample in zip(data_batch['ids'], _targets(self, data_batch), data_samples, strict=True):
             depth = _same_size(name, sample['depth'], target)
             if self.out_dir is not None:
@@ -114,11 +106,7 @@ class DepthScore(BaseMetric):
         return {'delta1', 'delta2', 'delta3', 'rmse', 'rel'}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """-> {'delta1', 'delta2', 'delta3', 'rmse', 'rel'}.
-
-        Raises:
-            ValueError: the depth of no pixel is known.
-        """
+        """-> {'delta1', 'delta2', 'delta3', 'rmse', 'rel'}."""
         number, *within, squared, relative = np.sum(results, 0)
         if not number:
             raise ValueError(
@@ -129,11 +117,7 @@ class DepthScore(BaseMetric):
 
 
 def _targets(metric: BaseMetric, data_batch: dict) -> np.ndarray:
-    """The batch's (B, 1, T=1, H, W) -> (B, H, W).
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The batch's (B, 1, T=1, H, W) -> (B, H, W)."""
     if 'target' not in data_batch:
         raise ValueError(
             f'{type(metric).__name__} needs the true maps, and {data_batch["ids"][0]} has none. Set target of the '

@@ -61,9 +61,6 @@ def count(
         softmax: rank the classes by the averaged probabilities. The release ranks them by the averaged logits.
         actions: verbs and nouns of the actions.
         subsets: of EPIC-Kitchens-100, counted with ``actions``, see `epic.count_parts`.
-
-    Raises:
-        ValueError: as of `accuracy`, or another number of actions than of classes.
     """
     result = accuracy(scores.ranked(softmax), scores.labels, topk)
     if actions is not None:
@@ -88,10 +85,6 @@ class ClipAccuracy(BaseMetric):
             too. So are the subsets of the challenge if their official lists are next to it, see `load_subsets`.
         out_file: also write ids, labels and scores of all samples there (.npz), to be scored again without the model.
             Samples without labels, such as a challenge's test set, are only written.
-
-    Raises:
-        ValueError: samples without labels and no ``out_file``, fewer classes than the largest k, or a wrong ``actions``
-            file.
     """
 
     default_prefix = 'accuracy'
@@ -121,11 +114,7 @@ class ClipAccuracy(BaseMetric):
         self._dataset_meta = dataset_meta
 
     def check_size(self, num_classes: int) -> None:
-        """Refuse fewer classes than the largest k.
-
-        Raises:
-            ValueError: there are fewer.
-        """
+        """Refuse fewer classes than the largest k."""
         if max(self.topk) > num_classes:
             raise ValueError(
                 f'ClipAccuracy: topk={self.topk} asks for more than the {num_classes} classes there are. Lower topk.'
@@ -154,11 +143,7 @@ class ClipAccuracy(BaseMetric):
         ]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """-> the result of `count`. Empty without labels.
-
-        Raises:
-            ValueError: some samples have labels and some have none.
-        """
+        """-> the result of `count`. Empty without labels."""
         ids, labels, *arrays = zip(*results, strict=True)
         known = [label for label in labels if label is not None]
         if len(known) not in (0, len(ids)):

@@ -32,11 +32,7 @@ def join_npz(path: str | Path, files: Sequence[str | Path], keys: Sequence[str])
 
 
 def read_npz(path: str | Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Read the arrays of these names, and those of ``optional`` if the file has them.
-
-    Raises:
-        ValueError: no such file, or one that holds something else.
-    """
+    """Read the arrays of these names, and those of ``optional`` if the file has them."""
     try:
         with np.load(path) as file:
             return {key: file[key] for key in (*keys, *(key for key in optional if key in file))}

@@ -42,11 +42,7 @@ class Scores(NamedTuple):
 
 
 def load_scores(paths: Sequence[str | Path]) -> Scores:
-    """Read the file of a test, or average those of several tests of the same samples (an ensemble).
-
-    Raises:
-        ValueError: a file that holds something else, or files of different samples or classes.
-    """
+    """Read the file of a test, or average those of several tests of the same samples (an ensemble)."""
     files = [Scores(**read_npz(path, Scores._fields[:4], ('sources',))) for path in paths]
     first = files[0]
     for path, other in zip(paths[1:], files[1:], strict=True):
@@ -73,10 +69,6 @@ def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 5
     scores for all classes is never right. (torch.topk, and with it timm and torchmetrics, takes any of the tied
     classes, scikit-learn the last, DINO's k-NN classes without a vote in their order.) A class without samples does not
     count in the mean.
-
-    Raises:
-        ValueError: no labelled samples, fewer classes than the largest k, a label that is none of the classes, or
-            scores that cannot be ranked: NaN, or +inf.
     """
     if max(topk) > scores.shape[1]:
         raise ValueError(f'topk={tuple(topk)} asks for more than the {scores.shape[1]} classes there are. Lower topk.')

@@ -27,9 +27,6 @@ class RandomErasing:
         prob: of erasing a sample.
         area: range of the box's share of the frame.
         ratio: range of the box's height / width; its logarithm is uniform.
-
-    Raises:
-        ValueError: a value outside its range.
     """
 
     def __init__(
@@ -90,9 +87,6 @@ class MixupCutMix:
         mixup_alpha: shares of mixup are drawn from Beta(alpha, alpha).
         cutmix_alpha: the same for CutMix.
         switch_prob: probability of CutMix instead of mixup.
-
-    Raises:
-        ValueError: a value outside its range.
     """
 
     def __init__(self, *, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0, switch_prob: float = 0.5):

@@ -58,10 +58,6 @@ class CrossAttentionHead(BaseModule):
         target: a PixelTarget that makes the target of the patch; None takes the patch as it is, normalised.
         embed_dim, depth, num_heads: of the decoder; ``depth`` counts the blocks behind the cross-attention.
         float32: compute this decoder outside autocast, as the release does for class maps.
-
-    Raises:
-        ValueError: an unknown modality or error, a target that the modality cannot have, or a width that the heads do
-            not divide.
     """
 
     def __init__(

@@ -27,9 +27,6 @@ class SegmentationTask:
 
     Args:
         num_classes: to be told apart.
-
-    Raises:
-        ValueError: more classes than a map of 8 bits holds.
     """
 
     needs_largest_error = False
@@ -80,9 +77,6 @@ class DepthTask:
     Args:
         mean, std: of the depth, in the unit of the files; the released ones are those of NYUv2 in millimetres.
         error: 'berhu' or 'l1'.
-
-    Raises:
-        ValueError: another ``error``.
     """
 
     out_channels = 1
@@ -136,10 +130,6 @@ class DensePredictor(BaseModel):
         task: config of a SegmentationTask or a DepthTask.
         read: the modalities whose tokens the head reads, side by side; all that are given to the backbone work on them.
         data_preprocessor: config of a MultiModalPreprocessor.
-
-    Raises:
-        ValueError: layers that the backbone does not have, in another order or without its last, or a modality to read
-            that it does not have.
     """
 
     feature_norm = None  # of a FrozenBackbone of the same features

@@ -51,9 +51,6 @@ class ConvNeXtHead(BaseModule):
         embed_dim: numbers that a token is projected to: upscale^2 pixels of embed_dim / upscale^2 channels.
         upscale: pixels of the map along a side of a token.
         depth: blocks.
-
-    Raises:
-        ValueError: ``embed_dim`` is no multiple of upscale^2.
     """
 
     layers = (-1,)
@@ -126,9 +123,6 @@ class DPTHead(BaseModule):
         layers: four blocks of the backbone.
         layer_dims: channels of their maps, which get 4, 2, 1 and 1/2 pixels along the side of a token.
         dim: channels of the fused map.
-
-    Raises:
-        ValueError: not four layers, or not four widths.
     """
 
     def __init__(

@@ -34,9 +34,6 @@ class MaskedAutoencoder(BaseModel):
             then looks for unused parameters, since a batch has one modality).
         mask_generator: one config per modality, ``dict(image=..., video=...)``.
         data_preprocessor: config of the ClipPreprocessor.
-
-    Raises:
-        ValueError: a mask generator that hides nothing or everything on the backbone's grid.
     """
 
     head: Any  # a `Head`, or a ModuleDict of them

@@ -34,9 +34,6 @@ class PixelTarget(nn.Module):
             repository does: 0, 2, 4, 6, 8, 10, 12 and 15 of 16.
         mean, std: per RGB channel; scale pixels first, as MAE does with those of the encoder's input. None leaves them
             in 0..1.
-
-    Raises:
-        ValueError: an unknown choice.
     """
 
     mean: Tensor | None
@@ -145,9 +142,6 @@ class MAEHead(PositionedModule):
         pred_std: deviation of the prediction layer's first weights; None takes Xavier's, as everywhere else.
         target: a PixelTarget.
         grad_checkpointing: recompute activations in the backward pass.
-
-    Raises:
-        ValueError: a width that the heads do not divide, an unknown choice, or a class token at the encoder's width.
     """
 
     def __init__(

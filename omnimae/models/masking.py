@@ -29,9 +29,6 @@ class RandomMasking:
         round_down: what is rounded down, 'hidden' as in OmniMAE's release or 'visible' as in MAE and MAE-ST: at 0.9 a
             clip of 8x14x14 tokens shows 157 or 156, an image 20 or 19 (OmniMAE's paper prints 19). Of tubes and time
             slices it is their number.
-
-    Raises:
-        ValueError: a ratio or a choice that there is not.
     """
 
     scores_all = True  # every decoded token counts in the loss
@@ -127,9 +124,6 @@ class BlockMasking(RandomMasking):
         ratio, round_down: as of `RandomMasking`.
         min_size, max_size: (t, h, w) tokens, between which each side of a cuboid is drawn; a smaller grid limits them.
             The paper does not say them.
-
-    Raises:
-        ValueError: sizes that are not ordered.
     """
 
     def __init__(
@@ -267,9 +261,6 @@ class DirichletMasking:
         alpha: concentration, of all modalities or of each by name. At 1 all shares are equally likely; small values
             show mostly one modality, large ones all alike.
         uniform_subsets: first draw, equally likely, which modalities take part.
-
-    Raises:
-        ValueError: a number that is not positive.
     """
 
     def __init__(self, *, num_visible: int, alpha: float | Mapping[str, float] = 1.0, uniform_subsets: bool = False):

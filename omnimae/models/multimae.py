@@ -36,9 +36,6 @@ class MultiMAE(BaseModel):
         mask_generator: config of a DirichletMasking.
         data_preprocessor: config of a MultiModalPreprocessor.
         uncertainty: weigh the tasks with learned variances (arXiv:1705.07115): exp(-s) * loss + s.
-
-    Raises:
-        ValueError: no task, or a part that cannot be built.
     """
 
     def __init__(

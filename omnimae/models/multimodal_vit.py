@@ -99,9 +99,6 @@ class PatchTokenizer(Tokenizer):
         channels: of the modality, 3 for colours, 1 for depth.
         patch_size: (pt, ph, pw) pixels.
         clip_size: (T, H, W) that the position table is made for; other sizes get it interpolated.
-
-    Raises:
-        ValueError: a patch that does not divide ``clip_size``.
     """
 
     def __init__(
@@ -127,9 +124,6 @@ class ClassMapTokenizer(Tokenizer):
         padding_class: one class more, for pixels with none (255) or with one of a higher number; its vector is zero.
         patch_size: (pt, ph, pw) pixels of the map; MultiMAE's maps have a quarter of the image's height and width.
         clip_size: (T, H, W) of the map that the position table is made for.
-
-    Raises:
-        ValueError: a patch that does not divide ``clip_size``.
     """
 
     resize_mode = 'bilinear'
@@ -203,9 +197,6 @@ class MultiModalViT(BaseModule):
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
         final_norm: LayerNorm on the output tokens, as a ViT has it and MultiMAE has not.
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
-
-    Raises:
-        ValueError: no tokenizers, unknown arch, or a width that the heads or the positions do not divide.
     """
 
     tokenizers: Any  # a ModuleDict, of Tokenizers

@@ -30,9 +30,6 @@ class ClipPreprocessor(BaseDataPreprocessor):
         erasing: config of a `RandomErasing`.
         mixing: config of a `MixupCutMix`, which follows the erasing.
         num_classes: of the model; the Classifier says it.
-
-    Raises:
-        ValueError: other mean and std, such as those of pixels in 0..255.
     """
 
     def __init__(
@@ -204,9 +201,6 @@ class DepthPreprocessor(nn.Module):
 
     Args:
         trim: share of the values that is left out at either end.
-
-    Raises:
-        ValueError: a share that leaves nothing.
     """
 
     eps = 1e-6  # on the variance, of depth in 0..1

@@ -31,9 +31,6 @@ class FrozenBackbone(BaseModel):
             what a fine-tuned Classifier has in front of its head, with the norm of its checkpoint. None only averages:
             the tokens that a DensePredictor's head reads.
         data_preprocessor: config of the ClipPreprocessor.
-
-    Raises:
-        ValueError: unknown ``norm``.
     """
 
     def __init__(

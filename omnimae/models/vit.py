@@ -373,10 +373,6 @@ class SpatioTemporalViT(PositionedModule):
         drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
         final_norm: LayerNorm on the output tokens. Pretraining has it; a classifier normalises after pooling instead.
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
-
-    Raises:
-        ValueError: unknown arch or qkv_bias, a width that the heads do not divide, or a patch that does not divide
-            ``clip_size``.
     """
 
     def __init__(

@@ -19,9 +19,6 @@ def make_cifar10(root: str | Path, archive: str | Path) -> int:
         root: to be made.
         archive: the folder that holds ``cifar-10-batches-py``, unpacked from cifar-10-python.tar.gz of
             https://www.cs.toronto.edu/~kriz/cifar.html.
-
-    Raises:
-        ValueError: ``root`` is there already, or ``archive`` does not hold these files as they were published.
     """
     root, unfinished = Path(root), Path(f'{root}.unfinished')
     if root.exists():

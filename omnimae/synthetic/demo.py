@@ -84,11 +84,7 @@ class Journey(NamedTuple):
 
 @cache
 def photograph(name: str) -> np.ndarray:
-    """A photograph of ``PHOTOGRAPHS`` as (H, W, 3) uint8 RGB, H <= W, its short side ``SHORT_SIDE``.
-
-    Raises:
-        ValueError: scikit-image is not there.
-    """
+    """A photograph of ``PHOTOGRAPHS`` as (H, W, 3) uint8 RGB, H <= W, its short side ``SHORT_SIDE``."""
     try:
         with (files('skimage') / 'data' / name).open('rb') as file:
             image = Image.open(file).convert('RGB')
@@ -222,9 +218,6 @@ def make_demo(root: str | Path, *, size: int = 8, seed: int = 0, workers: int = 
     """Write images/SPLIT/PHOTOGRAPH/*.jpg, videos/SPLIT/MOTION/*.{mp4,webm}, videos/SPLIT.txt; return what was made.
 
     Data of the same size and seed are left as they are; a run that breaks off leaves nothing at ``root``.
-
-    Raises:
-        ValueError: ``size`` is not positive, or ``root`` holds something else.
     """
     if size < 1:
         raise ValueError(f'size must be at least 1, got {size}.')

@@ -120,9 +120,6 @@ def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:
     """A folder with train/CLASS and test/CLASS -> (path below it, label) of each image of train, val and test.
 
     Of each class the first images of train/CLASS are for training, the last for validation.
-
-    Raises:
-        ValueError: no such folders, other classes in one than in the other, or too few images of a class.
     """
     splits: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
     counts = {split: round(IMAGES_PER_VIDEO * size * share) for split, share in SPLITS.items()}
@@ -172,9 +169,6 @@ def make_small(
         size: training videos of each motion; validation has an eighth of it, test a quarter.
         seed: of everything that is drawn.
         workers: processes.
-
-    Raises:
-        ValueError: ``size`` is too small, ``images`` is no such folder, or ``root`` holds something else.
     """
     root, images = Path(root), Path(images)
     if size < 8:

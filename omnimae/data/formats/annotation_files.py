@@ -56,11 +56,7 @@ class Items:
         self._items: list[Item] = []
 
     def add(self, place: str, key: Any, *item: Any) -> None:
-        """Add the `Item` that stands at ``place``.
-
-        Raises:
-            ValueError: one of that ``key`` is there already, or its path leaves the folder of the data.
-        """
+        """Add the `Item` that stands at ``place``."""
         if key in self.places:
             raise ValueError(f'{self.file}, {place}: {key!r} stands at {self.places[key]} too. Drop one of the two.')
         if is_outside(item[0]):  # copies of it would be written outside, too
@@ -80,11 +76,7 @@ def first_of(root: Path, *names: str) -> Path | None:
 
 
 def find(root: Path, *names: str) -> Path:
-    """The first of the files or folders that exists.
-
-    Raises:
-        ValueError: none does.
-    """
+    """The first of the files or folders that exists."""
     found = first_of(root, *names)
     if found is None:
         raise ValueError(

@@ -79,9 +79,6 @@ def pack(
         part: makes these archives only, and no index.
         merge: makes no archive: all of so many parts must have made theirs.
         workers: processes.
-
-    Raises:
-        ValueError: nothing to pack, an ``out`` that cannot be used, a missing part, or files that change meanwhile.
     """
     root, out = Path(root), Path(out)
     if storage.backend_args_of(str(root)) is not None:

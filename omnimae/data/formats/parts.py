@@ -26,11 +26,7 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Part:
-        """The part that '3/16' names.
-
-        Raises:
-            ValueError: it names none.
-        """
+        """The part that '3/16' names."""
         words = re.fullmatch('([0-9]{1,6})/([0-9]{1,6})', text)
         part = cls(*map(int, words.groups())) if words else cls(0, 0)
         if not 1 <= part.number <= part.total:
@@ -67,11 +63,7 @@ def write_results(root: Path, part: Part, about: Any, results: Mapping[str, Any]
 
 
 def merge_results(root: Path, count: int, about: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What all parts found, in the order of the names.
-
-    Raises:
-        ValueError: parts that are missing, or about other files or with other options.
-    """
+    """What all parts found, in the order of the names."""
     found: dict[str, Any] = {}
     missing, others = [], []
     for part in parts_of(count):

@@ -80,10 +80,6 @@ def prepare(
 
     Returns:
         What was made; of a part, how many files it has looked at.
-
-    Raises:
-        ValueError: a folder or an annotation that cannot be used, a split of which no file can be used, or a part that
-            is missing.
     """
     benchmark, root = BENCHMARKS[name], Path(root)
     if not root.is_dir():
@@ -211,9 +207,6 @@ def prepare_aligned(
         part: as of `prepare`.
         merge: as of `prepare`.
         workers: processes.
-
-    Raises:
-        ValueError: a folder that cannot be used, no sample that is whole, or a part that is missing.
     """
     root = Path(root)
     check_aligned_as(aligned_as)

@@ -55,9 +55,6 @@ def find_backend(path: str, backend_args: dict[str, Any] | None = None, *, share
         path: a path or an address.
         backend_args: of ``mmengine.fileio``.
         shared: the one of this process, not a new one.
-
-    Raises:
-        ValueError: nothing reads such addresses.
     """
     args = dict(backend_args or {})
     prefix = os.fspath(path).partition('://')[0] if '://' in os.fspath(path) else ''

@@ -63,12 +63,7 @@ class Member(NamedTuple):
 
 
 def is_sharded(folder: str) -> bool:
-    """Whether a local folder holds archives, and no other data.
-
-    Raises:
-        ValueError: compressed archives.
-        OSError: its storage is away.
-    """
+    """Whether a local folder holds archives, and no other data."""
     packed, archives = [], False
     try:
         with os.scandir(folder) as entries:
@@ -173,11 +168,7 @@ class ShardsBackend(BaseStorageBackend):
 
 
 def _locate(path: str) -> tuple[Shards, str]:
-    """The shards that an address leads into, and the name in them.
-
-    Raises:
-        ValueError: no folder of archives on the way.
-    """
+    """The shards that an address leads into, and the name in them."""
     global _known
     path = path.rstrip('/') if '://' in path else os.path.abspath(path)
     for root, shards in _known.items():
@@ -212,12 +203,7 @@ class Shards:
 
     @classmethod
     def at(cls, path: str) -> Shards:
-        """Those that an address leads into.
-
-        Raises:
-            ValueError: there are none.
-            OSError: an archive or the index cannot be read.
-        """
+        """Those that an address leads into."""
         if '://' in path:
             return cls._of_server(path)
         root = root_of(path)
@@ -281,11 +267,7 @@ class Shards:
         return [texts[codes.get(folder + name, -1)] for name in names]
 
     def read(self, row: int, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes [start, stop) of a member.
-
-        Raises:
-            OSError: the archive is gone, or another one than the index tells of.
-        """
+        """The bytes [start, stop) of a member."""
         size = int(self.sizes[row])
         stop = size if stop is None else min(stop, size)
         if start >= stop:
@@ -312,11 +294,7 @@ class Shards:
 
 
 def _check_on_server(address: str, size: int) -> None:
-    """An archive must be there, be read in parts, and have the size that the index tells of.
-
-    Raises:
-        ValueError: it is not so.
-    """
+    """An archive must be there, be read in parts, and have the size that the index tells of."""
     try:
         if not takes_ranges(address):
             raise ValueError(
@@ -408,9 +386,6 @@ def index(root: str) -> Columns:
     Returns:
         ``names`` of all members, sorted; ``archive``, ``begins`` and ``sizes`` of each; ``label``, an index into
         ``labels``, the different texts of .cls files, or -1; ``archives`` and their ``stats``: size and time in ns.
-
-    Raises:
-        ValueError: no tar archive, or a damaged one.
     """
     archives = archives_of(root)
     stats = [(found.st_size, found.st_mtime_ns) for found in (os.stat(os.path.join(root, name)) for name in archives)]
@@ -486,11 +461,7 @@ def _text(data: bytes) -> str:
 
 
 def scan(path: str) -> tuple[list[Member], Counter[str]]:
-    """Members of an archive that are files, each name once, and how many there are of other kinds.
-
-    Raises:
-        ValueError: no tar archive, or a damaged one.
-    """
+    """Members of an archive that are files, each name once, and how many there are of other kinds."""
     found: dict[str, Member] = {}
     passed_over: Counter[str] = Counter()
     with open(path, 'rb') as file:
