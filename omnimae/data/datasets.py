@@ -163,7 +163,7 @@ class FileDataset(Dataset):
         }
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The clips of a file, (T, H, W, 3), uint8 RGB: in training one, or one per replica; test clips without ``rng``."""
+        """The clips of a file, (T, H, W, 3), uint8 RGB: one in training, or one per replica; test clips without rng."""
         raise NotImplementedError
 
     def _scan(self, root: str, extensions: Sequence[str], **options: Any) -> Rows:
