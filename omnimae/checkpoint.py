@@ -334,7 +334,7 @@ def load_weights(
         raise ValueError(f'{path}: a checkpoint fills a model, not a {type(model).__name__}. Move init_cfg up to it.')
     # what has a norm behind the pooling is a classifier, or looks at one
     pool = getattr(backbone, 'pool', 'mean') if 'norm.weight' in target else 'mean'
-    is_ours, source = isinstance(backbone, HasPositions) or is_multimodal(target), recognise(content)
+    is_ours, source = is_multimodal(target) or isinstance(backbone, HasPositions), recognise(content)
     if not is_ours and any(key.startswith('backbone.') for key in content):
         source = NATIVE
     elif not is_ours and source is not None:
@@ -685,7 +685,7 @@ def _check_complete(
             f'{" and model.backbone.cls_token=True" if remedy == "cls" else ""}.'
         )
     heads = [len(state['head.weight']) for state in (state_dict, target) if 'head.weight' in state]
-    if len(heads) == 2 and not is_pretraining(state_dict):
+    if len({*heads}) == 2 and not is_pretraining(state_dict):
         raise ValueError(
             f'{path} has a head for {heads[0]} classes, and the model has num_classes={heads[1]}. Give the config that '
             f'the checkpoint was trained with, or set model.num_classes={heads[0]}.'

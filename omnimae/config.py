@@ -109,7 +109,7 @@ def _setup_env(
     mp_cfg: dict = {},  # noqa: B006
     dist_cfg: dict = {},  # noqa: B006
     resource_limit: int = 4096,
-    float32_precision: Literal['highest', 'high', 'medium'] = 'high',
+    float32_precision: Literal['high', 'highest'] = 'high',
 ) -> None:
     """What `Runner.setup_env` and ``setup_distributed`` read."""
 

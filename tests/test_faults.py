@@ -196,9 +196,10 @@ class LateHook(Hook):
 def test_a_checkpoint_by_time_comes_when_no_other_does(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict, timed: list[str]
 ):
+    runner = build_runner(config, tmp_path / 'work', options | {'custom_hooks': [dict(type='LateHook')]})
     saved, save = list[str](), Runner.save_checkpoint
     monkeypatch.setattr(Runner, 'save_checkpoint', lambda *args, **more: saved.append(args[2]) or save(*args, **more))
-    build_runner(config, tmp_path / 'work', options | {'custom_hooks': [dict(type='LateHook')]}).train()
+    runner.train()
     assert saved == [*timed, 'epoch_1.pth', 'epoch_2.pth']
 
 
