@@ -73,7 +73,10 @@ val_dataloader, val_cfg, val_evaluator = test_dataloader, dict(type='ValLoop'), 
 """
 
 
-@pytest.mark.parametrize(('text', 'more', 'graphs'), [(PRETRAIN, '', 2), (CLASSIFY, MIXING, 1)], ids=['two', 'mixing'])
+@pytest.mark.parametrize(
+    ('text', 'more', 'graphs'),
+    [pytest.param(PRETRAIN, '', 2, id='two', marks=pytest.mark.slow), pytest.param(CLASSIFY, MIXING, 1, id='mixing')],
+)
 def test_a_whole_training(text: str, more: str, graphs: int, tmp_path: Path):
     """Accumulation, steps that are not full, EMA, checkpointing, mixing, validation in between, going on."""
     config = write_config(tmp_path / 'c.py', text, write_data(tmp_path / 'data'), more)

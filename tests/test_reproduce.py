@@ -155,6 +155,7 @@ def test_a_piece_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert steps == list(range(6))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('demo')
 def test_a_pretraining_stopped_in_front_of_its_export_is_finished(tmp_path, monkeypatch):
     forms = {'tiny': {'seeds': 1, 'options': {'pretrain': SHORT}}}

@@ -141,7 +141,8 @@ def _open(data: bytes) -> ImageFile:
         raise ValueError('HEIF needs another package: pip install pillow-heif')
     import pillow_heif
 
-    return pillow_heif.open_heif(io.BytesIO(data)).to_pillow()
+    image_of_heif: Any = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()  # without tiles, as it is decoded
+    return image_of_heif
 
 
 def _repaired(image: TiffImageFile) -> TiffImageFile:
