@@ -44,6 +44,7 @@ def bench_scaling(bench_step: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Mo
     return bench_scaling
 
 
+@pytest.mark.slow
 def test_steps_are_measured(bench_step, tmp_path, monkeypatch):
     monkeypatch.setattr(bench_step, 'cpu_memory', lambda *_: 1.0)  # a process each
     monkeypatch.setattr(bench_step, 'PEAK_SIZE', {'cpu': 64})
@@ -121,6 +122,7 @@ def test_dual_masking_is_measured(bench_step, tmp_path, monkeypatch):
     assert '| 2 clips, ViT-base | fp32 | encoder and decoder | 20 |' in (tmp_path / 'table.md').read_text()
 
 
+@pytest.mark.slow
 def test_the_plan_is_measured(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
     import bench_plan
