@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,8 @@ def moment(kind: str, work: Path, seconds: float, rng: np.random.Generator) -> C
 
     def is_writing() -> bool:
         for path in work.glob('*.tmp'):
-            seen.add((path.name, path.stat().st_ino if path.exists() else 0))
+            with suppress(FileNotFoundError):  # it has taken its name meanwhile
+                seen.add((path.name, path.stat().st_ino))
         return len(seen) >= remaining
 
     return is_writing

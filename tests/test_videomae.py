@@ -247,7 +247,8 @@ def test_outputs_and_loss_equal_the_release():
     decode = Masks.from_hidden(dropped).visible
     masks = Masks(Masks.from_hidden(hidden).visible, decode, hidden.gather(1, decode))
     patches = torch.stack([row['patches'] for row in model.predict(clip, 'video', masks)])
-    torch.testing.assert_close(patches, torch.from_numpy(golden['out']), rtol=0, atol=1e-5)
+    quarter = torch.from_numpy(golden['out'])  # every fourth value, to keep the file small
+    torch.testing.assert_close(patches[..., ::4], quarter, rtol=0, atol=1e-5)
     assert model(clip, 'video', masks)['loss'].item() == pytest.approx(float(golden['loss']), rel=1e-6)
 
 
