@@ -185,12 +185,16 @@ def test_outputs_and_loss_equal_the_release():
     backbone |= dict(positions='separable', cls_token=True)
     model = autoencoder(backbone, embed_dim=32, depth=2, num_heads=4)
     model.load_state_dict(convert(state))
-    clip, hidden, out = (torch.from_numpy(golden[key]) for key in ('x', 'mask', 'out'))
+    clip, hidden, *out = (torch.from_numpy(golden[key]) for key in ('x', 'mask', 'out', 'out_sums', 'out_squares'))
     masks = Masks.from_hidden(hidden.bool())
     assert torch.equal(masks.visible, torch.from_numpy(golden['ids_keep']).sort(1).values)
     patches = torch.stack([row['patches'] for row in model.predict(clip, 'video', masks)])
-    expected = torch.stack([row[decode] for row, decode in zip(out, masks.decode, strict=True)])
-    torch.testing.assert_close(patches[..., ::4], expected, rtol=0, atol=1e-5)  # every fourth, to keep the file small
+    wide = patches.double()
+    # every fourth value, to keep the file small; and sums and squares of all
+    made = patches[..., ::4], wide.unflatten(2, (-1, 4)).sum(2), wide.square().sum(2)
+    for one, part, tolerance in zip(made, out, (1e-5, 1e-4, 1e-4), strict=True):
+        expected = torch.stack([row[decode] for row, decode in zip(part, masks.decode, strict=True)])
+        torch.testing.assert_close(one, expected, rtol=0, atol=tolerance)
     assert model(clip, 'video', masks)['loss'].item() == pytest.approx(float(golden['loss']), rel=1e-6)
 
 

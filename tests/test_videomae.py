@@ -249,6 +249,10 @@ def test_outputs_and_loss_equal_the_release():
     patches = torch.stack([row['patches'] for row in model.predict(clip, 'video', masks)])
     quarter = torch.from_numpy(golden['out'])  # every fourth value, to keep the file small
     torch.testing.assert_close(patches[..., ::4], quarter, rtol=0, atol=1e-5)
+    wide = patches.double()
+    made = dict(out_sums=wide.unflatten(2, (-1, 4)).sum(2), out_squares=wide.square().sum(2))  # of all values
+    for key, value in made.items():
+        torch.testing.assert_close(value, torch.from_numpy(golden[key]), rtol=0, atol=1e-4)
     assert model(clip, 'video', masks)['loss'].item() == pytest.approx(float(golden['loss']), rel=1e-6)
 
 

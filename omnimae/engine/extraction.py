@@ -36,7 +36,7 @@ SHARD_SIZE = 1024  # samples: 3 MB of ViT-B, 12 s of images at 80 a second
 def frozen_model(model: dict) -> dict:
     """The config of any model of ours -> that of its backbone alone, with the norm that its features have.
 
-    Of several modalities it sees the colours.
+    Of several modalities it sees RGB.
     """
     norm = model.get('norm', getattr(MODELS.get(model['type']), 'feature_norm', 'token'))
     preprocessor = model.get('data_preprocessor') or {}

@@ -182,6 +182,7 @@ def label_of(text: str, index: dict[str, int], file: Path, place: str, *, indice
 
 
 def span_of(start: str | float, stop: str | float, file: Path, place: str) -> tuple[float, float]:
+    """Start and stop of a span, as a file has them -> seconds."""
     try:
         first, last = float(start), float(stop)
     except ValueError:
