@@ -22,6 +22,9 @@ def meet(seconds: float) -> tuple[Store, list[str]]:
 
     Returns:
         The store, and the host of each rank.
+
+    Raises:
+        RuntimeError: the main rank's machine does not answer, its port is in use, or ranks are missing.
     """
     rank, size, end = int(os.environ['RANK']), int(os.environ['WORLD_SIZE']), time.monotonic() + seconds
     is_host = rank == 0 and os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True'
@@ -43,7 +46,11 @@ def meet(seconds: float) -> tuple[Store, list[str]]:
 
 
 def connect(seconds: float, *, is_host: bool = False) -> Store:
-    """Connect to the store of this run's ranks."""
+    """Connect to the store of this run's ranks.
+
+    Raises:
+        RuntimeError: its machine does not answer.
+    """
     host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     try:
         store = TCPStore(host, port, None, is_host, timedelta(seconds=seconds), False, multi_tenant=True)
@@ -54,7 +61,11 @@ def connect(seconds: float, *, is_host: bool = False) -> Store:
 
 
 def check_port(port: int, name: str) -> None:
-    """Refuse a port that is in use here."""
+    """Refuse a port that is in use here.
+
+    Raises:
+        RuntimeError: names it.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

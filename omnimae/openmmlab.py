@@ -65,6 +65,9 @@ def check_mmcv() -> None:
 
     Both packages unpack into the same folder, so the two at once import as a mixture; MMAction2 refuses mmcv 2.2 at
     import. Not mended: neither project has had a release since.
+
+    Raises:
+        ImportError: both, or another version.
     """
     found = {}
     for name in ('mmcv', 'mmcv-lite'):

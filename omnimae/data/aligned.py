@@ -270,6 +270,9 @@ class MapVideo:
         path: of the array, (frames, height, width).
         clock: the video. Maps as many as its frames begin with them; others are evenly spread over it.
         backend_args: of ``mmengine.fileio``.
+
+    Raises:
+        BrokenFileError: no array of whole numbers, (frames, height, width).
     """
 
     def __init__(self, path: str, clock: VideoReader, backend_args: dict | None = None):
@@ -364,6 +367,10 @@ def read_aligned(
 
     Returns:
         By name: pictures (1, H, W, 3), uint8; maps (1, H, W, 1), depth as int16 or int32, classes as uint8.
+
+    Raises:
+        BrokenImageError: a file that cannot be read in full, does not hold what the modality is, or says another
+            orientation.
     """
 
     def read(kind: str, folder: str) -> Stored:

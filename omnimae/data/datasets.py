@@ -146,7 +146,12 @@ class FileDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, key: int | Address) -> Sample:
-        """A training sample for an `Address`, an evaluation sample for an int."""
+        """A training sample for an `Address`, an evaluation sample for an int.
+
+        Raises:
+            BrokenFileError: in evaluation, the file cannot be read. In training another row, drawn from the address,
+                takes its place.
+        """
         return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(key)
 
     def skipped_rows(self) -> list[int]:
@@ -163,7 +168,11 @@ class FileDataset(Dataset):
         }
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The clips of a file, (T, H, W, 3), uint8 RGB: one in training, or one per replica; test clips without rng."""
+        """The clips of a file, (T, H, W, 3), uint8 RGB: one in training, or one per replica; test clips without rng.
+
+        Raises:
+            BrokenFileError: the file cannot be read.
+        """
         raise NotImplementedError
 
     def _scan(self, root: str, extensions: Sequence[str], **options: Any) -> Rows:
@@ -303,7 +312,11 @@ class ImageDataset(FileDataset):
     default_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The image as one clip (1, H, W, 3)."""
+        """The image as one clip (1, H, W, 3).
+
+        Raises:
+            BrokenImageError: the file cannot be read in full.
+        """
         return [read_image(path, self.backend_args)]
 
 

@@ -39,11 +39,19 @@ class FrameFolder:
         self.duration = total / frame_rate
 
     def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[NDArray[np.uint8]]:
-        """What `VideoReader.read_clips` reads, RGB (num_frames, H, W, 3) each."""
+        """What `VideoReader.read_clips` reads, RGB (num_frames, H, W, 3) each.
+
+        Raises:
+            BrokenFileError: a picture cannot be read, or they differ in size.
+        """
         return [self._read(pick_frames(self.times, start, seconds, num_frames)) for start in starts]
 
     def read_at(self, moments: ArrayLike) -> NDArray[np.uint8]:
-        """What `VideoReader.read_at` reads, RGB (len(moments), H, W, 3)."""
+        """What `VideoReader.read_at` reads, RGB (len(moments), H, W, 3).
+
+        Raises:
+            BrokenFileError: as of `read_clips`.
+        """
         return self._read(pick_on_screen(self.times, moments))
 
     def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:

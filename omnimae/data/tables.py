@@ -132,6 +132,9 @@ def write_table(file: str | os.PathLike, about: Any, columns: Columns) -> None:
         file: where to.
         about: what JSON can say, for `read_table`.
         columns: name -> `StringTable`, array, or None.
+
+    Raises:
+        OSError: it cannot be written.
     """
     arrays: dict[str, NDArray] = {}
     for name, column in columns.items():

@@ -141,6 +141,9 @@ def save_whole(
 
     The checksums that torch adds take longer than writing the file: 8 GB take 25 s with them and 10 s without, on a
     disk of 0.8 GB/s. Torch never reads them: a file with one wrong bit loads with and without.
+
+    Raises:
+        OSError: it could not be written; what was there before is whole.
     """
     if file_client_args is not None:
         save_in_place(checkpoint, filename, file_client_args, backend_args)
@@ -190,7 +193,11 @@ def written_later(then: Callable[[], None]) -> Iterator[None]:
 
 
 def wait_until_written() -> None:
-    """Wait for what `written_later` left to do."""
+    """Wait for what `written_later` left to do.
+
+    Raises:
+        OSError: as of `save_whole`.
+    """
     global _written
     written, _written = _written, None
     if written is not None:
@@ -333,6 +340,9 @@ def setup_distributed(cfg: Config) -> None:
     device id. It does not tell PyTorch which GPU a rank has, so every barrier of NCCL guesses, with a warning. Where a
     config has ``model_wrapper_cfg`` it drops ``find_unused_parameters`` and its own ``broadcast_buffers=False``. Not
     mended in 0.11.0rc0. It does leave a process group alone that exists already.
+
+    Raises:
+        RuntimeError: the machine has a GPU that PyTorch cannot use, or the ranks do not meet.
     """
     device = choose_device()
     if device == 'cuda':

@@ -23,6 +23,9 @@ def choose_device() -> str:
     """The device named by the environment variable ``OMNIMAE_DEVICE``, else 'cuda' where PyTorch has a GPU, else 'cpu'.
 
     Others, as Apple's 'mps', are never taken by themselves: nothing of ours was run on them.
+
+    Raises:
+        RuntimeError: the machine has a GPU, PyTorch cannot use it, and nobody asked for the CPU.
     """
     if name := os.environ.get('OMNIMAE_DEVICE'):
         return _checked(name)

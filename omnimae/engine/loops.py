@@ -150,7 +150,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             runner.call_hook('stop_waiting')
 
     def run_epoch(self) -> None:
-        """Train the steps of the epoch that are still to be done."""
+        """Train the steps of the epoch that are still to be done.
+
+        Raises:
+            RuntimeError: a worker of the loader died; the message names the file that it was reading.
+        """
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first_step = self.iter - self.epoch * len(self.dataloader)
@@ -182,7 +186,11 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             yield micro_batches
 
     def run_iter(self, idx: int, data_batch: list[dict[str, Any]]) -> None:
-        """One optimizer step over the micro-batches ``data_batch``."""
+        """One optimizer step over the micro-batches ``data_batch``.
+
+        Raises:
+            FloatingPointError: more than ``max_skipped`` steps in a row had a loss or a gradient that is not finite.
+        """
         runner, wrapper = self.runner, self.runner.optim_wrapper
         error = data_batch.error if isinstance(data_batch, _NoData) else None
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)

@@ -49,6 +49,9 @@ def naming_fatal_files(runner: Runner, dataset: Any, key: str) -> Iterator[None]
         runner: says where the list goes.
         dataset: of the loader.
         key: of the loader in the config.
+
+    Raises:
+        RuntimeError: with the file and how to go on without it.
     """
     try:
         yield
@@ -119,7 +122,11 @@ class Readable:
         return bool(batch['ids'])
 
     def finish(self) -> None:
-        """Count and list what could not be read; all ranks call it."""
+        """Count and list what could not be read; all ranks call it.
+
+        Raises:
+            StorageAwayError: on all ranks, a storage did not answer.
+        """
         self._report(len(self.failures) + self._num_read)
 
     def open_some(self, seconds: float = SECONDS) -> None:
@@ -187,7 +194,11 @@ class _Opening(Dataset):
 
 
 def raise_together(error: StorageAwayError | None) -> None:
-    """Raise on all ranks what any of them met; all call it at the same place."""
+    """Raise on all ranks what any of them met; all call it at the same place.
+
+    Raises:
+        StorageAwayError: any rank has an error.
+    """
     met = [x for x in dist.all_gather_object(error and (type(error), message_of(error))) if x]
     if met:
         kind, message = max(met, key=lambda pair: pair[0] is not StorageAwayError)  # one that stays comes first

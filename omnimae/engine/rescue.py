@@ -95,7 +95,12 @@ class RescueHook(Hook):
             heartbeat.current.rescue = None
 
     def save(self) -> str:
-        """Save the state after the last complete step; called from any thread, on any rank."""
+        """Save the state after the last complete step; called from any thread, on any rank.
+
+        Raises:
+            RuntimeError: this rank has not all of it, or is in the middle of an update.
+            FloatingPointError: the weights are not finite.
+        """
         runner = self.runner
         if isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer):
             raise RuntimeError("each rank has a part of the optimizer's state (optim_wrapper.shard).")

@@ -80,7 +80,11 @@ class Change(NamedTuple):
 
 
 def settings(text: str) -> dict[str, Any]:
-    """The values of a config's text by dotted key. Nothing of it is run: what is no plain value stays text."""
+    """The values of a config's text by dotted key. Nothing of it is run: what is no plain value stays text.
+
+    Raises:
+        SyntaxError: no config as MMEngine writes it.
+    """
     tree = ast.parse(text)
     pairs = [
         (target.id, node.value)

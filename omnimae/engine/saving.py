@@ -73,6 +73,9 @@ class CheckpointHook(MMEngineCheckpointHook):
         args: of MMEngine's.
         minutes: between checkpoints; None writes those that MMEngine does alone.
         kwargs: of MMEngine's.
+
+    Raises:
+        FloatingPointError: the weights are not finite; the last good checkpoint stays.
     """
 
     def __init__(self, *args: Any, minutes: float | None = 15.0, **kwargs: Any) -> None:
@@ -151,7 +154,11 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._saved_at = time.monotonic()
 
     def check_finite(self, runner: Runner) -> None:
-        """Refuse to save weights that are not finite."""
+        """Refuse to save weights that are not finite.
+
+        Raises:
+            FloatingPointError: names one.
+        """
         for name, weight in unwrapped(runner.model).state_dict().items():
             if not weight.isfinite().all():
                 raise FloatingPointError(

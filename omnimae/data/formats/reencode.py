@@ -37,6 +37,9 @@ def reencode(source: str | Path, target: str | Path, short_side: int) -> None:
     """Write a copy of a video with a short side of at most ``short_side`` pixels, without sound, turned upright.
 
     Times are those of the original. Of a recording that begins between keyframes the first frame is shown from 0 on.
+
+    Raises:
+        BrokenVideoError: the source cannot be read to its end; nothing is written then.
     """
     part = f'{target}.part'
     try:

@@ -44,6 +44,10 @@ class LocalFile(io.RawIOBase):
             protocol.
         seconds: that reading took, for which no decoder is to blame.
         error: that a read met.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read and others can.
+        StorageAwayError: the storage did not come back in time.
     """
 
     def __init__(self, source: str | Span) -> None:

@@ -63,7 +63,11 @@ class Member(NamedTuple):
 
 
 def is_sharded(folder: str) -> bool:
-    """Whether a local folder holds archives, and no other data."""
+    """Whether a local folder holds archives, and no other data.
+
+    Raises:
+        OSError: its storage is away.
+    """
     packed, archives = [], False
     try:
         with os.scandir(folder) as entries:
@@ -203,7 +207,11 @@ class Shards:
 
     @classmethod
     def at(cls, path: str) -> Shards:
-        """Those that an address leads into."""
+        """Those that an address leads into.
+
+        Raises:
+            OSError: an archive or the index cannot be read.
+        """
         if '://' in path:
             return cls._of_server(path)
         root = root_of(path)
@@ -267,7 +275,11 @@ class Shards:
         return [texts[codes.get(folder + name, -1)] for name in names]
 
     def read(self, row: int, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes [start, stop) of a member."""
+        """The bytes [start, stop) of a member.
+
+        Raises:
+            OSError: the archive is gone, or another one than the index tells of.
+        """
         size = int(self.sizes[row])
         stop = size if stop is None else min(stop, size)
         if start >= stop:
