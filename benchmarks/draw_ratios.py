@@ -17,7 +17,8 @@ import torch
 
 from omnimae.config import load_config
 from omnimae.registry import MODELS
-from omnimae.visualization import Reconstruction, Row, sheet
+from omnimae.visualization.reconstructions import Reconstruction
+from omnimae.visualization.sheets import Row, sheet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 from visualize_reconstruction import Painter, build_model, find_files, sampling_of  # noqa: E402

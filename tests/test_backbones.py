@@ -26,7 +26,7 @@ from omnimae.models.vit import SpatioTemporalViT
 from omnimae.planning import count_step
 from omnimae.registry import MODELS
 from omnimae.structures import Grid
-from omnimae.visualization import reconstruct
+from omnimae.visualization.reconstructions import reconstruct
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {

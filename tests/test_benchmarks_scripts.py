@@ -14,7 +14,7 @@ from mmengine.config import Config
 from omnimae.checkpoint import save_file
 from omnimae.config import load_config
 from omnimae.registry import MODELS
-from omnimae.visualization import HIDDEN_GREY
+from omnimae.visualization.reconstructions import HIDDEN_GREY
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(

@@ -16,7 +16,7 @@ from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead, DPTNeck
 
 from omnimae.models.dense_heads import ConvNeXtBlock, ConvNeXtHead, DPTHead
 from omnimae.registry import MODELS
-from omnimae.visualization import map_picture, predictions_sheet
+from omnimae.visualization.maps import map_picture, predictions_sheet
 
 VIT = dict(type='SpatioTemporalViT', embed_dim=16, depth=4, num_heads=2, patch_size=(1, 8, 8), clip_size=(1, 32, 32))
 OMNI = dict(VIT, patch_size=(2, 8, 8), clip_size=(4, 32, 32), cls_token=True)

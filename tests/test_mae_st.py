@@ -25,7 +25,7 @@ from omnimae.layouts import convert, export_mae_st, export_slowfast, recognise, 
 from omnimae.models.vit import resize_positions
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
-from omnimae.visualization import frame_strip, reconstruct
+from omnimae.visualization.reconstructions import frame_strip, reconstruct
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs' / 'mae_st'

@@ -34,7 +34,7 @@ from omnimae.models.vit import run_blocks
 from omnimae.registry import MODELS
 from omnimae.structures import Address, Grid, Masks, token_spans
 from omnimae.synthetic.demo import make_maps
-from omnimae.visualization import reconstruct_tasks
+from omnimae.visualization.reconstructions import reconstruct_tasks
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 

@@ -11,18 +11,8 @@ from PIL import Image, ImageSequence
 
 from omnimae.registry import MODELS
 from omnimae.structures import Masks
-from omnimae.visualization import (
-    HIDDEN_GREY,
-    MARGIN,
-    Row,
-    animation,
-    frame_strip,
-    image_grid,
-    reconstruct,
-    sheet,
-    write_gif,
-    write_mp4,
-)
+from omnimae.visualization.reconstructions import HIDDEN_GREY, animation, frame_strip, image_grid, reconstruct
+from omnimae.visualization.sheets import MARGIN, Row, sheet, write_gif, write_mp4
 
 CLIP_SIZES = {'image': (1, 16, 24), 'video': (4, 16, 24)}
 
@@ -191,7 +181,7 @@ def test_pages_of_images_and_clips_show_the_three_panels():
     image = reconstruct(build(), random_clip('image'), 'image')
     clip = reconstruct(build(), random_clip('video'), 'video')
     scaled = image.reconstruction[0].repeat(10, 0).repeat(10, 1)  # 16x24 pixels to 160x240
-    page = np.asarray(image_grid([image, image], ['one', 'two'], 'title'))
+    page = np.asarray(image_grid([('one', image), ('two', image)], 'title'))
     assert contains(page, scaled, MARGIN + 2 * (240 + MARGIN))
     strip = np.asarray(frame_strip(clip, 'three', 'title'))
     for panels in clip[:3]:

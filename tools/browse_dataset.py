@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from omnimae.config import load_config
 from omnimae.structures import Batch
-from omnimae.visualization import STRIP_FRAMES, Row, map_picture, of_one_size, sheet
+from omnimae.visualization.maps import map_picture
+from omnimae.visualization.sheets import Row, of_one_size, sheet, strip_frames
 
 NUM_SAMPLES = {'image': 16, 'video': 4}
 IMAGES_PER_ROW = 4
@@ -72,7 +73,7 @@ def _aligned_page(batch: Batch, name: str, replicas: int, notes: Sequence[str]) 
     """Draw the modalities of a sample side by side, of a video one below the other; the target comes last."""
     clips = {**batch['clips'], **({'target': batch['target']} if 'target' in batch else {})}
     num_frames = next(iter(clips.values())).shape[2]
-    chosen = np.linspace(0, num_frames - 1, min(STRIP_FRAMES, num_frames)).round().astype(int).tolist()
+    chosen = strip_frames(num_frames)
     rows = []
     for i in range(len(batch['ids'])):
         pictures = {key: [map_picture(clip[i, :, t], like=clip[i]) for t in chosen] for key, clip in clips.items()}
@@ -97,7 +98,7 @@ def _image_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
 def _video_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
     """(S, R, T, H, W, 3): each replica as a strip of frames, those of a sample one below the other."""
     num_replicas, num_frames = samples.shape[1:3]
-    chosen = np.linspace(0, num_frames - 1, min(STRIP_FRAMES, num_frames)).round().astype(int)
+    chosen = strip_frames(num_frames)
     rows = []
     for replicas, note in zip(samples, notes, strict=True):
         labels = [f'replica {i + 1}' if num_replicas > 1 else '' for i in range(num_replicas)]

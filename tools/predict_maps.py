@@ -20,7 +20,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from omnimae.apis import predict_maps
-from omnimae.visualization import Row, map_picture, sheet
+from omnimae.visualization.maps import map_picture
+from omnimae.visualization.sheets import Row, sheet
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:

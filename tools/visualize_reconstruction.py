@@ -36,16 +36,16 @@ from omnimae.data.media.images import read_image
 from omnimae.data.transforms import CenterCrop, resize
 from omnimae.engine import choose_device, dtype_of, evaluating
 from omnimae.registry import DATASETS, MODELS
-from omnimae.visualization import (
+from omnimae.visualization.reconstructions import (
     Reconstruction,
     animation,
     frame_strip,
     image_grid,
     reconstruct,
     reconstruct_tasks,
-    write_gif,
-    write_mp4,
+    reconstruction_pages,
 )
+from omnimae.visualization.sheets import write_gif, write_mp4
 
 IMAGES_PER_PAGE = 8
 
@@ -93,9 +93,8 @@ class Painter:
         """Draw pages of several images each."""
         results = [(path.name, result) for path in paths if (result := self.reconstruct(path))]
         for start in range(0, len(results), IMAGES_PER_PAGE):
-            names, pictures = zip(*results[start : start + IMAGES_PER_PAGE], strict=True)
             target = self.out_dir / f'images_{start // IMAGES_PER_PAGE + 1}.png'
-            image_grid(pictures, names, self.title).save(target)
+            image_grid(results[start : start + IMAGES_PER_PAGE], self.title).save(target)
             print(target)
 
     def draw_video(self, path: Path, number: int, mp4: bool) -> None:
@@ -146,16 +145,9 @@ def draw_tasks(model: nn.Module, cfg: Config, args: argparse.Namespace, title: s
     for name, clips in find_samples(model, cfg, args.paths):
         torch.manual_seed(zlib.crc32(os.fsencode(name)))  # of the mask: another one for each sample
         results = reconstruct_tasks(model, clips, args.inputs)
-        stem = args.out_dir / name.replace('/', '_')
-        names = [f'{name}, {task}' for task in results]
-        if all(len(result.original) == 1 for result in results.values()):
-            pages = {Path(f'{stem}.png'): image_grid([*results.values()], names, title)}
-        else:
-            pages = {
-                Path(f'{stem}_{task}.png'): frame_strip(result, f'{name}, {task}', title)
-                for task, result in results.items()
-            }
-        for path, page in pages.items():
+        named = {f'{name}, {task}': result for task, result in results.items()}
+        for key, page in reconstruction_pages(named, title).items():
+            path = args.out_dir / f'{(key or name).replace(", ", "_").replace("/", "_")}.png'
             page.save(path)
             print(path)
 

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from omnimae.evaluation import ClipAccuracy, DepthScore, SegmentationScore
 from omnimae.registry import HOOKS
 from omnimae.structures import UNKNOWN_CLASS, Batch, has_clip, require, unwrapped
-from omnimae.visualization import Reconstruction, frame_strip, image_grid, predictions_sheet, reconstruct_sample
+from omnimae.visualization.maps import predictions_sheet
+from omnimae.visualization.reconstructions import Reconstruction, reconstruct_sample, reconstruction_pages
 
 from .precision import dtype_of, evaluating
 from .reading import Readable, judge_of, list_broken
@@ -590,7 +591,8 @@ class ReconstructionHook(PictureHook):
         results: dict[str, Reconstruction] = {}
         for sample in samples:
             results |= reconstruct_sample(model, sample)
-        _draw(results, stem, title)
+        for number, (name, page) in enumerate(reconstruction_pages(results, title).items(), start=1):
+            page.save(f'{stem}_{number}.png' if name else f'{stem}.png')
 
 
 @HOOKS.register_module()
@@ -602,11 +604,3 @@ class PredictionHook(PictureHook):
     def draw(self, model: Any, samples: Sequence[Mapping[str, Any]], stem: Path, title: str) -> None:
         """Write ``STEM.png``."""
         predictions_sheet(model, samples, title).save(f'{stem}.png')
-
-
-def _draw(results: Mapping[str, Reconstruction], stem: Path, title: str) -> None:
-    if all(len(result.original) == 1 for result in results.values()):
-        image_grid([*results.values()], [*results], title).save(f'{stem}.png')
-        return
-    for number, (name, result) in enumerate(results.items(), start=1):
-        frame_strip(result, name, title).save(f'{stem}_{number}.png')
