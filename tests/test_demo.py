@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import av
@@ -26,6 +27,7 @@ from omnimae.synthetic.demo import (
     make_demo,
     make_maps,
 )
+from omnimae.synthetic.files import Job, run_job
 
 # A journey with round numbers; the angle is a quarter turn, so sideways is upright in the photograph.
 JOURNEY = Journey(
@@ -149,7 +151,9 @@ def test_every_photograph_is_filmed_in_every_motion(demo_root: Path):
 
 @pytest.mark.parametrize('size', [1, 2, 5])
 def test_photographs_and_motions_are_balanced(size: int):
-    counts = Counter((job.split, job.photo, job.motion) for job in demo.plan(size, seed=0))
+    counts = Counter(
+        tuple(job.write.keywords.get(key) for key in ('split', 'photo', 'motion')) for job in demo.plan(size, seed=0)
+    )
     for split, videos in (('train', size), ('val', -(-size // 3))):
         for photo in PHOTOGRAPHS:
             assert counts[split, photo, None] == 8 * videos
@@ -177,7 +181,7 @@ def test_lists_name_each_video_with_its_label(demo_root: Path):
 @pytest.mark.parametrize(('motion', 'direction'), [('pan_left', 1), ('pan_right', -1)])
 def test_files_hold_the_motion(tmp_path: Path, suffix: str, codec: str, motion: str, direction: int):
     path = tmp_path / f'video{suffix}'
-    demo.make_video(path, 'gravel.png', motion, 'train', np.random.default_rng(0))
+    demo.make_video(path, np.random.default_rng(0), photo='gravel.png', motion=motion, split='train')
     frames, name, seconds = read(path)
     assert codec in name
     assert frames.shape[1:] == (*demo.FRAME_SIZE, 3)
@@ -204,7 +208,7 @@ def test_another_seed_makes_other_files(tmp_path: Path):
         jobs = demo.plan(1, seed)
         for job in (jobs[0], jobs[-1]):  # a training image and a validation video
             (tmp_path / str(seed) / job.path).parent.mkdir(parents=True)
-            demo.run_job(job, tmp_path / str(seed))
+            run_job(job, tmp_path / str(seed))
     ones, others = digests(tmp_path / '0'), digests(tmp_path / '1')
     assert ones.keys() == others.keys()
     assert all(ones[path] != others[path] for path in ones)
@@ -215,13 +219,14 @@ def test_finished_data_are_left_alone_and_others_are_not_overwritten(demo_root: 
     made = make_demo(demo_root, size=1)
     assert made == json.loads((demo_root / 'demo.json').read_text())
     assert (made['videos'], made['images']) == (2 * 96, 2 * 96)
-    with pytest.raises(ValueError, match=r'demo exists and does not hold the demo data of size 2 and seed 0'):
+    with pytest.raises(ValueError, match=r"demo exists and holds other data than those of .*'size': 2, 'seed': 0, "):
         make_demo(demo_root, size=2)
     assert {path: path.stat().st_mtime_ns for path in demo_root.glob('*/*/*/*')} == before
 
 
 def test_a_run_that_breaks_off_leaves_nothing_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(demo, 'plan', lambda size, seed: [demo.Job(Path('a.gif'), (0,), 'train', 'no.png', 'pan_up')])
+    write = partial(demo.make_video, photo='no.png', motion='pan_up', split='train')
+    monkeypatch.setattr(demo, 'plan', lambda size, seed: [Job(Path('a.gif'), (0,), write)])
     with pytest.raises(ValueError, match=r'photograph no\.png of scikit-image.*pip install'):
         make_demo(tmp_path / 'demo', size=1)
     assert not (tmp_path / 'demo').exists()

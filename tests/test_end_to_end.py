@@ -20,7 +20,7 @@ from tiny_run import build_runner, write_config
 
 from omnimae.evaluation import accuracy
 from omnimae.registry import HOOKS
-from omnimae.synthetic.demo import CLASSES, MOTIONS, SPLITS, make_maps, write_list
+from omnimae.synthetic.demo import CLASSES, MOTIONS, SPLITS, make_maps
 
 SHORT = [
     'log_processor.window_size=1',
@@ -145,7 +145,8 @@ def write_lossless_demo(root: Path) -> None:
             folder = root / 'videos' / split / motion
             folder.mkdir(parents=True)
             write_lossless_video(folder / '0.mkv', stripes(rng), number - 4, 24)
-        write_list(root / 'videos', split)
+        rows = [f'{motion}/0.mkv {label}\n' for label, motion in enumerate(MOTIONS)]
+        (root / 'videos' / f'{split}.txt').write_text(''.join(rows))
     make_maps(root)
 
 

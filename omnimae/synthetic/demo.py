@@ -1,23 +1,20 @@
-"""Demo data without network: real photographs, and video files of a camera that moves over them.
+"""Demo data without network: real photographs, and videos of a camera that moves over them.
 
-The photographs ship inside scikit-image. Image crops are labelled by photograph, videos by the motion of the camera.
-Each photograph is cut in two, one part for training and one for validation.
+The photographs come with scikit-image. The label of an image is its photograph, the label of a video the motion of the
+camera. Each photograph is cut in two, one part for training and one for validation.
 
-A video needs time, not appearance: all motions are filmed over all photographs, and place, zoom and angle of a frame
-taken at a random moment are distributed alike in all of them. The camera has four axes (sideways, upright, zoom, turn).
-Every video draws a journey along every axis; its motion names the axis that is travelled, forwards or backwards; the
-other three stand still at a random moment of theirs.
+Videos are classified by time, not by appearance. All motions are filmed over all photographs. A random frame has the
+same distribution of place, zoom and angle in all motions. The camera has four axes (sideways, upright, zoom, turn).
+Every video draws a journey along every axis. Its motion says which axis moves, forwards or backwards. The other three
+stay at a random moment of their journeys.
 
 Legend: a view is (x, y, side, angle): centre and height in pixels of the photograph, radians counter-clockwise.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +24,8 @@ import av
 import cv2
 import numpy as np
 from PIL import Image
+
+from omnimae.synthetic.files import Job, make_files
 
 PHOTOGRAPHS = (
     'astronaut.png',
@@ -41,7 +40,7 @@ PHOTOGRAPHS = (
     'ihc.png',
     'motorcycle_left.png',
     'rocket.jpg',
-)  # the ones in the wheels of scikit-image 0.25 and 0.26; the others would be fetched
+)  # those in the wheels of scikit-image 0.25 and 0.26; it downloads the others
 CLASSES = tuple(Path(name).stem for name in PHOTOGRAPHS)
 MOTIONS = {
     'pan_down': (1, 1),
@@ -55,7 +54,7 @@ MOTIONS = {
 }  # axis and sign, in the order of the labels
 SPLITS = ('train', 'val')
 CODECS = {
-    # mbtree reads what it never wrote: with it the same frames make different files
+    # mbtree reads uninitialised memory, so the same frames would make different files
     '.mp4': ('libx264', {'preset': 'veryfast', 'crf': '18', 'threads': '1', 'x264-params': 'mbtree=0'}),
     '.webm': ('libvpx-vp9', {'deadline': 'realtime', 'cpu-used': '8', 'crf': '20', 'b': '0', 'threads': '1'}),
 }
@@ -70,16 +69,16 @@ TRAVELS = ((15, 33), (15, 33), (math.log(1.2), math.log(1.45)), (math.radians(24
 SECONDS = (2.4, 3.6)
 FRAME_RATES = (10, 12, 15)
 IMAGES_PER_VIDEO = 8
-VERSION = 1  # raise it when other files come of the same size and seed
+VERSION = 1  # raise it when the same size and seed make other files
 RECORD = 'demo.json'
 
 
 class Journey(NamedTuple):
-    """Where a camera may go: the middle of each axis, the travel along it, and the moment (0..1) of the still ones."""
+    """Where a camera may go, by axis."""
 
     middles: np.ndarray
-    travels: np.ndarray
-    moments: np.ndarray
+    travels: np.ndarray  # lengths
+    moments: np.ndarray  # 0..1, where an axis that does not move stays
 
 
 @cache
@@ -159,7 +158,7 @@ def write_video(path: Path, frames: Iterator[np.ndarray], rate: int, frame_size:
         container.mux(stream.encode())
 
 
-def make_video(path: Path, photo: str, motion: str, split: str, rng: np.random.Generator) -> None:
+def make_video(path: Path, rng: np.random.Generator, *, photo: str, motion: str, split: str) -> None:
     """Film one motion over one photograph, at a random place, zoom, angle, speed and frame rate."""
     rate = int(rng.choice(FRAME_RATES))
     num_frames = round(rate * rng.uniform(*SECONDS))
@@ -167,7 +166,7 @@ def make_video(path: Path, photo: str, motion: str, split: str, rng: np.random.G
     write_video(path, film(image, camera_path(draw_journey(image, rng), motion, num_frames)), rate)
 
 
-def make_image(path: Path, photo: str, split: str, rng: np.random.Generator) -> None:
+def make_image(path: Path, rng: np.random.Generator, *, photo: str, split: str) -> None:
     """Cut a random rectangle out of one photograph."""
     image = region(photograph(photo), split)
     height, width = rng.integers(*IMAGE_SIDES, size=2, endpoint=True)
@@ -175,80 +174,52 @@ def make_image(path: Path, photo: str, split: str, rng: np.random.Generator) -> 
     Image.fromarray(image[y : y + height, x : x + width]).save(path, quality=90)
 
 
-class Job(NamedTuple):
-    """One file to make; its random numbers follow from ``seed``: (seed, split, photograph, motion, number)."""
-
-    path: Path  # under the root
-    seed: tuple[int, ...]
-    split: str
-    photo: str
-    motion: str | None  # None for an image
-
-
 def plan(size: int, seed: int) -> list[Job]:
     """All files of the demo data: ``size`` training videos a photograph and motion, eight times as many images.
 
-    Validation has a third of that.
+    Validation has a third of that. Seeds are (seed, split, photograph, motion, number).
     """
     jobs = []
     for s, split in enumerate(SPLITS):
         count = size if split == 'train' else math.ceil(size / 3)
         for p, (photo, name) in enumerate(zip(PHOTOGRAPHS, CLASSES, strict=True)):
+            write_image = partial(make_image, photo=photo, split=split)
             for i in range(IMAGES_PER_VIDEO * count):
                 path = Path('images', split, name, f'{i:05d}.jpg')
-                jobs.append(Job(path, (seed, s, p, len(MOTIONS), i), split, photo, None))
+                jobs.append(Job(path, (seed, s, p, len(MOTIONS), i), write_image))
             for m, motion in enumerate(MOTIONS):
+                film_motion = partial(make_video, photo=photo, motion=motion, split=split)
                 for i in range(count):
                     suffix = tuple(CODECS)[(p + i) % len(CODECS)]
                     path = Path('videos', split, motion, f'{name}_{i:05d}{suffix}')
-                    jobs.append(Job(path, (seed, s, p, m, i), split, photo, motion))
+                    jobs.append(Job(path, (seed, s, p, m, i), film_motion))
     return jobs
 
 
-def run_job(job: Job, root: Path) -> None:
-    """Make one file."""
-    rng = np.random.default_rng(job.seed)
-    if job.motion is None:
-        make_image(root / job.path, job.photo, job.split, rng)
-    else:
-        make_video(root / job.path, job.photo, job.motion, job.split, rng)
-
-
 def make_demo(root: str | Path, *, size: int = 8, seed: int = 0, workers: int = 1) -> dict[str, int]:
-    """Write images/SPLIT/PHOTOGRAPH/*.jpg, videos/SPLIT/MOTION/*.{mp4,webm}, videos/SPLIT.txt; return what was made.
+    """Write images/SPLIT/PHOTOGRAPH/*.jpg, videos/SPLIT/MOTION/*.{mp4,webm}, videos/SPLIT.txt. Return what was made.
 
-    Data of the same size and seed are left as they are; a run that breaks off leaves nothing at ``root``.
+    Data of the same size and seed are kept. An interrupted run leaves nothing at ``root``.
     """
     if size < 1:
         raise ValueError(f'size must be at least 1, got {size}.')
     root, jobs = Path(root), plan(size, seed)
-    num_videos = sum(job.motion is not None for job in jobs)
+    num_videos = sum(job.path.parts[0] == 'videos' for job in jobs)
     record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=len(jobs) - num_videos)
-    if root.exists():
-        if (root / RECORD).is_file() and json.loads((root / RECORD).read_text()) == record:
-            return record
-        raise ValueError(
-            f'root {root} exists and does not hold the demo data of size {size} and seed {seed}. '
-            'Remove it or choose another root.'
-        )
-    unfinished = root.with_name(root.name + '.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for folder in {job.path.parent for job in jobs}:
-        (unfinished / folder).mkdir(parents=True)
-    with ProcessPoolExecutor(workers) as pool:
-        list(pool.map(partial(run_job, root=unfinished), jobs, chunksize=16))
+    lists, labels = {}, {motion: label for label, motion in enumerate(MOTIONS)}
     for split in SPLITS:
-        write_list(unfinished / 'videos', split)
-    (unfinished / RECORD).write_text(json.dumps(record))
-    unfinished.rename(root)
+        videos = sorted(job.path for job in jobs if job.path.parts[:2] == ('videos', split))
+        rows = [f'{path.parent.name}/{path.name} {labels[path.parent.name]}\n' for path in videos]
+        lists[f'videos/{split}.txt'] = ''.join(rows)
+    make_files(root, RECORD, record, jobs, lists, workers)
     return record
 
 
 def make_maps(root: str | Path) -> int:
-    """Write maps beside the images of demo data, and beside a video of each photograph; return how many files.
+    """Write maps for the images of demo data, and for a video of each photograph. Return how many files there are.
 
-    They stand in for what networks make of real data: depth is the brightness of the blurred picture, 16 bits beside
-    images and 8 beside videos, a class is a corner of the colour cube, one of 8. Files that are there stay.
+    They replace the outputs of networks on real data. Depth is the brightness of the blurred picture, with 16 bits for
+    images and 8 for videos. A class is a corner of the RGB cube, one of 8. Existing files are kept.
 
         depth/images/SPLIT/PHOTOGRAPH/*.png    semseg/images/SPLIT/PHOTOGRAPH/*.png
         depth/videos/SPLIT/MOTION/*.npy        depth/videos/SPLIT.txt (the videos that have one)
@@ -287,13 +258,3 @@ def blurred_brightness(pixels: np.ndarray) -> np.ndarray:
 def _write_png(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-def write_list(videos: Path, split: str) -> None:
-    """Write videos/SPLIT.txt: one `MOTION/FILE label` a line."""
-    lines = [
-        f'{path.relative_to(videos / split)} {label}'
-        for label, motion in enumerate(MOTIONS)
-        for path in sorted((videos / split / motion).iterdir())
-    ]
-    (videos / f'{split}.txt').write_text('\n'.join(lines) + '\n')

@@ -1,9 +1,9 @@
-"""Videos for the small experiments, made from a folder of images: one picture moves over another that moves, too.
+"""Videos for the small experiments, made from a folder of images: one picture moves over another moving one.
 
-What a video is labelled with is the motion of the picture in front: its direction and its speed. Pictures, places, the
-motion behind and the moment at which the film begins are drawn alike for all labels, and the picture in front leaves
-on one side to come back on the other: a single drawn frame says nothing about the label. In the file a little is left:
-H.264 blurs fast pictures more, which tells fast from slow in 6 of 10 single frames.
+The label of a video is the motion of the front picture: its direction and its speed. Pictures, places, the motion of
+the background and the start of the film have the same distribution for all labels. A front picture that leaves on one
+side comes back on the other. So a single drawn frame says nothing about the label. A little is left in the file: H.264
+blurs fast pictures more, which tells fast from slow in 6 of 10 single frames.
 
 Legend: a place is (y, x) in pixels of the frame.
 """
@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +26,7 @@ from omnimae.data.annotations import scan_folder
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
 from omnimae.synthetic.demo import write_video
+from omnimae.synthetic.files import Job, make_files
 
 DIRECTIONS = {'down': (1, 0), 'left': (0, -1), 'right': (0, 1), 'up': (-1, 0)}
 SPEEDS = {'fast': (26.0, 34.0), 'slow': (9.0, 13.0)}  # pixels a second
@@ -35,13 +34,13 @@ MOTIONS = tuple(f'{direction}_{speed}' for direction in DIRECTIONS for speed in 
 SPLITS = {'train': 1.0, 'val': 0.125, 'test': 0.25}  # share of the number of training videos
 BEHIND = (0.0, 12.0)  # speed of the background, in any direction
 FRAME_SIZE = (32, 32)
-FRONT_SIDE = 18  # of the picture in front, which is cut to a disc
-PERIOD = 36  # after so many pixels the picture in front comes back
+FRONT_SIDE = 18  # of the front picture, which is cut to a disc
+PERIOD = 36  # pixels after which the front picture comes back
 RATE = 10
 NUM_FRAMES = 20
 IMAGES_PER_VIDEO = 2  # of a class, for each video of a motion
 RECORD = 'small.json'
-VERSION = 1  # raise it when other files come of the same arguments
+VERSION = 1  # raise it when the same arguments make other files
 
 
 class Film(NamedTuple):
@@ -49,10 +48,10 @@ class Film(NamedTuple):
 
     front: np.ndarray  # (h, w, 3) uint8
     behind: np.ndarray  # (h, w, 3) uint8
-    start: np.ndarray  # place of the picture in front
-    velocity: np.ndarray  # of it, pixels a second
+    start: np.ndarray  # place of the front picture
+    velocity: np.ndarray  # of the front picture, pixels a second
     drift: np.ndarray  # velocity of the background
-    pan: np.ndarray  # where its window begins, 0..1 of what the drift leaves
+    pan: np.ndarray  # where the window on the background begins, 0..1 of the places that the drift allows
 
 
 def draw_film(front: np.ndarray, behind: np.ndarray, motion: str, rng: np.random.Generator) -> Film:
@@ -84,7 +83,7 @@ def frames_of(film: Film) -> Iterator[np.ndarray]:
         y, x = first + film.drift * seconds
         canvas = _moved(behind, -y, -x, width, height).astype(np.float32)
         y, x = (film.start + film.velocity * seconds) % PERIOD - (PERIOD - size) / 2 - FRONT_SIDE / 2
-        # near the edge of the period one part of the disc is still there, the other back already
+        # near the edge of the period one part of the disc has not left yet, and the other is back
         for top in (y - PERIOD, y, y + PERIOD):
             for left in (x - PERIOD, x, x + PERIOD):
                 if max(abs(top), abs(left)) < PERIOD:
@@ -94,32 +93,22 @@ def frames_of(film: Film) -> Iterator[np.ndarray]:
 
 
 def _moved(picture: np.ndarray, y: float, x: float, width: int, height: int) -> np.ndarray:
-    """(h, w[, 3]) -> (height, width[, 3]) with its corner at (y, x); its edge pixels go on outside."""
+    """(h, w[, 3]) -> (height, width[, 3]) with its corner at (y, x). Outside its edge pixels repeat."""
     to_frame = np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
     border = cv2.BORDER_REPLICATE if picture.ndim == 3 else cv2.BORDER_CONSTANT
     return cv2.warpAffine(picture, to_frame, (width, height), flags=cv2.INTER_LINEAR, borderMode=border)
 
 
-class Job(NamedTuple):
-    """One video to make; its random numbers follow from ``seed``: (seed, split, motion, number)."""
-
-    path: Path  # below the root
-    seed: tuple[int, ...]
-    motion: str
-    images: Sequence[str]  # whose pictures it may show
-
-
-def run_job(job: Job, root: Path) -> None:
-    """Make one video."""
-    rng = np.random.default_rng(job.seed)
-    front, behind = (read_image(job.images[number])[0] for number in rng.integers(len(job.images), size=2))
-    write_video(root / job.path, frames_of(draw_film(front, behind, job.motion, rng)), RATE, FRAME_SIZE)
+def make_video(path: Path, rng: np.random.Generator, *, images: Sequence[str], motion: str) -> None:
+    """Write a video of one motion that shows two of these images."""
+    front, behind = (read_image(images[number])[0] for number in rng.integers(len(images), size=2))
+    write_video(path, frames_of(draw_film(front, behind, motion, rng)), RATE, FRAME_SIZE)
 
 
 def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:
     """A folder with train/CLASS and test/CLASS -> (path below it, label) of each image of train, val and test.
 
-    Of each class the first images of train/CLASS are for training, the last for validation.
+    The first images of each train/CLASS are for training, the last ones for validation.
     """
     splits: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
     counts = {split: round(IMAGES_PER_VIDEO * size * share) for split, share in SPLITS.items()}
@@ -158,17 +147,20 @@ def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:
 def make_small(
     root: str | Path, images: str | Path, *, size: int = 500, seed: int = 0, workers: int = 1
 ) -> dict[str, Any]:
-    """Write videos/SPLIT/MOTION/*.mp4, videos/SPLIT.txt and, of ``images``, images_SPLIT.txt; return what was made.
+    """Write videos/SPLIT/MOTION/*.mp4, videos/SPLIT.txt and lists of ``images``, images_SPLIT.txt.
 
-    Videos of a split show images of that split alone. Data of the same arguments are left as they are; a run that
-    breaks off leaves nothing at ``root``.
+    Videos of a split show images of that split only. Data of the same arguments are kept. An interrupted run leaves
+    nothing at ``root``.
 
     Args:
-        root: to be made.
+        root: folder to make.
         images: a folder with train/CLASS and test/CLASS.
         size: training videos of each motion; validation has an eighth of it, test a quarter.
-        seed: of everything that is drawn.
+        seed: of all random numbers.
         workers: processes.
+
+    Returns:
+        What was made, as ``RECORD`` in the folder says it.
     """
     root, images = Path(root), Path(images)
     if size < 8:
@@ -179,29 +171,15 @@ def make_small(
     sizes = [[path, label, os.path.getsize(images / path)] for rows in splits.values() for path, label in rows]
     chosen = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:12]
     record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=num_images, chosen=chosen)
-    if root.exists():
-        if (root / RECORD).is_file() and json.loads((root / RECORD).read_text()) == record:
-            return record
-        raise ValueError(
-            f'root {root} exists and does not hold the data of size {size} and seed {seed} from these images. '
-            'Remove it or choose another root.'
-        )
-    unfinished = root.with_name(root.name + '.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    jobs = []
+    jobs, lists = [], {}
     for s, (split, count) in enumerate(videos.items()):
-        pool = [str(images / path) for path, _ in splits[split]]
-        lines = []
+        pool, rows = [str(images / path) for path, _ in splits[split]], []
         for label, motion in enumerate(MOTIONS):
-            (unfinished / 'videos' / split / motion).mkdir(parents=True)
+            write = partial(make_video, images=pool, motion=motion)
             for i in range(count):
-                jobs.append(Job(Path('videos', split, motion, f'{i:05d}.mp4'), (seed, s, label, i), motion, pool))
-                lines.append(f'{motion}/{i:05d}.mp4 {label}')
-        (unfinished / 'videos' / f'{split}.txt').write_text('\n'.join(lines) + '\n')
-        rows = '\n'.join(f'{path} {label}' for path, label in splits[split])
-        (unfinished / f'images_{split}.txt').write_text(rows + '\n')
-    with ProcessPoolExecutor(workers) as executor:
-        list(executor.map(partial(run_job, root=unfinished), jobs, chunksize=64))
-    (unfinished / RECORD).write_text(json.dumps(record))
-    unfinished.rename(root)
+                jobs.append(Job(Path('videos', split, motion, f'{i:05d}.mp4'), (seed, s, label, i), write))
+                rows.append(f'{motion}/{i:05d}.mp4 {label}\n')
+        lists[f'videos/{split}.txt'] = ''.join(rows)
+        lists[f'images_{split}.txt'] = ''.join(f'{path} {label}\n' for path, label in splits[split])
+    make_files(root, RECORD, record, jobs, lists, workers)
     return record
