@@ -166,7 +166,7 @@ def test_orientations_that_do_not_agree_are_an_error(tmp_path, picture, map_, al
     oriented(tmp_path, picture, map_)
     with pytest.raises(BrokenImageError, match=message):
         AlignedDataset(root=str(tmp_path), modalities=SCENE, aligned_as=aligned_as)[0]
-    with pytest.raises(ValueError, match='none of 1 samples is whole'):
+    with pytest.raises(ValueError, match='none of the 1 samples is whole'):
         prepare_aligned(tmp_path, SCENE, aligned_as=aligned_as)
 
 
@@ -181,7 +181,7 @@ def test_the_picture_need_not_come_first(tmp_path):
 def test_a_check_without_a_mask_says_so(tmp_path):
     oriented(tmp_path, (1, None), (1, None))
     (tmp_path / 'known' / 'a.png').rename(tmp_path / 'known' / 'b.png')
-    with pytest.raises(ValueError, match='none of 2 samples is whole'):
+    with pytest.raises(ValueError, match='none of the 2 samples is whole'):
         prepare_aligned(tmp_path, SCENE)
     assert 'a,no file of depth.valid' in (tmp_path / 'left_out.csv').read_text()
 

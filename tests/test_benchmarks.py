@@ -307,7 +307,7 @@ def test_folds_of_ucf101(root):
     assert lines(root, 'ucf101', 'val') + lines(root, 'ucf101') == first
     with pytest.raises(ValueError, match=r'ucf101 has no ucfTrainTestlist/trainlist03.txt or trainlist03.txt or annot'):
         prepare('ucf101', root, fold=3)
-    with pytest.raises(ValueError, match=r'fold=4, and ucf101 has 3\. Count from 1'):
+    with pytest.raises(ValueError, match=r'fold=4 is not one of the 3 of ucf101\. Count from 1'):
         prepare('ucf101', root, fold=4)
     file = root / 'ucfTrainTestlist' / 'classInd.txt'
     file.write_text('1 ApplyEyeMakeup\n3 Archery\n')
@@ -328,7 +328,7 @@ def test_hmdb51_of_other_places_and_wrong_lists(root):
     file = root / 'cartwheel_test_split1.txt'
     file.write_text('a.avi 3\n')
     with pytest.raises(
-        ValueError, match=r"cartwheel_test_split1.txt, line 1: '3' behind 'a.avi' is none of 0, 1 and 2"
+        ValueError, match=r"cartwheel_test_split1.txt, line 1: '3' after 'a.avi' is not 0, 1 or 2"
     ):
         prepare('hmdb51', root)
     with pytest.raises(ValueError, match=r'hmdb51 has no testTrainMulti_7030_splits/\*_test_split2.txt'):
@@ -406,7 +406,7 @@ def test_a_span_outside_the_file_is_reported(root):
     rewrite_csv(file, 3, start_timestamp='01:00:20.00', stop_timestamp='01:00:24.00')
     rewrite_csv(file, 4, start_timestamp='00:00:19.50', stop_timestamp='00:00:24.00')  # begins in it: cut at its end
     assert prepare('ek100', root).left_out == dict(train=1, val=0)
-    reason = 'the span from 3620.000 s on lies outside, it lasts 20.000 s'
+    reason = 'the span begins at 3620.000 s, but the video lasts 20.000 s'
     assert report(root) == [['train', 'P01/videos/P01_01.MP4', 'P01_01_3', reason]]
 
 
@@ -415,7 +415,7 @@ def test_a_split_without_files_is_an_error(root):
     for number in range(101, 109):
         (root / 'videos' / f'{number}.webm').unlink()
     with pytest.raises(
-        ValueError, match=r'val: none of the 8 samples can be used, .*videos/101.webm.*: the file is miss'
+        ValueError, match=r'val: none of the 8 samples can be used\. The first, .*videos/101.webm.*: the file is miss'
     ):
         prepare('ssv2', root)
     assert len(report(root)) == 8
@@ -460,7 +460,7 @@ def test_a_split_without_files_is_an_error(root):
             'annotations/kinetics_train.csv',
             1,
             dict(youtube_id='-_train0', time_start='0', time_end='10'),
-            r"line 3: '-_train0_000000_000010' stands at line 2 too. Drop one",
+            r"line 3: '-_train0_000000_000010' is also at line 2. Remove one",
         ),
         (
             'ek100',
@@ -490,7 +490,7 @@ def test_a_split_without_files_is_an_error(root):
             dict(start_timestamp='12.5'),
             r"train.csv, line 7: start_timestamp '12.5' is not HH:MM:SS.ss",
         ),
-        ('ek100', 'EPIC_100_train.csv', 5, dict(narration_id='P01_01_0'), r"line 7: 'P01_01_0' stands at line 2 too"),
+        ('ek100', 'EPIC_100_train.csv', 5, dict(narration_id='P01_01_0'), r"line 7: 'P01_01_0' is also at line 2"),
     ],
     indirect=['root'],
 )
@@ -525,19 +525,19 @@ SSV2, INAT = 'something-something-v2', 'train2018.json'
             lambda x: x[2].pop('template'),
             r"entry 2: no 'template'. Give the file as it is",
         ),
-        ('ssv2', f'{SSV2}-train.json', lambda x: x[2].update(id='1'), r"entry 2: '1' stands at entry 0 too"),
+        ('ssv2', f'{SSV2}-train.json', lambda x: x[2].update(id='1'), r"entry 2: '1' is also at entry 0"),
         ('ssv2', f'{SSV2}-validation.json', lambda x: x.clear(), r'validation.json has no samples'),
         (
             'ssv2',
             f'{SSV2}-labels.json',
             lambda x: x.update({'Holding something': '7'}),
-            r'labels.json: the labels do not count from 0 to 2',
+            r'labels.json: the labels are not 0 to 2',
         ),
         (
             'ssv2',
             f'{SSV2}-labels.json',
             lambda x: x.update({'Holding something': 'none'}),
-            r'labels.json: the labels do not count from 0 to 2',
+            r'labels.json: the labels are not 0 to 2',
         ),
         (
             'inat18',
@@ -563,7 +563,7 @@ SSV2, INAT = 'something-something-v2', 'train2018.json'
             'inat18',
             INAT,
             lambda x: x['annotations'][1].update(image_id=0),
-            r'annotations\[1\]: 0 stands at annotations\[0',
+            r'annotations\[1\]: 0 is also at annotations\[0',
         ),
     ],
     indirect=['root'],
@@ -583,8 +583,8 @@ def test_wrong_json(root, file, change, message):
             'a.jpg 0\nb.jpg 3',
             r"places365_val.txt, line 2: the class '3' is not one of the 3",
         ),
-        ('p365', 'places365_val.txt', 'a.jpg 0\na.jpg 1', r"line 2: 'a.jpg' stands at line 1 too"),
-        ('p365', 'places365_val.txt', 'a.jpg', r"line 1, 'a.jpg': not \"PATH LABEL\""),
+        ('p365', 'places365_val.txt', 'a.jpg 0\na.jpg 1', r"line 2: 'a.jpg' is also at line 1"),
+        ('p365', 'places365_val.txt', 'a.jpg', r"line 1, 'a.jpg' is not \"PATH LABEL\""),
         ('p365', 'places365_val.txt', '', r'places365_val.txt has no samples'),
         (
             'p365',
@@ -592,8 +592,8 @@ def test_wrong_json(root, file, change, message):
             '/a/x 1',
             r"categories_places365.txt, line 1: the label of '/a/x' is 1, not 0",
         ),
-        ('ssv2', f'{SSV2}-labels.json', '["a"]', r'labels.json does not say a number for each template'),
-        ('ssv2', f'{SSV2}-train.json', '{"1": "a"}', r'train.json is no list of videos'),
+        ('ssv2', f'{SSV2}-labels.json', '["a"]', r'labels.json does not give each template a number'),
+        ('ssv2', f'{SSV2}-train.json', '{"1": "a"}', r'train.json is not a list of videos'),
         (
             'in1k',
             'train.txt',
@@ -601,7 +601,7 @@ def test_wrong_json(root, file, change, message):
             r"train.txt, line 1: the label 1 is not that of its folder, 'n1', which is number 0",
         ),
         ('in1k', 'val.txt', 'a.JPEG n99', r"val.txt, line 1: the class 'n99' is not one of the 4 known"),
-        ('inat18', 'val2018.json', '{', r'val2018.json is no JSON: .* Fetch the file anew'),
+        ('inat18', 'val2018.json', '{', r'val2018.json is not JSON: .* Fetch it again'),
         (
             'k400',
             'annotations/kinetics_val.csv',
@@ -703,8 +703,8 @@ def test_an_interrupted_run_goes_on(root, monkeypatch):
     first, checked[:] = list(checked), []
     monkeypatch.setattr(preparation, '_check', lambda path, *how: checked.append(path) or check(path, *how))
     assert prepare('k400', root).kept == dict(train=8, val=8)
-    assert len(checked) == 8  # the first chunk of 8 had been kept
-    assert not set(first[:8]) & set(checked)
+    assert len(checked) == 5  # the first 11 had been kept
+    assert not set(first) & set(checked)
 
 
 def write_damaged(path: Path) -> None:
@@ -915,7 +915,7 @@ def test_help_shows_the_layout(name, command, capsys):
         command([name, '--help'])
     said = capsys.readouterr().out
     assert 'Layout' in said
-    assert f'data/{TINY[name].folder} by habit' in said
+    assert f'usually in data/{TINY[name].folder}' in said
     assert ('--short-side' in said) == (name in VIDEOS)
 
 

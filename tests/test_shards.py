@@ -549,7 +549,7 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     (out / '000001.tar').write_bytes(b'x')  # damaged
     (loose / '0' / '0.jpg').write_bytes((loose / '0' / '0.jpg').read_bytes())  # changed since
     assert pack(loose, out, size=4000).written == 2
-    with pytest.raises(ValueError, match=r'000001\.tar is none of the 1 archives of these files and this size'):
+    with pytest.raises(ValueError, match=r'000001\.tar is not one of the 1 archives of these files and this size'):
         pack(loose, out, size=10**6)
 
 
@@ -562,7 +562,7 @@ def test_what_is_written_is_read_back(tmp_path, monkeypatch):
         os.pwrite(number, b'\xff', 700)
 
     monkeypatch.setattr(os, 'fsync', damage)
-    with pytest.raises(ValueError, match=r"'0/0\.jpg' does not read back as it was written"):
+    with pytest.raises(ValueError, match=r"'0/0\.jpg' reads back differently"):
         pack(tmp_path / 'loose', tmp_path / 'out')
     assert os.listdir(tmp_path / 'out') == []
 
@@ -608,10 +608,10 @@ def test_parts_are_those_of_one_machine(tmp_path, total):
 @pytest.mark.parametrize(
     ('out', 'options', 'message'),
     [
-        ('loose/out', {}, r"lies in root='.*loose'"),
-        ('loose', {}, r"lies in root='.*loose'"),
+        ('loose/out', {}, r"is in root='.*loose'"),
+        ('loose', {}, r"is in root='.*loose'"),
         ('out', dict(size=0), r'size=0 is not positive'),
-        ('out', dict(merge=0), r'merge=0 is no number of parts'),
+        ('out', dict(merge=0), r'merge=0 is not a number of parts'),
         ('.', {}, r"out=.* holds 'loose', so it would not be read as archives\. Give an empty folder"),
     ],
 )
@@ -647,7 +647,7 @@ def test_packing_waits_for_its_files(tmp_path, monkeypatch):
 def test_packing_names_what_is_at_fault(tmp_path, monkeypatch):
     write_folder(tmp_path / 'loose')
     (tmp_path / 'loose' / '0' / 'x.jpg').symlink_to(tmp_path / 'nowhere.jpg')
-    with pytest.raises(ValueError, match=r'loose/0/x\.jpg is missing, or a link to nothing\. Remove it'):
+    with pytest.raises(ValueError, match=r'loose/0/x\.jpg is missing, or a broken link\. Remove it'):
         pack(tmp_path / 'loose', tmp_path / 'out')
     (tmp_path / 'loose' / '0' / 'x.jpg').unlink()
 
@@ -671,7 +671,7 @@ def test_what_killed_runs_left_is_removed(tmp_path):
 
 @pytest.mark.parametrize('text', ['0/3', '4/3', '3', '1/0', 'a/b', '1/3/5', '-1/3'])
 def test_wrong_parts(text):
-    with pytest.raises(ValueError, match=rf"part='{text}' is none\. Write 3/16"):
+    with pytest.raises(ValueError, match=rf"part='{text}' is not a part\. Write 3/16"):
         Part.of(text)
 
 

@@ -149,13 +149,20 @@ def write_table(file: str | os.PathLike, about: Any, columns: Columns) -> None:
     head = json.dumps(dict(about=about, names=[*columns], arrays=layout)).encode()
     start = _padded(len(MAGIC) + 16 + len(head))
     head = MAGIC + np.array([start, size], '<i8').tobytes() + head
+    with replacing(file, 'wb') as out:
+        out.write(head.ljust(start))
+        for array in arrays.values():
+            out.write(np.ascontiguousarray(array).data)
+            out.write(bytes(_padded(array.nbytes) - array.nbytes))
+
+
+@contextmanager
+def replacing(file: str | os.PathLike, mode: str = 'w', **options: Any) -> Iterator[Any]:
+    """Open a new file that replaces ``file`` when it is complete, so that no reader sees half of it."""
     part = f'{file}.{socket.gethostname()}.{os.getpid()}.part'
     try:
-        with open(part, 'wb') as out:
-            out.write(head.ljust(start))
-            for array in arrays.values():
-                out.write(np.ascontiguousarray(array).data)
-                out.write(bytes(_padded(array.nbytes) - array.nbytes))
+        with open(part, mode, **options) as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(part, file)

@@ -1,7 +1,7 @@
 """Data sets as their authors distribute them: the paper's six benchmarks and others.
 
-A reader (``read_NAME``) turns the official annotation files into an `Annotation`. `preparation.prepare` makes of it
-what training reads.
+A reader (``read_NAME``) turns the official annotation files into an `Annotation`. `preparation.prepare` turns it into
+the lists that training reads.
 """
 
 from __future__ import annotations
@@ -24,23 +24,14 @@ from omnimae.data.formats.videos import (
 
 
 class Benchmark(NamedTuple):
-    """How a benchmark is read and what its lists are called.
+    """How a benchmark is read and the names of its lists."""
 
-    Attributes:
-        read: folder -> annotation; with several folds it takes the number of one.
-        prefix: of the lists' names.
-        modality: 'image' or 'video'.
-        num_classes: of the full set.
-        list_root: the folder that the paths in the lists are relative to, below the root.
-        num_folds: how many ways to split training and testing the authors have.
-    """
-
-    read: Callable[..., Annotation]
-    prefix: str
-    modality: str
-    num_classes: int
-    list_root: str = '.'
-    num_folds: int = 1
+    read: Callable[..., Annotation]  # folder -> annotation; with several folds also the number of one
+    prefix: str  # of the lists' names
+    modality: str  # 'image' or 'video'
+    num_classes: int  # of the full set
+    list_root: str = '.'  # folder below the root that the paths in the lists are relative to
+    num_folds: int = 1  # of the authors' splits into training and testing
 
     def list_name(self, split: str) -> str:
         """Name of the list of a split."""

@@ -1,4 +1,4 @@
-"""What annotation files of data sets say, and how their parts are read: lists, CSV and JSON, with places in errors."""
+"""Reading annotation files: lists, CSV and JSON. Errors name the file and the place in it."""
 
 from __future__ import annotations
 
@@ -18,37 +18,24 @@ SPLITS = ('train', 'val')
 
 
 class Item(NamedTuple):
-    """A sample as the annotation has it.
+    """A sample of an annotation."""
 
-    Attributes:
-        path: of its file, relative to the root of the benchmark, with slashes.
-        label: class index, or None where the authors keep it to themselves.
-        span: (start, stop) in seconds inside a longer video, or None for the whole file.
-        id: its name in results, or None where the path serves.
-    """
-
-    path: str
-    label: int | None
-    span: tuple[float, float] | None = None
-    id: str | None = None
+    path: str  # of its file, relative to the root of the benchmark, with slashes
+    label: int | None  # class index; None if the authors do not publish it
+    span: tuple[float, float] | None = None  # (start, stop) in seconds in a longer video; None is the whole file
+    id: str | None = None  # its name in results; None is the path
 
 
 class Annotation(NamedTuple):
-    """What the annotation files of a benchmark say.
+    """The samples and classes of a benchmark."""
 
-    Attributes:
-        splits: 'train' and 'val' -> items; of EPIC-Kitchens 'test', too, where its videos are there.
-        classes: names in the order of the labels.
-        actions: of EPIC-Kitchens: (action, verb, noun) each, in the order of the labels.
-    """
-
-    splits: dict[str, list[Item]]
-    classes: tuple[str, ...]
-    actions: tuple[tuple[int, int, int], ...] = ()
+    splits: dict[str, list[Item]]  # 'train', 'val', and EPIC-Kitchens' 'test' if its videos exist
+    classes: tuple[str, ...]  # names in the order of the labels
+    actions: tuple[tuple[int, int, int], ...] = ()  # EPIC-Kitchens' (action, verb, noun), in the order of the labels
 
 
 class Items:
-    """Collects the items of one annotation file, each key once."""
+    """Collects the items of one annotation file. A key may occur once."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -56,10 +43,10 @@ class Items:
         self._items: list[Item] = []
 
     def add(self, place: str, key: Any, *item: Any) -> None:
-        """Add the `Item` that stands at ``place``."""
+        """Add the `Item` at ``place``."""
         if key in self.places:
-            raise ValueError(f'{self.file}, {place}: {key!r} stands at {self.places[key]} too. Drop one of the two.')
-        if is_outside(item[0]):  # copies of it would be written outside, too
+            raise ValueError(f'{self.file}, {place}: {key!r} is also at {self.places[key]}. Remove one of the two.')
+        if is_outside(item[0]):  # its copies would be outside, too
             raise ValueError(f'{self.file}, {place}: {item[0]!r} leaves the folder of the data. Correct the line.')
         self.places[key] = place
         self._items.append(Item(*item))
@@ -67,52 +54,49 @@ class Items:
     @property
     def items(self) -> list[Item]:
         if not self._items:
-            raise ValueError(f'{self.file} has no samples. Fetch the file anew.')
+            raise ValueError(f'{self.file} has no samples. Fetch it again.')
         return self._items
 
 
-def first_of(root: Path, *names: str) -> Path | None:
-    return next((root / name for name in names if (root / name).exists()), None)
+HELP = 'Put it there as it is distributed; --help shows the layout.'
+ANNOTATIONS = ('', 'annotations/')  # where annotation files may be
 
 
-def find(root: Path, *names: str) -> Path:
-    """The first of the files or folders that exists."""
-    found = first_of(root, *names)
-    if found is None:
-        raise ValueError(
-            f'{root} has no {" or ".join(names[:4])}. Put it there as it is distributed; --help shows the layout.'
-        )
+def find_any(root: Path, *names: str, folders: Sequence[str] = ('',)) -> Path | None:
+    """The first of the files or folders that exists, in the first of the folders; None if there is none."""
+    paths = (root / f'{folder}{name}' for folder in folders for name in names)
+    return next((path for path in paths if path.exists()), None)
+
+
+def find(root: Path, *names: str, folders: Sequence[str] = ('',)) -> Path:
+    """As `find_any`. A missing file raises a ValueError."""
+    if (found := find_any(root, *names, folders=folders)) is None:
+        wanted = [f'{folder}{name}' for folder in folders for name in names]
+        raise ValueError(f'{root} has no {" or ".join(wanted[:4])}. {HELP}')
     return found
-
-
-def first_annotation(root: Path, name: str) -> Path | None:
-    return first_of(root, name, f'annotations/{name}')
-
-
-def find_annotation(root: Path, name: str) -> Path:
-    return find(root, name, f'annotations/{name}')
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise ValueError(f'{folder} is not a folder. Put it there as it is distributed; --help shows the layout.')
+        raise ValueError(f'{folder} is not a folder. {HELP}')
     return tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != '.'))
 
 
 def index_files(
     root: Path, folders: Iterable[str], extensions: Sequence[str], key: Callable[[str], str] | None = None
 ) -> dict[str, str]:
-    """Files below the folders that exist, earlier ones first -> path by name without extension, or by ``key``."""
+    """Name without extension, or ``key`` of the path -> path, of the files in the folders. The first folder wins."""
     found: dict[str, str] = {}
     for folder in folders:
-        if not (root / folder).is_dir():
-            continue
-        for path in sorted(
-            path for path in storage.list_files(str(root / folder)) if path.lower().endswith(tuple(extensions))
-        ):
-            name = os.path.splitext(os.path.basename(path))[0] if key is None else key(path)
-            found.setdefault(name, f'{folder}/{path}')
+        for path in sorted(storage.list_files(str(root / folder))) if (root / folder).is_dir() else ():
+            if path.lower().endswith(tuple(extensions)):
+                found.setdefault(stem_of(path) if key is None else key(path), f'{folder}/{path}')
     return found
+
+
+def stem_of(path: str) -> str:
+    """The name of a file without folder and extension."""
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def read_pairs(file: Path) -> Iterator[tuple[str, str, str]]:
@@ -122,7 +106,7 @@ def read_pairs(file: Path) -> Iterator[tuple[str, str, str]]:
             continue
         path, _, label = line.rpartition(' ')
         if not path:
-            raise ValueError(f'{file}, line {number}, {line!r}: not "PATH LABEL". Correct the line.')
+            raise ValueError(f'{file}, line {number}, {line!r} is not "PATH LABEL". Correct the line.')
         yield f'line {number}', path.strip(BLANK), label
 
 
@@ -131,7 +115,7 @@ def read_csv(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
     with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as lines:
         reader = csv.DictReader(lines)
         if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
-            raise ValueError(f'{file}, line 1: no column {", ".join(missing)}. Fetch the file anew, with its header.')
+            raise ValueError(f'{file}, line 1: no column {", ".join(missing)}. Fetch it again, with its header.')
         for row in reader:
             if any(row[column] is None for column in columns):
                 raise ValueError(f'{file}, line {reader.line_num}: too few columns. Correct the line.')
@@ -139,13 +123,15 @@ def read_csv(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
 
 
 def read_names(file: Path | None, num_classes: int) -> dict[str, int]:
-    """EPIC-Kitchens' names of verbs or nouns -> class; without the file the numbers are the names."""
+    """EPIC-Kitchens' names of verbs or nouns -> class. Without a file the names are the numbers."""
     if file is None:
         return {str(label): label for label in range(num_classes)}
     names: dict[str, int] = {}
     for number, row in read_csv(file, ('id', 'key')):
         if row['id'] != str(len(names)) or row['key'] in names:
-            raise ValueError(f'{file}, line {number}: id {row["id"]} of {row["key"]!r} is out of order. Fetch it anew.')
+            raise ValueError(
+                f'{file}, line {number}: id {row["id"]} of {row["key"]!r} is out of order. Fetch it again.'
+            )
         names[row['key']] = len(names)
     return names
 
@@ -160,7 +146,7 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise ValueError(f'{file} is no JSON: {error}. Fetch the file anew.') from None
+        raise ValueError(f'{file} is not JSON: {error}. Fetch it again.') from None
 
 
 def json_part(content: Any, key: str, file: Path) -> list:
@@ -170,7 +156,7 @@ def json_part(content: Any, key: str, file: Path) -> list:
 
 
 def label_of(text: str, index: dict[str, int], file: Path, place: str, *, indices: bool = True) -> int:
-    """A class name, or if ``indices`` a class index, -> class index."""
+    """A class name, or with ``indices`` a class index, -> class index."""
     if text in index:
         return index[text]
     if indices and text.isdecimal() and int(text) < len(index):
@@ -182,7 +168,7 @@ def label_of(text: str, index: dict[str, int], file: Path, place: str, *, indice
 
 
 def span_of(start: str | float, stop: str | float, file: Path, place: str) -> tuple[float, float]:
-    """Start and stop of a span, as a file has them -> seconds."""
+    """Start and stop of a span, as written in a file -> seconds."""
     try:
         first, last = float(start), float(stop)
     except ValueError:
@@ -190,7 +176,7 @@ def span_of(start: str | float, stop: str | float, file: Path, place: str) -> tu
             f'{file}, {place}: start {start!r} and stop {stop!r} are not both numbers. Correct it.'
         ) from None
     if not 0 <= first < last < math.inf:
-        raise ValueError(f'{file}, {place}: stop {stop} is not after start {start}. Correct the line, or drop it.')
+        raise ValueError(f'{file}, {place}: stop {stop} is not after start {start}. Correct the line or remove it.')
     return first, last
 
 

@@ -1,6 +1,6 @@
 """ImageNet-1K, iNaturalist 2018 and Places365 as their authors distribute them.
 
-A docstring of a reader is the layout that it expects.
+The docstring of a reader shows the layout that it expects.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from omnimae.data.annotations import scan_folder
 from omnimae.data.formats.annotation_files import (
+    ANNOTATIONS,
     SPLITS,
     Annotation,
     Item,
@@ -18,36 +19,37 @@ from omnimae.data.formats.annotation_files import (
     class_folders,
     field_of,
     find,
-    first_of,
+    find_any,
     index_files,
     json_part,
     label_of,
     read_csv,
     read_json,
     read_pairs,
+    stem_of,
 )
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 
 
 def read_in1k(root: Path) -> Annotation:
-    """ImageNet-1K, data/imagenet by habit.
+    """ImageNet-1K, usually in data/imagenet.
 
     Layout::
 
         train/WNID/*.JPEG
         val/WNID/*.JPEG, or val/*.JPEG with a list of their labels
 
-    Instead of the folders, a list decides where there is one: meta/{train,val}.txt or {train,val}.txt with a
-    "PATH LABEL" a line, the path below train or val and the label a WNID or its place among the sorted ones; or
-    LOC_val_solution.csv as Kaggle gives it.
+    A list replaces the labels of the folders: meta/{train,val}.txt or {train,val}.txt with "PATH LABEL" lines, or
+    Kaggle's LOC_val_solution.csv. The path is relative to train or val. The label is a WNID or its index among the
+    sorted WNIDs.
     """
-    lists = {split: first_of(root, f'meta/{split}.txt', f'{split}.txt') for split in SPLITS}
+    lists = {split: find_any(root, f'meta/{split}.txt', f'{split}.txt') for split in SPLITS}
     if lists['train'] is None:
         classes = class_folders(root / 'train')
     else:
         classes = tuple(sorted({path.partition('/')[0] for _, path, _ in read_pairs(lists['train'])}))
     index = {name: label for label, name in enumerate(classes)}
-    solution = first_of(root, 'LOC_val_solution.csv')
+    solution = find_any(root, 'LOC_val_solution.csv')
     splits = {}
     for split, file in lists.items():
         if file is not None:
@@ -57,7 +59,7 @@ def read_in1k(root: Path) -> Annotation:
         elif not class_folders(root / split):
             raise ValueError(
                 f'{root / split} has no class folders, and there is no list of its labels. Sort the files into '
-                f'folders, or add meta/{split}.txt or, for val, LOC_val_solution.csv; --help shows the layout.'
+                f'folders, or add meta/{split}.txt (for val also LOC_val_solution.csv); --help shows the layout.'
             )
         else:
             rows = scan_folder(str(root / split), IMAGE_EXTENSIONS, classes=classes)
@@ -66,7 +68,7 @@ def read_in1k(root: Path) -> Annotation:
     return Annotation(splits, classes)
 
 
-# Tell the order of a list's labels: the classes of ILSVRC2012_validation_ground_truth.txt have other numbers.
+# They show how a list numbers the classes: ILSVRC2012_validation_ground_truth.txt has other numbers.
 _FIRST_OF_IN1K_VAL = {
     'ILSVRC2012_val_00000001': 'n01751748',
     'ILSVRC2012_val_00000002': 'n09193705',
@@ -77,19 +79,19 @@ _FIRST_OF_IN1K_VAL = {
 def _in1k_items(
     root: Path, split: str, file: Path, rows: Iterable[tuple[str, str, str]], index: dict[str, int]
 ) -> list[Item]:
-    # Lists of val are made for flat folders, and many sort the files into class folders later.
+    # Lists of val are for a flat folder. Many users sort its files into class folders later.
     by_name = index_files(root, [split], IMAGE_EXTENSIONS, key=os.path.basename) if split == 'val' else {}
     items = Items(file)
     for place, path, label in rows:
         found = by_name.get(os.path.basename(path), f'{split}/{path}')
         number, folder = label_of(label, index, file, place), found.split('/')[1]
-        known = _FIRST_OF_IN1K_VAL.get(os.path.splitext(os.path.basename(path))[0], folder)
+        known = _FIRST_OF_IN1K_VAL.get(stem_of(path), folder)
         for name, whose in ((folder, 'its folder'), (known, 'this image')):
             if index.get(name, number) != number:
                 raise ValueError(
                     f'{file}, {place}: the label {label} is not that of {whose}, {name!r}, which is number '
-                    f'{index[name]} of the sorted ones (ILSVRC2012_validation_ground_truth.txt counts in another '
-                    'order). Number the classes so, or write the WNID as label.'
+                    f'{index[name]} of the sorted ones (ILSVRC2012_validation_ground_truth.txt has another '
+                    'order). Number the classes in sorted order, or write WNIDs as labels.'
                 )
         items.add(place, path, found, number)
     return items.items
@@ -102,7 +104,7 @@ def _read_solution(file: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def read_inat18(root: Path) -> Annotation:
-    """The iNaturalist 2018 set, data/inat2018 by habit.
+    """INaturalist 2018, usually in data/inat2018.
 
     Layout::
 
@@ -112,7 +114,7 @@ def read_inat18(root: Path) -> Annotation:
     splits: dict[str, list[Item]] = {}
     classes: dict[int, str] = {}
     for split in SPLITS:
-        file = find(root, f'{split}2018.json', f'annotations/{split}2018.json')
+        file = find(root, f'{split}2018.json', folders=ANNOTATIONS)
         content = read_json(file)
         images, annotations, categories = (
             json_part(content, key, file) for key in ('images', 'annotations', 'categories')
@@ -126,7 +128,7 @@ def read_inat18(root: Path) -> Annotation:
             place = f'annotations[{number}]'
             image, category = (field_of(entry, key, file, place) for key in ('image_id', 'category_id'))
             if image not in names:
-                raise ValueError(f'{file}, {place}: no entry of images has the id {image!r}. Fetch the file anew.')
+                raise ValueError(f'{file}, {place}: no entry of images has the id {image!r}. Fetch it again.')
             if category not in index:
                 raise ValueError(
                     f'{file}, {place}: category_id {category!r} is not one of the {len(index)} categories of '
@@ -145,13 +147,13 @@ def _by_id(entries: list, part: str, key: str, file: Path) -> dict[int, str]:
 
 
 def read_p365(root: Path) -> Annotation:
-    """Places365-Standard, data/places365 by habit; images of 256 x 256 pixels ("small") where there, else large ones.
+    """Places365-Standard, usually in data/places365. Small images (256 x 256) are preferred to large ones.
 
     Layout::
 
         places365_train_standard.txt  places365_val.txt  categories_places365.txt (for the names)
-        data_256/LETTER/CLASS/*.jpg   val_256/*.jpg       (small; data_256_standard serves as well), or
-        data_large/LETTER/CLASS/*.jpg val_large/*.jpg     (large; data_large_standard serves as well)
+        data_256/LETTER/CLASS/*.jpg   val_256/*.jpg       (small; or data_256_standard)
+        data_large/LETTER/CLASS/*.jpg val_large/*.jpg     (large; or data_large_standard)
     """
     index = _read_places(root)
     folders = {
@@ -169,8 +171,8 @@ def read_p365(root: Path) -> Annotation:
 
 
 def _read_places(root: Path) -> dict[str, int]:
-    """Names without the letter, /a/airfield -> airfield, -> class; from the training list where they have no file."""
-    file = first_of(root, 'categories_places365.txt')
+    """Names without the letter (/a/airfield -> airfield) -> class, from the names' file or the training list."""
+    file = find_any(root, 'categories_places365.txt')
     if file is None:
         train = find(root, 'places365_train_standard.txt')
         categories = dict((label, os.path.dirname(path)) for _, path, label in read_pairs(train))
@@ -182,6 +184,6 @@ def _read_places(root: Path) -> dict[str, int]:
     index: dict[str, int] = {}
     for place, name, label in rows:
         if label != str(len(index)):
-            raise ValueError(f'{file}, {place}: the label of {name!r} is {label}, not {len(index)}. Fetch it anew.')
+            raise ValueError(f'{file}, {place}: the label of {name!r} is {label}, not {len(index)}. Fetch it again.')
         index[name[3:]] = len(index)
     return index

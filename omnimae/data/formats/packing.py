@@ -1,15 +1,14 @@
-"""From a folder of files to shards: tar archives that `storage.shards` reads as if the files lay there.
+"""From a folder of files to shards: tar archives that `storage.shards` reads like the folder.
 
-A folder of a million files is slow to copy and to list, and on network storage slow to read. Its archives are a few
-hundred files. They hold images, videos and maps by their paths below the root, in order, so that samples, labels and
-the order of rows are those of the folder. Lists beside the data are copied.
+A folder of a million files is slow to copy and to list, and slow to read from network storage. Its archives are a few
+hundred files. They hold images, videos and maps under their paths below the root, in order. So samples, labels and the
+order of rows are those of the folder. Lists in the root are copied.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -22,41 +21,28 @@ from omnimae.data.formats.parts import Part, parts_of
 from omnimae.data.formats.preparation import in_parallel
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.storage.shards import LISTS, archives_of, index, lies_beside, scan
+from omnimae.data.tables import replacing
 
 ENDINGS = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS, '.npy')
 BLOCK = 512  # of a tar archive, in bytes
 
 
 class File(NamedTuple):
-    """A file to be packed.
+    """A file to pack."""
 
-    Attributes:
-        name: relative to the root.
-        size: in bytes.
-        time: of its last change, in ns.
-    """
-
-    name: str
-    size: int
-    time: int
+    name: str  # relative to the root
+    size: int  # bytes
+    time: int  # of its last change, in ns
 
 
 class Packed(NamedTuple):
-    """What `pack` made.
+    """What `pack` made. Numbers of a part are those of its archives."""
 
-    Attributes:
-        files: how many are in the archives; of a part, in its archives.
-        archives: how many there are; of a part, its own.
-        written: how many were not there before.
-        passed_over: how many files below the root are no data.
-        copied: lists that lie beside the archives now.
-    """
-
-    files: int
+    files: int  # in the archives
     archives: int
-    written: int
-    passed_over: int
-    copied: list[str]
+    written: int  # archives that did not exist before
+    passed_over: int  # files below the root that are not data
+    copied: list[str]  # lists that are now beside the archives
 
 
 def pack(
@@ -70,24 +56,21 @@ def pack(
 ) -> Packed:
     """Pack the data below ``root`` into archives in ``out``, and read each back.
 
-    An interrupted run goes on: archives that hold the files as they are now are kept.
+    An interrupted run continues: archives that hold the current files are kept.
 
     Args:
         root: folder of the data.
-        out: folder of the archives, outside of it.
-        size: of an archive, in bytes. A larger file has one of its own.
-        part: makes these archives only, and no index.
-        merge: makes no archive: all of so many parts must have made theirs.
+        out: folder of the archives, outside of the root.
+        size: of an archive, in bytes. A larger file has its own archive.
+        part: only make these archives. No index is written.
+        merge: only write the index, after so many parts have made all archives.
         workers: processes.
     """
     root, out = Path(root), Path(out)
     if storage.backend_args_of(str(root)) is not None:
-        raise ValueError(f'root={str(root)!r} holds archives already. Leave --out away to write their index.')
-    if (
-        os.path.realpath(out) == os.path.realpath(root)
-        or Path(os.path.realpath(root)) in Path(os.path.realpath(out)).parents
-    ):
-        raise ValueError(f'out={str(out)!r} lies in root={str(root)!r}. Give a folder outside of it.')
+        raise ValueError(f'root={str(root)!r} already holds archives. Leave out --out to write their index.')
+    if out.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f'out={str(out)!r} is in root={str(root)!r}. Give a folder outside of it.')
     plan, lists, passed_over = plan_of(root, size)
     numbered = [*enumerate(plan)]
     out.mkdir(parents=True, exist_ok=True)
@@ -97,17 +80,16 @@ def pack(
         )
     if foreign := sorted(set(archives_of(str(out))) - {_name(number) for number, _ in numbered}):
         raise ValueError(
-            f'{out / foreign[0]} is none of the {len(plan)} archives of these files and this size. Remove it, or give '
-            'another --out.'
+            f'{out / foreign[0]} is not one of the {len(plan)} archives of these files and this size. Remove it, or '
+            'give another --out.'
         )
     mine, written = numbered if part is None else [*part.take(numbered)], 0
     if merge is not None:
         _check_parts(out, numbered, merge)
     else:
-        made = in_parallel(partial(_pack, root, out), mine, 1, workers, 'Packing')
-        written = sum(sum(results) for _, results in made)
+        written = sum(is_new for _, is_new in in_parallel(partial(_pack, root, out), mine, 1, workers, 'Packing'))
     if part is None:
-        for left in out.glob('*.tar.*.part'):  # by a run that was killed
+        for left in out.glob('*.tar.*.part'):  # of a run that was killed
             left.unlink()
         for name in lists:
             shutil.copy2(root / name, out / f'{name}.part')
@@ -118,7 +100,7 @@ def pack(
 
 
 def plan_of(root: Path, size: int) -> tuple[list[list[File]], list[str], int]:
-    """Which files each archive holds, the lists that lie beside the data, and how many other files there are."""
+    """The files of each archive, the lists beside the data, and the number of other files."""
     if size < 1:
         raise ValueError(f'size={size} is not positive. Give bytes, or 1GB.')
     names = sorted(storage.list_files(str(root)))
@@ -144,7 +126,7 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return storage.insist(lambda: os.stat(path), str(path))
     except FileNotFoundError:
-        raise ValueError(f'{path} is missing, or a link to nothing. Remove it, and give lists without it.') from None
+        raise ValueError(f'{path} is missing, or a broken link. Remove it, also from lists.') from None
 
 
 def _name(number: int) -> str:
@@ -161,11 +143,12 @@ def _check_parts(out: Path, numbered: Sequence[tuple[int, list[File]]], total: i
         )
 
 
-def _pack(root: Path, out: Path, chunk: Sequence[tuple[int, list[File]]]) -> list[bool]:
-    """Write the archives that are not there yet -> which ones these were."""
-    return [
-        not _holds(out / _name(number), files) and _write(root, out / _name(number), files) for number, files in chunk
-    ]
+def _pack(root: Path, out: Path, numbered: tuple[int, list[File]]) -> bool:
+    """Write an archive that does not exist yet. Return whether it was written."""
+    archive, files = out / _name(numbered[0]), numbered[1]
+    if is_new := not _holds(archive, files):
+        _write(root, archive, files)
+    return is_new
 
 
 def _holds(archive: Path, files: Sequence[File]) -> bool:
@@ -177,27 +160,22 @@ def _holds(archive: Path, files: Sequence[File]) -> bool:
     return not others and told == [(file.name, file.size, _seconds(file)) for file in files]
 
 
-def _write(root: Path, archive: Path, files: Sequence[File]) -> bool:
-    unfinished = f'{archive}.{socket.gethostname()}.{os.getpid()}.part'
+def _write(root: Path, archive: Path, files: Sequence[File]) -> None:
     try:
-        with open(unfinished, 'wb') as out:
+        with replacing(archive, 'wb') as out:
             sums = _write_members(root, out, files)
             out.flush()
             os.fsync(out.fileno())
-        _compare(unfinished, files, sums)
-        # Its time follows from the files, so that archives of several machines are the same, and so are their indices.
-        newest = max(file.time for file in files)
-        os.utime(unfinished, ns=(newest, newest))
-        os.replace(unfinished, archive)
+            _compare(out.name, files, sums)
+            # Its time follows from the files, so archives of several machines are the same, and so are their indices.
+            newest = max(file.time for file in files)
+            os.utime(out.name, ns=(newest, newest))
     except OSError as error:
         raise ValueError(f'{archive} cannot be written: {error.strerror or error}') from error
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-    return True
 
 
 def _write_members(root: Path, out: BinaryIO, files: Sequence[File]) -> list[int]:
-    """-> the checksum of each file."""
+    """Return the checksum of each file."""
     sums = []
     with tarfile.open(fileobj=out, mode='w', format=tarfile.PAX_FORMAT, encoding='utf-8') as archive:
         for file in files:
@@ -206,22 +184,22 @@ def _write_members(root: Path, out: BinaryIO, files: Sequence[File]) -> list[int
             with storage.LocalFile(str(root / file.name)) as opened:
                 summed = _Summed(opened)
                 try:
-                    archive.addfile(info, summed)  # type: ignore[arg-type]  # it reads, and nothing else
+                    archive.addfile(info, summed)  # type: ignore[arg-type]  # it can only be read
                 except OSError as error:
                     if opened.error is not None and not isinstance(opened.error, OSError):
                         raise opened.error from None
                     if opened.error is None and error.errno is not None:
-                        raise  # of the archive
+                        raise  # the archive's
                     raise ValueError(f'{root / file.name} cannot be packed: {error}') from None
             found = _stat(root / file.name)
             if (found.st_size, found.st_mtime_ns) != file[1:]:
-                raise ValueError(f'{root / file.name} changes while it is packed. Run it again when it does not.')
+                raise ValueError(f'{root / file.name} changes while it is packed. Run it again when it no longer does.')
             sums.append(summed.sum)
     return sums
 
 
 def _compare(archive: str, files: Sequence[File], sums: Sequence[int]) -> None:
-    """Read all members back, from the disk where that can be asked for."""
+    """Read all members back, from the disk if the system allows it."""
     members, _ = scan(archive)
     with open(archive, 'rb') as opened:
         if hasattr(os, 'posix_fadvise'):
@@ -232,17 +210,17 @@ def _compare(archive: str, files: Sequence[File], sums: Sequence[int]) -> None:
             while left and (data := opened.read(min(left, 2**20))):
                 left, found = left - len(data), zlib.crc32(data, found)
             if (member.name, member.size, found) != (file.name, file.size, expected):
-                raise ValueError(f'{archive}: {file.name!r} does not read back as it was written. Check the disk.')
+                raise ValueError(f'{archive}: {file.name!r} reads back differently. Check the disk.')
 
 
 class _Summed:
-    """A file that is read once, and its checksum."""
+    """A file that is read once, with its checksum."""
 
     def __init__(self, file: storage.LocalFile):
         self.file, self.sum = file, 0
 
     def read(self, size: int = -1) -> bytes:
-        """As of a file."""
+        """The next bytes."""
         data = self.file.read(size)
         self.sum = zlib.crc32(data, self.sum)
         return data

@@ -1,28 +1,23 @@
-"""Work on many files that several machines share out: each does a part, and one of them merges the results."""
+"""Work on many files by several machines: each does a part, and one of them merges the results."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from omnimae.data.tables import digest
+from omnimae.data.tables import digest, replacing
 
 T = TypeVar('T')
 
 
 class Part(NamedTuple):
-    """A share of the work.
+    """A share of the work."""
 
-    Attributes:
-        number: counted from 1.
-        total: how many shares there are.
-    """
-
-    number: int
-    total: int
+    number: int  # from 1
+    total: int  # shares
 
     @classmethod
     def of(cls, text: str) -> Part:
@@ -30,40 +25,61 @@ class Part(NamedTuple):
         words = re.fullmatch('([0-9]{1,6})/([0-9]{1,6})', text)
         part = cls(*map(int, words.groups())) if words else cls(0, 0)
         if not 1 <= part.number <= part.total:
-            raise ValueError(f'part={text!r} is none. Write 3/16 for the third of sixteen.')
+            raise ValueError(f'part={text!r} is not a part. Write 3/16 for the third of sixteen.')
         return part
 
     def take(self, values: Sequence[T]) -> Sequence[T]:
-        """This part of the values, of which all parts take turns."""
+        """Every ``total``-th value: those of this part."""
         return values[self.number - 1 :: self.total]
 
     def __str__(self) -> str:
         return f'{self.number}/{self.total}'
 
     def file(self, root: Path, name: str) -> Path:
-        """A file of this part alone."""
+        """A file of this part only."""
         return root / f'{name}.{self.number}-of-{self.total}.jsonl'
 
 
 def parts_of(count: int) -> list[Part]:
     """All parts."""
     if count < 1:
-        raise ValueError(f'merge={count} is no number of parts. Give the number after the slash of --part.')
+        raise ValueError(f'merge={count} is not a number of parts. Give the number after the slash of --part.')
     return [Part(number, count) for number in range(1, count + 1)]
 
 
-def write_results(root: Path, part: Part, about: Any, results: Mapping[str, Any]) -> None:
-    """Keep what a part found, a JSON value for each name; the file is there when the part is complete."""
-    file = part.file(root, 'part')
-    unfinished = file.with_suffix('.part')
-    with open(unfinished, 'w', encoding='utf-8') as out:
-        out.write(f'{json.dumps(_key(about))}\n')
-        out.writelines(f'{json.dumps(row)}\n' for row in results.items())
-    unfinished.replace(file)
+def work_in_parts(
+    root: Path,
+    values: Mapping[str, T],
+    about: Any,
+    work: Callable[[Sequence[T]], dict[str, Any]],
+    *,
+    part: Part | None,
+    merge: int | None,
+) -> dict[str, Any]:
+    """The results of ``work``, a JSON value for each name: of all values, of one part, or merged from all parts.
+
+    A part keeps its results in a file. The file exists when the part is complete.
+
+    Args:
+        root: folder of the files.
+        values: what to work on, by name.
+        about: what the results depend on. Parts with another value are not merged.
+        work: values -> results by name, in the same order.
+        part: work on this part only.
+        merge: merge the results of so many parts.
+    """
+    key, names = digest(json.dumps(about).encode()), [*values]
+    if merge is not None:
+        return _merge_results(root, merge, key, names)
+    if part is None:
+        return work([*values.values()])
+    results = work([values[name] for name in part.take(names)])
+    with replacing(part.file(root, 'part'), encoding='utf-8') as out:
+        out.writelines(f'{json.dumps(row)}\n' for row in (key, *results.items()))
+    return results
 
 
-def merge_results(root: Path, count: int, about: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What all parts found, in the order of the names."""
+def _merge_results(root: Path, count: int, expected: str, names: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     missing, others = [], []
     for part in parts_of(count):
@@ -72,10 +88,9 @@ def merge_results(root: Path, count: int, about: Any, names: Sequence[str]) -> d
             missing.append(str(part))
             continue
         key, *rows = map(json.loads, file.read_text(encoding='utf-8').splitlines())
-        results = dict(rows)
-        if key != _key(about) or [*results] != [*part.take(names)]:
+        if key != expected or [name for name, _ in rows] != [*part.take(names)]:
             others.append(str(part))
-        found |= results
+        found |= rows
     if missing:
         raise ValueError(f'{root}: parts {", ".join(missing)} are missing. Run them with --part, then merge again.')
     if others:
@@ -87,10 +102,6 @@ def merge_results(root: Path, count: int, about: Any, names: Sequence[str]) -> d
 
 
 def remove_results(root: Path, count: int) -> None:
-    """Remove what the parts left, after the merge."""
+    """Remove the files of the parts after the merge."""
     for part in parts_of(count):
         part.file(root, 'part').unlink(missing_ok=True)
-
-
-def _key(about: Any) -> str:
-    return digest(json.dumps(about).encode())

@@ -1,12 +1,12 @@
 """From a benchmark's annotation and files to the lists that training reads.
 
-`prepare` checks the files, makes smaller copies of videos if asked, and writes below the root
+`prepare` checks the files and makes smaller copies of videos if asked. It writes below the root:
 
-- ``PREFIX_{train,val}_list_{images,videos}.txt``, lines as `annotations.read_list` reads them; of EPIC-Kitchens' test
-  set, too, without labels;
-- ``classes.txt``, a class name a line in the order of the labels, and for EPIC-Kitchens ``actions.csv``;
-- ``left_out.csv``: what could not be used, and why;
-- ``checked_files.jsonl``: what was found about each file, so that no good file is checked twice.
+- ``PREFIX_{train,val}_list_{images,videos}.txt``: lines for `annotations.read_list`. EPIC-Kitchens' test set has a list
+  too, without labels.
+- ``classes.txt``: a class name a line, in the order of the labels. EPIC-Kitchens also has ``actions.csv``.
+- ``left_out.csv``: samples that cannot be used, with the reasons.
+- ``checked_files.jsonl``: the result for each file, so that no good file is checked twice.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mmengine.utils import ProgressBar
 
@@ -29,28 +29,25 @@ from omnimae.data.aligned import Modality, check_aligned_as, files_by_stem, read
 from omnimae.data.annotations import read_lines
 from omnimae.data.formats import BENCHMARKS
 from omnimae.data.formats.annotation_files import Item
-from omnimae.data.formats.parts import Part, merge_results, parts_of, remove_results, write_results
+from omnimae.data.formats.parts import Part, parts_of, remove_results, work_in_parts
 from omnimae.data.formats.reencode import reencode
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
 from omnimae.data.media.images import read_image
+from omnimae.data.tables import replacing
+
+T = TypeVar('T')
+Result = TypeVar('Result')
 
 
 class Prepared(NamedTuple):
-    """What `prepare` made.
+    """What `prepare` made."""
 
-    Attributes:
-        kept: split -> number of samples in its list.
-        left_out: split -> number of samples that could not be used.
-        num_classes: how many classes the labels tell apart.
-        report: the file that names what was left out, and why.
-    """
-
-    kept: dict[str, int]
-    left_out: dict[str, int]
-    num_classes: int
-    report: Path
+    kept: dict[str, int]  # split -> number of samples in its list
+    left_out: dict[str, int]  # split -> number of samples that cannot be used
+    num_classes: int  # of the annotation
+    report: Path  # the file of samples that are left out, with reasons
 
 
 def prepare(
@@ -65,42 +62,42 @@ def prepare(
 ) -> Prepared | int:
     """Read the annotation of a benchmark below ``root``, check its files and write its lists.
 
-    Several machines that share ``root`` can do a ``part`` each. Then one of them merges what they found and writes the
-    lists, which are those of a single machine.
+    Several machines that share ``root`` can do a ``part`` each. Then one of them merges the results and writes the
+    lists. They are the same as those of a single machine.
 
     Args:
         name: a key of `BENCHMARKS`.
         root: folder of the benchmark.
-        fold: which of several ways to split training and testing, counted from 1 as the authors do.
-        short_side: write copies of the videos with a short side of at most so many pixels to ``videos_SIZE`` and list
-            those; None lists the originals.
-        part: check and copy these files only, and write no list.
-        merge: take what so many parts found.
+        fold: which of the authors' splits into training and testing, from 1.
+        short_side: list copies of the videos in ``videos_SIZE`` with a short side of at most so many pixels. None lists
+            the originals.
+        part: only check and copy these files. No list is written.
+        merge: merge the results of so many parts.
         workers: processes.
 
     Returns:
-        What was made; of a part, how many files it has looked at.
+        What was made. For a part, the number of its files.
     """
     benchmark, root = BENCHMARKS[name], Path(root)
     if not root.is_dir():
         raise ValueError(f'root={str(root)!r} is not a folder. {storage.REMEDY}')
     if short_side is not None and (short_side < 16 or benchmark.modality == 'image'):
-        raise ValueError(f'short_side={short_side} is for videos, of 16 pixels at least. Leave it out for {name}.')
+        raise ValueError(f'short_side={short_side} is for videos, of at least 16 pixels. Leave it out for {name}.')
     if not 1 <= fold <= benchmark.num_folds:
-        raise ValueError(f'fold={fold}, and {name} has {benchmark.num_folds}. Count from 1.')
+        raise ValueError(f'fold={fold} is not one of the {benchmark.num_folds} of {name}. Count from 1.')
     annotation = benchmark.read(root) if benchmark.num_folds == 1 else benchmark.read(root, fold)
     paths = sorted({item.path for items in annotation.splits.values() for item in items})
     about = [name, fold, short_side, paths]
-    if merge is not None:
-        found = merge_results(root, merge, about, paths)
-        checks = {path: Check(*values) for path, values in found.items()}
-        _merge_logs(root, merge, paths)
-    else:
-        mine = paths if part is None else part.take(paths)
-        checks = _check_and_copy(root, mine, benchmark.modality, short_side, part, workers)
+
+    def check(mine: Sequence[str]) -> dict[str, Check]:
+        return _check_and_copy(root, mine, benchmark.modality, short_side, part, workers)
+
+    found = work_in_parts(root, dict(zip(paths, paths, strict=True)), about, check, part=part, merge=merge)
     if part is not None:
-        write_results(root, part, about, checks)
-        return len(checks)
+        return len(found)
+    checks = {path: Check(*values) for path, values in found.items()}
+    if merge is not None:
+        _merge_logs(root, merge, paths)
     listed = {path: path for path in paths}
     if short_side is not None:
         listed |= {path: _copy_path(path, short_side) for path in paths if not checks[path].reason}
@@ -121,7 +118,7 @@ def prepare(
         if not rest:
             item, why = left_out[split][0]
             raise ValueError(
-                f'{split}: none of the {len(items)} samples can be used, the first for {str(root / item.path)!r}: '
+                f'{split}: none of the {len(items)} samples can be used. The first, {str(root / item.path)!r}: '
                 f'{why}. See {report}, and compare with the layout (--help).'
             )
         _write_lines(
@@ -139,8 +136,8 @@ def prepare(
 def _check_and_copy(
     root: Path, paths: Sequence[str], modality: str, short_side: int | None, part: Part | None, workers: int
 ) -> dict[str, Check]:
-    """What is known about each file after it was checked and, where asked for, copied."""
-    # a copy that can be made has been read to its end
+    """Check the files and make copies of them if asked."""
+    # to make a copy, a video is decoded to its end
     checks = check_files(root, paths, modality, in_full=short_side is None, part=part, workers=workers)
     if short_side is not None:
         copies = {path: _copy_path(path, short_side) for path in paths if not checks[path].reason}
@@ -150,7 +147,7 @@ def _check_and_copy(
 
 
 def _line(item: Item, path: str, list_root: str) -> str:
-    """A line of a list; a copy goes by the name of its original."""
+    """A line of a list. The id of a copy is the path of its original."""
     original, path = os.path.relpath(item.path, list_root), os.path.relpath(path, list_root)
     span = '' if item.span is None else f' {item.span[0]:.3f} {item.span[1]:.3f}'
     name = item.id or (None if path == original else original)
@@ -165,26 +162,18 @@ def _copy_path(path: str, short_side: int) -> str:
 
 def _why_not(item: Item, check: Check) -> str | None:
     if check.reason is None and item.span is not None and item.span[0] >= check.duration:
-        return f'the span from {item.span[0]:.3f} s on lies outside, it lasts {check.duration:.3f} s'
+        return f'the span begins at {item.span[0]:.3f} s, but the video lasts {check.duration:.3f} s'
     return check.reason
 
 
 class PreparedAligned(NamedTuple):
-    """What `prepare_aligned` found.
+    """What `prepare_aligned` found."""
 
-    Attributes:
-        kept: number of samples that are whole.
-        lacking: modality -> number of samples without a file of it.
-        broken: number of complete samples with a file that cannot be used.
-        list: the file that lists what was kept.
-        report: the file that names the rest, and why.
-    """
-
-    kept: int
-    lacking: dict[str, int]
-    broken: int
-    list: Path
-    report: Path
+    kept: int  # samples that are whole
+    lacking: dict[str, int]  # modality -> number of samples without a file of it
+    broken: int  # complete samples with a file that cannot be used
+    list: Path  # the file that lists the whole samples
+    report: Path  # the file of the other samples, with reasons
 
 
 def prepare_aligned(
@@ -196,16 +185,16 @@ def prepare_aligned(
     merge: int | None = None,
     workers: int = 1,
 ) -> PreparedAligned | int:
-    """Check that every picture below ``root`` has all its modalities, as an `AlignedDataset` reads them.
+    """Check that every picture below ``root`` has all modalities of an `AlignedDataset`.
 
     Writes ``aligned_list.txt``, an ann_file of an `AlignedDataset`, and ``left_out.csv``.
 
     Args:
         root: folder of the modalities' folders.
-        modalities: as of `AlignedDataset`.
-        aligned_as: as of `AlignedDataset`.
-        part: as of `prepare`.
-        merge: as of `prepare`.
+        modalities: of the `AlignedDataset`.
+        aligned_as: of the `AlignedDataset`.
+        part: as in `prepare`.
+        merge: as in `prepare`.
         workers: processes.
     """
     root = Path(root)
@@ -218,25 +207,22 @@ def prepare_aligned(
     lacks = {stem: [name for name in folders if stem not in found[name]] for stem in stems}
     complete = [{folder: found[name][stem] for name, folder in folders.items()} for stem in stems if not lacks[stem]]
     first = next(iter(folders.values()))
-    names = [files[first] for files in complete]
+    samples = {files[first]: files for files in complete}
     about = [{name: [*modality] for name, modality in known.items()}, aligned_as, complete]
-    checked: dict[str, str | None] = {}
-    if merge is not None:
-        checked = merge_results(root, merge, about, names)
-    else:
-        work = partial(_check_aligned, str(root), known, aligned_as)
-        mine = complete if part is None else part.take(complete)
-        for chunk, results in in_parallel(work, mine, 64, workers, 'Checking samples'):
-            checked |= {files[first]: fault for files, fault in zip(chunk, results, strict=True)}
+
+    def check(mine: Sequence[dict[str, str]]) -> dict[str, str | None]:
+        check_one = partial(_fault_of, str(root), known, aligned_as)
+        return {files[first]: fault for files, fault in in_parallel(check_one, mine, 64, workers, 'Checking samples')}
+
+    checked = work_in_parts(root, samples, about, check, part=part, merge=merge)
     if part is not None:
-        write_results(root, part, about, checked)
         return len(checked)
     faults = {name: fault for name, fault in checked.items() if fault}
-    report, kept = root / 'left_out.csv', [files[first] for files in complete if files[first] not in faults]
+    report, kept = root / 'left_out.csv', [name for name in samples if name not in faults]
     lines = [(stem, f'no file of {", ".join(lacking)}') for stem, lacking in lacks.items() if lacking]
     _write_csv(report, ('sample', 'reason'), sorted([*lines, *faults.items()]))
     if not kept:
-        raise ValueError(f'{root}: none of {len(stems)} samples is whole. See {report}.')
+        raise ValueError(f'{root}: none of the {len(stems)} samples is whole. See {report}.')
     listed = root / 'aligned_list.txt'
     _write_lines(listed, kept)
     if merge is not None:
@@ -245,14 +231,8 @@ def prepare_aligned(
     return PreparedAligned(len(kept), counts, len(faults), listed, report)
 
 
-def _check_aligned(
-    root: str, modalities: Mapping[str, Modality], aligned_as: str, samples: Sequence[Mapping[str, str]]
-) -> list[str | None]:
-    return [_fault_of(root, modalities, aligned_as, files) for files in samples]
-
-
 def _fault_of(root: str, modalities: Mapping[str, Modality], aligned_as: str, files: Mapping[str, str]) -> str | None:
-    """Why a sample, folder -> file, cannot be used."""
+    """Why a sample (folder -> file) cannot be used; None if it can."""
     try:
         maps = read_aligned(modalities, lambda folder: os.path.join(root, folder, files[folder]), aligned_as)
     except BrokenFileError as error:
@@ -267,15 +247,10 @@ def _fault_of(root: str, modalities: Mapping[str, Modality], aligned_as: str, fi
 
 
 class Check(NamedTuple):
-    """What is known about a file.
+    """The result for a file."""
 
-    Attributes:
-        duration: of a video, in seconds.
-        reason: why it cannot be used, or None.
-    """
-
-    duration: float = 0.0
-    reason: str | None = None
+    duration: float = 0.0  # of a video, in seconds
+    reason: str | None = None  # why it cannot be used
 
 
 def check_files(
@@ -287,15 +262,16 @@ def check_files(
     part: Part | None = None,
     workers: int = 1,
 ) -> dict[str, Check]:
-    """Whether each file is there and can be read: every frame, or of videos without ``in_full`` the ends and the first.
+    """Check that each file exists and can be read.
 
-    What training would refuse may lie in any frame. To decode all costs about what an epoch of training costs.
+    Every frame is decoded, for training may read any of them. This costs about as much as an epoch of training.
+    Without ``in_full`` only the ends of videos and their first frames are read.
 
-    A storage that is away ends it (StorageAwayError); run it again later.
+    Results are appended to ``checked_files.jsonl`` as they come, those of a part to its own file. A good file of
+    unchanged size and time is not checked again. A broken one is, because a network or a time limit may be the cause.
 
-    Results are appended to ``checked_files.jsonl`` as they come, those of a part to a file of its own. A good file of
-    the same size and time as then is not checked again; one that could not be read is, for it may have been the
-    network or a time limit.
+    Raises:
+        StorageAwayError: the storage does not answer. Run it again later.
     """
     log = root / 'checked_files.jsonl'
     storage.remember_root(str(root))
@@ -307,39 +283,36 @@ def check_files(
     checks = {path: Check(reason='the file is missing') for path in paths if stats[path] is None}
     there = [path for path in paths if stats[path] is not None]
     for path in there:
-        stat, check, was_in_full = known.get(path, (None, Check(), False))
-        if stat == stats[path] and check.reason is None and (was_in_full or not in_full or modality == 'image'):
-            checks[path] = check
+        stat, known_check, was_in_full = known.get(path, (None, Check(), False))
+        if stat == stats[path] and known_check.reason is None and (was_in_full or not in_full or modality == 'image'):
+            checks[path] = known_check
     todo = [path for path in there if path not in checks]
-    work = partial(_check_chunk, str(root), modality, in_full)
-    with open(log, 'a', encoding='utf-8') as file:
-        for chunk, results in in_parallel(work, todo, 64 if modality == 'image' else 8, workers, 'Checking files'):
-            checks |= dict(zip(chunk, results, strict=True))
-            rows = ((path, stats[path], *result, in_full) for path, result in zip(chunk, results, strict=True))
-            file.write(''.join(f'{json.dumps(row)}\n' for row in rows))
-            file.flush()
+    check = partial(_check_below, str(root), modality, in_full)
+    chunk_size = 64 if modality == 'image' else 8
+    with open(log, 'a', buffering=1, encoding='utf-8') as file:
+        for path, result in in_parallel(check, todo, chunk_size, workers, 'Checking files'):
+            checks[path] = result
+            file.write(f'{json.dumps((path, stats[path], *result, in_full))}\n')
     return checks
 
 
 def reencode_files(root: Path, copies: dict[str, str], short_side: int, *, workers: int = 1) -> dict[str, str]:
-    """Make the copies (original -> copy) that are not there yet or are older -> the reasons why some cannot be made."""
+    """Make the copies (original -> copy) that are missing or too old. Return the reasons why some cannot be made."""
     stats = _stat_files(root, [*copies, *copies.values()], workers)
     todo = [pair for pair in copies.items() if _is_older(stats[pair[1]], stats[pair[0]])]
     for folder in {(root / copy).parent for _, copy in todo}:
         folder.mkdir(parents=True, exist_ok=True)
-    reasons: dict[str, str] = {}
-    work = partial(_reencode_chunk, str(root), short_side)
-    for chunk, results in in_parallel(work, todo, 1, workers, f'Re-encoding to {short_side}'):
-        reasons |= {path: reason for (path, _), reason in zip(chunk, results, strict=True) if reason}
-    return reasons
+    work = partial(_reencode_below, str(root), short_side)
+    made = in_parallel(work, todo, 1, workers, f'Re-encoding to {short_side}')
+    return {path: reason for (path, _), reason in made if reason}
 
 
 def _is_older(copy: list[int] | None, original: list[int] | None) -> bool:
     return copy is None or (original is not None and copy[1] < original[1])
 
 
-def _check_chunk(root: str, modality: str, in_full: bool, paths: Sequence[str]) -> list[Check]:
-    return [_check(os.path.join(root, path), modality, in_full) for path in paths]
+def _check_below(root: str, modality: str, in_full: bool, path: str) -> Check:
+    return _check(os.path.join(root, path), modality, in_full)
 
 
 def _check(path: str, modality: str, in_full: bool) -> Check:
@@ -357,19 +330,16 @@ def _check(path: str, modality: str, in_full: bool) -> Check:
         return Check(reason=error.reason)
 
 
-def _reencode_chunk(root: str, short_side: int, pairs: Sequence[tuple[str, str]]) -> list[str | None]:
-    reasons: list[str | None] = []
-    for path, copy in pairs:
-        try:
-            reencode(os.path.join(root, path), os.path.join(root, copy), short_side)
-            reasons.append(None)
-        except BrokenFileError as error:
-            reasons.append(error.reason)
-    return reasons
+def _reencode_below(root: str, short_side: int, pair: tuple[str, str]) -> str | None:
+    try:
+        reencode(os.path.join(root, pair[0]), os.path.join(root, pair[1]), short_side)
+    except BrokenFileError as error:
+        return error.reason
+    return None
 
 
 def _merge_logs(root: Path, count: int, paths: Sequence[str]) -> None:
-    """Append what all parts noted to the log, in the order of one machine."""
+    """Append the logs of all parts to the log, in the order of one machine."""
     files = [file for part in parts_of(count) if (file := part.file(root, 'checked_files')).exists()]
     lines = {json.loads(line)[0]: line for file in files for line in read_lines(file) if line.endswith(']')}
     with open(root / 'checked_files.jsonl', 'a', encoding='utf-8') as log:
@@ -390,13 +360,9 @@ def _read_log(log: Path) -> dict[str, tuple[list[int], Check, bool]]:
 
 
 def _stat_files(root: Path, paths: Sequence[str], workers: int) -> dict[str, list[int] | None]:
-    """Path -> [bytes, time of last change in ns], or None if there is no such file."""
-
-    def stat(chunk: Sequence[str]) -> list[tuple[str, list[int] | None]]:
-        return [(path, _stat(os.path.join(root, path))) for path in chunk]
-
-    with ThreadPoolExecutor(workers) as pool:  # what takes time is a network, not this process
-        return dict(pair for pairs in pool.map(stat, _chunks(paths, 1024)) for pair in pairs)
+    """Path -> [bytes, time of last change in ns]; None if the file does not exist."""
+    with ThreadPool(workers) as pool:  # the network takes the time, not this process
+        return dict(zip(paths, pool.map(lambda path: _stat(os.path.join(root, path)), paths, 1024), strict=True))
 
 
 def _stat(path: str) -> list[int] | None:
@@ -408,23 +374,24 @@ def _stat(path: str) -> list[int] | None:
 
 
 def in_parallel(
-    function: Callable[[Sequence], list], todo: Sequence, chunk_size: int, workers: int, what: str
-) -> Iterator[tuple[Sequence, list]]:
-    """Chunks of ``todo`` and what the function makes of each, in order, with a progress bar."""
+    function: Callable[[T], Result], todo: Sequence[T], chunk_size: int, workers: int, what: str
+) -> Iterator[tuple[T, Result]]:
+    """Each value of ``todo`` with its result, in order, with a progress bar. Processes get chunks of values."""
     if not todo:
         return
     print(f'{what}: {len(todo)}', flush=True)
     bar = ProgressBar(len(todo))
-    chunks = list(_chunks(todo, chunk_size))
     pool = ProcessPoolExecutor(workers) if workers > 1 else None
     try:
-        for chunk, results in zip(chunks, (pool.map if pool else map)(function, chunks), strict=True):
-            yield chunk, results
-            bar.update(len(chunk))
+        results = pool.map(function, todo, chunksize=chunk_size) if pool else map(function, todo)
+        for count, pair in enumerate(zip(todo, results, strict=True), start=1):
+            yield pair
+            if count % chunk_size == 0 or count == len(todo):
+                bar.update(count - bar.completed)
     except BrokenProcessPool:
         raise ValueError(
-            f'{what}: a process died, of too little memory or in a decoder. What is done is kept; run it again, with '
-            'fewer --workers.'
+            f'{what}: a process died, because of too little memory or in a decoder. Finished work is kept. Run it '
+            'again with fewer --workers.'
         ) from None
     finally:
         if pool:
@@ -432,26 +399,14 @@ def in_parallel(
         print()
 
 
-def _chunks(values: Sequence, size: int) -> Iterator[Sequence]:
-    iterator = iter(values)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
 # ---- Files that are written ----
 
 
 def _write_lines(file: Path, lines: Iterable[str]) -> None:
-    part = file.with_name(f'{file.name}.part')
-    with open(part, 'w', encoding='utf-8', errors='surrogateescape') as out:
+    with replacing(file, encoding='utf-8', errors='surrogateescape') as out:
         out.writelines(f'{line}\n' for line in lines)
-    part.replace(file)
 
 
 def _write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    part = file.with_name(f'{file.name}.part')
-    with open(part, 'w', newline='', encoding='utf-8', errors='surrogateescape') as out:
-        writer = csv.writer(out, lineterminator='\n')
-        writer.writerow(header)
-        writer.writerows(rows)
-    part.replace(file)
+    with replacing(file, newline='', encoding='utf-8', errors='surrogateescape') as out:
+        csv.writer(out, lineterminator='\n').writerows([header, *rows])

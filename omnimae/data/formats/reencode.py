@@ -1,6 +1,6 @@
 """Smaller copies of videos, which decode faster: H.264 in MP4, with the frame times of the original.
 
-A short side of 256 pixels and a keyframe every 16 frames make a clip cost a fraction of what it costs in the original.
+With a short side of 256 pixels and a keyframe every 16 frames, a clip costs a fraction of a clip of the original.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.orientation import UPRIGHT, orient
 from omnimae.data.media.video import VideoReader
 
-# A keyframe each 16 frames: a clip begins anywhere, and all that lies between the keyframe and it is decoded in vain.
-# No B-frames: with them MP4 does not say how long a frame is shown, which at a variable rate may be seconds.
+# A keyframe every 16 frames: a clip begins anywhere, and frames between the keyframe and it are decoded for nothing.
+# No B-frames: with them MP4 does not say how long a frame is shown. At a variable rate this may be seconds.
 OPTIONS = {'preset': 'veryfast', 'crf': '20', 'g': '16', 'bf': '0', 'threads': '1'}
 
 
 def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with a short side of at most ``short_side`` and the same aspect; both even, as H.264 wants them.
+    """(height, width) with a short side of at most ``short_side`` and the same aspect, both even as H.264 needs.
 
     Small frames are not enlarged.
     """
@@ -36,10 +36,10 @@ def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 def reencode(source: str | Path, target: str | Path, short_side: int) -> None:
     """Write a copy of a video with a short side of at most ``short_side`` pixels, without sound, turned upright.
 
-    Times are those of the original. Of a recording that begins between keyframes the first frame is shown from 0 on.
+    Times are those of the original. If a recording begins between keyframes, its first frame is shown from 0 on.
 
     Raises:
-        BrokenVideoError: the source cannot be read to its end; nothing is written then.
+        BrokenVideoError: the source cannot be read to its end. Nothing is written then.
     """
     part = f'{target}.part'
     try:
@@ -56,7 +56,7 @@ def _encode(source: str, target: str, short_side: int) -> None:
         for packet in packets:
             container.mux(last)
             last = packet
-        last.duration = max(round(video.duration / video.time_base) - last.pts, 1)  # nothing follows that tells it
+        last.duration = max(round(video.duration / video.time_base) - last.pts, 1)  # no next frame tells it
         container.mux(last)
 
 
@@ -65,7 +65,7 @@ def _packets(container: Any, video: VideoReader, short_side: int) -> Iterator[An
     for stamp, frame in video.frames():
         picture = _shrink(frame, video.orientation, short_side)
         if stream is None:
-            stamp = 0  # a copy that begins later would be read from its first frame on: other moments in all spans
+            stamp = 0  # a copy that begins later would be read from its first frame on, and all spans would shift
             stream = container.add_stream('libx264', rate=video.frame_rate, options=OPTIONS)
             context = stream.codec_context
             context.width, context.height, context.pix_fmt = picture.width, picture.height, 'yuv420p'
@@ -81,7 +81,7 @@ def _packets(container: Any, video: VideoReader, short_side: int) -> Iterator[An
 
 
 def _shrink(frame: av.VideoFrame, orientation: int, short_side: int) -> av.VideoFrame:
-    """The frame in its new size, the way it is to be shown."""
+    """The frame in its new size, upright."""
     height, width = scaled_size(frame.height, frame.width, short_side)
     if orientation == UPRIGHT:
         return frame.reformat(width, height, 'yuv420p', interpolation='BICUBIC')
