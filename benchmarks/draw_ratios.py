@@ -15,13 +15,10 @@ from pathlib import Path
 
 import torch
 
-from omnimae.config import load_config
+from omnimae.apis import Reconstructor, list_inputs
 from omnimae.registry import MODELS
 from omnimae.visualization.reconstructions import Reconstruction
 from omnimae.visualization.sheets import Row, sheet
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
-from visualize_reconstruction import Painter, build_model, find_files, sampling_of  # noqa: E402
 
 COLUMNS = 4  # frames of a clip
 
@@ -38,7 +35,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def reconstructions(painter: Painter, path: Path, ratios: Sequence[float]) -> list[Reconstruction]:
+def reconstructions(reconstruct: Reconstructor, path: str, ratios: Sequence[float]) -> list[Reconstruction]:
     """One file, hidden by each ratio.
 
     Raises:
@@ -47,10 +44,11 @@ def reconstructions(painter: Painter, path: Path, ratios: Sequence[float]) -> li
     results = []
     for ratio in ratios:
         masking = MODELS.build(dict(type='RandomMasking', ratio=ratio))
-        painter.model.mask_generator = dict(image=masking, video=masking)
-        if (result := painter.reconstruct(path)) is None:
-            raise ValueError(painter.failures[-1])
-        results.append(result)
+        reconstruct.model.mask_generator = dict(image=masking, video=masking)
+        [result] = reconstruct(path)
+        if result.error is not None:
+            raise ValueError(f'{path}: {result.error}')
+        results += result.reconstructions.values()
     return results
 
 
@@ -72,22 +70,21 @@ def clip_rows(results: Sequence[Reconstruction], ratios: Sequence[float]) -> lis
     return rows
 
 
-@torch.no_grad()
 def main(words: Sequence[str] | None = None) -> None:
     """Draw."""
     args = parse_args(words)
-    cfg = load_config(args.config)
-    painter = Painter(build_model(cfg, args.checkpoint), '', sampling_of(cfg), args.out_dir)
+    reconstruct = Reconstructor(args.config, args.checkpoint, progress=False)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     rows, number = [], 0
     for label, paths in (('seen', args.seen), ('unseen', args.unseen)):
-        images, videos = find_files(paths)
-        rows += [image_row(label, reconstructions(painter, path, args.ratios)) for path in images]
-        for path in videos:
+        for item in list_inputs(paths):
+            results = reconstructions(reconstruct, item.name, args.ratios)
+            if item.modality == 'image':
+                rows.append(image_row(label, results))
+                continue
             number += 1
-            title = f'{label} in training: {path.parent.name}'
-            clip = sheet(title, clip_rows(reconstructions(painter, path, args.ratios), args.ratios))
-            clip.save(args.out_dir / f'video_{number}.png')
+            title = f'{label} in training: {Path(item.name).parent.name}'
+            sheet(title, clip_rows(results, args.ratios)).save(args.out_dir / f'video_{number}.png')
     if rows:
         heads = [head for ratio in args.ratios for head in (f'{100 * ratio:g} % hidden', 'predicted')]
         sheet('seen in training, and not', rows, ['original', *heads]).save(args.out_dir / 'images.png')

@@ -25,7 +25,6 @@ from test_storage import Handler, Server
 from tiny_run import PRETRAIN, build_runner, write_config, write_data
 from torch.utils.data import DataLoader, Dataset
 
-from omnimae.apis import Pipeline, _Preparation, list_inputs
 from omnimae.data import lookahead, storage, transport
 from omnimae.data.aligned import AlignedDataset
 from omnimae.data.datasets import MixedDataset, collate_clips
@@ -33,6 +32,7 @@ from omnimae.data.lookahead import NUM_KEYS, following_keys, look_ahead
 from omnimae.data.samplers import EvalBatchSampler, EvalSampler, MixedBatchSampler, MixedSampler
 from omnimae.data.storage import ahead, patience
 from omnimae.data.storage.ahead import ReadAhead
+from omnimae.inputs import Pipeline, PreparedInputs, list_inputs
 from omnimae.registry import DATASETS
 from omnimae.stopping import StorageAwayError, WaitEnded
 
@@ -549,8 +549,8 @@ def test_files_of_an_inferencer_are_read_ahead(data, monkeypatch, workers):
     pipelines = {'image': Pipeline(None, 'image', (1, 16, 16))}
 
     def prepared() -> list[bytes]:
-        loader = DataLoader(_Preparation(items, pipelines), batch_size=None, num_workers=workers)
-        return [item.clip.numpy().tobytes() for item in loader]
+        loader = DataLoader(PreparedInputs(items, pipelines), batch_size=None, num_workers=workers)
+        return [clip.numpy().tobytes() for clip, _ in loader]
 
     plain, backend = prepared(), SlowBackend()
     end_together(monkeypatch, 10)

@@ -16,13 +16,16 @@ from omnimae.apis import (
     FeatureExtractor,
     Guess,
     Pipeline,
+    Reconstructor,
     find_config,
     get_model,
     list_inputs,
+    training_sampling,
 )
 from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import load_config
 from omnimae.data.datasets import VideoDataset
+from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
 from omnimae.registry import MODELS
 
@@ -205,6 +208,53 @@ def test_features_of_pretraining_and_classifier(config, checkpoint, data, tmp_pa
     for features, scores in zip(extract(inputs), classify(inputs), strict=True):
         logits = head.weight.detach().numpy() @ features.features + head.bias.detach().numpy()
         np.testing.assert_allclose(logits, scores.scores, rtol=0, atol=1e-6)
+
+
+def test_reconstructions_of_files_and_arrays(data, tmp_path):
+    config = write_config(tmp_path / 'pretrain.py', PRETRAIN, data)
+    torch.manual_seed(1)
+    save_file(MODELS.build(load_config(config).model).state_dict(), tmp_path / 'weights.pth', {})
+    (tmp_path / 'broken.png').write_bytes(b'no picture')
+    picture, movie = data / 'pictures' / 'a' / '0.png', data / 'movies' / '0.mp4'
+    reconstruct = Reconstructor(config, tmp_path / 'weights.pth', progress=False)
+    inputs = [movie, tmp_path / 'broken.png', picture, read_image(str(picture))]
+    of_movie, broken, of_picture, of_array = reconstruct(inputs)
+    [video], [image], [same] = (x.reconstructions.values() for x in (of_movie, of_picture, of_array))
+    assert [*of_picture.reconstructions] == ['0.png']
+    assert (broken.reconstructions, broken.error) == ({}, 'not an image that Pillow reads')
+    clip = reconstruct.pipelines['image'](str(picture))
+    np.testing.assert_array_equal(image.original, clip.movedim(0, -1).numpy())
+    np.testing.assert_array_equal(image.original, same.original)
+    assert video.original.shape == (4, 32, 32, 3)
+    [again] = reconstruct(picture)
+    np.testing.assert_array_equal(again.reconstructions['0.png'].masked, image.masked)
+    assert not np.array_equal(same.masked, image.masked)  # the mask follows from the name
+    with pytest.raises(ValueError, match=r"model\.type='Classifier' reconstructs nothing"):
+        Reconstructor(write_config(tmp_path / 'classify.py', CLASSIFY, data), 'any.pth')
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('omnimae/vit-b_in1k-ssv2', ClipSampling('dense', 2.7, to_end=True)),
+        ('videomae/vit-b_ssv2', ClipSampling('strided', stride=2, to_end=True)),
+        ('mae/vit-b_in1k', ClipSampling(to_end=True)),
+    ],
+)
+def test_reconstructions_take_clips_as_the_training_does(name, expected):
+    assert training_sampling(load_config(name)) == expected
+
+
+def test_results_come_in_order_and_as_soon_as_they_can(data, config, checkpoint):
+    names = [data / 'pictures' / 'a' / f'{i}.png' for i in (0, 2)]
+    inputs = [names[0], data / 'movies' / '0.mp4', names[1]]
+    seen = []
+    classify = infer(config, checkpoint, batch_size=1)
+    compute = classify.compute
+    classify.compute = lambda clip, items: seen.append(items[0].name) or compute(clip, items)
+    for number, result in enumerate(classify.stream(inputs)):
+        assert result.input == str(inputs[number]) == seen[-1]
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(

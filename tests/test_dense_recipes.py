@@ -439,7 +439,7 @@ def test_maps_of_photos_are_those_of_the_upright_picture(small_runs, tmp_path):
     np.testing.assert_array_equal(of_file.pixels, of_array.pixels)
 
 
-def test_maps_are_told_behind_the_interpolation_of_the_config(small_runs):
+def test_maps_take_the_interpolation_of_the_config(small_runs):
     path, weights = small_runs['depth-nyuv2']
     config = load_config(path)
     [fit, *_] = sources_of(config, 'test').transforms
@@ -471,10 +471,10 @@ def test_predict_maps_writes_maps_and_pictures(small_runs, tmp_path, capsys):
     assert 'b.png: not an image' in capsys.readouterr().out
 
 
-def test_maps_need_a_model_of_colours(small_runs):
-    with pytest.raises(ValueError, match='predicts no maps from colours alone'):
+def test_maps_need_a_model_of_rgb(small_runs):
+    with pytest.raises(ValueError, match='predicts no maps from RGB alone'):
         predict_maps(*small_runs['hypersim_rgb-depth'], np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(ValueError, match='predicts no maps from colours alone'):
+    with pytest.raises(ValueError, match='predicts no maps from RGB alone'):
         predict_maps(MULTIMAE / 'vit-b_in1k.py', 'any.pth', np.zeros((8, 8, 3), np.uint8))
 
 
@@ -483,7 +483,7 @@ def test_maps_need_weights_and_a_size(small_runs):
     config, image = load_config(path), np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match='checkpoint=None: results of initial weights mean nothing'):
         predict_maps(config, None, image)
-    for transforms, name in (([], 'no transform'), ([dict(type='CenterCrop', size=64)], 'CenterCrop')):
+    for transforms, name in (([], 'nothing'), ([dict(type='CenterCrop', size=64)], 'CenterCrop')):
         sources_of(config, 'test').transforms = transforms
-        with pytest.raises(ValueError, match=f'tested behind {name}, so the size at which it tells maps is not known'):
+        with pytest.raises(ValueError, match=f'transforms of the test source begin with {name}'):
             predict_maps(config, weights, image)

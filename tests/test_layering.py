@@ -36,8 +36,9 @@ ALLOWED = {
     '__main__': set(),
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'config', 'fitting', 'visualization', 'evaluation', 'stopping', 'meeting'},
-    # files through the data room, features as the frozen evaluation defines them
-    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'layouts', 'zoo'},
+    'inputs': FLOOR | {'data'},
+    # features as the frozen evaluation defines them
+    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'layouts', 'visualization', 'zoo'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageSequence
 from omnimae.checkpoint import load_file, save_file
 from omnimae.config import load_config
 from omnimae.data.datasets import FileDataset
-from omnimae.data.media.frames import ClipSampling
+from omnimae.data.transforms import resize
 from omnimae.layouts import export
 from omnimae.registry import MODELS
 from omnimae.structures import Address
@@ -295,23 +295,12 @@ def test_visualize_reconstruction_of_a_folder(config, checkpoint, data, tmp_path
 def test_visualize_reconstruction_shows_the_middle_of_the_picture(config, checkpoint, tmp_path):
     photo = skimage.data.astronaut()[:240, :100]  # covers 48x80 at 192x80; the middle 48 rows are cut out
     Image.fromarray(photo).save(tmp_path / 'tall.png')
-    visualize = tool('visualize_reconstruction')
-    visualize.main([str(config), str(checkpoint), str(tmp_path / 'tall.png'), '--out-dir', str(tmp_path / 'out')])
+    tool('visualize_reconstruction').main(
+        [str(config), str(checkpoint), str(tmp_path / 'tall.png'), '--out-dir', str(tmp_path / 'out')]
+    )
     page = np.asarray(Image.open(tmp_path / 'out' / 'images_1.png'))
-    expected = visualize.resize(photo[None], 192, 80, 'bicubic')[0, 72:120]
+    expected = resize(photo[None], 192, 80, 'bicubic')[0, 72:120]
     assert contains(page, enlarged(expected))
-
-
-@pytest.mark.parametrize(
-    ('name', 'expected'),
-    [
-        ('omnimae/vit-b_in1k-ssv2', ClipSampling('dense', 2.7, to_end=True)),
-        ('videomae/vit-b_ssv2', ClipSampling('strided', stride=2, to_end=True)),
-        ('mae/vit-b_in1k', ClipSampling(to_end=True)),
-    ],
-)
-def test_visualize_reconstruction_takes_clips_as_the_training_does(name, expected):
-    assert tool('visualize_reconstruction').sampling_of(load_config(ROOT / 'configs' / f'{name}.py')) == expected
 
 
 def test_visualize_reconstruction_writes_mp4(config, checkpoint, data, tmp_path):
