@@ -50,8 +50,8 @@ def parameters_of(component: Callable) -> tuple[dict[str, inspect.Parameter], bo
         is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
         if not is_open:
             break
-    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {name: x for name, x in found.items() if name != 'self' and x.kind not in variable}, is_open
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: x for name, x in found.items() if name != 'self' and x.kind in named}, is_open
 
 
 @functools.cache

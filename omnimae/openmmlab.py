@@ -133,38 +133,39 @@ class OpenMMLabBackbone(BaseModule):
         return self.backbone.layer_of(name.removeprefix('backbone.')), layers
 
 
-class _FilesOfOpenMMLab:
-    """Takes the list of files and labels from a dataset of theirs; reading, crops and replicas are ours."""
-
-    def __init__(self, *, dataset: dict, **options: Any):
-        self._listed = DATASETS.build({'pipeline': [], **dataset})
-        super().__init__(root='', **options)  # type: ignore[call-arg]  # those of a FileDataset
-
-    def _scan(self, root: str, extensions: Any, **options: Any) -> Rows:
-        infos = [self._listed.get_data_info(row) for row in range(len(self._listed))]
-        keys = [key for key in ('img_path', 'filename') if infos and key in infos[0]]
-        if not keys:
-            raise ValueError(
-                f'dataset={type(self._listed).__name__} lists no files (img_path, filename). Use one that does, or '
-                'write its samples to files.'
-            )
-        labels = [info.get('gt_label', info.get('label')) for info in infos]
-        classes = self._listed.metainfo.get('classes')
-        return Rows(
-            [info[keys[0]] for info in infos],
-            None if None in labels else [int(label) for label in labels],
-            None if classes is None else tuple(classes),
+def rows_of(dataset: dict) -> Rows:
+    """The files and labels that a dataset of theirs lists."""
+    listed = DATASETS.build({'pipeline': [], **dataset})
+    infos = [listed.get_data_info(row) for row in range(len(listed))]
+    keys = [key for key in ('img_path', 'filename') if infos and key in infos[0]]
+    if not keys:
+        raise ValueError(
+            f'dataset={type(listed).__name__} lists no files (img_path, filename). Use one that does, or write its '
+            'samples to files.'
         )
+    labels = [info.get('gt_label', info.get('label')) for info in infos]
+    classes = listed.metainfo.get('classes')
+    return Rows(
+        [info[keys[0]] for info in infos],
+        None if None in labels else [int(label) for label in labels],
+        None if classes is None else tuple(classes),
+    )
 
 
 @DATASETS.register_module()
-class OpenMMLabImages(_FilesOfOpenMMLab, ImageDataset):
+class OpenMMLabImages(ImageDataset):
     """Images that a dataset of MMPretrain lists: ``dataset=dict(type='mmpretrain.CustomDataset', data_root=...)``."""
 
+    def __init__(self, *, dataset: dict, **options: Any):
+        super().__init__(root='', ann_file=rows_of(dataset), **options)
+
 
 @DATASETS.register_module()
-class OpenMMLabVideos(_FilesOfOpenMMLab, VideoDataset):
+class OpenMMLabVideos(VideoDataset):
     """Videos that a dataset of MMAction2 lists: ``dataset=dict(type='mmaction.VideoDataset', ann_file=...)``."""
+
+    def __init__(self, *, dataset: dict, **options: Any):
+        super().__init__(root='', ann_file=rows_of(dataset), **options)
 
 
 @TRANSFORMS.register_module()

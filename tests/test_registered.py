@@ -288,3 +288,12 @@ def test_a_reader_from_outside_works_by_its_name(sampling, files, monkeypatch):
     for sample in (source[0], source[Address(0, 1, 3)]):
         assert sample['clip'].shape == (1, 3, 4, 40, 48)
         assert sample['clip'].unique().tolist() == [3]
+
+
+def test_a_reader_from_outside_reaches_workers_that_do_not_know_its_name(files, monkeypatch):
+    """Those of ``multiprocessing_context='spawn'``: they import its module, and nobody registers it there."""
+    monkeypatch.setitem(READERS, 'arrays', ArrayReader)
+    cfg = dict(type='VideoDataset', root=str(files / 'arrays'), reader='arrays', extensions=['.npy'], num_frames=4)
+    sent = pickle.dumps(DATASETS.build(cfg))
+    monkeypatch.delitem(READERS, 'arrays')
+    assert pickle.loads(sent)[0]['clip'].unique().tolist() == [3]

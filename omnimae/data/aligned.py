@@ -14,27 +14,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from omnimae.data import storage
 from omnimae.data.annotations import Rows, scan_files
-from omnimae.data.datasets import ImageDataset
+from omnimae.data.datasets import FileDataset
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError, BrokenImageError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from omnimae.data.media.frames import ClipSampling, pick_frames, pick_on_screen, within
+from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import Stored, read_stored, read_stored_map
 from omnimae.data.media.orientation import UPRIGHT, orient
 from omnimae.data.media.video import VideoReader
+from omnimae.data.readers import File, FileReader, TimedFrames
 from omnimae.data.tables import StringTable
-from omnimae.data.transforms import resize
 from omnimae.registry import DATASETS
-from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH, Sample
+from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH
 
 KINDS = ('rgb', 'depth', 'classes')
 ALIGNED_AS = ('stored', 'upright')
@@ -82,13 +81,134 @@ class Modality(NamedTuple):
         return modality
 
 
+class AlignedImages(FileReader):
+    """Pictures and maps of the same pixels, by modality.
+
+    Args:
+        root, modalities, target, aligned_as: as of `AlignedDataset`.
+    """
+
+    partner_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+
+    def __init__(self, root: str, modalities: Mapping[str, Mapping[str, Any]], target: str | None, aligned_as: str):
+        check_aligned_as(aligned_as)
+        self.root, self.target, self.aligned_as = root, target, aligned_as
+        self.modalities = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
+        if not {*self.modalities} - {target} or (target is not None and target not in self.modalities):
+            raise ValueError(
+                f'modalities are {list(self.modalities)} and target={target!r}: the target is to be one of them, and '
+                'an input has to be left.'
+            )
+        self.strides = {name: modality.stride for name, modality in self.modalities.items()}
+        self.first = next(iter(self.modalities.values()))
+
+    def list_rows(
+        self, root: str, ann_file: str | None, extensions: Sequence[str], backend_args: dict | None, **options: Any
+    ) -> Rows:
+        """Rows of the first modality, with the partners of each. With a target they have no labels."""
+        if self.target is not None and ann_file is None:  # a folder all/ or data/ is no class
+            rows = Rows(scan_files(root, extensions, backend_args), None, None)
+        else:
+            rows = super().list_rows(root, ann_file, extensions, backend_args, **options)
+        if self.target is not None:
+            rows = rows._replace(labels=None, classes=None)
+        paths = StringTable.of(rows.paths)
+        stems = [os.path.splitext(path)[0] for path in paths]
+        folders = (folder for modality in self.modalities.values() for folder in (modality.folder, modality.valid))
+        partners = {
+            folder: paths if folder == self.first.folder else self._partners(folder, stems, backend_args)
+            for folder in dict.fromkeys(filter(None, folders))
+        }
+        return rows._replace(paths=paths, partners=partners)
+
+    def _partners(self, folder: str, stems: Sequence[str], backend_args: dict | None) -> StringTable:
+        found = files_by_stem(os.path.join(self.root, folder), self.partner_extensions, backend_args)
+        missing = [stem for stem in stems if stem not in found]
+        if missing:
+            raise ValueError(
+                f'{os.path.join(self.root, folder)!r} has no file for {missing[0]!r} of '
+                f'{os.path.join(self.root, self.first.folder)!r}, the first of {len(missing)}. Complete it, or leave '
+                'these out by an ann_file.'
+            )
+        return StringTable(found[stem] for stem in stems)
+
+    def files_of(self, file: File) -> list[str]:
+        """A file of each folder."""
+        return [self._path(file, folder) for folder in file.partners]
+
+    def _path(self, file: File, folder: str) -> str:
+        return os.path.join(self.root, folder, file.partners[folder])
+
+    def read(self, file: File, rng: np.random.Generator | None) -> list[dict[str, NDArray]]:
+        """See `read_aligned`; all of one size."""
+        maps = read_aligned(self.modalities, partial(self._path, file), self.aligned_as, file.backend_args)
+        return [self._checked_sizes(file, maps)]
+
+    def _checked_sizes(self, file: File, maps: dict[str, NDArray]) -> dict[str, NDArray]:
+        sizes = {name: pixels.shape[1:3] for name, pixels in maps.items()}
+        if len(set(sizes.values())) > 1:
+            raise BrokenImageError(
+                file, f'its modalities have different sizes, {sizes}, aligned_as={self.aligned_as!r}'
+            )
+        return maps
+
+
+class AlignedVideos(AlignedImages):
+    """Clips of videos and maps of the same frames, by modality.
+
+    Args:
+        sampling: which clips.
+        root, modalities, target, aligned_as: as of `AlignedDataset`.
+    """
+
+    partner_extensions = (*VIDEO_EXTENSIONS, '.npy')
+
+    def __init__(self, sampling: ClipSampling, *args: Any):
+        super().__init__(*args)
+        self.sampling = sampling
+        if self.first.kind != 'rgb' or any(modality.valid is not None for modality in self.modalities.values()):
+            raise ValueError(
+                f"modalities={list(self.modalities)}: name one of kind='rgb' first, whose videos tell the time, and "
+                'none with valid=...: store negative depth where it is not known.'
+            )
+
+    def read(self, file: File, rng: np.random.Generator | None) -> list[dict[str, NDArray]]:
+        """One clip (num_frames, H, W, 3), and maps (num_frames, H, W, 1) of its frames.
+
+        Raises:
+            BrokenFileError: a video or an array cannot be read, or does not hold what the modality is.
+        """
+        seed = None if rng is None else int(rng.integers(2**63))
+        paths = {name: self._path(file, modality.folder) for name, modality in self.modalities.items()}
+        clips: dict[str, NDArray] = {}
+        with ExitStack() as opened:
+            videos = {
+                name: opened.enter_context(open_video(path, backend_args=file.backend_args))
+                for name, path in paths.items()
+                if self.modalities[name].kind == 'rgb'
+            }
+            length = min(video.duration for video in videos.values())
+            clock = next(iter(videos.values()))
+            for name, path in paths.items():
+                # of a VideoReader maps have what sampling needs
+                video: Any = videos.get(name) or MapVideo(path, clock, file.backend_args)
+                generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
+                [pixels] = self.sampling.read(video, 0.0, length, generator, clock=clock)
+                own = videos[name].orientation if name in videos else UPRIGHT
+                turn = _turn_of(path, own, self.aligned_as, clock.orientation)
+                pixels = orient(pixels, turn) if own == UPRIGHT else pixels  # the others come turned
+                clips[name] = pixels if name in videos else _checked(pixels, self.modalities[name], path)
+        return [self._checked_sizes(file, clips)]
+
+
 @DATASETS.register_module()
-class AlignedDataset(ImageDataset):
+class AlignedDataset(FileDataset):
     """Samples of several modalities, aligned pixel by pixel: every transform does the same to all of them.
 
     Files belong together when their paths differ only in the modality's folder and in their endings.
 
     Args:
+        make_reader: gives the reader of ``root``, ``modalities``, ``target`` and ``aligned_as``.
         root: folder of the modalities' folders.
         modalities: name -> dict of a `Modality`; ``kind`` and ``folder`` are the name where they are left out. The
             files of the first one count: each must have its partners.
@@ -102,10 +222,13 @@ class AlignedDataset(ImageDataset):
         kwargs: as of `FileDataset`.
     """
 
-    map_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    modality = 'image'
+    default_extensions = IMAGE_EXTENSIONS
 
     def __init__(
         self,
+        make_reader: Callable[..., AlignedImages] = AlignedImages,
+        /,
         *,
         root: str,
         modalities: Mapping[str, Mapping[str, Any]],
@@ -113,91 +236,8 @@ class AlignedDataset(ImageDataset):
         aligned_as: str = 'stored',
         **kwargs: Any,
     ):
-        check_aligned_as(aligned_as)
-        self.aligned_as = aligned_as
-        self.modalities = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
-        if not {*self.modalities} - {target} or (target is not None and target not in self.modalities):
-            raise ValueError(
-                f'modalities are {list(self.modalities)} and target={target!r}: the target is to be one of them, and '
-                'an input has to be left.'
-            )
-        self.target = target
-        first = next(iter(self.modalities.values()))
-        if first.kind != 'rgb':
-            kwargs.setdefault('extensions', self.map_extensions)
-        super().__init__(root=os.path.join(root, first.folder), **kwargs)
-        if target is not None:  # a folder all/ or data/ is no class
-            self.labels = self.classes = None
-        stems = [os.path.splitext(self.paths[row])[0] for row in range(len(self))]
-        folders = dict.fromkeys(
-            folder for m in self.modalities.values() for folder in (m.folder, m.valid) if folder is not None
-        )
-        self.files = {folder: self._partners(root, folder, stems) for folder in folders if folder != first.folder}
-        self.files[first.folder] = self.paths
-        self.aligned_root = root
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Of the partners, too."""
-        return super().fingerprint() | {f'files of {folder}': table.digest() for folder, table in self.files.items()}
-
-    def _partners(self, root: str, folder: str, stems: Sequence[str]) -> StringTable:
-        extensions = tuple(dict.fromkeys((*self.default_extensions, *self.map_extensions)))
-        found = files_by_stem(os.path.join(root, folder), extensions, self.backend_args)
-        missing = [stem for stem in stems if stem not in found]
-        if missing:
-            raise ValueError(
-                f'{os.path.join(root, folder)!r} has no file for {missing[0]!r} of {self.root!r}, the first of '
-                f'{len(missing)}. Complete it, or leave these out by an ann_file.'
-            )
-        return StringTable(found[stem] for stem in stems)
-
-    def _scan(self, root: str, extensions: Sequence[str], **options: Any) -> Rows:
-        if self.target is not None:  # a folder all/ or data/ is no class
-            return Rows(scan_files(root, extensions, self.backend_args), None, None)
-        return super()._scan(root, extensions, **options)
-
-    def _read(self, row: int, rng: np.random.Generator | None) -> list[Any]:
-        def path_of(folder: str) -> str:
-            return self._file(folder, row)
-
-        maps = read_aligned(self.modalities, path_of, self.aligned_as, self.backend_args)
-        self._check_sizes(row, maps)
-        return [maps]
-
-    def _check_sizes(self, row: int, maps: Mapping[str, NDArray]) -> None:
-        sizes = {name: pixels.shape[1:3] for name, pixels in maps.items()}
-        if len(set(sizes.values())) > 1:
-            raise BrokenImageError(
-                self._path(row), f'its modalities have different sizes, {sizes}, aligned_as={self.aligned_as!r}'
-            )
-
-    def _file(self, folder: str, row: int) -> str:
-        return os.path.join(self.aligned_root, folder, self.files[folder][row])
-
-    def _files_of(self, row: int) -> list[str]:
-        return [self._file(folder, row) for folder in self.files]
-
-    def _transform(self, clip: Any, rng: np.random.Generator | None) -> Any:
-        for transform in self.transforms:
-            seed = None if rng is None else int(rng.integers(2**63))
-            rngs = {name: None if seed is None else np.random.default_rng(seed) for name in clip}
-            clip = {name: transform(x, rngs[name]) for name, x in clip.items()}
-        strides = {name: modality.stride for name, modality in self.modalities.items()}
-        return {name: _shrunk(x, strides[name]) for name, x in clip.items()}
-
-    def _evaluation_sample(self, row: int) -> Sample:
-        [maps] = self._read(row, None)
-        return self._sample(row, [self._transform(maps, None)], [])
-
-    def _sample(self, row: int, crops: list[Any], failures: list[tuple[str, str]]) -> Sample:
-        clips = {name: _tensor([crop[name] for crop in crops]) for name in crops[0]}
-        target = None if self.target is None else clips.pop(self.target)
-        sample = Sample(clips=clips, modality=self.modality, id=self.ids[row], failures=failures)
-        if target is not None:
-            sample['target'] = target
-        if self.labels is not None:
-            sample['label'] = int(self.labels[row])
-        return sample
+        reader = make_reader(root, modalities, target, aligned_as)
+        super().__init__(reader, root=os.path.join(root, reader.first.folder), **kwargs)
 
 
 @DATASETS.register_module()
@@ -213,11 +253,11 @@ class AlignedVideoDataset(AlignedDataset):
 
     Args:
         clip_seconds, num_frames, sampling, stride: as of `VideoDataset`; testing takes one clip of a video.
+        kwargs: as of `AlignedDataset`.
     """
 
     modality = 'video'
     default_extensions = VIDEO_EXTENSIONS
-    map_extensions = ('.npy',)
 
     def __init__(
         self,
@@ -228,43 +268,13 @@ class AlignedVideoDataset(AlignedDataset):
         stride: int | None = None,
         **kwargs: Any,
     ):
-        self.sampling = ClipSampling(sampling, clip_seconds, num_frames, stride=stride)
-        self.sampling.check()
-        super().__init__(**kwargs)
-        first, *others = self.modalities.values()
-        if first.kind != 'rgb' or any(other.valid is not None for other in others):
-            raise ValueError(
-                f"modalities={list(self.modalities)}: name one of kind='rgb' first, whose videos tell the time, and "
-                'none with valid=...: store negative depth where it is not known.'
-            )
-
-    def _read(self, row: int, rng: np.random.Generator | None) -> list[Any]:
-        seed = None if rng is None else int(rng.integers(2**63))
-        paths = {name: self._file(modality.folder, row) for name, modality in self.modalities.items()}
-        clips: dict[str, np.ndarray] = {}
-        with ExitStack() as opened:
-            videos = {
-                name: opened.enter_context(open_video(path, backend_args=self.backend_args))
-                for name, path in paths.items()
-                if self.modalities[name].kind == 'rgb'
-            }
-            length = min(video.duration for video in videos.values())
-            clock = next(iter(videos.values()))
-            for name, path in paths.items():
-                # of a VideoReader maps have what sampling needs
-                video: Any = videos.get(name) or MapVideo(path, clock, self.backend_args)
-                generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
-                [pixels] = self.sampling.read(video, 0.0, length, generator, clock=clock)
-                own = videos[name].orientation if name in videos else UPRIGHT
-                turn = _turn_of(path, own, self.aligned_as, clock.orientation)
-                pixels = orient(pixels, turn) if own == UPRIGHT else pixels  # the others come turned
-                clips[name] = pixels if name in videos else _checked(pixels, self.modalities[name], path)
-        self._check_sizes(row, clips)
-        return [clips]
+        clips = ClipSampling(sampling, clip_seconds, num_frames, stride=stride)
+        clips.check()
+        super().__init__(partial(AlignedVideos, clips), **kwargs)
 
 
-class MapVideo:
-    """Maps of the frames of a video, read as a video is: of the whole array only the frames that are asked for.
+class MapVideo(TimedFrames):
+    """Maps of the frames of a video. Of the whole array only the frames that are asked for are read.
 
     Args:
         path: of the array, (frames, height, width).
@@ -289,24 +299,17 @@ class MapVideo:
             raise BrokenFileError(
                 path, f'{self.array.dtype} {self.array.shape}, and maps are whole numbers (frames, height, width)'
             )
-        self.frame_rate = len(self.array) / clock.duration
-        self.times = clock.frame_times(0.0, clock.duration)
-        if len(self.times) != len(self.array):
-            self.times = np.arange(len(self.array)) * clock.duration / len(self.array)
+        times = clock.frame_times(0.0, clock.duration)
+        if len(times) != len(self.array):
+            times = np.arange(len(self.array)) * clock.duration / len(self.array)
+        super().__init__(times, clock.duration)
 
-    def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[np.ndarray]:
-        """Maps (num_frames, H, W, 1) of each clip, see `pick_frames`."""
-        return [self._maps(pick_frames(self.times, start, seconds, num_frames)) for start in starts]
+    def frames_at(self, indices: NDArray[np.int64]) -> NDArray:
+        """Maps (n, H, W, 1).
 
-    def read_at(self, moments: np.ndarray) -> np.ndarray:
-        """Maps (n, H, W, 1) of these moments in seconds, see `pick_on_screen`."""
-        return self._maps(pick_on_screen(self.times, moments))
-
-    def frame_times(self, start: float, stop: float) -> np.ndarray:
-        """See `VideoReader.frame_times`."""
-        return within(self.times, start, stop)
-
-    def _maps(self, indices: np.ndarray) -> np.ndarray:
+        Raises:
+            BrokenFileError: they cannot be read.
+        """
         if self.file is None or not self.array.flags.c_contiguous:
             return self.array[indices][..., None]
         # A mapped page that its disk does not give would end the process.
@@ -410,12 +413,3 @@ def _turn_of(path: str, own: int, aligned_as: str, orientation: int) -> int:
             "aligned_as='stored'. Try 'upright'",
         )
     return orientation
-
-
-def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:
-    return clip if stride == 1 else resize(clip, clip.shape[1] // stride, clip.shape[2] // stride, 'bilinear')
-
-
-def _tensor(crops: Sequence[np.ndarray]) -> Tensor:
-    """(T, H, W, C) each -> (R, C, T, H, W)."""
-    return torch.from_numpy(np.stack(crops)).movedim(-1, -4)

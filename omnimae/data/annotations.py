@@ -37,6 +37,7 @@ class Rows(NamedTuple):
         classes: names of the classes where known.
         spans: (start, stop) in seconds each, or None for whole files.
         ids: a name each, no two the same; None where the paths serve.
+        partners: folder -> path of each row's file there, for sources of several folders.
     """
 
     paths: Sequence[str]
@@ -44,6 +45,7 @@ class Rows(NamedTuple):
     classes: tuple[str, ...] | None
     spans: NDArray[np.float64] | None = None
     ids: Sequence[str] | None = None
+    partners: Mapping[str, Sequence[str]] = {}
 
 
 def scan_folder(

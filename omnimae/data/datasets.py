@@ -11,6 +11,7 @@ import logging
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any, Protocol
 
@@ -21,15 +22,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from omnimae.data import storage
-from omnimae.data.annotations import BLANK, Rows, read_classes, read_lines, read_list, scan_folder
+from omnimae.data.annotations import BLANK, Rows, read_classes, read_lines
 from omnimae.data.lookahead import following_keys
-from omnimae.data.media import check_reader, open_video
-from omnimae.data.media.errors import BrokenFileError, BrokenVideoError
+from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import ClipSampling
-from omnimae.data.media.images import read_image
+from omnimae.data.readers import File, FileReader, ImageFiles, VideoFiles
 from omnimae.data.storage.ahead import READS_IN_FLIGHT, ReadAhead
 from omnimae.data.tables import StringTable, digest
+from omnimae.data.transforms import resize
 from omnimae.data.transport import new_storage, sendable
 from omnimae.registry import DATASETS, FUNCTIONS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample, has_clip
@@ -66,13 +67,16 @@ READING = ReadingNotes()
 
 
 class FileDataset(Dataset):
-    """Samples from files of one modality. A subclass says how a file is read: `read`.
+    """Samples from files of one modality.
+
+    A subclass has ``modality`` and ``default_extensions``, and passes a reader on or defines `read`.
 
     Args:
+        reader: lists and reads the files. A class that defines `read` needs none.
         root: folder of the files.
         ann_file: list of ``path label`` or ``path`` lines, paths relative to ``root``, or of spans in videos; see
             `read_list`. Without it all files below ``root`` are taken, with its sub-folders as classes; see
-            `scan_folder`.
+            `scan_folder`. From Python also `Rows`.
         transforms: configs of the transforms, applied in this order.
         replicas: crops of each sample in training; the file is read once for all.
         classes: class names in the order of their indices, or the path of a text file with one name a line; by default
@@ -89,13 +93,14 @@ class FileDataset(Dataset):
 
     modality: str
     default_extensions: tuple[str, ...]
-    reads_spans = False
 
     def __init__(
         self,
+        reader: FileReader | None = None,
+        /,
         *,
         root: str,
-        ann_file: str | None = None,
+        ann_file: str | Rows | None = None,
         transforms: Sequence[dict] = (),
         replicas: int = 1,
         classes: Sequence[str] | str | None = None,
@@ -108,22 +113,29 @@ class FileDataset(Dataset):
     ):
         if replicas < 1:
             raise ValueError(f'replicas={replicas} makes no crop. Give 1 or more.')
+        self.reader = FileReader() if reader is None else reader
         self.root = root
         self._roots = storage.ROOTS  # also for workers that are not forked from this process
         self.replicas = replicas
         self.backend_args = storage.backend_args_of(root, backend_args)
         self.transforms = [_build_transform(transform) for transform in transforms]
-        extensions = self.default_extensions if extensions is None else extensions
         if isinstance(classes, str):
             classes = read_classes(classes, backend_args=storage.args_of_list(classes, root, backend_args))
         if ann_file is None and select is not None:
             raise ValueError(f'select={select!r} picks lines of an ann_file, and there is none. Give it, or no select.')
-        if ann_file is None:
-            rows = self._scan(root, extensions, classes=classes, backend_args=self.backend_args)
+        if isinstance(ann_file, Rows):
+            rows, ann_file = ann_file, None
         else:
-            about: dict[str, Any] = dict(classes=classes, select=select, allow_outside=allow_outside)
-            about['backend_args'] = storage.args_of_list(ann_file, root, backend_args)
-            rows = self._read_list(ann_file, extensions, **about)
+            rows = self.reader.list_rows(
+                root,
+                ann_file,
+                self.default_extensions if extensions is None else extensions,
+                self.backend_args,
+                list_args=None if ann_file is None else storage.args_of_list(ann_file, root, backend_args),
+                classes=classes,
+                select=select,
+                allow_outside=allow_outside,
+            )
         self.skip = skip
         self.skipped = set() if skip is None else _read_paths(skip)
         self.classes = rows.classes
@@ -131,7 +143,8 @@ class FileDataset(Dataset):
         self.ids = self.paths if rows.ids is None else StringTable.of(rows.ids)
         self.labels = None if rows.labels is None else np.asarray(rows.labels, dtype=np.int64)
         self.spans = None if rows.spans is None else np.asarray(rows.spans, dtype=np.float64)
-        if self.spans is not None and not self.reads_spans:
+        self.partners = {folder: StringTable.of(paths) for folder, paths in rows.partners.items()}
+        if self.spans is not None and not self.reader.reads_spans:
             raise ValueError(
                 f'ann_file={ann_file!r} has spans ("path start stop label") and {type(self).__name__} reads whole '
                 'files. Leave start and stop out, or use VideoDataset.'
@@ -162,24 +175,19 @@ class FileDataset(Dataset):
     def fingerprint(self) -> dict[str, Any]:
         """How many rows there are, and digests of what they are, wherever the files lie."""
         ids = None if self.ids is self.paths else self.ids.digest()
-        return dict(rows=len(self), paths=self.paths.digest(), ids=ids) | {
+        partners = {f'files of {folder}': paths.digest() for folder, paths in self.partners.items()}
+        return dict(rows=len(self), paths=self.paths.digest(), ids=ids, **partners) | {
             name: None if value is None else digest(np.asarray(value).tobytes())
             for name, value in (('labels', self.labels), ('spans', self.spans), ('classes', self.classes))
         }
 
-    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The clips of a file, (T, H, W, 3), uint8 RGB: one in training, or one per replica; test clips without rng.
+    def read(self, path: str, rng: np.random.Generator | None) -> Sequence[Any]:
+        """Clips of a file, see `FileReader.read`.
 
         Raises:
             BrokenFileError: the file cannot be read.
         """
-        raise NotImplementedError
-
-    def _scan(self, root: str, extensions: Sequence[str], **options: Any) -> Rows:
-        return scan_folder(root, extensions, **options)
-
-    def _read_list(self, ann_file: str, extensions: Sequence[str], **options: Any) -> Rows:
-        return read_list(ann_file, extensions, **options)
+        return self.reader.read(path if isinstance(path, File) else self._file_at(path), rng)
 
     def files_of_sample(self, key: int | Address) -> Sequence[str]:
         """Paths of the files that the sample of this key reads, in that order: they are read ahead.
@@ -187,28 +195,36 @@ class FileDataset(Dataset):
         A subclass that reads others says which. Those that it does not ask `storage` for are not read ahead for long.
         """
         row = key.index if isinstance(key, Address) else key
-        return () if self.skipped and self._file_to_skip(row) else self._files_of(row)
+
+        def generator() -> np.random.Generator | None:
+            return next(self._generators(key)) if isinstance(key, Address) else None
+
+        return () if self._file_to_skip(row) else self.reader.files_to_read(self._file(row), generator)
 
     def _path(self, row: int) -> str:
         path = os.path.join(self.root, self.paths[row])
-        # Beside a linked folder means beside the link, where prepare_dataset.py puts files, not beside its target.
+        # '..' is relative to a linked folder's link, where prepare_dataset.py puts files, and not to its target.
         return os.path.normpath(path) if self.paths[row].startswith('../') else path
 
-    def _files_of(self, row: int) -> list[str]:
-        """Return the paths of which one is named when a sample cannot be read."""
-        return [self._path(row)]
+    def _file(self, row: int) -> File:
+        file = self._file_at(self._path(row))
+        file.span = None if self.spans is None else self.spans[row]
+        file.partners = {folder: paths[row] for folder, paths in self.partners.items()}
+        return file
 
-    def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
-        return self.read(self._path(row), rng)
-
-    def _read_or_skip(self, row: int, rng: np.random.Generator) -> list[Any]:
-        if self.skipped and (path := self._file_to_skip(row)) is not None:
-            raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
-        READING.write(self._path(row))
-        return self._read(row, rng)
+    def _file_at(self, path: str) -> File:
+        file = File(path)
+        file.backend_args = self.backend_args
+        return file
 
     def _file_to_skip(self, row: int) -> str | None:
-        return next((path for path in self._files_of(row) if os.path.abspath(path) in self.skipped), None)
+        files = self.reader.files_of(self._file(row)) if self.skipped else ()
+        return next((path for path in files if os.path.abspath(path) in self.skipped), None)
+
+    def _read(self, row: int, rng: np.random.Generator | None) -> Sequence[Any]:
+        file = self._file(row)
+        READING.write(file)
+        return self.read(file, rng)
 
     def _generators(self, address: Address, attempt: int = 0) -> Iterator[np.random.Generator]:
         """Give the randomness of a sample: that of its file and clip, then that of each replica."""
@@ -221,7 +237,9 @@ class FileDataset(Dataset):
             rng, *replica_rngs = self._generators(address, attempt)
             row = address.index if attempt == 0 else int(rng.integers(len(self)))
             try:
-                clips = self._read_or_skip(row, rng)
+                if path := self._file_to_skip(row):
+                    raise BrokenFileError(path, f'is to be skipped, says {self.skip}')
+                clips = self._read(row, rng)
             except BrokenFileError as error:
                 failures.append((error.path, error.reason))
                 continue
@@ -231,22 +249,36 @@ class FileDataset(Dataset):
         raise ValueError(f'{MAX_ATTEMPTS} files in a row below {self.root!r} cannot be read. Check them:\n{listing}')
 
     def _evaluation_sample(self, row: int) -> Sample:
-        READING.write(self._path(row))
-        clips = self._read(row, None)
-        views = np.stack([self._transform(clip, None) for clip in clips])  # (clips, [crops,] T, H, W, 3)
-        if views.ndim == 6:
-            views = views.reshape(-1, *views.shape[2:])
-            return self._sample(row, [views], [])
+        crops = [self._transform(clip, None) for clip in self._read(row, None)]
+        if isinstance(crops[0], Mapping):
+            return self._sample(row, crops, [])
+        views = np.stack(crops)  # (clips, [crops,] T, H, W, 3)
+        views = views.reshape(-1, *views.shape[-4:])
         return self._sample(row, [views[0] if len(views) == 1 else views], [])
 
-    def _transform(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    def _transform(self, clip: Any, rng: np.random.Generator | None) -> Any:
         for transform in self.transforms:
-            clip = transform(clip, rng)
+            if isinstance(clip, Mapping):  # the same change of all modalities
+                seed = None if rng is None else int(rng.integers(2**63))
+                clip = {
+                    name: transform(x, None if seed is None else np.random.default_rng(seed))
+                    for name, x in clip.items()
+                }
+            else:
+                clip = transform(clip, rng)
         return clip
 
-    def _sample(self, row: int, crops: list[np.ndarray], failures: list[tuple[str, str]]) -> Sample:
-        clip = torch.from_numpy(np.stack(crops)).movedim(-1, -4)
-        sample = Sample(clip=clip, modality=self.modality, id=self.ids[row], failures=failures)
+    def _sample(self, row: int, crops: list[Any], failures: list[tuple[str, str]]) -> Sample:
+        sample = Sample(modality=self.modality, id=self.ids[row], failures=failures)
+        if isinstance(crops[0], Mapping):
+            sample['clips'] = {
+                name: _tensor([_shrunk(crop[name], self.reader.strides.get(name, 1)) for crop in crops])
+                for name in crops[0]
+            }
+            if self.reader.target is not None:
+                sample['target'] = sample['clips'].pop(self.reader.target)
+        else:
+            sample['clip'] = _tensor(crops)
         if self.labels is not None:
             sample['label'] = int(self.labels[row])
         return sample
@@ -286,6 +318,15 @@ class FileDataset(Dataset):
             )
 
 
+def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:
+    return clip if stride == 1 else resize(clip, clip.shape[1] // stride, clip.shape[2] // stride, 'bilinear')
+
+
+def _tensor(crops: Sequence[np.ndarray]) -> Tensor:
+    """(..., T, H, W, C) each -> (R, ..., C, T, H, W)."""
+    return torch.from_numpy(np.stack(crops)).movedim(-1, -4)
+
+
 def _build_transform(cfg: dict) -> Callable[[np.ndarray, np.random.Generator | None], np.ndarray]:
     transform = TRANSFORMS.build(cfg)
     try:
@@ -309,15 +350,10 @@ class ImageDataset(FileDataset):
     """Images as clips of one frame; see `FileDataset` for the arguments."""
 
     modality = 'image'
-    default_extensions: tuple[str, ...] = IMAGE_EXTENSIONS
+    default_extensions = IMAGE_EXTENSIONS
 
-    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        """The image as one clip (1, H, W, 3).
-
-        Raises:
-            BrokenImageError: the file cannot be read in full.
-        """
-        return [read_image(path, self.backend_args)]
+    def __init__(self, **kwargs: Any):
+        super().__init__(ImageFiles(), **kwargs)
 
 
 @DATASETS.register_module()
@@ -325,6 +361,7 @@ class VideoDataset(FileDataset):
     """Clips of videos; see `FileDataset` for the other arguments.
 
     Args:
+        make_reader: gives the reader of the sampling and the number of clips in training; by default a `VideoFiles`.
         clip_seconds: length of a clip; 2.7 for SSv2 and EK100, 2.0 for K400 in the paper's recipe.
         num_frames: frames of a clip.
         num_clips: test clips of a video, evenly spread over it (training takes one at a random time).
@@ -334,15 +371,18 @@ class VideoDataset(FileDataset):
         sampling: 'dense', as said above, or a rule that counts frames: 'sparse', 'strided', 'spread' or 'resampled',
             see `ClipSampling`. ``clip_seconds`` and ``to_end`` have no meaning then.
         stride: of the rules that have one, in frames.
-        reader: 'pyav' or 'decord'; for spans in long videos 'pyav', which does not decode them from the start.
+        reader: 'pyav', 'decord', or another key of `omnimae.data.media.READERS`. For spans in long videos 'pyav', which
+            does not decode them from the start.
+        replicas: see `FileDataset`.
     """
 
     modality = 'video'
     default_extensions = VIDEO_EXTENSIONS
-    reads_spans = True
 
     def __init__(
         self,
+        make_reader: Callable[[ClipSampling, int], FileReader] | None = None,
+        /,
         *,
         clip_seconds: float = 2.7,
         num_frames: int = 16,
@@ -352,39 +392,13 @@ class VideoDataset(FileDataset):
         sampling: str = 'dense',
         stride: int | None = None,
         reader: str = 'pyav',
-        **kwargs,
+        replicas: int = 1,
+        **kwargs: Any,
     ):
-        self.sampling = ClipSampling(sampling, clip_seconds, num_frames, num_clips, to_end, stride)
-        self.sampling.check()
-        check_reader(reader)
-        super().__init__(**kwargs)
-        self.num_random = self.replicas if new_clips else 1
-        self.reader = reader
-
-    def _read(self, row: int, rng: np.random.Generator | None) -> list[np.ndarray]:
-        span = None if self.spans is None else self.spans[row]
-        return self.read(self._path(row), rng, span)
-
-    def read(
-        self, path: str, rng: np.random.Generator | None, span: Sequence[float] | np.ndarray | None = None
-    ) -> list[np.ndarray]:
-        """Clips at random times, one or as many as replicas, or ``num_clips`` test clips: (num_frames, H, W, 3) each.
-
-        Args:
-            path: of the video.
-            rng: None gives the test clips.
-            span: [start, stop) in seconds; no frame is taken from outside. A span shorter than the clip, like a short
-                video, repeats frames.
-        """
-        with open_video(path, reader=self.reader, backend_args=self.backend_args) as video:
-            first, length = 0.0, video.duration
-            if span is not None:
-                first, length = span[0], min(span[1], video.duration) - span[0]
-            if length <= 0:
-                raise BrokenVideoError(
-                    path, f'the span from {first:.3f} s on lies outside, it lasts {video.duration:.3f} s'
-                )
-            return self.sampling.read(video, first, length, rng, self.num_random)
+        clips = ClipSampling(sampling, clip_seconds, num_frames, num_clips, to_end, stride)
+        clips.check()
+        make_reader = make_reader or partial(VideoFiles, decoder=reader)
+        super().__init__(make_reader(clips, replicas if new_clips else 1), replicas=replicas, **kwargs)
 
 
 class Source(Protocol):

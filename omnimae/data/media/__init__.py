@@ -30,13 +30,13 @@ def open_video(path: str, reader: str = 'pyav', backend_args: dict[str, Any] | N
         BrokenVideoError: the file is missing, damaged, or no video.
         ValueError: there is no such reader, or it is not installed.
     """
-    check_reader(reader)
-    return READERS[reader](path, backend_args)
+    return reader_class(reader)(path, backend_args)
 
 
-def check_reader(reader: str) -> None:
-    """Raise a ValueError if there is no such reader, or if it is not installed."""
+def reader_class(reader: str) -> type[VideoReader]:
+    """The class that `READERS` has for a name. A ValueError says if there is none, or if it is not installed."""
     if reader not in READERS:
         raise ValueError(f'reader is {reader!r}. Choose one of {sorted(READERS)}.')
     if reader == 'decord' and importlib.util.find_spec('decord') is None:
         raise ValueError("reader is 'decord', which is not installed. Use 'pyav', or: pip install decord")
+    return READERS[reader]

@@ -11,7 +11,7 @@ class BrokenFileError(ValueError):
 
     def __init__(self, path: str, reason: str = '') -> None:
         super().__init__(path, reason)
-        self.path = path
+        self.path = str(path)  # a `File` has more, which is nothing for checkpoints
         self.reason = reason
 
     def __str__(self) -> str:
