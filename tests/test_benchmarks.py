@@ -327,9 +327,7 @@ def test_hmdb51_of_other_places_and_wrong_lists(root):
     assert lines(root, 'hmdb51')[0] == 'brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi 0'
     file = root / 'cartwheel_test_split1.txt'
     file.write_text('a.avi 3\n')
-    with pytest.raises(
-        ValueError, match=r"cartwheel_test_split1.txt, line 1: '3' after 'a.avi' is not 0, 1 or 2"
-    ):
+    with pytest.raises(ValueError, match=r"cartwheel_test_split1.txt, line 1: '3' after 'a.avi' is not 0, 1 or 2"):
         prepare('hmdb51', root)
     with pytest.raises(ValueError, match=r'hmdb51 has no testTrainMulti_7030_splits/\*_test_split2.txt'):
         prepare('hmdb51', root, fold=2)
@@ -614,7 +612,7 @@ def test_wrong_json(root, file, change, message):
             'abseiling\n',
             r"train.csv, line 3: the class 'air drumming' is not one of the 1",
         ),
-        ('k400', 'label_map_k400.txt', 'abseiling\nabseiling\n', r"line 2: the class 'abseiling' stands in line 1 too"),
+        ('k400', 'label_map_k400.txt', 'abseiling\nabseiling\n', r"line 2: the class 'abseiling' is in line 1 too"),
         ('ek100', 'EPIC_100_verb_classes.csv', 'id,key\n1,take\n', r"line 2: id 1 of 'take' is out of order"),
     ],
     indirect=['root'],

@@ -393,7 +393,7 @@ def test_class_names_come_from_a_file(data, tmp_path):
     [
         (None, r"classes='.*classes.txt' does not exist. Correct it, or write one class name a line there"),
         ('\n', 'has no lines. Write one class name a line'),
-        ('cat\n\ndog\ncat', r"classes.txt, line 4: the class 'cat' stands in line 1 too. Drop one"),
+        ('cat\n\ndog\ncat', r"classes.txt, line 4: the class 'cat' is in line 1 too. Drop one"),
     ],
 )
 def test_wrong_files_of_classes(tmp_path, text, message):
@@ -860,10 +860,10 @@ def test_labelled_folders_of_pictures(hybrid):
 @pytest.mark.parametrize(
     ('text', 'options', 'message'),
     [
-        ('a 1', {}, r"train.csv, line 1, 'a 1': it is not \"FOLDER total label\" with whole numbers"),
-        ('a x 2', {}, r"line 1, 'a x 2': it is not \"FOLDER total label\""),
+        ('a 1', {}, r"train.csv, line 1, 'a 1': It is not \"FOLDER total label\" with whole numbers"),
+        ('a x 2', {}, r"line 1, 'a x 2': It is not \"FOLDER total label\""),
         ('a 0 2', {}, r"line 1, 'a 0 2': 0 pictures from number 1 on are none"),
-        ('a 5 2\n\na 5 3', {}, r"line 3, 'a 5 3': it stands in line 1 too. Drop one"),
+        ('a 5 2\n\na 5 3', {}, r"line 3, 'a 5 3': Its id 'a' is that of line 1 too. Drop one"),
         ('../a 5 2', {}, r"'../a 5 2': The path leaves root"),
         ('a/../.. 5 2', {}, r"'a/../.. 5 2': The path leaves root"),
         ('a 5 2', dict(columns=('start', 'label')), r"columns=\['start', 'label'\] are not 'total' and some"),

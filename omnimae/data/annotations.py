@@ -1,4 +1,4 @@
-"""Which files a source has: rows from folders or lists, their labels, and spans in long videos."""
+"""The files of a source: rows from folders or lists, their labels, and spans in long videos."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,12 @@ from omnimae.data import storage
 from omnimae.data.media.extensions import heif_hint
 from omnimae.data.tables import Columns, StringTable, decode, digest, encode, stored
 
-BLANK = ' \t\r'  # around what a line holds; names may hold all other white space
+BLANK = ' \t\r'  # stripped from lines; names may contain any other white space
 GAP = '[ \t]+'  # between path and label, in regular expressions
-PART = 2**20  # bytes of a list that are read at once
-STORED_FROM = 2**22  # bytes; a shorter list is read in a fraction of a second
-WHOLE_FILE = (0.0, math.inf)  # the span of a row without one, in a list where others have one
+PART = 2**20  # bytes of a list that are parsed at once
+STORED_FROM = 2**22  # bytes; a shorter list is not stored: it is read in a fraction of a second
+OUTSIDE = 'The path leaves root. Correct it, or set allow_outside=True if you trust the list.'
+WHOLE_FILE = (0.0, math.inf)  # the span of a row without one, if others have one
 
 
 class Rows(NamedTuple):
@@ -34,9 +36,9 @@ class Rows(NamedTuple):
     Attributes:
         paths: relative to the source's root.
         labels: a class index each, or None.
-        classes: names of the classes where known.
+        classes: names of the classes if known.
         spans: (start, stop) in seconds each, or None for whole files.
-        ids: a name each, no two the same; None where the paths serve.
+        ids: a unique name each; None if the paths are the names.
         partners: folder -> path of each row's file there, for sources of several folders.
     """
 
@@ -51,9 +53,9 @@ class Rows(NamedTuple):
 def scan_folder(
     root: str, extensions: Sequence[str], *, classes: Sequence[str] | None = None, backend_args: dict | None = None
 ) -> Rows:
-    """All files below ``root``, sorted; its sub-folders are the classes, unless a file lies in ``root`` itself.
+    """All files below ``root``, sorted. Its sub-folders are the classes, unless a file is in ``root`` itself.
 
-    Of shards with .cls files these are the labels: class indices, or names.
+    The .cls files of shards are labels too: class indices or names.
     """
     paths, others = _scan(root, extensions, backend_args)
     beside = storage.labels_beside(root, paths, backend_args)
@@ -93,9 +95,9 @@ def _with_labels_beside(
 
 
 def scan_files(root: str, extensions: Sequence[str], backend_args: dict | None = None) -> list[str]:
-    """Paths of all files below ``root`` with these endings in upper or lower case, relative to it, sorted.
+    """Sorted paths, relative to ``root``, of all files below it with these endings in upper or lower case.
 
-    Names that begin with a dot are left out; what else is passed over is counted in the log.
+    Names that begin with a dot are left out. The log counts the other files.
     """
     return _scan(root, extensions, backend_args)[0]
 
@@ -145,10 +147,10 @@ def _check_none_is_empty(root: str, empty: set[str], others: Sequence[str]) -> N
 
 
 def read_lines(file: str | os.PathLike, backend_args: dict | None = None) -> list[str]:
-    """The lines of a text file in UTF-8, without the line feeds that end them.
+    """The lines of a text file in UTF-8, split at line feeds only.
 
-    Names of files may hold whatever else ends a line for `str.splitlines`, and bytes that are no UTF-8: these stay what
-    `os.fsdecode` makes of them.
+    File names may contain the other line ends of `str.splitlines`. Bytes that are not UTF-8 are decoded as by
+    `os.fsdecode`.
     """
     return storage.read(file, backend_args).decode('utf-8-sig', 'surrogateescape').split('\n')
 
@@ -166,7 +168,7 @@ def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, .
     for number, line in enumerate(lines, start=1):
         name = line.strip(BLANK)
         if name in numbers:
-            raise ValueError(f'{file}, line {number}: the class {name!r} stands in line {numbers[name]} too. Drop one.')
+            raise ValueError(f'{file}, line {number}: the class {name!r} is in line {numbers[name]} too. Drop one.')
         if name:
             numbers[name] = number
     if not numbers:
@@ -195,42 +197,46 @@ def read_list(
     """The rows of a text file with one ``path`` or ``path label`` a line.
 
     ``path start stop label`` is a span inside a long video, in seconds; ``path 0 -1``, as VideoMAE V2 writes it, is a
-    whole one. ``id=NAME`` at the end of a line names the sample in results; by default that is its path, and for a span
-    ``path start-stop``. With ``select`` only lines count that contain it.
+    whole one. ``id=NAME`` at the end of a line names the sample in results. The default is its path, or ``path
+    start-stop`` for a span. ``select`` keeps only the lines that contain it.
 
-    The path ends at the last known extension, so that paths and class names may hold spaces. A label is a class name
-    when it is one of ``classes``, else a class index. A list may come from anywhere, so paths may leave the folder that
-    they are relative to only with ``allow_outside``.
+    The path ends at the last known extension, so paths and class names may contain spaces. A label is a class name if
+    it is one of ``classes``, else a class index. Lists are not trusted: only with ``allow_outside`` may a path leave
+    the folder that it is relative to.
     """
     parser = _LineParser(extensions, classes or (), allow_outside)
 
     def make() -> Columns:
-        return _read_fast(_text_of(ann_file, backend_args), select, parser) or by_line()
-
-    def by_line() -> Columns:
-        rows: list[Row] = []
-        numbers: dict[str, int] = {}  # id -> line
-        for number, line in _lines(ann_file, select, backend_args):
-            try:
-                row = parser.parse(line)
-                if rows and (row.label is None) != (rows[0].label is None):
-                    raise ValueError('Some lines have a label and some have none. Give all or none a label.')
-                if row.name in numbers:
-                    raise ValueError(
-                        f'Its id {row.name!r} is that of line {numbers[row.name]} too. Drop one, or add id=NAME.'
-                    )
-            except ValueError as error:
-                raise ValueError(f'{ann_file}, line {number}, {line!r}: {error}') from None
-            rows.append(row)
-            numbers[row.name] = number
-        return _columns(rows)
+        fast = _read_fast(_text_of(ann_file, backend_args), select, parser)
+        return fast or _read_by_line(ann_file, select, parser.parse, backend_args)
 
     about = dict(extensions=extensions, classes=classes, select=select, allow_outside=allow_outside)
     return Rows(classes=None if classes is None else tuple(classes), **_stored(ann_file, about, make, backend_args))
 
 
+def _read_by_line(ann_file: str, select: str | None, parse: Callable[[str], Row], backend_args: dict | None) -> Columns:
+    """Columns of a list. An error names the line and its number."""
+    rows: list[Row] = []
+    numbers: dict[str, int] = {}  # id -> line
+    for number, line in _lines(ann_file, select, backend_args):
+        try:
+            row = parse(line)
+            if rows and (row.label is None) != (rows[0].label is None):
+                raise ValueError('Some lines have a label and some have none. Give all or none a label.')
+            if row.name in numbers:
+                raise ValueError(
+                    f'Its id {row.name!r} is that of line {numbers[row.name]} too. Drop one, or add id=NAME in a list '
+                    'of files.'
+                )
+        except ValueError as error:
+            raise ValueError(f'{ann_file}, line {number}, {line!r}: {error}') from None
+        rows.append(row)
+        numbers[row.name] = number
+    return _columns(rows)
+
+
 def _read_fast(text: bytes, select: str | None, parser: _LineParser) -> Columns | None:
-    """The columns of a list, in a fifth of the time and without millions of strings; None if any line is wrong."""
+    """Columns of a list, five times as fast and without millions of strings; None if any line is wrong."""
     parts: list[Columns] = []
     hashes: list[NDArray[np.int64]] = []
     begin = 0
@@ -248,9 +254,9 @@ def _read_fast(text: bytes, select: str | None, parser: _LineParser) -> Columns 
             hashes.append(found[1])
     if not parts or len({part['labels'] is None for part in parts}) > 1:
         return None
-    ascending = np.sort(np.concatenate(hashes))  # of NumPy's unique this takes a thirtieth of the time
+    ascending = np.sort(np.concatenate(hashes))  # 30 times as fast as np.unique
     if (ascending[1:] == ascending[:-1]).any():
-        return None  # an id stands twice
+        return None  # an id occurs twice
     ids, spans = (any(part[name] is not None for part in parts) for name in ('ids', 'spans'))
     return dict(
         paths=StringTable.joined([part['paths'] for part in parts]),
@@ -275,14 +281,14 @@ def _columns(rows: Sequence[Row]) -> Columns:
 
 
 def _stored(ann_file: str, about: Mapping[str, Any], make: Callable[[], Columns], backend_args: dict | None) -> Columns:
-    """What ``make`` reads of a list; of a long one it is kept beside it, see `tables.stored`."""
+    """What ``make`` reads of a list. For a long list it is stored next to the list, see `tables.stored`."""
     if not storage.is_local(ann_file, backend_args):
         return make()
     try:
         stat = os.stat(ann_file)
     except OSError:
-        return make()  # which says so
-    # What was written just now may change again without another time of change.
+        return make()  # raises
+    # A file written just now may change again within the resolution of its time stamp.
     if stat.st_size < STORED_FROM or time.time() - stat.st_mtime < 2:
         return make()
     folder, name = os.path.split(ann_file)
@@ -296,7 +302,7 @@ def _stored(ann_file: str, about: Mapping[str, Any], make: Callable[[], Columns]
 
 
 def _are_inside(paths: StringTable) -> bool:
-    """Whether no path can leave the folder that it is relative to: a stored list is trusted no more than its list."""
+    """Whether all paths stay in the folder that they are relative to. A stored list is not trusted either."""
     text = paths.text.tobytes()
     firsts = paths.text[np.concatenate([[0], paths.ends[:-1]])]
     return (
@@ -313,53 +319,43 @@ def read_frame_list(
     allow_outside: bool = False,
     backend_args: dict | None = None,
 ) -> Rows:
-    """The rows of a text file with a folder of numbered pictures and some whole numbers a line, as VideoMAE V2's.
+    """The rows of a text file with a folder of numbered pictures and some integers a line, as VideoMAE V2's.
 
-    The spans are (number of the first picture, how many); the first is 1 where the list does not say.
+    The spans are (number of the first picture, how many). Without 'start' the first is 1.
 
     Args:
         ann_file: the file.
-        columns: what the numbers are, 'total' and, where there, 'start' and 'label', in their order.
-        classes: names of the classes, where known.
-        select: only lines count that contain it.
-        allow_outside: whether folders may lie outside the one that they are relative to.
+        columns: what the numbers are, in order: 'total', and optionally 'start' and 'label'.
+        classes: names of the classes if known.
+        select: keeps only the lines that contain it.
+        allow_outside: whether folders may be outside the one that they are relative to.
         backend_args: of ``mmengine.fileio``.
     """
     if len({*columns}) != len(columns) or not {'total'} <= {*columns} <= {'start', 'total', 'label'}:
         raise ValueError(f"columns={list(columns)} are not 'total' and some of 'start' and 'label', once each.")
 
-    def make() -> Columns:
-        rows: list[Row] = []
-        places: dict[str, int] = {}  # id -> line
-        for place, line in _lines(ann_file, select, backend_args):
-            words = re.fullmatch('(.+?)' + rf'{GAP}(\S+)' * len(columns), line)
-            try:
-                path, *values = words.groups() if words else ('',)
-                numbers = dict(zip(columns, map(int, values), strict=True))
-            except ValueError:
-                raise ValueError(
-                    f'{ann_file}, line {place}, {line!r}: it is not "FOLDER {" ".join(columns)}" with whole numbers. '
-                    'Correct the line, or columns.'
-                ) from None
-            start, total = numbers.get('start', 1), numbers['total']
-            if start < 0 or total < 1:
-                raise ValueError(
-                    f'{ann_file}, line {place}, {line!r}: {total} pictures from number {start} on are none.'
-                )
-            if not allow_outside and is_outside(path):
-                raise ValueError(
-                    f'{ann_file}, line {place}, {line!r}: The path leaves root. Correct it, or set allow_outside=True '
-                    'if you trust the list.'
-                )
-            name = f'{path} {start}-{start + total}' if 'start' in columns else path
-            if name in places:
-                raise ValueError(f'{ann_file}, line {place}, {line!r}: it stands in line {places[name]} too. Drop one.')
-            places[name] = place
-            rows.append(Row(path, numbers.get('label'), (float(start), float(total)), name))
-        return _columns(rows)
+    def parse(line: str) -> Row:
+        words = re.fullmatch('(.+?)' + rf'{GAP}(\S+)' * len(columns), line)
+        try:
+            path, *values = words.groups() if words else ('',)
+            numbers = dict(zip(columns, map(int, values), strict=True))
+        except ValueError:
+            raise ValueError(
+                f'It is not "FOLDER {" ".join(columns)}" with whole numbers. Correct the line, or columns.'
+            ) from None
+        start, total = numbers.get('start', 1), numbers['total']
+        if start < 0 or total < 1:
+            raise ValueError(f'{total} pictures from number {start} on are none. Correct the line, or columns.')
+        if not allow_outside and is_outside(path):
+            raise ValueError(OUTSIDE)
+        name = f'{path} {start}-{start + total}' if 'start' in columns else path
+        return Row(path, numbers.get('label'), (float(start), float(total)), name)
 
     about = dict(columns=columns, select=select, allow_outside=allow_outside)
-    return Rows(classes=None if classes is None else tuple(classes), **_stored(ann_file, about, make, backend_args))
+    columns_of = partial(_read_by_line, ann_file, select, parse, backend_args)
+    return Rows(
+        classes=None if classes is None else tuple(classes), **_stored(ann_file, about, columns_of, backend_args)
+    )
 
 
 def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iterator[tuple[int, str]]:
@@ -382,16 +378,16 @@ def _text_of(ann_file: str, backend_args: dict | None) -> bytes:
 
 
 def is_outside(path: str) -> bool:
-    """Whether a path is none below the folder that it is relative to."""
+    """Whether a path leaves the folder that it is relative to."""
     return path.startswith('/') or '://' in path or ('..' in path and f'{os.path.normpath(path)}/'.startswith('../'))
 
 
 class _LineParser:
-    """Reads the lines of a list, one at a time, or quickly as long as they are simple.
+    """Reads the lines of a list, one at a time, or many simple ones at once.
 
     Args:
-        extensions: one of which ends the path.
-        classes: names that stand for their index.
+        extensions: of paths.
+        classes: names of the labels.
         allow_outside: whether paths may leave the folder that they are relative to.
     """
 
@@ -399,13 +395,13 @@ class _LineParser:
         self.extensions, self.allow_outside = extensions, allow_outside
         self.index = {name: label for label, name in enumerate(classes)}
         self.pattern = re.compile(rf'(.*(?:{"|".join(map(re.escape, extensions))}))(?:{GAP}(.+))?', re.IGNORECASE)
-        # 'path' or 'path label' without blanks in them, which no '..', '://' or '/' takes out of the root
+        # 'path' or 'path label' without blanks in them, inside of the root: no '..', '://' or leading '/'
         endings = b'|'.join(rb'(?<=%b)' % re.escape(encode(ending)) for ending in extensions)
         self.simple = re.compile(rb'^([^/\s]\S*)(?:%b)(?:[ \t]+(\S+))?[ \t\r]*$' % endings, re.M | re.I)
         self.known_labels: dict[bytes, int] = _Memo(self._parse_label)
 
     def parse(self, line: str) -> Row:
-        """The row that a line says."""
+        """A line -> its row."""
         match, name = self.pattern.fullmatch(line), None
         if named := re.fullmatch(rf'(.*?[^ \t]){GAP}id=(.+)', line):
             if without_id := self.pattern.fullmatch(named[1]):
@@ -423,11 +419,11 @@ class _LineParser:
             remedy = 'Correct it' if self.index else 'Give classes=[...] to use names'
             raise ValueError(f'The label {label!r} is neither a class index nor one of classes. {remedy}.') from None
         if not self.allow_outside and is_outside(path):
-            raise ValueError('The path leaves root. Correct it, or set allow_outside=True if you trust the list.')
+            raise ValueError(OUTSIDE)
         return Row(path, number, span, name or (path if span is None else f'{path} {span[0]:g}-{span[1]:g}'))
 
     def columns_of(self, text: bytes) -> tuple[Columns, NDArray[np.int64]] | None:
-        """Columns of some lines, and a hash of each id; None of empty lines."""
+        """Columns of some lines, and a hash of each id; None if all are empty."""
         found = self._simple_columns_of(text)
         if found is None:
             lines = (line.strip(BLANK) for line in decode(text).split('\n'))
@@ -461,7 +457,7 @@ class _LineParser:
 
 
 class _Memo(dict):
-    """What a function gives for each key, asked once."""
+    """Calls a function once for each key."""
 
     def __init__(self, function: Callable[[Any], Any]):
         super().__init__()
