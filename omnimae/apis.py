@@ -28,7 +28,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from omnimae.checkpoint import load_file, load_weights, stored_classes
+from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.config import find_config as find_config  # users look for it here
 from omnimae.config import load_config
 from omnimae.data.annotations import read_classes
@@ -36,7 +36,6 @@ from omnimae.data.media.frames import ClipSampling
 from omnimae.data.transforms import resize
 from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
 from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, list_inputs, sampling_of
-from omnimae.layouts import convert
 from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import require
 from omnimae.visualization.reconstructions import Reconstruction, reconstruct_sample
@@ -65,7 +64,7 @@ def get_model(
         ValueError: no such config, or a checkpoint that does not fit it.
     """
     cfg, checkpoint = _resolve(config, checkpoint)
-    return _build(cfg.model, checkpoint, device, complete=False)
+    return _build(cfg.model, None if checkpoint is None else Checkpoint.read(checkpoint), device, complete=False)
 
 
 def _resolve(
@@ -81,28 +80,23 @@ def _resolve(
 
 
 def _build(
-    model_cfg: Mapping, checkpoint: str | os.PathLike | None, device: torch.device | str | None, *, complete: bool
+    model_cfg: Mapping, checkpoint: Checkpoint | None, device: torch.device | str | None, *, complete: bool
 ) -> Any:
     # otherwise a Runner that gets the model later would initialise it again
     model_cfg = {**model_cfg, 'init_cfg': None}
     if model_cfg.get('num_classes', 0) is None:
-        model_cfg['num_classes'] = _num_classes_of(checkpoint)
+        num_classes = checkpoint and checkpoint.num_classes
+        if num_classes is None:
+            raise ValueError(
+                'model.num_classes=None is filled in from the head of the checkpoint, and '
+                f'checkpoint={checkpoint and checkpoint.path} has none. Give the checkpoint of a fine-tuning, or set '
+                'num_classes in the config.'
+            )
+        model_cfg['num_classes'] = num_classes
     model = MODELS.build(model_cfg)
     if checkpoint is not None:
         load_weights(model, checkpoint, complete=complete)
     return model.eval().to(device or choose_device())
-
-
-def _num_classes_of(checkpoint: str | os.PathLike | None) -> int:
-    """Number of classes of the head of a Classifier or of a LinearProbe."""
-    state_dict = {} if checkpoint is None else convert(load_file(checkpoint)[0])
-    for key in ('head.bias', 'head.1.bias'):
-        if key in state_dict:
-            return len(state_dict[key])
-    raise ValueError(
-        f'model.num_classes=None is filled in from the head of the checkpoint, and checkpoint={checkpoint} has none. '
-        'Give the checkpoint of a fine-tuning, or set num_classes in the config.'
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,8 +177,9 @@ class Inferencer(Generic[ResultT]):
         self.cfg, checkpoint = _resolve(config, checkpoint)
         if checkpoint is None:
             raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
-        self.checkpoint = checkpoint
-        self.model = _build(self.model_config(), checkpoint, device, complete=True)
+        model_cfg, weights = self.model_config(), Checkpoint.read(checkpoint)
+        self.stored_classes = weights.classes
+        self.model = _build(model_cfg, weights, device, complete=True)
         self.pipelines = self.make_pipelines()
         self.batch_size, self.num_workers, self.progress = batch_size, num_workers, progress
 
@@ -331,7 +326,7 @@ class ClassificationInferencer(Inferencer[Classification]):
         return Classification(item.name, item.modality, None, guesses, scores)
 
     def _known_classes(self, num_classes: int) -> tuple[str, ...] | None:
-        candidates: list[Sequence[str] | None] = [*stored_classes(str(self.checkpoint))]
+        candidates: list[Sequence[str] | None] = [*self.stored_classes]
         for modality in ('image', 'video'):
             classes = (find_source(self.cfg, modality) or {}).get('classes')
             if isinstance(classes, str):  # a list of names among the data, which need not be here

@@ -17,11 +17,10 @@ from tiny_run import CLASSIFY, PRETRAIN, RECONSTRUCTED, build_runner, write_conf
 from torch import nn
 
 from omnimae.apis import FeatureExtractor
-from omnimae.checkpoint import load_weights
+from omnimae.checkpoint import convert, load_weights, recognise
 from omnimae.config import load_config
 from omnimae.engine import LayerDecayConstructor
 from omnimae.flops import encoder_macs, pretraining_rows
-from omnimae.layouts import convert, recognise
 from omnimae.models.vit import SpatioTemporalViT
 from omnimae.planning import count_step
 from omnimae.registry import MODELS

@@ -23,9 +23,9 @@ from mmengine.runner import Runner
 from PIL import Image
 from tiny_run import write_data
 
+from omnimae.checkpoint import export
 from omnimae.config import TOP_LEVEL, load_config
 from omnimae.data.datasets import MixedDataset, collate_clips
-from omnimae.layouts import export
 from omnimae.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from omnimae.structures import Address, Grid
 

@@ -16,8 +16,7 @@ from mmengine import fileio
 from mmengine.fileio.backends import backends, prefix_to_backends
 from mmengine.runner import CheckpointLoader
 
-from omnimae import checkpoint
-from omnimae.checkpoint import load_file
+from omnimae.checkpoint import files, load_file
 from omnimae.data.storage.backends import find_backend, register_backends
 from omnimae.data.storage.http import HTTPBackend
 
@@ -50,14 +49,14 @@ class Malice:
 @pytest.fixture
 def download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a download of the published ``net`` gives."""
-    for module in (theirs, checkpoint):
+    for module in (theirs, files):
         for kind in ('torchvision', 'external', 'mmcls'):
             monkeypatch.setattr(module, f'get_{kind}_models', lambda: dict(net=URL, local='net.pth'))
-    for scheme in checkpoint.CATALOGUES:
-        monkeypatch.setitem(checkpoint.CATALOGUES, scheme, lambda: dict(net=URL, local='net.pth'))
+    for scheme in files.CATALOGUES:
+        monkeypatch.setitem(files.CATALOGUES, scheme, lambda: dict(net=URL, local='net.pth'))
     monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
     path = tmp_path / 'net.pth'
-    monkeypatch.setattr(checkpoint, '_local', lambda address: str(path) if address == URL else address)
+    monkeypatch.setattr(files, '_downloaded', lambda address: str(path))
     torch.save({'state_dict': {'backbone.x': torch.arange(3.0)}, 'meta': {'epoch': 5}}, path)
     return path
 

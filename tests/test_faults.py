@@ -83,7 +83,7 @@ def test_a_full_disk_costs_the_new_checkpoint_alone(config: Path, tmp_path: Path
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, soft_limit[1]))  # the file may grow no larger
     try:
         with pytest.raises(
-            OSError, match=r'epoch_4\.pth could not be written: .*is whole. See that the folder has room'
+            OSError, match=r'epoch_4\.pth could not be written: .*is unchanged. Check that the disk has space'
         ):
             hook_of(runner, CheckpointHook)._save_checkpoint(runner)
     finally:

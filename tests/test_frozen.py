@@ -19,14 +19,13 @@ from tiny_run import CLASSIFY, PRETRAIN, build_runner, losses_of, write_config, 
 from torch import nn
 from torch.utils.data import DataLoader
 
-from omnimae.checkpoint import load_weights, save_file
+from omnimae.checkpoint import export, load_weights, save_file, to_plain
 from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
 from omnimae.engine import LARS, frozen_model, knn
 from omnimae.engine.knn import _in_turn, _pooled
 from omnimae.engine.reading import Readable
 from omnimae.evaluation import knn_accuracy, load_features
-from omnimae.layouts import export, take_modality
 from omnimae.models import FrozenBackbone, LinearProbe
 from omnimae.models.probe import FeatureNorm
 from omnimae.registry import MODELS
@@ -248,12 +247,12 @@ def test_classifiers_and_dense_predictors_begin_with_the_backbone_of_the_other(b
         with pytest.raises(ValueError, match=r'has no values for (head|norm)\..* Give the checkpoint of a training'):
             load_weights(fresh, file, complete=True)
     save_file(MODELS.build(dict(CLASSIFIER, backbone=backbone)).state_dict(), file, {})
-    with pytest.raises(ValueError, match=r"norm stands behind the pooling. Set model.norm='pooled'"):
+    with pytest.raises(ValueError, match=r"norm follows the pooling. Set model.norm='pooled'"):
         load_weights(FrozenBackbone(backbone=backbone), file)
 
 
 def test_errors_of_frozen_models(pretrained, tmp_path):
-    save_file(take_modality(MODELS.build(MULTIMAE).state_dict()), tmp_path / 'plain.safetensors', {})
+    save_file(to_plain(MODELS.build(MULTIMAE).state_dict())[0], tmp_path / 'plain.safetensors', {})
     backbone = dict(BACKBONE, cls_token=True)
     with pytest.raises(ValueError, match=r'lacks backbone.norm.weight, backbone.norm.bias. Set backbone.final_norm=Fa'):
         load_weights(FrozenBackbone(backbone=backbone), tmp_path / 'plain.safetensors')

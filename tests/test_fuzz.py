@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from test_checkpoint import tiny_autoencoder, tiny_classifier, videomae_file
 from test_mae import image_backbone, mae_file
 
-from omnimae.checkpoint import load_weights, save_file
+from omnimae.checkpoint import export, load_weights, save_file, translate
+from omnimae.checkpoint.names import KERNEL
 from omnimae.data.annotations import read_list
 from omnimae.data.media.frames import SAME_TIME, pick_frames, test_starts, train_start
-from omnimae.layouts import KERNEL, export, translate
 from omnimae.registry import MODELS
 from omnimae.structures import Grid
 

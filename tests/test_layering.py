@@ -23,8 +23,7 @@ ALLOWED = {
     'data': FLOOR | {'stopping'},  # a storage that is away stops a run
     'synthetic': FLOOR | {'data'},  # a made data set says where its files are, as one that is distributed
     'evaluation': FLOOR,
-    'layouts': FLOOR,
-    'checkpoint': FLOOR | {'layouts'},  # what it reads may be of any published layout
+    'checkpoint': FLOOR,
     'visualization': FLOOR,
     'flops': FLOOR,
     'planning': FLOOR | {'models'},  # what its layers do on CPUs alone
@@ -38,7 +37,7 @@ ALLOWED = {
     'engine': FLOOR | {'checkpoint', 'config', 'fitting', 'visualization', 'evaluation', 'stopping', 'meeting'},
     'inputs': FLOOR | {'data'},
     # features as the frozen evaluation defines them
-    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'layouts', 'visualization', 'zoo'},
+    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry
 

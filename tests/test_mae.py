@@ -12,11 +12,10 @@ from mmengine.registry import DefaultScope
 from test_flops import counted_macs
 from torch import Tensor
 
-from omnimae.checkpoint import load_weights
+from omnimae.checkpoint import export, export_timm, export_transformers, load_weights, recognise, translate
 from omnimae.config import load_config
 from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import pretraining_rows
-from omnimae.layouts import export_huggingface, export_mae, export_timm, recognise, translate
 from omnimae.models.vit import sinusoid_table_2d
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
@@ -150,11 +149,11 @@ def test_files_come_back(tmp_path: Path):
     assert left == ()
     assert set(ours) == set(tiny().state_dict())
     assert recognise(ours) == 'native'
-    again = export_mae(ours)
+    again = export(ours, 'mae')
     assert again.keys() == state.keys()
     assert all(torch.equal(again[key], state[key]) for key in state)
-    with pytest.raises(ValueError, match=r"layout 'mae' is that of .* backbone\.cls_token=True"):
-        export_mae({key: x for key, x in ours.items() if key != 'backbone.cls_token'})
+    with pytest.raises(ValueError, match=r"layout 'mae' is that of .* with backbone\.cls_token=True"):
+        export({key: x for key, x in ours.items() if key != 'backbone.cls_token'}, 'mae')
     with pytest.raises(ValueError, match='decoder_pos_embed gives the class token a position'):
         translate(state | {'decoder_pos_embed': torch.ones(1, 13, 16)})
     # a position of the class token is added to it
@@ -181,9 +180,8 @@ def test_a_fine_tuned_file_gives_its_own_logits_and_comes_back(tmp_path: Path):
     plain = MODELS.build(dict(type='Classifier', backbone=image_backbone(cls_token=False), num_classes=5))
     left = load_weights(plain, tmp_path / 'ft.pth').left
     assert set(left) == {'backbone.cls_token', 'norm.weight', 'norm.bias', 'head.weight', 'head.bias'}
-    facts = dict(grid=model.backbone.grid, num_heads=2, positions=model.backbone.pos_embed)
-    with pytest.raises(ValueError, match='VideoMAE of transformers has no class token'):
-        export_huggingface(model.state_dict(), **facts)
+    with pytest.raises(ValueError, match=r"head on the class token, and this model has pool='mean'\. Export to timm"):
+        export_transformers(model.state_dict(), grid=model.backbone.grid, num_heads=2)
 
 
 def test_a_head_on_the_class_token_is_left():

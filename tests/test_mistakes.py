@@ -16,13 +16,13 @@ from mmengine.hooks import Hook
 from test_faults import load_tool
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 
+from omnimae.checkpoint import export
 from omnimae.config import OptionAction, load_config
 from omnimae.data.datasets import ImageDataset
 from omnimae.data.storage import backend_args_of
 from omnimae.engine import EMAHook, setup_distributed
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.fitting import misfit
-from omnimae.layouts import export
 from omnimae.models import ClipPreprocessor, PixelTarget
 from omnimae.registry import HOOKS, MODELS
 

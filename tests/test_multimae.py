@@ -22,14 +22,13 @@ from programs import ROOT, TOOLS, environment, run_ranks
 from test_datasets import write_video
 from test_tools import tool
 
-from omnimae.checkpoint import convert, load_file, load_weights
+from omnimae.checkpoint import convert, export, export_timm, load_file, load_weights, to_plain
 from omnimae.config import load_config
 from omnimae.data.aligned import AlignedDataset, AlignedVideoDataset
 from omnimae.data.formats.preparation import prepare_aligned
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.orientation import orient
 from omnimae.flops import task_rows
-from omnimae.layouts import export_multimae, export_timm, take_modality
 from omnimae.models.vit import run_blocks
 from omnimae.registry import MODELS
 from omnimae.structures import Address, Grid, Masks, token_spans
@@ -80,7 +79,7 @@ def test_outputs_and_losses_equal_the_release():
         if name.endswith('pos_embed'):  # the published tables are our fixed ones
             torch.testing.assert_close(x, model.state_dict()[name], rtol=0, atol=1e-6)
     model.load_state_dict(convert({'model': theirs}))
-    back = export_multimae(model.state_dict())
+    back = export(model.state_dict(), 'multimae')
     assert all(torch.equal(back.pop(name), x) for name, x in theirs.items())
     assert not back
     clips = {name: torch.from_numpy(golden[f'x/{name}']).unsqueeze(2) for name in ('rgb', 'depth')}
@@ -811,7 +810,7 @@ def vit(**kwargs) -> torch.nn.Module:
 
 
 def saved(model: torch.nn.Module, path: Path) -> str:
-    torch.save({'model': export_multimae(model.state_dict())}, path)
+    torch.save({'model': export(model.state_dict(), 'multimae')}, path)
     return str(path)
 
 
@@ -857,7 +856,7 @@ def test_a_multimae_begins_with_a_plain_vit_and_goes_back(tmp_path):
     assert {name for name in kept if name.startswith('backbone.')} == {
         name for name in before if name.startswith(('backbone.tokenizers.depth', 'backbone.tokenizers.semseg'))
     }
-    back = take_modality(model.state_dict())
+    back = to_plain(model.state_dict())[0]
     assert back.keys() == {name for name in state if not name.startswith('backbone.norm.')}
     assert all(torch.equal(back[name], x) for name, x in state.items() if name in back)
 
@@ -896,7 +895,7 @@ def test_files_of_both_through_the_command(tmp_path):
 def test_timm_computes_what_the_encoder_does_of_colours(tmp_path):
     timm = pytest.importorskip('timm')
     model = tiny()
-    weights, about = export_timm(take_modality(model.state_dict()), grid=Grid(1, 4, 4), num_heads=2)
+    weights, about = export_timm(to_plain(model.state_dict())[0], grid=Grid(1, 4, 4), num_heads=2)
     theirs = timm.models.VisionTransformer(**{**about['model_args'], 'num_classes': 0}).eval()
     theirs.load_state_dict(weights)
     clip = torch.randn(2, 3, 1, 32, 32)
@@ -943,7 +942,8 @@ def test_learned_weights_of_the_tasks_stand_in_no_published_file(tmp_path):
     """One model begins with a file that has none, another leaves them."""
     weighted, plain = tiny(uncertainty=True), tiny()
     names = {f'log_variances.{task}' for task in weighted.head}
-    assert export_multimae(weighted.state_dict()).keys() == export_multimae(plain.state_dict()).keys()
+    written = [export(model.state_dict(), 'multimae') for model in (weighted, plain)]
+    assert written[0].keys() == written[1].keys()
     report = load_weights(weighted, saved(plain, tmp_path / 'theirs.pth'))
     assert ({*report.initialised}, report.left) == (names, ())
     torch.save(weighted.state_dict(), tmp_path / 'weighted.pth')
@@ -958,25 +958,25 @@ def test_learned_weights_of_the_tasks_stand_in_no_published_file(tmp_path):
         (lambda x: x.pop('encoder.1.attn.qkv.weight'), r'Missing keys: encoder.1.attn.qkv.weight'),
         (lambda x: x.pop('output_adapters.rgb.query_norm.bias'), 'Missing keys: output_adapters.rgb.query_norm.bias'),
         (lambda x: x.update({'encoder.0.gamma': torch.ones(1)}), 'Keys without a place: encoder.0.gamma'),
-        (lambda x: x.pop('input_adapters.depth.proj.weight'), "for 'depth', of which the encoder has no adapter"),
+        (lambda x: x.pop('input_adapters.depth.proj.weight'), "for 'depth', and the encoder has no adapter"),
     ],
 )
 def test_files_that_are_not_whole_are_refused(change, message):
-    theirs = export_multimae(tiny().state_dict())
+    theirs = export(tiny().state_dict(), 'multimae')
     change(theirs)
     with pytest.raises(ValueError, match=message):
         convert(theirs)
 
 
 def test_what_their_layout_has_no_place_for():
-    with pytest.raises(ValueError, match='patches of 2 frames; the layout .multimae. is for images alone'):
-        export_multimae(tiny(clip_size=(4, 32, 32), patch=(2, 8, 8)).state_dict())
-    with pytest.raises(ValueError, match='has 8 places; the layout .multimae. is for square images alone'):
-        export_multimae(tiny(clip_size=(1, 16, 32)).state_dict())
+    with pytest.raises(ValueError, match='patches of 2 frames, and this layout is for images alone'):
+        export(tiny(clip_size=(2, 32, 32), patch=(2, 8, 8)).state_dict(), 'multimae')
+    with pytest.raises(ValueError, match='has 8 places, and this layout is for square images alone'):
+        export(tiny(clip_size=(1, 16, 32)).state_dict(), 'multimae')
     with pytest.raises(ValueError, match='has no names for backbone.cls_token'):
-        export_multimae({f'backbone.{name}': x for name, x in vit().state_dict().items()})
-    with pytest.raises(ValueError, match=r"modality='heat' can be made of a model of \['depth', 'rgb', 'semseg'\]"):
-        take_modality(tiny().state_dict(), 'heat')
+        export({f'backbone.{name}': x for name, x in vit().state_dict().items()}, 'multimae')
+    with pytest.raises(ValueError, match=r"RGB can be made of a model of \['depth', 'semseg'\] with 1 global tokens"):
+        to_plain({key: x for key, x in tiny().state_dict().items() if 'tokenizers.rgb.' not in key})
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

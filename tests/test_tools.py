@@ -18,11 +18,10 @@ import skimage.data
 import torch
 from PIL import Image, ImageSequence
 
-from omnimae.checkpoint import load_file, save_file
+from omnimae.checkpoint import export, load_file, save_file
 from omnimae.config import load_config
 from omnimae.data.datasets import FileDataset
 from omnimae.data.transforms import resize
-from omnimae.layouts import export
 from omnimae.registry import MODELS
 from omnimae.structures import Address
 

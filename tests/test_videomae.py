@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from omnimae.checkpoint import convert
 from omnimae.config import load_config
 from omnimae.flops import classifier_rows, pretraining_rows
-from omnimae.layouts import convert
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from omnimae.checkpoint import load_file, load_weights, save_file
-from omnimae.layouts import recognise, translate
+from omnimae.checkpoint import load_file, load_weights, recognise, save_file, translate
 from omnimae.registry import MODELS
 from omnimae.structures import Masks
 
@@ -244,5 +243,5 @@ def test_what_vit_mae_cannot_hold_is_refused(tmp_path: Path):
     save_file({f'backbone.{key}': x for key, x in MODELS.build(backbone).state_dict().items()}, words[0], {})
     video = MODEL.replace('(1, 8, 8)', '(2, 8, 8)').replace('(1, 32, 32)', '(4, 32, 32)').replace('2d', '1d')
     config = config_of(tmp_path / 'video.py', video.format(normalize=None))
-    with pytest.raises(ValueError, match='ViTMAE, which is for images alone'):
+    with pytest.raises(ValueError, match='patches of 2 frames, and this layout is for images alone'):
         run_tool([*words, str(config)])

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from omnimae.checkpoint import load_weights, stored_classes
+from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
 from omnimae.engine import EvaluationRunner, HeadSizeHook, leave_distributed, setup_distributed, setup_environment
 from omnimae.structures import to_json
@@ -53,27 +53,25 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
             evaluator['out_dir'] = str(args.out.with_suffix(''))
 
 
-def class_names(checkpoint: str) -> tuple[str, ...] | None:
-    """Names of the classes that a checkpoint was trained on, where it has them."""
-    return max(stored_classes(checkpoint), key=len, default=None)
-
-
 def main() -> None:
     """Test."""
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
-    infer_num_classes(cfg, class_names(args.checkpoint) if cfg.model.get('num_classes', 0) is None else None)
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when hours of testing are to be written
     setup_distributed(cfg)
+    checkpoint = Checkpoint.read(args.checkpoint)
+    classes = max(checkpoint.classes, key=len, default=None)
+    infer_num_classes(cfg, classes)
     runner = EvaluationRunner.from_cfg(cfg)
-    load_weights(runner.model, args.checkpoint, complete=True)
-    if (classes := class_names(args.checkpoint)) is not None:
+    load_weights(runner.model, checkpoint, complete=True)
+    del checkpoint  # its memory
+    if classes is not None:
         for hook in runner.hooks:
             if isinstance(hook, HeadSizeHook):
                 hook.expect(args.checkpoint, classes)

@@ -35,7 +35,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner import save_checkpoint as save_in_place
 from torch.nn.parallel import DistributedDataParallel
 
-from omnimae.checkpoint import load_file, local_file, replacing
+from omnimae.checkpoint import read_file, replacing, unwrap
 from omnimae.config import offer_configs
 from omnimae.meeting import meet
 from omnimae.registry import FUNCTIONS
@@ -100,35 +100,21 @@ READ_PLAINLY = ('', 'http://', 'https://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://
 
 
 def load_from_plain(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a whole checkpoint of the Runner, or weights from ``.safetensors`` or a URL; nothing in it is executed.
+    """Read a whole checkpoint of the Runner, or weights, from a file or an address; nothing in it is executed.
 
     Always into the memory of the CPU, from where model and optimizer take what they need: the Runner would ask for all
     of it on the device, twice the memory, and float64, which the curves are in, is unknown to some.
     """
-    if filename.endswith('.safetensors') or filename.startswith(('http://', 'https://')):
-        state_dict, meta = load_file(filename)
-        return {'state_dict': state_dict, 'meta': meta}
-    with local_file(filename) as local:
-        if not os.path.isfile(local):
-            raise ValueError(f'{filename}: no such checkpoint file. Check the path.')
-        return _load_plain(local, filename)
+    checkpoint = read_file(filename)
+    if 'state_dict' not in checkpoint:
+        checkpoint = {'state_dict': unwrap(checkpoint), 'meta': {}}
+    checkpoint.get('meta', {}).pop('config', None)  # MMEngine's Runner would run it
+    return checkpoint
 
 
 def load_from_http(filename: str, map_location: Any = None, **options: Any) -> dict[str, Any]:
     """As `load_from_plain`: MMEngine looks up the URL of ``torchvision://resnet50`` and calls this."""
     return load_from_plain(filename, map_location)
-
-
-def _load_plain(local: str, filename: str) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(local, map_location='cpu', weights_only=True)
-        checkpoint.get('meta', {}).pop('config', None)  # MMEngine's Runner would run it
-        return checkpoint
-    except Exception as error:  # whatever broken bytes lead torch to
-        raise ValueError(
-            f'Checkpoint {filename} is refused: it cannot be read as tensors and plain values alone ({error}). '
-            'Where you trust its origin, save its state dict alone and give that file.'
-        ) from error
 
 
 def save_whole(

@@ -24,7 +24,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
-from omnimae.checkpoint import replacing, save_file
+from omnimae.checkpoint import load_file, replacing, save_file
 from omnimae.registry import HOOKS
 from omnimae.stopping import (
     INTERRUPTED,
@@ -493,11 +493,11 @@ class ExportHook(Hook):
         self._exported = epoch
 
     def _export_best(self, runner: Runner, key: str, path: Path) -> None:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        weights = 'ema' if 'ema_state_dict' in checkpoint else 'raw'  # EMAHook gave them the place of the raw ones
-        place = {name: str(checkpoint['meta'][name]) for name in ('epoch', 'iter')}
+        state_dict, meta = load_file(path)
+        weights = meta['weights']
+        place = {name: str(meta[name]) for name in ('epoch', 'iter')}
         file = Path(runner.work_dir, f'{path.stem}_{weights}.safetensors')
-        save_file(checkpoint['state_dict'], file, {'weights': weights, 'best': key} | place | _class_names(runner))
+        save_file(state_dict, file, {'weights': weights, 'best': key} | place | _class_names(runner))
         runner.logger.info(f'Exported the {weights} weights that were best in {key} to {file}.')
 
 

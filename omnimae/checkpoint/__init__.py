@@ -1,0 +1,37 @@
+"""Checkpoints: files read and written safely, published layouts both ways, weights into a model.
+
+``load_weights(model, path)`` is the way from a file to a model. `Checkpoint.read` reads a file once for several uses.
+"""
+
+from .exporting import export_timm, export_transformers
+from .files import load_file, read_file, replacing, save_file, unwrap
+from .label_maps import read_label_map
+from .layouts import LAYOUTS, NATIVE, convert, export, recognise, to_multimodal, to_plain, translate
+from .loading import WEIGHTS, Checkpoint, CheckpointInit, LoadReport, inflate, load_weights
+from .names import kind_of
+
+__all__ = [
+    'LAYOUTS',
+    'NATIVE',
+    'WEIGHTS',
+    'Checkpoint',
+    'CheckpointInit',
+    'LoadReport',
+    'convert',
+    'export',
+    'export_timm',
+    'export_transformers',
+    'inflate',
+    'kind_of',
+    'load_file',
+    'load_weights',
+    'read_file',
+    'read_label_map',
+    'recognise',
+    'replacing',
+    'save_file',
+    'to_multimodal',
+    'to_plain',
+    'translate',
+    'unwrap',
+]

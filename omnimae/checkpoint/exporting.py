@@ -1,0 +1,186 @@
+"""Weights for timm and transformers, with the config.json that their models are built from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from omnimae.structures import Grid
+
+from .layouts import export, with_joint_positions
+from .names import CLS_TOKEN, KERNEL, POOLED_NORM, POSITIONS, TOKEN_NORM, StateDict, kind_of, num_blocks
+
+# timm's model of each width; any other is its ViT-B with other numbers
+_TIMM_MODELS = {384: 'vit_small_patch16_224', 1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224'}
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of a ClipPreprocessor, if a config has no other
+
+
+def export_timm(
+    state_dict: StateDict,
+    *,
+    grid: Grid,
+    num_heads: int,
+    mean: tuple[float, ...] = _MEAN,
+    std: tuple[float, ...] = _STD,
+) -> tuple[StateDict, dict]:
+    """Our encoder or classifier -> the image ViT of timm that computes the same for an image, and its config.json.
+
+    timm has no tubelets. The kernel is summed over time, as for an image repeated over the tubelet. The positions are
+    those of the first temporal slice, as in our backbone; learned ones are added up. A pretraining model gives its
+    encoder with the norm of single tokens; a classifier gives ``fc_norm`` and ``head``. A folder with the two files is
+    read by ``timm.create_model('local-dir:FOLDER', pretrained=True)``.
+
+    Args:
+        state_dict: of our layout.
+        grid: of the clips that the position table is made for, ``model.backbone.grid``.
+        num_heads: of each block of the encoder.
+        mean: per RGB channel, of the pixels that the weights expect.
+        std: likewise.
+    """
+    state_dict = _encoder(with_joint_positions(state_dict))
+    _check(state_dict, grid)
+    kernel = state_dict[KERNEL].sum(2, keepdim=True)
+    image = {KERNEL: kernel, POSITIONS: state_dict[POSITIONS][:, : grid.h * grid.w]}
+    weights = export(state_dict | image, 'timm')
+    dim, _, _, *patch_size = kernel.shape
+    image_size = (grid.h * patch_size[0], grid.w * patch_size[1])
+    num_classes = len(weights.get('head.weight', ()))
+    model_args = dict(
+        img_size=image_size,
+        patch_size=tuple(patch_size),
+        embed_dim=dim,
+        depth=num_blocks('blocks.', weights),
+        num_heads=num_heads,
+        mlp_ratio=len(weights['blocks.0.mlp.fc1.weight']) / dim,
+        qkv_bias='blocks.0.attn.qkv.bias' in weights,
+        class_token='cls_token' in weights,
+        global_pool='avg',
+        fc_norm='fc_norm.weight' in weights,
+    )
+    if not {'norm.weight', 'fc_norm.weight'} & weights.keys():
+        model_args['final_norm'] = False
+    pixels = dict(input_size=(3, *image_size), mean=mean, std=std, interpolation='bicubic', crop_pct=1.0)
+    about = dict(pixels, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head', license='other')
+    name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
+    return weights, dict(
+        architecture=name, num_classes=num_classes, num_features=dim, model_args=model_args, pretrained_cfg=about
+    )
+
+
+def export_transformers(
+    state_dict: StateDict,
+    *,
+    grid: Grid,
+    num_heads: int,
+    positions: Tensor | None = None,
+    pool: str = 'mean',
+    decoder: Mapping[str, Any] | None = None,
+) -> tuple[StateDict, dict]:
+    """Our weights -> the model of transformers that computes the same, and its config.json.
+
+    Without a class token this is VideoMAE. A pretraining model gives a ``VideoMAEModel`` whose ``last_hidden_state`` is
+    our backbone's output. A classifier gives a ``VideoMAEForVideoClassification``, whose last norm has an eps of 1e-5,
+    ours of 1e-6.
+
+    An image model with a class token is ViTMAE or ViT. A pretraining model gives a ``ViTMAEForPreTraining``, an encoder
+    a ``ViTMAEModel``, a classifier with ``pool='cls'`` a ``ViTForImageClassification``. Names are those of version 4,
+    which 5 reads.
+
+    Args:
+        state_dict: of our layout.
+        grid: of the clips that the position table is made for, ``model.backbone.grid``.
+        num_heads: of each block of the encoder.
+        positions: (1, N, D), the fixed sinusoids, which VideoMAE needs.
+        pool: of the backbone.
+        decoder: what the weights of MAE's decoder do not tell, for the config: ``decoder_num_attention_heads``,
+            ``mask_ratio`` and ``norm_pix_loss``. Without it a pretraining model gives its encoder.
+    """
+    if CLS_TOKEN not in state_dict:
+        return _export_videomae(_encoder(state_dict), grid, num_heads, positions)
+    state_dict = with_joint_positions(state_dict)
+    state_dict = _encoder(state_dict) if decoder is None else state_dict
+    _check(state_dict, grid)
+    is_classifier = kind_of(state_dict) == 'classifier'
+    if is_classifier and pool != 'cls':
+        raise ValueError(
+            "transformers' ViT has its head on the class token, and this model has pool='mean'. Export to timm."
+        )
+    if not {POOLED_NORM, TOKEN_NORM} & state_dict.keys():
+        raise ValueError('ViTMAE of transformers has a norm after the blocks, and this model has none. Export to timm.')
+    if is_classifier:  # the norm before a head on the class token is the encoder's there
+        state_dict = {re.sub(r'^norm\.', 'backbone.norm.', key): x for key, x in state_dict.items()}
+    weights = export(state_dict, 'vit_mae')
+    config = _config(state_dict, grid, num_heads)
+    if decoder is None:
+        name, model_type = ('ViTForImageClassification', 'vit') if is_classifier else ('ViTMAEModel', 'vit_mae')
+        return weights, dict(config, architectures=[name], model_type=model_type)
+    return weights, dict(
+        config,
+        architectures=['ViTMAEForPreTraining'],
+        model_type='vit_mae',
+        decoder_hidden_size=len(state_dict['head.decoder_embed.weight']),
+        decoder_num_hidden_layers=num_blocks('head.blocks.', state_dict),
+        decoder_intermediate_size=len(state_dict['head.blocks.0.mlp.fc1.weight']),
+        **decoder,
+    )
+
+
+def _export_videomae(
+    state_dict: StateDict, grid: Grid, num_heads: int, positions: Tensor | None
+) -> tuple[StateDict, dict]:
+    _check(state_dict, grid)
+    if positions is None:
+        raise ValueError('VideoMAE of transformers has fixed positions, and this model learns them. Export to timm.')
+    weights = export(state_dict, 'huggingface', positions={POSITIONS: positions})
+    tubelet, is_classifier = state_dict[KERNEL].shape[2], kind_of(state_dict) == 'classifier'
+    return weights, dict(
+        _config(state_dict, grid, num_heads),
+        architectures=['VideoMAEForVideoClassification' if is_classifier else 'VideoMAEModel'],
+        model_type='videomae',
+        num_frames=grid.t * tubelet,
+        tubelet_size=tubelet,
+        use_mean_pooling=is_classifier,
+    )
+
+
+def _config(state_dict: StateDict, grid: Grid, num_heads: int) -> dict[str, Any]:
+    """What the configs of transformers' ViTs share; a classifier's has the names of its classes."""
+    dim, _, _, height, width = state_dict[KERNEL].shape
+    config: dict[str, Any] = dict(
+        image_size=_one_or_two(grid.h * height, grid.w * width),
+        patch_size=_one_or_two(height, width),
+        hidden_size=dim,
+        num_hidden_layers=num_blocks('backbone.blocks.', state_dict),
+        num_attention_heads=num_heads,
+        intermediate_size=len(state_dict['backbone.blocks.0.mlp.fc1.weight']),
+        layer_norm_eps=1e-6,
+        qkv_bias='backbone.blocks.0.attn.qkv.bias' in state_dict,
+    )
+    if kind_of(state_dict) == 'classifier':
+        names = {str(label): f'LABEL_{label}' for label in range(len(state_dict['head.weight']))}
+        config |= dict(id2label=names, label2id={name: int(label) for label, name in names.items()})
+    return config
+
+
+def _one_or_two(height: int, width: int) -> int | list[int]:
+    return height if height == width else [height, width]
+
+
+def _encoder(state_dict: StateDict) -> StateDict:
+    """Drop the decoder of a pretraining model."""
+    if kind_of(state_dict) != 'pretraining':
+        return state_dict
+    return {key: x for key, x in state_dict.items() if key.startswith('backbone.')}
+
+
+def _check(state_dict: StateDict, grid: Grid) -> None:
+    if not {KERNEL, POSITIONS} <= state_dict.keys():
+        raise ValueError(f'{KERNEL} or {POSITIONS} is missing. Load the weights into a model of ours, export that.')
+    if state_dict[POSITIONS].shape[1] != grid.num_tokens:
+        raise ValueError(
+            f'{POSITIONS} has {state_dict[POSITIONS].shape[1]} positions, and clips of the model have '
+            f'{"x".join(map(str, grid))} tokens. Give the clip_size that the checkpoint was made for.'
+        )

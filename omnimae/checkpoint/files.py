@@ -1,0 +1,232 @@
+"""Checkpoint files: read without running code, written whole or not at all, at a path or an address."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import os
+import pickle
+import secrets
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import safetensors.torch
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.runner.checkpoint import (
+    _get_mmengine_home,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from omnimae.registry import FUNCTIONS
+
+from .names import StateDict
+
+WRAPPERS = ('state_dict', 'model', 'module', 'model_state')  # keys under which checkpoints keep the weights
+
+# Schemes of MMEngine's names of published weights -> their addresses.
+CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
+    **dict.fromkeys(('torchvision', 'modelzoo'), get_torchvision_models),
+    **dict.fromkeys(('open-mmlab', 'openmmlab'), get_external_models),
+    'mmcls': get_mmcls_models,
+}
+
+
+def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
+    """Read a checkpoint -> its tensors by name, and its metadata.
+
+    The file may be .safetensors or any file of ``torch.save``, or the address of one. Tensors are mapped from the file,
+    not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of OmniMAE, MAE and
+    VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. With an EMA hook, MMEngine stores the averaged
+    weights as ``state_dict``; ``meta['weights']`` says 'ema' or 'raw'.
+
+    Raises:
+        ValueError: as of `read_file`, or no tensors by name.
+    """
+    content = read_file(path, mmap=True)
+    state_dict = unwrap(content)
+    if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
+        raise ValueError(f'{path}: holds no tensors by name, neither at the top nor under {", ".join(WRAPPERS)}.')
+    meta = content.get('meta')
+    meta = dict(meta) if isinstance(meta, dict) else {}
+    if 'state_dict' in content and not str(path).endswith('.safetensors'):
+        meta.setdefault('weights', 'ema' if 'ema_state_dict' in content else 'raw')
+    return dict(state_dict), meta
+
+
+def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
+    """Read all of a checkpoint on the CPU; of .safetensors as {'state_dict': ..., 'meta': ...}.
+
+    Args:
+        path: as of `load_file`.
+        mmap: map the tensors from the file, which then has to stay. Zipped files of ``torch.save`` alone can be mapped.
+
+    Raises:
+        ValueError: no such file, not a checkpoint, or one that holds more than tensors and plain values. Such a file
+            could run code while it is read.
+    """
+    path = str(path)
+    with local_file(path) as local:
+        if not os.path.isfile(local):
+            raise ValueError(f'{path}: no such checkpoint file. Check the path.')
+        if path.endswith('.safetensors'):
+            return _read_safetensors(local, path)
+        return _read_pickle(local, path, mmap)
+
+
+def unwrap(content: Mapping) -> Mapping:
+    """Find the state dict within a checkpoint: under one of ``WRAPPERS``, or the whole of it."""
+    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+
+
+@contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """Give a local path for a path or an address. A copy of http(s) stays; one of another storage is temporary."""
+    path = _address(path)
+    with ExitStack() as fetching:
+        if path.startswith(('http://', 'https://')):
+            path = _downloaded(path)
+        elif '://' in path:
+            try:
+                path = str(fetching.enter_context(FUNCTIONS.get('find_backend')(path).get_local_path(path)))
+            except (OSError, ImportError) as error:
+                raise ValueError(
+                    f'{path}: cannot be fetched ({error}). Check the address, and its credentials.'
+                ) from error
+        yield path
+
+
+def _address(path: str) -> str:
+    """Look up MMEngine's names of published weights, such as ``torchvision://vit_b_16``."""
+    scheme, _, name = path.partition('://')
+    if scheme not in CATALOGUES:
+        return path
+    addresses = CATALOGUES[scheme]()
+    name = get_deprecated_model_names().get(name, name) if scheme.startswith('open') else name
+    if name not in addresses:
+        near = difflib.get_close_matches(name, addresses, 1)
+        raise ValueError(f'{path}: {scheme} has no weights of that name.' + (f' Near is {near[0]}.' if near else ''))
+    address = addresses[name]
+    return address if '://' in address else os.path.join(_get_mmengine_home(), address)
+
+
+def _downloaded(address: str) -> str:
+    """Download a file, once, into torch's folder for checkpoints -> its path."""
+    parts = urlparse(address)
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    # Hugging Face calls every file model.safetensors; the address tells them apart
+    stem, suffix = os.path.splitext(os.path.basename(parts.path))
+    target = os.path.join(folder, f'{stem}-{hashlib.sha256(address.encode()).hexdigest()[:8]}{suffix}')
+    if get_rank() != 0:
+        barrier()  # the first process downloads; only those on machines with another disk still have to
+    if not os.path.exists(target):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, target, progress=False)
+        except OSError as error:
+            raise ValueError(
+                f'{address}: cannot be downloaded ({error}). Download it yourself, give its path.'
+            ) from error
+    if get_rank() == 0:
+        barrier()
+    return target
+
+
+def _read_safetensors(local: str, path: str) -> dict[str, Any]:
+    try:
+        with safe_open(local, framework='pt') as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {'state_dict': tensors, 'meta': dict(file.metadata() or {})}
+    except SafetensorError as error:
+        raise ValueError(f'{path}: not a readable .safetensors file ({error}). Truncated? Copy it again.') from error
+
+
+def _read_pickle(local: str, path: str, mmap: bool) -> dict[str, Any]:
+    try:
+        # the trainers of MAE and VideoMAE store their command line, a plain container of values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            is_zip = zipfile.is_zipfile(local)
+            content = torch.load(local, map_location='cpu', weights_only=True, mmap=mmap and is_zip)
+    except pickle.UnpicklingError as error:
+        if not _starts_like_a_pickle(local):
+            raise ValueError(f'{path}: not a checkpoint, neither of torch.save nor .safetensors.') from error
+        raise ValueError(
+            f'{path}: refused, because it holds more than tensors and plain values and could run code when read '
+            f'({first_line(error)}). If you trust it, save its state dict alone with torch.save and give that file.'
+        ) from error
+    except Exception as error:  # whatever broken bytes lead torch to
+        raise ValueError(f'{path}: no readable checkpoint ({first_line(error)}). Truncated? Copy it again.') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: holds a {type(content).__name__}, expected a dict of tensors by name.')
+    return content
+
+
+def _starts_like_a_pickle(local: str) -> bool:
+    with open(local, 'rb') as file:
+        return zipfile.is_zipfile(local) or file.read(1) == b'\x80'
+
+
+def first_line(error: Exception) -> str:
+    """Shorten what an exception says."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path to write to; afterwards that file, whole and on the disk, replaces ``path``.
+
+    Raises:
+        OSError: it could not be written. The file at ``path`` is unchanged.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f'{path.name}.{secrets.token_hex(4)}.tmp')  # nobody else's
+    try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # as the umask says; safetensors makes files readable by their owner alone
+        yield unfinished
+        if unfinished.stat().st_mode != mode:
+            unfinished.chmod(mode)
+        _to_disk(unfinished)
+        os.replace(unfinished, path)
+        _to_disk(path.parent)  # the new name, too
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        reason = str(error.strerror if isinstance(error, OSError) else error).splitlines()[0]
+        raise OSError(
+            f'{path} could not be written: {reason}. The file that was there is unchanged. Check that the disk has '
+            'space and that the folder is writable.'
+        ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_file(state_dict: Mapping[str, Tensor], path: str | os.PathLike, meta: Mapping[str, str]) -> None:
+    """Write weights and metadata, as .safetensors or else as a file of torch, never half a file."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f'{path}: the folder {path.parent} does not exist. Create it first.')
+    with replacing(path) as unfinished:
+        if path.suffix == '.safetensors':
+            # the format wants every tensor contiguous and in storage of its own
+            whole = {key: x.detach().clone(memory_format=torch.contiguous_format) for key, x in state_dict.items()}
+            safetensors.torch.save_file(whole, unfinished, dict(meta))
+        else:
+            torch.save(dict(state_dict=dict(state_dict), meta=dict(meta)), unfinished)

@@ -1,0 +1,525 @@
+"""Weights into a model: what fits is loaded, the rest is reported, and what cannot fit is refused with a remedy.
+
+Published layouts are converted. Weights of an image ViT that are loaded into a model of longer tubelets are *inflated*
+(`inflate`). A backbone with ``cls_token=True`` takes their class token; any other leaves it. Tokens can then no longer
+attend to it, so features differ from those of the file until they are fine-tuned. (MAE's fine-tuning pools the other
+tokens, too.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import update_init_info
+from torch import Tensor, nn
+
+from omnimae.registry import WEIGHT_INITIALIZERS
+from omnimae.structures import Grid, HasPositions, unwrapped
+
+from .files import load_file
+from .label_maps import picked_rows
+from .layouts import NATIVE, recognise, to_multimodal, to_plain, translate
+from .names import (
+    CLS_POSITION,
+    CLS_TOKEN,
+    GLOBAL_TOKENS,
+    POOLED_NORM,
+    POSITIONS,
+    TASK_WEIGHTS,
+    TOKEN_NORM,
+    TOKENIZERS,
+    StateDict,
+    decoders_of,
+    kind_of,
+    listed,
+    modalities_of,
+    num_blocks,
+)
+
+WEIGHTS = {'ema': 'the average (EMA)', 'raw': 'raw, not averaged'}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and all that is known of them: a file that was read once, or a model.
+
+    Attributes:
+        content: tensors by the names of the file.
+        path: of the file.
+        meta: what else the file says.
+        layout: whose names these are, see `recognise`.
+        pool: of the model that takes the weights, see `translate`.
+    """
+
+    content: StateDict
+    path: str = 'the model'
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    layout: str | None = NATIVE
+    pool: str = 'mean'
+
+    @classmethod
+    def read(cls, path: str | os.PathLike, layout: str | None = None) -> Checkpoint:
+        """Read a file, see `load_file`; its layout is recognised if it is not given."""
+        content, meta = load_file(path)
+        return cls(content, str(path), meta, layout or recognise(content))
+
+    @cached_property
+    def _translated(self) -> tuple[StateDict, tuple[str, ...]]:
+        try:
+            return translate(self.content, self.layout, self.pool)
+        except ValueError as error:
+            raise ValueError(f'{self.path}: {error}') from error
+
+    @property
+    def tensors(self) -> StateDict:
+        """Tensors by our names.
+
+        Raises:
+            ValueError: the layout is unknown, or the file is not whole.
+        """
+        return self._translated[0]
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Keys that have no place in our models."""
+        return self._translated[1]
+
+    @cached_property
+    def kind(self) -> str:
+        """What the weights are of, see `kind_of`."""
+        return kind_of(self.tensors)
+
+    @cached_property
+    def modalities(self) -> set[str]:
+        """Those of a backbone with tokenizers; none of any other."""
+        return modalities_of(self.tensors)
+
+    @cached_property
+    def decoders(self) -> list[str]:
+        """The prefixes of its decoders."""
+        return decoders_of(self.tensors)
+
+    @property
+    def weights(self) -> str | None:
+        """'ema' for averaged ones, 'raw' for others; None where the file does not say."""
+        return self.meta.get('weights')
+
+    @property
+    def num_classes(self) -> int | None:
+        """The classes of the head of a Classifier or of a LinearProbe; None without one."""
+        biases = (self.tensors.get(key) for key in ('head.bias', 'head.1.bias'))
+        return next((len(bias) for bias in biases if bias is not None), None)
+
+    @property
+    def classes(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the classes of our training, of each source of data that has names."""
+        if 'classes' in self.meta:  # of exported weights
+            return (tuple(json.loads(self.meta['classes'])),)
+        stored = self.meta.get('dataset_meta')
+        return tuple(tuple(names) for names in stored.values() if names) if isinstance(stored, dict) else ()
+
+
+class LoadReport(NamedTuple):
+    """What happened to each tensor.
+
+    Attributes:
+        path: of the checkpoint.
+        source: its layout, see ``recognise``.
+        loaded: keys of the model that took their values from the file.
+        left: keys of the file that the model does not take, by our names where they have one.
+        initialised: keys of the model that keep their initial values.
+        inflated: those of ``loaded`` that were repeated over time, see `inflate`.
+        fixed: keys of the model that hold constants which are not in the file.
+        weights: see `Checkpoint.weights`.
+    """
+
+    path: str
+    source: str
+    loaded: tuple[str, ...]
+    left: tuple[str, ...]
+    initialised: tuple[str, ...]
+    inflated: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    weights: str | None = None
+
+    def __str__(self) -> str:
+        parts = (
+            ('loaded', self.loaded),
+            ('of these inflated from images', self.inflated),
+            ('fixed and not in the file', self.fixed),
+            ('left in the file', self.left),
+            ('freshly initialised', self.initialised),
+        )
+        kind = '' if self.weights is None else f', {WEIGHTS.get(self.weights, self.weights)}'
+        return f'Weights from {self.path} (layout {self.source}{kind}): ' + '; '.join(
+            f'{what} {len(keys)} tensors ({_grouped(keys)})' for what, keys in parts if keys
+        )
+
+
+def load_weights(
+    model: nn.Module,
+    checkpoint: str | os.PathLike | Checkpoint,
+    *,
+    complete: bool = False,
+    label_map: str | Mapping[str, str] | None = None,
+) -> LoadReport:
+    """Load a checkpoint of any known layout into a model; log and return what was loaded, left and initialised.
+
+    A pretraining model needs all of its tensors, except learned weights of tasks, with which it may begin anew. A
+    classifier takes the backbone of a pretraining checkpoint or of an encoder, and leaves the decoder. It leaves the
+    final norm, too, if its backbone has none (as the release does: the norm belongs to single tokens), or takes it as
+    its own (``pretrained_norm``). From a classifier's checkpoint it takes everything but a head for other classes. A
+    DensePredictor takes the backbone of all of these, and a classifier that of a DensePredictor. A model of several
+    modalities and a plain ViT share the blocks and the tokenizer of 'rgb'.
+
+    Args:
+        model: a MaskedAutoencoder, a MultiMAE, a Classifier or a DensePredictor.
+        checkpoint: path or address, see `load_file`; or one that was read.
+        complete: refuse a checkpoint that leaves weights of the model at their initial values. Results of testing and
+            inference would be meaningless.
+        label_map: which class of the file each class of the model is, see `read_label_map`. Then rows of a head for
+            other classes are picked.
+
+    Raises:
+        ValueError: the file cannot be read, its layout is unknown, or its tensors do not fit the model.
+    """
+    given = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.read(checkpoint)
+    model = unwrapped(model)
+    target, backbone = Checkpoint(model.state_dict()), dict(model.named_children()).get('backbone')
+    if backbone is None:
+        raise ValueError(f'{given.path}: it is for a model, not for a {type(model).__name__}. Move init_cfg up to it.')
+    # a classifier, or a FrozenBackbone of its features, has a norm after the pooling
+    pool = getattr(backbone, 'pool', 'mean') if POOLED_NORM in target.tensors else 'mean'
+    is_ours = bool(target.modalities) or isinstance(backbone, HasPositions)
+    if not is_ours and given.layout is not None and not any(key.startswith('backbone.') for key in given.content):
+        raise ValueError(
+            f'{given.path}: has the layout {given.layout!r}, which has no names for a {type(backbone).__name__}. Give '
+            'a checkpoint of a training with this backbone.'
+        )
+    given = replace(given, pool=pool, layout=given.layout if is_ours or given.layout is None else NATIVE)
+    weights, apart = _of_kind(given, target) if is_ours else (given.tensors, ())
+    weights = _with_cls_position(weights, target.tensors)
+    has_positions = any('.pos_embed' in key for key in weights)
+    fixed = () if has_positions else _restore_fixed_positions(model)
+    target = Checkpoint({key: x for key, x in target.tensors.items() if key not in fixed})
+    takes_norm = getattr(model, 'pretrained_norm', False)
+    if takes_norm:
+        weights = {re.sub(r'^backbone\.norm\.', 'norm.', key): x for key, x in weights.items()}
+    if label_map is not None:
+        weights |= _picked_head(Checkpoint(weights, given.path), target, label_map)
+    weights, inflated = _inflate_all(weights, target.tensors, model)
+    file = Checkpoint(weights, given.path)
+    wanted = _wanted(file, target, takes_norm, pretrains=hasattr(model, 'mask_generator'))
+    _check_fit(wanted, file, target)
+    if complete:
+        _check_complete(wanted, file, target, given.left, pool)
+    model.load_state_dict({key: weights[key] for key in target.tensors if wanted(key)}, strict=False)
+    report = LoadReport(
+        path=given.path,
+        source=str(given.layout),
+        loaded=tuple(filter(wanted, target.tensors)),
+        left=(*(key for key in weights if not wanted(key)), *apart, *given.left),
+        initialised=tuple(key for key in target.tensors if not wanted(key)),
+        inflated=inflated,
+        fixed=fixed,
+        weights=given.weights,
+    )
+    print_log(str(report), logger='current')
+    return report
+
+
+def _of_kind(file: Checkpoint, target: Checkpoint) -> tuple[StateDict, tuple[str, ...]]:
+    """Weights of several modalities for a model of one, or the reverse: both have RGB -> weights, and other keys.
+
+    The model's map of classes may have one class more than the file's, for pixels without a class. Its vector is zero.
+    """
+    for key, x in file.tensors.items():  # of which the code below needs the dimensions
+        for ending, dims in (('.patch_embed.weight', '(D, C, pt, ph, pw)'), ('.pos_embed', '(1, N, D)')):
+            if key.endswith(ending) and x.dim() != dims.count(',') + 1:
+                raise ValueError(f'{file.path}: {key} has the shape {tuple(x.shape)} instead of {dims}.')
+    if file.modalities and not target.modalities:
+        if target.kind == 'pretraining':
+            raise ValueError(
+                f'{file.path}: holds a model of several modalities, whose decoders are others. Give a checkpoint of a '
+                'MaskedAutoencoder, or a MultiMAE or a Classifier to load it into.'
+            )
+        weights, rest = to_plain(file.tensors)
+    elif target.modalities and not file.modalities:
+        weights, rest = to_multimodal(file.tensors)
+    else:
+        weights, rest = dict(file.tensors), []
+        for key, x in file.tensors.items():
+            if key.endswith('.class_embed.weight') and len(target.tensors.get(key, ())) == len(x) + 1:
+                weights[key] = torch.cat([x, torch.zeros_like(x[:1])])
+    return weights, tuple(rest)
+
+
+def _with_cls_position(state_dict: StateDict, target: StateDict) -> StateDict:
+    """Add the class token's position to the token if the model has none; make it zero if the file has none."""
+    state_dict = dict(state_dict)
+    if CLS_TOKEN not in state_dict or CLS_TOKEN not in target:
+        return state_dict
+    if CLS_POSITION in state_dict and CLS_POSITION not in target:
+        state_dict[CLS_TOKEN] = state_dict[CLS_TOKEN] + state_dict.pop(CLS_POSITION)
+    elif CLS_POSITION in target and CLS_POSITION not in state_dict and POSITIONS in target:
+        state_dict[CLS_POSITION] = torch.zeros_like(state_dict[CLS_TOKEN])
+    return state_dict
+
+
+@torch.no_grad()
+def _restore_fixed_positions(model: nn.Module) -> tuple[str, ...]:
+    """Reset the model's fixed positions to their first values, because the file has none -> their keys."""
+    fixed = []
+    for key in model.state_dict():
+        part = model.get_submodule(key.rpartition('.')[0])
+        if not key.endswith('.pos_embed') or not isinstance(part, HasPositions):
+            continue
+        if (positions := part.fixed_positions()) is not None:
+            model.state_dict()[key].copy_(positions)
+            fixed.append(key)
+    return tuple(fixed)
+
+
+def _inflate_all(state_dict: StateDict, target: StateDict, model: nn.Module) -> tuple[StateDict, tuple[str, ...]]:
+    """`inflate` every patch embedding that both have -> weights, and the keys that changed."""
+    inflated: tuple[str, ...] = ()
+    for key in [key for key in target if key.endswith('.patch_embed.weight') and key in state_dict]:
+        prefix = key.removesuffix('patch_embed.weight')
+        part = model.get_submodule(prefix.removesuffix('.'))
+        if not isinstance(part, HasPositions):  # of a backbone from outside
+            continue
+        positions = part.fixed_positions()  # the model's own may be those of weights that it was given before
+        if prefix.startswith(TOKENIZERS) and positions is not None:
+            positions = positions[:, :: part.grid.h * part.grid.w]  # one place at every time step
+        state_dict, keys = inflate(state_dict, target[key].shape[2], part.grid, positions, prefix)
+        inflated += keys
+    return state_dict, inflated
+
+
+def inflate(
+    state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor | None, prefix: str = 'backbone.'
+) -> tuple[StateDict, tuple[str, ...]]:
+    """Extend weights of one-frame patches to patches of ``tubelet`` frames -> weights, and the keys that changed.
+
+    The kernel is repeated over the tubelet and divided by its length (I3D, arXiv:1705.07750), so that a tubelet that
+    does not move gives the activations of the image.
+
+    The positions at time step t are those of the image, plus the change of our fixed sinusoids from step 0 to t. So
+    images and the first step have exactly the positions of the image model. Without the second term the model could
+    not tell the order of tubelets, since the table is not trained. (Our choice: the release has no code for it, and
+    MAE-ST's learned positions in time need a trained table.)
+
+    Args:
+        state_dict: of our layout.
+        tubelet: frames of the model's patches.
+        grid: of the clips that the model's position table is made for.
+        positions: (1, N, D), the fixed sinusoids of a new model; None if it learns them.
+        prefix: of the names of kernel and positions.
+    """
+    inflated = {}
+    kernel, table = state_dict[f'{prefix}patch_embed.weight'], state_dict.get(f'{prefix}pos_embed')
+    if kernel.shape[2] == 1 and tubelet > 1:
+        inflated[f'{prefix}patch_embed.weight'] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
+        if (
+            table is not None
+            and positions is not None
+            and grid.t > 1
+            and table.shape[1] == grid.h * grid.w
+            and table.shape[2] == positions.shape[2]
+        ):
+            steps = (positions[0, : grid.t] - positions[0, :1]).cpu()
+            inflated[f'{prefix}pos_embed'] = (table + steps[:, None]).flatten(0, 1)[None]
+    return {**state_dict, **inflated}, tuple(inflated)
+
+
+def _picked_head(file: Checkpoint, target: Checkpoint, label_map: str | Mapping[str, str]) -> StateDict:
+    """Pick the rows of the file's head that the model's classes are."""
+    head = ('head.weight', 'head.bias')
+    if target.kind != 'classifier':
+        raise ValueError('label_map is for the head of a Classifier, and this model has none. Leave it out.')
+    if file.kind != 'classifier':
+        raise ValueError(
+            f'{file.path}: holds no classifier, so label_map has no head to pick from. Give the checkpoint of a '
+            'fine-tuning, or leave label_map out.'
+        )
+    sizes = [len(side.tensors['head.weight']) for side in (file, target)]
+    rows = picked_rows(label_map, file.path, *sizes)
+    return {key: file.tensors[key][rows] for key in head}
+
+
+def _wanted(file: Checkpoint, target: Checkpoint, takes_norm: bool, *, pretrains: bool) -> Callable[[str], bool]:
+    """Which keys, of file and model alike, must be in both."""
+    theirs, ours = file.tensors, target.tensors
+    heads = [{key for key in side if key.startswith('head.')} for side in (theirs, ours)]
+    apart = tuple(f'{TOKENIZERS}{name}.' for name in file.modalities ^ target.modalities)
+    if target.modalities and file.kind == 'encoder':  # perhaps of a plain ViT, which has no global token
+        apart = (*apart, *({GLOBAL_TOKENS} - theirs.keys()))
+        return lambda key: key.startswith('backbone.') and not key.startswith(apart)
+    if pretrains:
+        if file.kind != 'pretraining' and (POOLED_NORM in theirs or not set.intersection(*heads)):
+            kind = 'an encoder alone' if file.kind == 'encoder' else 'a classifier'
+            raise ValueError(
+                f'{file.path}: holds {kind}, which has no decoder. Give a checkpoint of pretraining, or a Classifier '
+                'to load it into.'
+            )
+        return lambda key: not key.startswith(TASK_WEIGHTS) or (key in theirs and key in ours)
+    is_probe = TOKEN_NORM in theirs and TOKEN_NORM not in ours
+    loses_token = CLS_TOKEN in theirs and CLS_TOKEN not in ours  # and with it what was trained on top
+    # the norm of a classifier is of pooled features, that of a DensePredictor of tokens
+    is_other_head = all(heads) and (POOLED_NORM in theirs) != (POOLED_NORM in ours)
+    if file.kind in ('pretraining', 'encoder') or is_probe or loses_token or is_other_head:
+        cls_keys = {CLS_TOKEN, CLS_POSITION} - ours.keys()
+        unwanted = (*(() if TOKEN_NORM in ours else ('backbone.norm.',)), *cls_keys, *apart)
+        wanted = ('backbone.', 'norm.') if takes_norm else 'backbone.'
+        return lambda key: key.startswith(wanted) and not key.startswith(unwanted)
+    head = set.union(*heads)
+    if all(key in theirs and key in ours and theirs[key].shape == ours[key].shape for key in head):
+        return lambda key: True
+    return lambda key: key not in head
+
+
+def _check_fit(wanted: Callable[[str], bool], file: Checkpoint, target: Checkpoint) -> None:
+    theirs, ours = file.tensors, target.tensors
+    if {file.kind, target.kind} == {'pretraining'} and file.decoders != target.decoders:
+        raise ValueError(
+            f'{file.path}: holds {_decoder_words(file)}, the model has {_decoder_words(target)}. Give the model what '
+            "the file has: head=dict(type='MAEHead', ...) is shared, head=dict(image=..., video=...) is one each."
+        )
+    missing = [key for key in ours if wanted(key) and key not in theirs]
+    unexpected = [key for key in theirs if wanted(key) and key not in ours]
+    resized = [key for key in ours if wanted(key) and key in theirs and theirs[key].shape != ours[key].shape]
+    faults = []
+    if resized:
+        key, here, there = resized[0], *(tuple(x[resized[0]].shape) for x in (theirs, ours))
+        faults.append(f'{key} is {here} in the file and {there} in the model ({len(resized)} tensors differ in size).')
+    if missing:
+        faults.append(f'The file lacks {listed(missing)}.')
+    if unexpected:
+        faults.append(f'The model has no place for {listed(unexpected)}.')
+    if faults:
+        remedy = _remedy(file, target, [*resized, *missing, *unexpected])
+        raise ValueError(f'{file.path} does not fit the model. {" ".join(faults)} {remedy}')
+
+
+def _check_complete(
+    wanted: Callable[[str], bool], file: Checkpoint, target: Checkpoint, left: tuple[str, ...], pool: str
+) -> None:
+    initial = [key for key in target.tensors if not wanted(key)]
+    if not initial:
+        return
+    if 'head.weight' in left and 'head.weight' in target.tensors:
+        if CLS_TOKEN not in file.tensors:
+            raise ValueError(
+                f"{file.path}: its head reads the first patch alone (VideoMAE's use_mean_pooling=False), which no "
+                'model of ours does. Fine-tune a classifier from it, which leaves this head.'
+            )
+        reads, remedy = ('class token', 'cls') if pool == 'mean' else ('mean of the patches', 'mean')
+        raise ValueError(
+            f'{file.path}: its head reads the {reads}, and the model has pool={pool!r}. Set model.backbone.pool='
+            f"'{remedy}'{' and model.backbone.cls_token=True' if remedy == 'cls' else ''}."
+        )
+    heads = [len(side.tensors['head.weight']) for side in (file, target) if 'head.weight' in side.tensors]
+    if len({*heads}) == 2 and file.kind != 'pretraining':
+        raise ValueError(
+            f'{file.path} has a head for {heads[0]} classes, and the model has num_classes={heads[1]}. Give the config '
+            f'that the checkpoint was trained with, or set model.num_classes={heads[0]}.'
+        )
+    raise ValueError(
+        f'{file.path} has no values for {listed(initial, 4)}, so the results of this model would be meaningless. Give '
+        'the checkpoint of a training with this config.'
+    )
+
+
+def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str]) -> str:
+    theirs, ours = file.tensors, target.tensors
+    if all(key in theirs and key.endswith('.pos_embed') for key in keys):
+        tokens = theirs[keys[0]].shape[1]
+        return (
+            f'Set clip_size to the one the checkpoint was made for ({tokens} tokens): clips of any other size work '
+            'then too, with interpolated positions.'
+        )
+    if POOLED_NORM in theirs and (TOKEN_NORM in ours or POOLED_NORM in keys):
+        return "It is a classifier's, whose norm follows the pooling. Set model.norm='pooled'."
+    if all(key.startswith('backbone.norm.') for key in keys):
+        return f'Set backbone.final_norm={keys[0] in theirs} in the model.'
+    if all('.pos_embed' in key for key in keys) and any('.pos_embed_' in key for key in keys):
+        if all(key in theirs and key in ours for key in keys):
+            return 'Set clip_size to the one the checkpoint was made for: clips of any other size work then, too.'
+        return 'Their positions are of another kind. Set backbone.positions and head.positions to that of the file.'
+    if 'head.cls_token' in keys:
+        return f'Set head.cls_token={"head.cls_token" in theirs} in the model, and head.positions as in the file.'
+    if CLS_TOKEN in keys and all(key == CLS_TOKEN or key.endswith('.pos_embed_cls') for key in keys):
+        return f'Set backbone.cls_token={CLS_TOKEN in theirs} in the model.'
+    if all(key.endswith(('decoder_embed.bias', 'mask_token', 'pos_embed')) for key in keys):
+        return "The mask token is at another width. See head.tokens: 'encoder' (OmniMAE) or 'decoder' (VideoMAE)."
+    if all(key.endswith('attn.qkv.bias') for key in keys):
+        part = 'backbone' if keys[0].startswith('backbone.') else 'head'
+        return f'Set {part}.qkv_bias={keys[0] in theirs} in the model.'
+    here, there = _describe(file), _describe(target)
+    if here == there:
+        return f'Both have {here}, but other parts. Give the config that the file was trained with.'
+    return f'The file has {here}; the model has {there}. Choose the model of that size.'
+
+
+def _describe(side: Checkpoint) -> str:
+    kernels = [x for key, x in side.tensors.items() if key.endswith('.patch_embed.weight') and x.dim() == 5]
+    if not kernels:
+        return _grouped(key for key in side.tensors if key.startswith('backbone.')) or 'no backbone'
+    width, _, *patch_size = kernels[0].shape
+    depth = num_blocks('backbone.blocks.', side.tensors)
+    text = f'embed_dim={width}, depth={depth}, patch_size={tuple(patch_size)}'
+    for prefix in side.decoders:
+        weight = side.tensors.get(f'{prefix}decoder_embed.weight')
+        if weight is not None:
+            depth = num_blocks(f'{prefix}blocks.', side.tensors)
+            text += f', {prefix}embed_dim={len(weight)}, {prefix}depth={depth}'
+    return text
+
+
+def _decoder_words(side: Checkpoint) -> str:
+    if side.decoders == ['head.']:
+        return 'one shared decoder (head)'
+    return f'one decoder per modality ({", ".join(prefix.rstrip(".") for prefix in side.decoders)})'
+
+
+def _grouped(keys: Iterable[str]) -> str:
+    """Keys counted by their first two names: 'backbone.pos_embed 1, backbone.blocks 144, norm 2'."""
+    groups = ('.'.join(re.sub(r'\.(weight|bias)$', '', key).split('.')[:2]) for key in keys)
+    return ', '.join(f'{group} {count}' for group, count in Counter(groups).items())
+
+
+@WEIGHT_INITIALIZERS.register_module(name=['Checkpoint', 'Pretrained'])
+class CheckpointInit:
+    """Start a model from a checkpoint: ``init_cfg=dict(type='Checkpoint', checkpoint=PATH)`` on the model.
+
+    It converts published layouts, and refuses what does not fit. It replaces MMEngine's 'Pretrained', which silently
+    ignores keys with other names.
+
+    Args:
+        checkpoint: path or http(s) address, see ``load_weights``.
+        label_map: for a classifier that takes over a head for other classes, see `read_label_map`.
+    """
+
+    def __init__(self, *, checkpoint: str, label_map: str | dict[str, str] | None = None):
+        self.checkpoint = checkpoint
+        self.label_map = label_map
+
+    def __call__(self, module: nn.Module) -> None:
+        # MMEngine initialises the children after any initializer but its own 'Pretrained'; they have to come first
+        child: Any  # a Module, which need not be MMEngine's
+        for child in module.children():
+            if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
+                child.init_weights()
+                child.is_init = True
+        load_weights(module, self.checkpoint, label_map=self.label_map)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'Checkpoint: {self.checkpoint}')
