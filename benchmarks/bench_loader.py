@@ -159,7 +159,7 @@ class Ours:
 
     def __call__(self, rows: Sequence[int], replicas: int) -> Tensor:
         dataset = self._datasets[replicas]
-        return collate_clips([dataset[Address(0, row, random.getrandbits(32))] for row in rows])['clip']
+        return collate_clips([dataset[Address(0, row, random.getrandbits(32))] for row in rows])['clips']['rgb']
 
 
 class Decord:
@@ -407,7 +407,7 @@ def measure_process(source: dict, before: int) -> dict:
     loader = our_loader(source, 3, 32, num_workers=1, multiprocessing_context='spawn')
     batches: Any = iter(loader)
     for batch in batches:
-        clip = batch.pop('clip')
+        clip = batch.pop('clips')['rgb']
         sent = clip.nbytes + len(pickle.dumps(batch))
         status = Path(f'/proc/{batches._workers[0].pid}/status').read_text()
     [peak] = re.findall(r'VmHWM:\s+(\d+) kB', status)

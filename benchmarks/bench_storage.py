@@ -122,9 +122,9 @@ def drain(loader: DataLoader) -> tuple[float, str]:
     """Samples a second after the first batch, and what tells all batches from others."""
     digest, count, begin = hashlib.sha256(), 0, 0.0
     for batch in loader:
-        count += len(batch['clip']) if begin else 0
+        count += len(batch['ids']) if begin else 0
         begin = begin or time.perf_counter()
-        digest.update(batch['clip'].numpy().tobytes())
+        digest.update(batch['clips']['rgb'].numpy().tobytes())
     return count / (time.perf_counter() - begin), digest.hexdigest()
 
 

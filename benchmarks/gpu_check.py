@@ -659,7 +659,7 @@ def check_feeding(machine: Machine) -> Result:
         runner = build_runner(RECIPE, machine, f'feeding-{workers}', options)
         begin, samples = time.perf_counter(), {'image': 0, 'video': 0}
         for batch in runner.train_dataloader:
-            samples[batch['modality']] += len(batch['clip'])
+            samples[batch['modality']] += len(batch['ids'])
         alone = time.perf_counter() - begin
         train_steps(runner, len(runner.train_dataloader))
         logged = scalars(Path(runner.work_dir))[8:]

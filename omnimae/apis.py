@@ -421,8 +421,7 @@ class Reconstructor(Inferencer[Reconstructed]):
         """Reconstruct each clip with a mask of its own."""
         results = []
         for item, one in zip(items, clip, strict=True):
-            clips = dict(clips=dict(rgb=one[None])) if self.is_multimodal else dict(clip=one[None])
-            sample = dict(id=Path(item.name).name, modality=item.modality, **clips)
+            sample = dict(id=Path(item.name).name, modality=item.modality, clips=dict(rgb=one[None]))
             results.append(Reconstructed(item.name, item.modality, None, self.reconstruct(sample)))
         return results
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 Size3 = tuple[int, int, int]
 
@@ -271,9 +272,9 @@ class Sample(TypedDict, total=False):
     """What a dataset returns for one address.
 
     Attributes:
-        clip: uint8 RGB, (R, C, T, H, W) with R replicas, or (1, V, C, T, H, W) with V test views.
-        clips: in its place, several aligned modalities by name, (R, C, T, H, W) each: depth is int16 or int32 with
-            C=1, as stored, negative where it is not known; a map of classes is uint8 with C=1, 255 where there is none.
+        clips: (R, C, T, H, W) with R replicas, in evaluation (1, V, C, T, H, W) with V test views, of each aligned
+            modality. 'rgb' is uint8, and alone in most data sets. Depth is int16 or int32 with C=1, as stored, negative
+            where unknown. A map of classes is uint8 with C=1, 255 where there is none. Absent if it cannot be read.
         modality: 'image' or 'video'.
         label: class index; absent when the source has no labels.
         target: (R, 1, T, H, W), depth or classes of every pixel, to be predicted; absent when the source has none.
@@ -282,7 +283,6 @@ class Sample(TypedDict, total=False):
         failures: (path, reason) of each file that had to be replaced on the way; in evaluation why there is no clip.
     """
 
-    clip: Tensor
     clips: dict[str, Tensor]
     modality: str
     label: int
@@ -305,17 +305,42 @@ def check_pixel_statistics(place: str, mean: Sequence[float], std: Sequence[floa
         )
 
 
-def has_clip(sample: Mapping[str, Any]) -> bool:
-    """Whether a sample could be read."""
-    return 'clip' in sample or 'clips' in sample
+def with_clips(data: Mapping[str, Any]) -> Any:
+    """The same sample or batch with ``clips``. A dataset or collate function from outside may give one RGB ``clip``."""
+    named = {'clips': {'rgb': data['clip']}} if 'clip' in data else {}
+    return {key: value for key, value in data.items() if key != 'clip'} | named
+
+
+def with_views(clip: Tensor) -> Tensor:
+    """(B, V, C, T, H, W), or (B, C, T, H, W) of one view, as callers from Python have it -> the former."""
+    return clip if clip.dim() == 6 else clip.unsqueeze(1)
+
+
+def only_view(clip: Tensor) -> Tensor:
+    """(B, 1, C, T, H, W) or (B, C, T, H, W) -> the latter."""
+    views = with_views(clip)
+    if views.shape[1] != 1:
+        raise ValueError(
+            f'The model predicts one view of a sample, and was given {views.shape[1]}. Set num_clips=1 and end the '
+            'transforms of val_dataloader and test_dataloader with a CenterCrop.'
+        )
+    return views[:, 0]
+
+
+def pooled_views(backbone: Backbone, preprocessor: Any, clip: Tensor | Mapping[str, Tensor]) -> Tensor:
+    """(B, V, C, T, H, W) or (B, C, T, H, W), of RGB or of each modality -> (B, V, D); the latter has one view."""
+    if isinstance(clip, Mapping) and clip.keys() == {'rgb'}:
+        clip = clip['rgb']
+    views = tree_map(with_views, clip)
+    pooled = backbone.pooled(preprocessor.normalize(tree_map(lambda x: x.flatten(0, 1), views)))
+    return pooled.unflatten(0, (-1, tree_leaves(views)[0].shape[1]))
 
 
 class Batch(TypedDict, total=False):
     """Collated samples of one modality.
 
     Attributes:
-        clip: uint8 RGB, (B, C, T, H, W); test views stand in a dimension of their own, (B, V, C, T, H, W).
-        clips: in its place, several aligned modalities by name, (B, C, T, H, W) each, as of `Sample`.
+        clips: (B, C, T, H, W), in evaluation (B, V, C, T, H, W) with V test views, of each modality, as of `Sample`.
         modality: 'image' or 'video'.
         labels: (B,) int64; absent when the source has no labels.
         target: (B, 1, T, H, W), as of `Sample`.
@@ -324,7 +349,6 @@ class Batch(TypedDict, total=False):
         failures: (path, reason) of each file that had to be replaced; in evaluation of each sample left out.
     """
 
-    clip: Tensor
     clips: dict[str, Tensor]
     modality: str
     labels: Tensor

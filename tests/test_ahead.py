@@ -175,7 +175,7 @@ def loader_of(
 def contents(loader: Iterable[dict]) -> list[tuple]:
     """All that a loader gives, to be compared."""
     return [
-        (batch['ids'], batch['failures'], batch['clip'].numpy().tobytes() if 'clip' in batch else None)
+        (batch['ids'], batch['failures'], batch['clips']['rgb'].numpy().tobytes() if 'clips' in batch else None)
         for batch in loader
     ]
 
@@ -588,7 +588,7 @@ def mapping_of(x: torch.Tensor) -> str:
 def test_batches_of_a_worker_need_no_dev_shm(data):
     source = dict(sources_of(data)['pictures'], ann_file=None)
     for batch in loader_of(dict(pictures=source), workers=1):
-        assert '/memfd:' in mapping_of(batch['clip'])
+        assert '/memfd:' in mapping_of(batch['clips']['rgb'])
         assert '/memfd:' in mapping_of(batch['labels'])
 
 
@@ -612,7 +612,7 @@ import torch
 from test_ahead import loader_of, sources_of
 from pathlib import Path
 source = sources_of(Path({data!r}), [dict(type='RandomResizedCrop', size=512)])['movies']
-number = sum(len(batch['clip']) for batch in loader_of(dict(movies=source), workers=2, size=4))
+number = sum(len(batch['clips']['rgb']) for batch in loader_of(dict(movies=source), workers=2, size=4))
 print('clips:', number)
 """
 

@@ -53,7 +53,7 @@ def dataset(root: Path, *transforms: dict, **more) -> AlignedDataset:
 
 def test_evaluation_sample_is_what_the_files_hold(root):
     sample = dataset(root, target='semseg')[1]
-    rgb, depth = (sample['clips'][name][0] for name in ('rgb', 'depth'))
+    rgb, depth = (sample['clips'][name][0, 0] for name in ('rgb', 'depth'))
     target = sample['target'][0, 0, 0]
     assert (sample['id'], sample['modality'], set(sample['clips'])) == ('all/0001.bmp', 'image', {'rgb', 'depth'})
     assert (rgb.shape, depth.shape) == ((3, 1, HEIGHT, WIDTH), (1, 1, HEIGHT, WIDTH))
@@ -123,7 +123,7 @@ SCENE = dict(rgb={}, semseg=dict(kind='classes'), depth=dict(valid='known'))
 def check_scene(root: Path, aligned_as: str) -> None:
     """Training reads every modality upright, and the check of the data keeps the sample."""
     clips = {
-        name: clip[0, 0, 0]
+        name: clip[0, 0, 0, 0]
         for name, clip in AlignedDataset(root=str(root), modalities=SCENE, aligned_as=aligned_as)[0]['clips'].items()
     }
     assert clips['rgb'].tolist() == (UPRIGHT * 20).tolist()
@@ -150,7 +150,7 @@ def test_maps_of_upright_pictures_are_turned_by_their_own_exif(tmp_path, orienta
 def test_stored_is_the_default(tmp_path):
     oriented(tmp_path, (6, 6), (6, None))
     clips = AlignedDataset(root=str(tmp_path), modalities=SCENE)[0]['clips']
-    assert clips['semseg'][0, 0, 0].tolist() == UPRIGHT.tolist()
+    assert clips['semseg'][0, 0, 0, 0].tolist() == UPRIGHT.tolist()
 
 
 @pytest.mark.parametrize(
@@ -174,8 +174,8 @@ def test_the_picture_need_not_come_first(tmp_path):
     oriented(tmp_path, (8, 8), (8, None))
     modalities = {name: SCENE[name] for name in ('depth', 'rgb')}
     clips = AlignedDataset(root=str(tmp_path), modalities=modalities)[0]['clips']
-    assert clips['rgb'][0, 0, 0].tolist() == (UPRIGHT * 20).tolist()
-    assert (clips['depth'][0, 0, 0].numpy() == UPRIGHT)[UPRIGHT > 6].all()
+    assert clips['rgb'][0, 0, 0, 0].tolist() == (UPRIGHT * 20).tolist()
+    assert (clips['depth'][0, 0, 0, 0].numpy() == UPRIGHT)[UPRIGHT > 6].all()
 
 
 def test_a_check_without_a_mask_says_so(tmp_path):
@@ -231,8 +231,8 @@ def test_hue_turns_red_to_green():
 def test_classes_are_shrunk_behind_the_transforms(root):
     modalities = dict(rgb={}, semseg=dict(kind='classes', stride=4))
     clips = dataset(root, modalities=modalities)[0]['clips']
-    assert clips['semseg'].shape == (1, 1, 1, HEIGHT // 4, WIDTH // 4)
-    assert clips['semseg'][0, 0, 0, :, 1].tolist() == [row // 8 for row in range(2, HEIGHT, 4)]
+    assert clips['semseg'].shape == (1, 1, 1, 1, HEIGHT // 4, WIDTH // 4)
+    assert clips['semseg'][0, 0, 0, 0, :, 1].tolist() == [row // 8 for row in range(2, HEIGHT, 4)]
 
 
 def test_batches_keep_modalities_apart(root):
@@ -336,7 +336,7 @@ def test_masks_of_one_bit_say_where_depth_is_known(tmp_path):
         (tmp_path / name).mkdir()
         Image.fromarray(pixels).save(tmp_path / name / '0.png')
     assert read_stored_map(str(tmp_path / 'valid' / '0.png')).pixels.dtype == bool
-    depth = dataset(tmp_path, modalities=dict(rgb={}, depth=dict(valid='valid')))[0]['clips']['depth']
+    depth = dataset(tmp_path, modalities=dict(rgb={}, depth=dict(valid='valid')))[0]['clips']['depth'][0]
     assert np.array_equal(depth[0, 0, 0].numpy() == 7, known)
     assert depth[0, 0, 0].numpy()[~known].max() == -1
 

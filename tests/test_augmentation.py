@@ -256,7 +256,7 @@ def batch(size: int, frames: int = 4, height: int = 24, width: int = 32, seed: i
     rng = np.random.default_rng(seed)
     clip = torch.from_numpy(rng.integers(0, 256, (size, frames, height, width, 3), np.uint8)).movedim(-1, 1)
     labels = torch.from_numpy(rng.integers(0, NUM_CLASSES, size))
-    return dict(clip=clip, modality='video', labels=labels, ids=[f'{i}.mp4' for i in range(size)])
+    return dict(clips=dict(rgb=clip), modality='video', labels=labels, ids=[f'{i}.mp4' for i in range(size)])
 
 
 def boxes_of(changed: torch.Tensor) -> list[tuple[int, int, int, int] | None]:
@@ -280,10 +280,10 @@ def test_erasing_takes_the_same_box_from_all_frames_after_normalising(fill: str,
     torch.manual_seed(0)
     preprocessor = ClipPreprocessor(erasing=dict(type='RandomErasing', fill=fill, prob=0.5))
     data = batch(64, frames)
-    kept = data['clip'].clone()
+    kept = data['clips']['rgb'].clone()
     result = preprocessor(data, training=True)['clip']
-    before = preprocessor.normalize(data['clip'])
-    assert torch.equal(data['clip'], kept)
+    before = preprocessor.normalize(data['clips']['rgb'])
+    assert torch.equal(data['clips']['rgb'], kept)
     changed = result != before
     if fill == 'black':  # a pixel may have been black already
         black = (-preprocessor.mean / preprocessor.std).view(3, 1, 1, 1)
@@ -339,7 +339,7 @@ def test_mixup_is_the_weighted_mean_with_the_reversed_batch(partners: list[int])
     preprocessor = ClipPreprocessor(mixing=dict(MIXING, switch_prob=0), num_classes=NUM_CLASSES)
     data = batch(len(partners))
     result = preprocessor(data, training=True)
-    own = preprocessor.normalize(data['clip'])
+    own = preprocessor.normalize(data['clips']['rgb'])
     other = own[partners]
     targets = F.one_hot(data['labels'], NUM_CLASSES).float()
     if len(partners) == 1:
@@ -363,13 +363,14 @@ def test_mixup_is_the_weighted_mean_with_the_reversed_batch(partners: list[int])
 def test_cutmix_cuts_in_space_alone_and_the_share_is_what_is_left(seed, size, frames, frame):
     torch.manual_seed(seed)
     data = batch(size, frames, *frame)
-    data['clip'] = data['clip'] // 16 + 32 * torch.arange(size, dtype=torch.uint8).view(-1, 1, 1, 1, 1)  # no two alike
+    shades = 32 * torch.arange(size, dtype=torch.uint8).view(-1, 1, 1, 1, 1)  # no two alike
+    data['clips']['rgb'] = data['clips']['rgb'] // 16 + shades
     data['labels'] = torch.arange(size) % NUM_CLASSES
     preprocessor = ClipPreprocessor(mixing=dict(MIXING, switch_prob=1), num_classes=NUM_CLASSES)
-    kept = data['clip'].clone()
+    kept = data['clips']['rgb'].clone()
     result = preprocessor(data, training=True)
     own = preprocessor.normalize(kept)
-    assert torch.equal(data['clip'], kept)
+    assert torch.equal(data['clips']['rgb'], kept)
     changed = result['clip'] != own
     partners = [*reversed(range(size))]
     if size % 2:
@@ -422,7 +423,7 @@ def test_boxes_of_cutmix_have_an_even_size(size, centre, expected, monkeypatch):
 def test_labels_of_replicas_are_repeated_and_mixed_with_their_own_clips():
     samples = [
         dict(
-            clip=torch.full((2, 3, 2, 8, 8), 40 * label, dtype=torch.uint8),
+            clips=dict(rgb=torch.full((2, 3, 2, 8, 8), 40 * label, dtype=torch.uint8)),
             modality='video',
             label=label,
             id=str(label),
@@ -442,8 +443,8 @@ def test_labels_of_replicas_are_repeated_and_mixed_with_their_own_clips():
 def test_uint8_and_normalised_batches_are_augmented_alike_and_follow_the_seed():
     preprocessor = ClipPreprocessor(erasing=dict(ERASING, prob=0.5), mixing=MIXING, num_classes=NUM_CLASSES)
     data = batch(6)
-    floating = {**data, 'clip': preprocessor.normalize(data['clip'])}
-    kept = floating['clip'].clone()
+    floating = {**data, 'clips': {'rgb': preprocessor.normalize(data['clips']['rgb'])}}
+    kept = floating['clips']['rgb'].clone()
     results = []
     for seed, given_batch in ((1, data), (1, floating), (2, data)):
         torch.manual_seed(seed)
@@ -451,7 +452,7 @@ def test_uint8_and_normalised_batches_are_augmented_alike_and_follow_the_seed():
     for key in ('clip', 'labels'):
         assert torch.equal(results[0][key], results[1][key])
         assert not torch.equal(results[0][key], results[2][key])
-    assert torch.equal(floating['clip'], kept)
+    assert torch.equal(floating['clips']['rgb'], kept)
     assert results[0]['clip'].dtype == results[0]['labels'].dtype == torch.float32
 
 
@@ -459,7 +460,7 @@ def test_evaluation_is_neither_erased_nor_mixed():
     preprocessor = ClipPreprocessor(erasing=dict(ERASING, prob=1), mixing=MIXING, num_classes=NUM_CLASSES)
     data = batch(4)
     result = preprocessor(data)
-    assert result['clip'] is data['clip']
+    assert result['clip'] is data['clips']['rgb']
     assert torch.equal(result['labels'], data['labels'])
 
 

@@ -45,7 +45,7 @@ class NotedStepsHook(Hook):
         self.steps: dict[int, tuple[str, list[int], float]] = {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any, outputs: dict | None = None) -> None:
-        sizes = [len(batch['clip']) for batch in data_batch]
+        sizes = [len(batch['clips']['rgb']) for batch in data_batch]
         self.steps[runner.iter] = data_batch[0]['source'], sizes, outputs['loss'].item()
         if runner.iter == self.stops_at:
             raise KeyboardInterrupt

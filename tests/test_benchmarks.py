@@ -144,7 +144,7 @@ def test_lists_of_the_distributed_layout(name, tmp_path):
     for row in range(8):
         sample = dataset[Address(0, row, 0)]
         assert sample['failures'] == []
-        colours[sample['label']].add(int(sample['clip'].float().mean(dim=(0, 2, 3, 4)).argmax()))
+        colours[sample['label']].add(int(sample['clips']['rgb'].float().mean(dim=(0, 2, 3, 4)).argmax()))
     if name not in ('ek100',):  # the tiny files show their class by colour
         assert all(len(found) == 1 for found in colours.values())
 

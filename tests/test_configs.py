@@ -476,6 +476,6 @@ def test_documented_folders_make_batches_of_the_recipe():
     cfg = load_config(PAPER / 'vit-b_in1k-ssv2.py')
     train, val = (MixedDataset(sources=loader.dataset.sources) for loader in (cfg.train_dataloader, cfg.val_dataloader))
     images, videos = (collate_clips([train[Address(source, 1, seed=5)]]) for source in (0, 1))
-    assert tuple(images['clip'].shape) == (1, 3, 1, 224, 224)
-    assert tuple(videos['clip'].shape) == (4, 3, 16, 224, 224)
-    assert [tuple(val[row]['clip'].shape[2:]) for row in (0, 16)] == [(1, 224, 224), (16, 224, 224)]
+    assert tuple(images['clips']['rgb'].shape) == (1, 3, 1, 224, 224)
+    assert tuple(videos['clips']['rgb'].shape) == (4, 3, 16, 224, 224)
+    assert [tuple(val[row]['clips']['rgb'].shape[3:]) for row in (0, 16)] == [(1, 224, 224), (16, 224, 224)]

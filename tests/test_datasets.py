@@ -247,7 +247,7 @@ def test_names_hold_whatever_ends_a_line_elsewhere(tmp_path):
     assert [*listed.paths] == [*scanned.paths]
     assert [*listed.ids] == [*classes]
     assert listed.labels.tolist() == scanned.labels.tolist() == [*range(len(classes))]
-    assert torch.equal(listed[3]['clip'], scanned[3]['clip'])
+    assert torch.equal(listed[3]['clips']['rgb'], scanned[3]['clips']['rgb'])
     skip = tmp_path / 'broken_files.txt'
     append_lines(skip, [f'{tmp_path}/images/{path}\tbroken' for path in scanned.paths])
     with pytest.raises(ValueError, match='is to be skipped'):
@@ -482,10 +482,11 @@ def test_any_storage_of_mmengine_serves(data):
     scanned = ImageDataset(root='store/images', **remote)
     on_disk = ImageDataset(root=str(data / 'images'), **local)
     assert [listed[i]['label'] for i in range(2)] == [1, 0]
-    assert torch.equal(listed[1]['clip'], on_disk[5]['clip'])
+    assert torch.equal(listed[1]['clips']['rgb'], on_disk[5]['clips']['rgb'])
     assert [scanned[i]['id'] for i in range(7)] == [on_disk[i]['id'] for i in range(7)]
     video = VideoDataset(root='store/videos', num_frames=4, **remote)
-    assert torch.equal(video[0]['clip'], VideoDataset(root=str(data / 'videos'), num_frames=4, **local)[4]['clip'])
+    here = VideoDataset(root=str(data / 'videos'), num_frames=4, **local)
+    assert torch.equal(video[0]['clips']['rgb'], here[4]['clips']['rgb'])
     with pytest.raises(ValueError, match=r"root='http://x' cannot be listed by HTTPBackend. Give an ann_file"):
         ImageDataset(root='http://x')
 
@@ -656,9 +657,9 @@ def videos(data: Path, folder: str = 'videos', **kwargs) -> VideoDataset:
 def test_an_image_is_a_clip_of_one_frame(data):
     sample = images(data)[Address(0, 5, 1)]
     assert (sample['modality'], sample['id'], sample['label'], sample['failures']) == ('image', 'dog/5.jpg', 1, [])
-    assert sample['clip'].shape == (1, 3, 1, 32, 32)
-    assert sample['clip'].dtype == torch.uint8
-    whole = images(data, transforms=())[2]['clip'][0, :, 0].permute(1, 2, 0).numpy()
+    assert sample['clips']['rgb'].shape == (1, 3, 1, 32, 32)
+    assert sample['clips']['rgb'].dtype == torch.uint8
+    whole = images(data, transforms=())[2]['clips']['rgb'][0, 0, :, 0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(whole, np.asarray(Image.open(data / 'images' / 'cat' / '2.jpg')))
 
 
@@ -666,7 +667,7 @@ def test_a_video_without_classes_has_no_label(data):
     sample = videos(data)[Address(1, 4, 1)]
     assert (sample['modality'], sample['id']) == ('video', '4.webm')
     assert 'label' not in sample
-    assert sample['clip'].shape == (1, 3, 4, 32, 32)
+    assert sample['clips']['rgb'].shape == (1, 3, 4, 32, 32)
 
 
 @pytest.mark.parametrize('make', [images, videos])
@@ -675,23 +676,24 @@ def test_a_sample_follows_from_its_address_alone(data, make):
     address = Address(0, 3, 2**63 + 5)
     torch.manual_seed(0)
     np.random.seed(0)
-    first = dataset[address]['clip']
+    first = dataset[address]['clips']['rgb']
     dataset[Address(0, 1, 9)]
     torch.manual_seed(1)
     np.random.seed(1)
-    assert torch.equal(first, make(data, replicas=2)[address]['clip'])
+    assert torch.equal(first, make(data, replicas=2)[address]['clips']['rgb'])
     for other in (address._replace(seed=6), address._replace(source=1)):
-        assert not torch.equal(first, dataset[other]['clip'])
+        assert not torch.equal(first, dataset[other]['clips']['rgb'])
 
 
 def test_replicas_are_crops_of_one_decoded_image(data, monkeypatch):
     decoded = []
     monkeypatch.setattr(readers, 'read_image', lambda *args: decoded.append(1) or read_image(*args))
-    clip = images(data, replicas=4)[Address(0, 0, 0)]['clip']
+    clip = images(data, replicas=4)[Address(0, 0, 0)]['clips']['rgb']
     assert clip.shape == (4, 3, 1, 32, 32)
     assert len(decoded) == 1
     assert all(not torch.equal(clip[i], clip[j]) for i in range(4) for j in range(i))
-    assert torch.equal(clip[:1], images(data)[Address(0, 0, 0)]['clip'])  # a replica does not depend on how many follow
+    alone = images(data)[Address(0, 0, 0)]['clips']['rgb']
+    assert torch.equal(clip[:1], alone)  # a replica does not depend on how many follow
 
 
 def times_of(clip: torch.Tensor, base: int = 0) -> np.ndarray:
@@ -703,7 +705,7 @@ def test_replicas_share_the_clip_in_time(data):
     dataset = videos(data, replicas=3)
     starts = set()
     for seed in range(8):
-        times = times_of(dataset[Address(1, 0, seed)]['clip'])
+        times = times_of(dataset[Address(1, 0, seed)]['clips']['rgb'])
         assert (times == times[0]).all()
         assert (times[0] - times[0][0]).tolist() == [0, 3, 6, 9]  # of 10 frames in a second
         starts.add(times[0][0])
@@ -716,40 +718,40 @@ def test_each_replica_may_be_a_clip_of_its_own_time(data, monkeypatch):
     opened = []
     monkeypatch.setitem(READERS, 'pyav', lambda *args: opened.append(1) or PyAVReader(*args))
     dataset = videos(data, replicas=4, new_clips=True)
-    drawn = [times_of(dataset[Address(1, 0, seed)]['clip']) for seed in range(8)]
+    drawn = [times_of(dataset[Address(1, 0, seed)]['clips']['rgb']) for seed in range(8)]
     assert len(opened) == 8  # once for all four
     assert all((times - times[:, :1] == [0, 3, 6, 9]).all() for times in drawn)  # of 10 frames in a second
     starts = np.array(drawn)[:, :, 0]
     assert (starts.std(1) > 0).sum() > 6
     assert 0 <= starts.min() < 5 < 15 < starts.max() <= 20
-    alone = videos(data, new_clips=True)[Address(1, 0, 3)]['clip']
-    assert torch.equal(alone, videos(data)[Address(1, 0, 3)]['clip'])
-    sparse = times_of(videos(data, replicas=3, new_clips=True, sampling='sparse')[Address(1, 0, 3)]['clip'])
+    alone = videos(data, new_clips=True)[Address(1, 0, 3)]['clips']['rgb']
+    assert torch.equal(alone, videos(data)[Address(1, 0, 3)]['clips']['rgb'])
+    sparse = times_of(videos(data, replicas=3, new_clips=True, sampling='sparse')[Address(1, 0, 3)]['clips']['rgb'])
     assert len({tuple(times) for times in sparse.tolist()}) == 3
 
 
 @pytest.mark.parametrize('reader', ['pyav', 'decord'])
 def test_test_clips_are_spread_over_the_video(data, reader):
     dataset = videos(data, transforms=TEST, num_clips=4, reader=reader)
-    clip = dataset[0]['clip']
+    clip = dataset[0]['clips']['rgb']
     assert clip.shape == (1, 4, 3, 4, 32, 32)
     assert times_of(clip)[0, :, 0].tolist() == [0, 5, 10, 15]  # i * (3 - 1) / 4 seconds
-    assert torch.equal(clip, dataset[0]['clip'])
+    assert torch.equal(clip, dataset[0]['clips']['rgb'])
 
 
 def test_test_clips_may_reach_the_end(data):
-    clips = videos(data, transforms=TEST, num_clips=5, to_end=True)[0]['clip']
+    clips = videos(data, transforms=TEST, num_clips=5, to_end=True)[0]['clips']['rgb']
     assert times_of(clips)[0, :, 0].tolist() == [0, 5, 10, 15, 20]  # i * (3 - 1) / 4 seconds
-    assert times_of(videos(data, transforms=TEST, to_end=True)[0]['clip'])[0].tolist() == [10, 13, 16, 19]
+    assert times_of(videos(data, transforms=TEST, to_end=True)[0]['clips']['rgb'])[0, 0].tolist() == [10, 13, 16, 19]
 
 
 @pytest.mark.parametrize('reader', ['pyav', 'decord'])
 def test_sparse_clips_go_through_the_whole_video(data, reader):
     sparse = dict(sampling='sparse', num_frames=5, reader=reader)  # five segments of six frames
-    assert times_of(videos(data, transforms=TEST, **sparse)[0]['clip'])[0].tolist() == [3, 9, 15, 21, 27]
-    clips = times_of(videos(data, transforms=TEST, num_clips=2, **sparse)[0]['clip'])
+    assert times_of(videos(data, transforms=TEST, **sparse)[0]['clips']['rgb'])[0, 0].tolist() == [3, 9, 15, 21, 27]
+    clips = times_of(videos(data, transforms=TEST, num_clips=2, **sparse)[0]['clips']['rgb'])
     assert clips[0].tolist() == [[0, 6, 12, 18, 24], [3, 9, 15, 21, 27]]
-    drawn = [times_of(videos(data, replicas=2, **sparse)[Address(1, 0, seed)]['clip']) for seed in range(20)]
+    drawn = [times_of(videos(data, replicas=2, **sparse)[Address(1, 0, seed)]['clips']['rgb']) for seed in range(20)]
     assert all((times[0] == times[1]).all() for times in drawn)
     assert all((times[0] // 6).tolist() == [0, 1, 2, 3, 4] for times in drawn)
     assert {time % 6 for times in drawn for time in times[0].tolist()} == {*range(6)}
@@ -757,8 +759,8 @@ def test_sparse_clips_go_through_the_whole_video(data, reader):
 
 def test_sparse_clips_stay_in_the_span(long_video):
     dataset = spans(long_video, 'long.mp4 130 138 2', 'long.mp4 20.2 20.8 0', sampling='sparse')
-    assert times_of(dataset[0]['clip'])[0].tolist() == [11, 13, 15, 17]
-    assert times_of(dataset[1]['clip'])[0].tolist() == [20] * 4  # the frame on screen
+    assert times_of(dataset[0]['clips']['rgb'])[0, 0].tolist() == [11, 13, 15, 17]
+    assert times_of(dataset[1]['clips']['rgb'])[0, 0].tolist() == [20] * 4  # the frame on screen
 
 
 def test_an_unknown_sampling_is_an_error_when_built(data):
@@ -769,16 +771,16 @@ def test_an_unknown_sampling_is_an_error_when_built(data):
 def test_views_are_clip_major_and_crop_minor(data, tmp_path):
     write_video(tmp_path / 'a.mp4')
     three = [dict(type='ResizeShort', size=32), dict(type='ThreeCrop', size=32)]
-    views = videos(tmp_path, '.', transforms=three, num_clips=2)[0]['clip']
+    views = videos(tmp_path, '.', transforms=three, num_clips=2)[0]['clips']['rgb']
     assert views.shape == (1, 6, 3, 4, 32, 32)
     assert times_of(views)[0, :, 0].tolist() == [0, 0, 0, 10, 10, 10]
-    picture_views = images(data, transforms=three)[0]['clip']
+    picture_views = images(data, transforms=three)[0]['clips']['rgb']
     assert picture_views.shape == (1, 3, 3, 1, 32, 32)
     left, right = picture_views[0, 0], picture_views[0, 2]
-    resized = images(data, transforms=three[:1])[0]['clip'][0]
+    resized = images(data, transforms=three[:1])[0]['clips']['rgb'][0, 0]
     assert torch.equal(left, resized[..., :32])
     assert torch.equal(right, resized[..., -32:])
-    assert images(data, transforms=TEST)[0]['clip'].shape == (1, 3, 1, 32, 32)
+    assert images(data, transforms=TEST)[0]['clips']['rgb'].shape == (1, 1, 3, 1, 32, 32)
 
 
 def test_an_unknown_reader_is_an_error_when_built(data):
@@ -787,8 +789,8 @@ def test_an_unknown_reader_is_an_error_when_built(data):
 
 
 def test_a_video_shorter_than_the_clip_repeats_frames(data):
-    clip = videos(data, 'short', transforms=TEST, num_frames=8, clip_seconds=2.7)[0]['clip']
-    assert times_of(clip)[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 4]  # floor(linspace(0, 4, 8))
+    clip = videos(data, 'short', transforms=TEST, num_frames=8, clip_seconds=2.7)[0]['clips']['rgb']
+    assert times_of(clip)[0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 4]  # floor(linspace(0, 4, 8))
 
 
 # Folders of pictures, and lists of many sources -----------------------------------------------------------------------
@@ -827,13 +829,13 @@ def test_sources_of_one_list(hybrid):
     ssv2 = FrameDataset(select='SomethingV2', clip_seconds=8 / 12, frame_rate=12, **pictures)
     starts = set()
     for seed in range(30):
-        times = times_of(ssv2[Address(0, 0, seed)]['clip'])[0]
+        times = times_of(ssv2[Address(0, 0, seed)]['clips']['rgb'])[0]
         assert (times - times[0]).tolist() == [0, 2, 4, 7]  # floor(linspace(0, 7, 4)): eight pictures at 12 a second
         starts.add(int(times[0]))
     assert starts == {*range(2, 10)}
     ava = FrameDataset(select='AVA', clip_seconds=1.0, frame_rate=30, template='image_{:06}.jpg', **pictures)
     assert [ava.ids[row] for row in range(2)] == ['AVA/x 901-916', 'AVA/x 916-931']
-    assert {int(time) for row in (0, 1) for time in times_of(ava[Address(0, row, 0)]['clip'])[0]} == {
+    assert {int(time) for row in (0, 1) for time in times_of(ava[Address(0, row, 0)]['clips']['rgb'])[0]} == {
         1, 5, 10, 15, 16, 20, 25, 0  # 930 has the grey of 0
     }  # fmt: skip
 
@@ -842,8 +844,9 @@ def test_labelled_folders_of_pictures(hybrid):
     options = dict(root=str(hybrid), ann_file=str(hybrid / 'train.csv'), frame_rate=12, num_frames=4, transforms=TEST)
     sample = FrameDataset(sampling='sparse', num_clips=2, **options)[0]
     assert (sample['label'], sample['id']) == (3, 'SomethingV2/7')
-    assert times_of(sample['clip'])[0].tolist() == [[1, 5, 9, 13], [3, 7, 11, 15]]
-    assert times_of(FrameDataset(clip_seconds=0.5, to_end=True, **options)[0]['clip'])[0].tolist() == [6, 7, 9, 11]
+    assert times_of(sample['clips']['rgb'])[0].tolist() == [[1, 5, 9, 13], [3, 7, 11, 15]]
+    last = FrameDataset(clip_seconds=0.5, to_end=True, **options)[0]['clips']['rgb']
+    assert times_of(last)[0, 0].tolist() == [6, 7, 9, 11]
     listed = hybrid / 'broken_files.txt'
     for name in ('', '/img_00007.jpg'):
         listed.write_text(f'{hybrid}/SomethingV2/7{name}\n')
@@ -908,14 +911,15 @@ def test_test_clips_are_spread_over_the_span(long_video, reader):
     sample = dataset[0]
     assert (sample['id'], sample['label']) == ('P01_11_7', 2)
     # starts 130 + i * (14 - 4) / 5; greys count within the minute
-    assert times_of(sample['clip'])[0].tolist() == [[10 + 2 * i, 11 + 2 * i, 12 + 2 * i, 13 + 2 * i] for i in range(5)]
+    times = times_of(sample['clips']['rgb'])[0].tolist()
+    assert times == [[10 + 2 * i, 11 + 2 * i, 12 + 2 * i, 13 + 2 * i] for i in range(5)]
 
 
 def test_training_clips_stay_in_the_span(long_video):
     dataset = spans(long_video, 'long.mp4 61 70 0', 'long.mp4 5 6 1', transforms=[CROP])
     starts = set()
     for seed in range(60):
-        times = times_of(dataset[Address(0, 0, seed)]['clip'])[0].tolist()
+        times = times_of(dataset[Address(0, 0, seed)]['clips']['rgb'])[0].tolist()
         assert 1 <= times[0] <= times[-1] < 10
         starts.add(times[0])
     assert starts >= {2, 3, 4, 5}
@@ -923,9 +927,9 @@ def test_training_clips_stay_in_the_span(long_video):
 
 def test_a_span_shorter_than_the_clip_repeats_its_frames(long_video):
     dataset = spans(long_video, 'long.mp4 7 9 0', 'long.mp4 20.2 20.8 0', 'long.mp4 2398 9000 0', num_clips=2)
-    assert times_of(dataset[0]['clip'])[0].tolist() == [[7, 7, 7, 8]] * 2  # floor(linspace(0, 1, 4))
-    assert times_of(dataset[1]['clip'])[0].tolist() == [[20] * 4] * 2  # the frame on screen
-    assert times_of(dataset[2]['clip'])[0].tolist() == [[58, 58, 58, 59]] * 2  # cut at the end of the video
+    assert times_of(dataset[0]['clips']['rgb'])[0].tolist() == [[7, 7, 7, 8]] * 2  # floor(linspace(0, 1, 4))
+    assert times_of(dataset[1]['clips']['rgb'])[0].tolist() == [[20] * 4] * 2  # the frame on screen
+    assert times_of(dataset[2]['clips']['rgb'])[0].tolist() == [[58, 58, 58, 59]] * 2  # cut at the end of the video
 
 
 def test_a_span_behind_the_end_is_a_broken_file(long_video):
@@ -942,8 +946,8 @@ def test_reading_a_span_does_not_decode_from_the_start(long_video, monkeypatch):
     demuxed = []
     demux = PyAVReader._demux
     monkeypatch.setattr(PyAVReader, '_demux', lambda *args: (demuxed.append(p.pts) or p for p in demux(*args)))
-    clip = spans(long_video, 'long.mp4 2055 2060 0')[0]['clip']
-    assert times_of(clip)[0].tolist() == [15, 16, 17, 18]
+    clip = spans(long_video, 'long.mp4 2055 2060 0')[0]['clips']['rgb']
+    assert times_of(clip)[0, 0].tolist() == [15, 16, 17, 18]
     assert len(demuxed) < 40  # of 2400: the last group, which tells the duration, and that of the span
 
 
@@ -1022,11 +1026,11 @@ def test_in_training_another_row_takes_the_place_of_a_broken_file(broken, make):
     replacements = set()
     for seed in range(30):
         sample = dataset[Address(0, 1, seed)]
-        assert sample['clip'].shape[0] == 2
+        assert sample['clips']['rgb'].shape[0] == 2
         assert sample['id'][0] != '1'
         assert re.search(END, sample['failures'][0][1])
         assert {path[-5:] for path, _ in sample['failures']} <= {'1.jpg', '1.mp4'}
-        assert torch.equal(sample['clip'], dataset[Address(0, 1, seed)]['clip'])
+        assert torch.equal(sample['clips']['rgb'], dataset[Address(0, 1, seed)]['clips']['rgb'])
         replacements.add(sample['id'][0])
     assert replacements == {'0', '2', '3', '4'}
 
@@ -1051,14 +1055,14 @@ def test_a_source_of_broken_files_gives_up_with_the_list(tmp_path):
 
 def sample_of(value: int, replicas: int = 1, **extra) -> Sample:
     clip = torch.full((replicas, 3, 2, 4, 5), value, dtype=torch.uint8)
-    return Sample(clip=clip, modality='video', id=f'v{value}', **extra)
+    return Sample(clips=dict(rgb=clip), modality='video', id=f'v{value}', **extra)
 
 
 def test_collate_flattens_replicas():
     broken = [('x.mp4', 'truncated')]
     batch = collate_clips([sample_of(1, 2, label=7, failures=broken), sample_of(2, 2, label=8, failures=[])])
-    assert batch['clip'].shape == (4, 3, 2, 4, 5)
-    assert batch['clip'][:, 0, 0, 0, 0].tolist() == [1, 1, 2, 2]
+    assert batch['clips']['rgb'].shape == (4, 3, 2, 4, 5)
+    assert batch['clips']['rgb'][:, 0, 0, 0, 0].tolist() == [1, 1, 2, 2]
     assert batch['labels'].tolist() == [7, 7, 8, 8]
     assert batch['ids'] == ['v1', 'v1', 'v2', 'v2']
     assert (batch['failures'], batch['modality']) == (broken, 'video')
@@ -1068,16 +1072,17 @@ def test_collate_flattens_replicas():
 def test_collate_keeps_every_pixel_in_its_place():
     clips = torch.randint(0, 256, (2, 3, 4, 2, 6, 5), dtype=torch.uint8)
     for parts in (clips[:, :, :3].unbind(0), clips[:, None, :, :3].unbind(0)):  # without and with views
-        batch = collate_clips([Sample(clip=part, modality='video', id='v') for part in parts])
-        assert torch.equal(batch['clip'], torch.cat(parts))
-        assert batch['clip'].movedim(-4, -1).is_contiguous()
+        batch = collate_clips([Sample(clips=dict(rgb=part), modality='video', id='v') for part in parts])
+        assert torch.equal(batch['clips']['rgb'], torch.cat(parts))
+        assert batch['clips']['rgb'].movedim(-4, -1).is_contiguous()
 
 
 def test_samples_that_make_no_batch_say_the_remedy():
     with pytest.raises(ValueError, match=r"A batch of \['image', 'video'\] cannot be made. Use MixedBatchSampler"):
         collate_clips([sample_of(1), sample_of(2) | dict(modality='image')])
+    wider = dict(rgb=torch.zeros(1, 3, 2, 4, 6, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"different sizes .*'v1'.*'v2'.* End the transforms with a crop"):
-        collate_clips([sample_of(1), sample_of(2) | dict(clip=torch.zeros(1, 3, 2, 4, 6, dtype=torch.uint8))])
+        collate_clips([sample_of(1), sample_of(2) | dict(clips=wider)])
 
 
 def mixed(data: Path, transforms=None, **video) -> dict:
@@ -1107,6 +1112,8 @@ def build(cfg: dict, seed: int = 1):
 def assert_same(batch: dict, other: dict) -> None:
     assert batch.keys() == other.keys()
     for key, value in batch.items():
+        if key == 'clips':
+            value, other = value['rgb'], {**other, key: other[key]['rgb']}
         assert torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key], key
 
 
@@ -1118,7 +1125,7 @@ def test_training_batches_are_the_same_with_and_without_workers(data):
             loader.batch_sampler.sampler.set_epoch(epoch)
         batches = list(alone)
         assert len(alone) == 2  # ceil(7 / 8) + int(ceil(5 * 2 / 8) * 0.5) steps
-        assert sorted((b['modality'], tuple(b['clip'].shape)) for b in batches) == [
+        assert sorted((b['modality'], tuple(b['clips']['rgb'].shape)) for b in batches) == [
             ('image', (3, 3, 1, 32, 32)),  # 7 images, each once
             ('image', (4, 3, 1, 32, 32)),
             ('video', (4, 3, 4, 32, 32)),
@@ -1182,7 +1189,10 @@ def test_a_broken_file_of_an_evaluation_is_named_and_costs_the_others_nothing(br
     assert f'{broken}/images/1.jpg' in [path for path, _ in found]
     dataset = build(cfg).dataset
     assert sum(len(batch['ids']) for batch in batches) == len(dataset) - len(found)
-    assert all(len(batch['ids']) == len(batch.get('clip', ())) and 'source' in batch for batch in batches)
+    assert all(
+        len(batch['ids']) == len(batch['clips']['rgb'] if 'clips' in batch else ()) and 'source' in batch
+        for batch in batches
+    )
     with pytest.raises(BrokenImageError, match=f'images/1.jpg: .*{END}'):
         dataset.sources[0][1]
 
@@ -1213,6 +1223,6 @@ def test_real_photographs_and_clips():
     for source, shape in enumerate([(1, 3, 1, 224, 224), (2, 3, 16, 224, 224)]):
         for row in range(min(len(dataset.sources[source]), 9)):
             sample = dataset[Address(source, row, 0)]
-            assert sample['clip'].shape == shape
+            assert sample['clips']['rgb'].shape == shape
             assert sample['failures'] == []
-            assert sample['clip'].float().std() > 5
+            assert sample['clips']['rgb'].float().std() > 5

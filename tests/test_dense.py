@@ -11,6 +11,7 @@ import timm.models.convnext
 import torch
 import torch.nn.functional as F
 from test_tools import contains, enlarged
+from torch.utils._pytree import tree_leaves
 from transformers import DPTConfig
 from transformers.models.dpt.modeling_dpt import DPTDepthEstimationHead, DPTNeck
 
@@ -376,7 +377,8 @@ def test_a_lone_clip_is_rgb(preprocessor):
     cfg = dict(type='Classifier', backbone=multimodal('rgb', 'semseg'), num_classes=3, head_init_std=0.5)
     model = MODELS.build(dict(cfg, data_preprocessor=dict(type=preprocessor))).eval()
     clip = clips('rgb')['rgb']
-    assert model.data_preprocessor(dict(clip=clip))['clip'] is clip
+    [given] = tree_leaves(model.data_preprocessor(dict(clips=dict(rgb=clip))))
+    assert given is clip
     tokens = model.backbone({'rgb': model.data_preprocessor.normalize(clip)}).x
     torch.testing.assert_close(model.predict(clip), model.head(model.norm(tokens.mean(1))))
     torch.testing.assert_close(model.predict(torch.stack([clip, clip], 1)), model.predict(clip))

@@ -41,7 +41,7 @@ class ProbeHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
         note = dict(
             modality=[batch['modality'] for batch in data_batch],
-            size=[len(batch['clip']) for batch in data_batch],
+            size=[len(batch['clips']['rgb']) for batch in data_batch],
             ids=[batch['ids'] for batch in data_batch],
             loss=outputs['loss'].item(),
             ddp=[getattr(runner.model, name) for name in ('find_unused_parameters', 'gradient_as_bucket_view')],

@@ -419,7 +419,7 @@ class PlainPreprocessor(nn.Module):
     """What MMEngine accepts as a preprocessor, and no more."""
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        return dict(clip=data['clip'])
+        return dict(clip=data['clips']['rgb'])
 
 
 class PlainModel(BaseModel):

@@ -61,11 +61,11 @@ def test_array_videos(my_parts, tmp_path):
     starts = set()
     for seed in range(40):
         sample = dataset[Address(0, 2, seed)]  # 20 frames
-        numbers = sample['clip'][:, 0, :, 0, 0]
+        numbers = sample['clips']['rgb'][:, 0, :, 0, 0]
         assert torch.equal(numbers, numbers[:, :1] + torch.arange(16))
         starts.update(numbers[:, 0].tolist())
     assert starts == {0, 1, 2, 3, 4}
-    assert torch.equal(dataset[2]['clip'][0, 0, :, 0, 0], torch.arange(16).byte())
+    assert torch.equal(dataset[2]['clips']['rgb'][0, 0, 0, :, 0, 0], torch.arange(16).byte())
 
 
 def test_array_videos_refuse_short_and_broken_files(my_parts, tmp_path):

@@ -43,10 +43,10 @@ class HostHook(Hook):
         self.seen, self.losses = [], []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        data_batch[0]['clip'] = data_batch[0]['clip'] // 2
+        data_batch[0]['clips']['rgb'] = data_batch[0]['clips']['rgb'] // 2
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.seen += [(batch['ids'], batch['clip'].float().mean().item()) for batch in data_batch]
+        self.seen += [(batch['ids'], batch['clips']['rgb'].float().mean().item()) for batch in data_batch]
         self.losses.append(outputs['loss'].item())
 
 
@@ -86,21 +86,22 @@ def test_the_next_micro_batch_is_sent_before_one_is_computed_and_the_next_step_b
 
 def test_labels_are_checked_on_the_host_and_not_on_the_device():
     preprocessor = ClipPreprocessor(num_classes=3)
-    batch = dict(clip=torch.zeros(2, 3, 1, 4, 4), modality='image', labels=torch.tensor([0, 3]), ids=['a', 'b'])
+    clips = dict(rgb=torch.zeros(2, 3, 1, 4, 4))
+    batch = dict(clips=clips, modality='image', labels=torch.tensor([0, 3]), ids=['a', 'b'])
     with pytest.raises(ValueError, match=r"label 3 of 'b' is none of the model's 3 classes"):
         preprocessor.move(batch)
     preprocessor._device = torch.device('meta')
     there = preprocessor.move({**batch, 'labels': torch.tensor([0, 3], device='meta')})
-    assert there.keys() == {'clip', 'modality', 'labels'}
+    assert there.keys() == {'clips', 'modality', 'labels'}
 
 
 def test_nothing_is_done_ahead_on_a_cpu():
-    steps = iter([[dict(clip=torch.ones(1))], [dict(clip=torch.zeros(1))]])
+    steps = iter([[dict(clips=dict(rgb=torch.ones(1)))], [dict(clips=dict(rgb=torch.zeros(1)))]])
     feed = Feed(steps, ClipPreprocessor())
     [batch] = first = next(feed)
     taken = feed.take(first)
     assert [*feed.on_device(taken)] == taken
     assert taken[0] is not batch
-    assert taken[0]['clip'] is batch['clip']
+    assert taken[0]['clips']['rgb'] is batch['clips']['rgb']
     feed.look_ahead()
     assert len([*steps]) == 1

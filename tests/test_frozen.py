@@ -217,7 +217,7 @@ def test_features_have_the_norm_that_their_backbone_has(cfg, tmp_path):
         nn.init.normal_(parameter)
     save_file(model.state_dict(), tmp_path / 'weights.safetensors', {})
     expected = model.backbone.pooled((clips() / 255 - 0.5) / 0.25)
-    torch.testing.assert_close(_pooled(model, dict(clip=clips())), expected)
+    torch.testing.assert_close(_pooled(model, dict(clips=dict(rgb=clips()))), expected)
     frozen = MODELS.build(frozen_model(cfg))
     load_weights(frozen, tmp_path / 'weights.safetensors', complete=True)
     torch.testing.assert_close(frozen.features(clips()), expected)
@@ -271,7 +271,7 @@ def test_errors_of_frozen_models(pretrained, tmp_path):
     with pytest.raises(ValueError, match=r'LinearProbe\.loss needs labels'):
         probe()(clips())
     with pytest.raises(ValueError, match=r"The label 3 of 'a' is none of the model's 3 classes"):
-        probe().data_preprocessor(dict(clip=clips(1), labels=torch.tensor([3]), ids=['a']))
+        probe().data_preprocessor(dict(clips=dict(rgb=clips(1)), labels=torch.tensor([3]), ids=['a']))
 
 
 def test_lars_by_hand():
@@ -369,7 +369,7 @@ def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, c
     runner = build_runner(config, tmp_path / 'test')
     load_weights(runner.model, pretrained)
     dataset = runner.test_dataloader.dataset
-    expected = [runner.model.eval().features(dataset[row]['clip'])[0] for row in range(len(dataset))]
+    expected = [runner.model.eval().features(dataset[row]['clips']['rgb'])[0] for row in range(len(dataset))]
     np.testing.assert_allclose(stored.features, torch.stack(expected), atol=1e-5)
     assert stored.ids.tolist() == [dataset[row]['id'] for row in range(21)]
     assert stored.labels.tolist() == [dataset[row]['label'] for row in range(21)]

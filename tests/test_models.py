@@ -14,6 +14,7 @@ from mmengine.utils import is_list_of
 from tiny_models import PRETRAINING, TRANSFER, batches, model_config
 from torch import Tensor
 
+from omnimae.data.datasets import collate_clips
 from omnimae.engine.compiling import compile_loss
 from omnimae.models.vit import patchify, sinusoid_table
 from omnimae.registry import MODELS
@@ -539,8 +540,26 @@ def test_predict_gives_one_result_per_sample():
 
 def test_the_preprocessor_keeps_only_what_the_model_takes():
     clip, labels = torch.zeros(1, 3, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
-    batch = dict(clip=clip, modality='image', ids=['a.jpg'], failures=[], labels=labels)
+    batch = dict(clips=dict(rgb=clip), modality='image', ids=['a.jpg'], failures=[], labels=labels)
     assert set(small().data_preprocessor(batch)) == {'clip', 'modality', 'labels'}
+
+
+def test_one_clip_of_a_dataset_or_collate_function_from_outside_is_rgb():
+    clip = torch.randint(0, 256, (1, 3, 1, 8, 8), dtype=torch.uint8)
+    batch = collate_clips([dict(clip=clip, modality='image', id='a.jpg')])
+    assert torch.equal(batch['clips']['rgb'], clip)
+    assert small().data_preprocessor(dict(clip=clip, modality='image'))['clip'] is clip
+
+
+def test_a_masked_autoencoder_predicts_one_view_of_rgb():
+    model, clip = small(), torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    masks = model.draw_masks(clip)
+    views, plain = (model(x, masks=masks, mode='predict') for x in (clip[:, None], clip))
+    assert all(torch.equal(one['patches'], other['patches']) for one, other in zip(views, plain, strict=True))
+    with pytest.raises(ValueError, match='one view of a sample, and was given 3. Set num_clips=1 .* CenterCrop'):
+        model(torch.stack([clip] * 3, 1), mode='predict')
+    with pytest.raises(ValueError, match=r"takes one RGB clip, and the batch has \['rgb', 'depth'\]. Set model.data_p"):
+        model.data_preprocessor(dict(clips=dict(rgb=clip, depth=clip[:, :1]), modality='video'))
 
 
 def test_views_are_averaged():

@@ -569,6 +569,11 @@ def clips_of(root: Path, **more) -> AlignedVideoDataset:
     return AlignedVideoDataset(root=str(root), **{**settings, **more})
 
 
+def _views(sample: dict) -> dict[str, torch.Tensor]:
+    """Of an evaluation sample, (V, C, T, H, W) each."""
+    return {name: clip[0] for name, clip in sample['clips'].items()}
+
+
 @pytest.mark.parametrize('sampling', [dict(), dict(sampling='sparse'), dict(sampling='strided', stride=3)])
 def test_frames_of_all_modalities_are_of_the_same_time(clips_root, sampling):
     for seed in range(20):
@@ -591,8 +596,8 @@ def test_a_second_video_may_be_shorter(clips_root, tmp_path, sampling):
     write_video(tmp_path / 'heat' / 'walk' / 'a.mp4', num_frames=15)
     modalities = dict(rgb={}, heat=dict(kind='rgb'), semseg=dict(kind='classes'))
     source = clips_of(tmp_path, **sampling, modalities=modalities, clip_seconds=1.0, num_frames=4)
-    samples = [source[0], *(source[Address(0, 0, seed)] for seed in range(8))]
-    for clips in (sample['clips'] for sample in samples):
+    trained = (source[Address(0, 0, seed)]['clips'] for seed in range(8))
+    for clips in (_views(source[0]), *trained):
         numbers = [(clips[name].float().mean((0, 1, 3, 4)) / 4).round().tolist() for name in ('rgb', 'heat')]
         assert numbers[0] == numbers[1] == clips['semseg'][0, 0, :, 0, 0].tolist()
         assert max(numbers[0]) <= 14
@@ -624,7 +629,8 @@ def test_maps_of_videos_are_turned_with_them(tmp_path, orientation, aligned_as):
     (tmp_path / 'depth').mkdir()
     np.save(tmp_path / 'depth' / 'a.npy', np.stack([maps] * 10))
     settings = dict(modalities=dict(rgb={}, depth={}), clip_seconds=0.5, num_frames=2)
-    clips = clips_of(tmp_path, **settings, **({} if aligned_as == 'stored' else dict(aligned_as='upright')))[0]['clips']
+    clips = clips_of(tmp_path, **settings, **({} if aligned_as == 'stored' else dict(aligned_as='upright')))
+    clips = _views(clips[0])
     assert clips['depth'][0, 0, 0].tolist() == orient(coded[..., None], orientation)[..., 0].tolist()
     assert (clips['rgb'][0, :1].int() - clips['depth'][0].int()).abs().float().mean() < 2
     if orientation in (6, 7):
@@ -636,7 +642,7 @@ def test_maps_of_videos_are_turned_with_them(tmp_path, orientation, aligned_as):
 def test_testing_takes_the_same_clip_every_time(clips_root):
     source = clips_of(clips_root)
     assert torch.equal(source[0]['clips']['depth'], source[0]['clips']['depth'])
-    assert source[0]['clips']['semseg'][0, 0, :, 0, 0].tolist() == [0, 2, 5, 8, 10, 13, 16, 19]
+    assert _views(source[0])['semseg'][0, 0, :, 0, 0].tolist() == [0, 2, 5, 8, 10, 13, 16, 19]
     assert (source[0]['modality'], source[0]['label'], len(source)) == ('video', 0, 1)
 
 
@@ -646,7 +652,7 @@ def test_times_of_frames_and_maps_may_round_differently(tmp_path):
     (tmp_path / 'semseg' / 'walk').mkdir(parents=True)
     np.save(tmp_path / 'semseg' / 'walk' / 'a.npy', np.arange(97, dtype=np.uint8).repeat(48 * 64).reshape(97, 48, 64))
     source = clips_of(tmp_path, modalities=dict(rgb={}, semseg=dict(kind='classes')), clip_seconds=2.7, num_frames=2)
-    clips = source[0]['clips']
+    clips = _views(source[0])
     assert (clips['rgb'].float().mean((0, 1, 3, 4)) / 4).round().tolist() == [0, 80 % 64]
     assert clips['semseg'][0, 0, :, 0, 0].tolist() == [0, 80]
 
@@ -677,7 +683,7 @@ def test_maps_are_those_of_frames_where_packets_are_not(tmp_path, kind):
     np.save(tmp_path / 'depth' / 'a.npy', maps.reshape(-1, *frames[0].shape[:2]))
     for more in (dict(clip_seconds=0.8), dict(sampling='sparse'), dict(sampling='strided', stride=3)):
         source = clips_of(tmp_path, modalities=dict(rgb={}, depth={}), num_frames=6, **more)
-        for clips in (source[address]['clips'] for address in (0, Address(0, 0, 1), Address(0, 0, 2))):
+        for clips in (_views(source[0]), *(source[Address(0, 0, seed)]['clips'] for seed in (1, 2))):
             numbers = clips['depth'][0, 0, :, 0, 0].tolist()
             assert len({*numbers}) == 6
             np.testing.assert_array_equal(clips['rgb'][0].movedim(0, -1), [frames[number] for number in numbers])
@@ -796,7 +802,7 @@ def test_labels_of_which_none_is_whole(tmp_path):
     write_labels(tmp_path)
     for name in 'ab':
         (tmp_path / 'depth' / 'x' / f'{name}.png').write_bytes(b'')
-    with pytest.raises(ValueError, match='none of 6 samples is whole. See .*left_out.csv'):
+    with pytest.raises(ValueError, match='none of the 6 samples is whole. See .*left_out.csv'):
         prepare_aligned(tmp_path, dict(rgb={}, depth={}, semseg=dict(kind='classes', num_classes=133)))
 
 

@@ -76,7 +76,7 @@ def test_files_lie_there_as_on_a_disk(bucket: str, data: Path):
     here, there = (ImageDataset(root=f'{place}/pictures', transforms=crop) for place in (data, bucket))
     assert [there.ids[i] for i in range(20)] == [here.ids[i] for i in range(20)]
     assert there.classes == ('a', 'b')
-    assert torch.equal(there[7]['clip'], here[7]['clip'])
+    assert torch.equal(there[7]['clips']['rgb'], here[7]['clips']['rgb'])
     for list_file in (f'{bucket}/list.txt', data / 'list.txt'):
         listed = ImageDataset(root=f'{bucket}/pictures', ann_file=str(list_file), transforms=crop)
         assert (listed[1]['id'], listed[1]['label'], len(listed)) == ('b/1.png', 1, 2)

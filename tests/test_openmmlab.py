@@ -159,10 +159,10 @@ def test_their_datasets_are_sources(data: Path):
     expected = DATASETS.build(dict(type='ImageDataset', **own))
     assert mixed.sources[0].classes == ('a', 'b')
     for row in range(4):
-        assert torch.equal(mixed[row]['clip'], expected[row]['clip'])
+        assert torch.equal(mixed[row]['clips']['rgb'], expected[row]['clips']['rgb'])
         assert mixed[row]['label'] == expected[row]['label']
     assert [mixed[row]['label'] for row in range(4, 8)] == [0, 0, 1, 1]
-    assert mixed[4]['clip'].shape == (1, 3, 4, 32, 32)
+    assert mixed[4]['clips']['rgb'].shape == (1, 1, 3, 4, 32, 32)
 
 
 def test_a_dataset_without_files_is_refused():
@@ -216,7 +216,7 @@ def test_an_address_gives_the_same_sample(data: Path):
     jitter = dict(type='OpenMMLabTransform', transform=dict(type='mmpretrain.ColorJitter', brightness=0.9))
     crop = dict(type='RandomResizedCrop', size=32)
     source = DATASETS.build(dict(type='ImageDataset', root=f'{data}/images', transforms=[crop, jitter]))
-    first, again, other = (source[Address(0, 1, seed)]['clip'] for seed in (5, 5, 6))
+    first, again, other = (source[Address(0, 1, seed)]['clips']['rgb'] for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

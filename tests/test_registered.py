@@ -236,7 +236,7 @@ def test_a_sample_follows_from_its_address(name, files, monkeypatch):
 
 def clips_of(sample: Any) -> dict[str, Tensor]:
     """By modality."""
-    return sample['clips'] if 'clips' in sample else {'rgb': sample['clip']}
+    return sample['clips']
 
 
 @pytest.mark.parametrize('reader', READERS)
@@ -285,9 +285,9 @@ def test_a_reader_from_outside_works_by_its_name(sampling, files, monkeypatch):
     cfg = dict(type='VideoDataset', root=root, reader='arrays', extensions=['.npy'], num_frames=4)
     stride = None if sampling in ('dense', 'sparse') else 1
     source = DATASETS.build(dict(cfg, sampling=sampling, stride=stride))
-    for sample in (source[0], source[Address(0, 1, 3)]):
-        assert sample['clip'].shape == (1, 3, 4, 40, 48)
-        assert sample['clip'].unique().tolist() == [3]
+    for clip in (source[0]['clips']['rgb'][0], source[Address(0, 1, 3)]['clips']['rgb']):
+        assert clip.shape == (1, 3, 4, 40, 48)
+        assert clip.unique().tolist() == [3]
 
 
 def test_a_reader_from_outside_reaches_workers_that_do_not_know_its_name(files, monkeypatch):
@@ -296,4 +296,4 @@ def test_a_reader_from_outside_reaches_workers_that_do_not_know_its_name(files, 
     cfg = dict(type='VideoDataset', root=str(files / 'arrays'), reader='arrays', extensions=['.npy'], num_frames=4)
     sent = pickle.dumps(DATASETS.build(cfg))
     monkeypatch.delitem(READERS, 'arrays')
-    assert pickle.loads(sent)[0]['clip'].unique().tolist() == [3]
+    assert pickle.loads(sent)[0]['clips']['rgb'].unique().tolist() == [3]

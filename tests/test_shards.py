@@ -84,15 +84,15 @@ def assert_same(first, second):
     for row in range(len(first)):
         for key in (row, Address(0, row, 7)):
             one, other = first[key], second[key]
-            assert {name: one[name] for name in one if name not in ('clip', 'clips', 'target')} == {
-                name: other[name] for name in other if name not in ('clip', 'clips', 'target')
+            assert {name: one[name] for name in one if name not in ('clips', 'target')} == {
+                name: other[name] for name in other if name not in ('clips', 'target')
             }
             for clip, twin in zip(clips_of(one), clips_of(other), strict=True):
                 assert torch.equal(clip, twin)
 
 
 def clips_of(sample):
-    return [sample['clip']] if 'clip' in sample else [*sample['clips'].values()]
+    return [*sample['clips'].values()]
 
 
 # Samples --------------------------------------------------------------------------------------------------------------

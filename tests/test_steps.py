@@ -130,7 +130,7 @@ def make_samples(name: str) -> Batch:
     ids = [str(number) for number in range(GLOBAL_BATCH)]
     kind = MODEL_CONFIGS[name]['type']
     if kind in ('MaskedAutoencoder', 'Classifier', 'LinearProbe'):
-        batch = dict(clip=integers(256, GLOBAL_BATCH, 3, 4, 32, 32), modality='video', ids=ids)
+        batch = dict(clips=dict(rgb=integers(256, GLOBAL_BATCH, 3, 4, 32, 32)), modality='video', ids=ids)
         if kind != 'MaskedAutoencoder':
             return batch | dict(labels=integers(5, GLOBAL_BATCH, dtype=torch.int64))
         torch.manual_seed(2)

@@ -719,7 +719,7 @@ def test_when_all_files_that_were_read_are_missing_the_storage_is_away(server: S
         links[row], read_image(addresses[row])
     lose()
     threading.Timer(0.3, find).start()
-    assert links[2]['clip'].shape == (1, 3, 1, 40, 48)
+    assert links[2]['clips']['rgb'].shape == (1, 1, 3, 1, 40, 48)
     assert read_image(addresses[2]).shape == (1, 40, 48, 3)
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '0.3')
     lose()

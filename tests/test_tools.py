@@ -212,7 +212,7 @@ def test_browse_dataset_shows_what_the_loader_yields(config, tmp_path, monkeypat
         assert isinstance(addresses[0], Address)
         page = pages[dataset.names[addresses[0].source]]
         for address in addresses:
-            for clip in dataset[address]['clip']:
+            for clip in dataset[address]['clips']['rgb']:
                 frames = clip.permute(1, 2, 3, 0).numpy()
                 assert contains(page, enlarged(frames[0]))
                 assert contains(page, enlarged(frames[-1]))

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from omnimae.engine import loops
 from omnimae.engine.feeding import Feed
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks
+from omnimae.structures import Grid, Masks, with_clips
 
 GRID = Grid(4, 4, 4)
 MASKING = {
@@ -126,7 +126,7 @@ def test_what_begins_a_step_waits_for_nothing(method: str, monkeypatch: pytest.M
         for batch in batches(cfg):
             batch = tree_map(lambda x: x.to('cuda') if isinstance(x, Tensor) else x, batch)
             batch['ids'] = [''] * 4
-            parts = [{**batch}, {**batch}]
+            parts = [with_clips(batch), with_clips(batch)]
             assert waits_of(lambda parts=parts: model.begin_step(parts, [4, 4], 8)) == []
             assert (method == 'pretrain') or 'masks' in parts[1] or 'features' in parts[1]
 

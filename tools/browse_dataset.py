@@ -48,9 +48,9 @@ def first_batches(loader: DataLoader) -> dict[str, Batch]:
 def page(batch: Batch, name: str, replicas: int, classes: Sequence[str] | None) -> Image.Image:
     """Draw the samples of a source."""
     notes = [_note(batch, i, classes) for i in range(0, len(batch['ids']), replicas)]
-    if 'clips' in batch:
+    if [*batch['clips']] != ['rgb'] or 'target' in batch:
         return _aligned_page(batch, name, replicas, notes)
-    clips = batch['clip'].movedim(-4, -1).numpy()  # (B, T, H, W, 3)
+    clips = batch['clips']['rgb'].movedim(-4, -1).numpy()  # (B, T, H, W, 3)
     samples = clips.reshape(-1, replicas, *clips.shape[1:])
     _, frames, height, width, _ = clips.shape
     title = f'{name}: {len(samples)} {batch["modality"]}s of {frames}x{height}x{width} (frames x height x width)'

@@ -33,7 +33,7 @@ from omnimae.data.tables import StringTable, digest
 from omnimae.data.transforms import resize
 from omnimae.data.transport import new_storage, sendable
 from omnimae.registry import DATASETS, FUNCTIONS, TRANSFORMS
-from omnimae.structures import Address, Batch, Sample, has_clip
+from omnimae.structures import Address, Batch, Sample, with_clips
 
 MAX_ATTEMPTS = 20  # broken files in a row before a training sample is given up
 NUM_PROBED = 16  # files of a list that must not all be missing
@@ -250,11 +250,12 @@ class FileDataset(Dataset):
 
     def _evaluation_sample(self, row: int) -> Sample:
         crops = [self._transform(clip, None) for clip in self._read(row, None)]
-        if isinstance(crops[0], Mapping):
-            return self._sample(row, crops, [])
-        views = np.stack(crops)  # (clips, [crops,] T, H, W, 3)
-        views = views.reshape(-1, *views.shape[-4:])
-        return self._sample(row, [views[0] if len(views) == 1 else views], [])
+        if not isinstance(crops[0], Mapping):
+            views = np.stack(crops)  # (clips, [crops,] T, H, W, 3)
+            crops = [*views.reshape(-1, *views.shape[-4:])]
+        sample = self._sample(row, crops, [])
+        sample['clips'] = {name: views[None] for name, views in sample['clips'].items()}
+        return sample
 
     def _transform(self, clip: Any, rng: np.random.Generator | None) -> Any:
         for transform in self.transforms:
@@ -269,16 +270,12 @@ class FileDataset(Dataset):
         return clip
 
     def _sample(self, row: int, crops: list[Any], failures: list[tuple[str, str]]) -> Sample:
-        sample = Sample(modality=self.modality, id=self.ids[row], failures=failures)
-        if isinstance(crops[0], Mapping):
-            sample['clips'] = {
-                name: _tensor([_shrunk(crop[name], self.reader.strides.get(name, 1)) for crop in crops])
-                for name in crops[0]
-            }
-            if self.reader.target is not None:
-                sample['target'] = sample['clips'].pop(self.reader.target)
-        else:
-            sample['clip'] = _tensor(crops)
+        named = [crop if isinstance(crop, Mapping) else {'rgb': crop} for crop in crops]
+        strides = self.reader.strides
+        clips = {name: _tensor([_shrunk(crop[name], strides.get(name, 1)) for crop in named]) for name in named[0]}
+        sample = Sample(clips=clips, modality=self.modality, id=self.ids[row], failures=failures)
+        if self.reader.target is not None:
+            sample['target'] = clips.pop(self.reader.target)
         if self.labels is not None:
             sample['label'] = int(self.labels[row])
         return sample
@@ -463,7 +460,7 @@ class MixedDataset(Dataset):
                 raise
             sample = Sample(modality=source.modality, failures=[(error.path, error.reason)])
         # one of another form is for a collate function of its own
-        return {**sample, 'source': self.names[number]} if isinstance(sample, dict) else sample
+        return {**with_clips(sample), 'source': self.names[number]} if isinstance(sample, dict) else sample
 
     def __getitems__(self, keys: Sequence[int | Address]) -> list[Sample]:
         """The samples of a batch. Meanwhile the files of what follows are read ahead; torch's loaders call this."""
@@ -585,8 +582,9 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
     modalities = sorted({sample['modality'] for sample in samples})
     if len(modalities) > 1:
         raise ValueError(f'A batch of {modalities} cannot be made. Use MixedBatchSampler or EvalBatchSampler.')
-    everything, samples = samples, [sample for sample in samples if has_clip(sample)]
-    repeats = [len(sample['clip'] if 'clip' in sample else next(iter(sample['clips'].values()))) for sample in samples]
+    everything = [with_clips(sample) for sample in samples]
+    samples = [sample for sample in everything if 'clips' in sample]
+    repeats = [len(next(iter(sample['clips'].values()))) for sample in samples]
     batch = Batch(
         modality=modalities[0],
         ids=[sample['id'] for sample, n in zip(samples, repeats, strict=True) for _ in range(n)],
@@ -596,11 +594,8 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
         batch['source'] = everything[0]['source']
     if not samples:
         return batch
-    if 'clips' in samples[0]:
-        names = samples[0]['clips']
-        batch['clips'] = {name: _joined([sample['clips'][name] for sample in samples], samples) for name in names}
-    else:
-        batch['clip'] = _joined([sample['clip'] for sample in samples], samples)
+    names = samples[0]['clips']
+    batch['clips'] = {name: _joined([sample['clips'][name] for sample in samples], samples) for name in names}
     if 'label' in samples[0]:
         labels = torch.tensor([sample['label'] for sample in samples])
         batch['labels'] = sendable(labels.repeat_interleave(torch.tensor(repeats)))

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from omnimae.stopping import StorageAwayError, WaitEnded
+from omnimae.structures import with_clips
 
 
 class Feed:
@@ -55,10 +56,10 @@ class Feed:
 
         What a hook has replaced in it since then is not.
         """
-        taken = [batch.copy() for batch in batches]
+        taken: list[dict[str, Any]] = [with_clips(batch) for batch in batches]
         if self._sent:
             self._wait()
-            taken[0] |= {key: x for key, x in self._sent.items() if taken[0].get(key) is self._first.get(key)}
+            taken[0] |= {key: x for key, x in self._sent.items() if _is_same(taken[0].get(key), self._first.get(key))}
             self._sent = {}
         return taken
 
@@ -86,7 +87,7 @@ class Feed:
             self._error = error
         self.seconds_ahead = time.time() - begin
         if self._ahead is not None:
-            self._first = self._ahead[0].copy()
+            self._first = tree_map(lambda x: x, self._ahead[0])  # hooks may replace a clip in its dict
             self._sent = self._send(self._first)
 
     def _wait_for_step(self) -> list[dict[str, Any]]:
@@ -107,3 +108,8 @@ class Feed:
     def _wait(self) -> None:
         """The device waits for what was sent; the host does not."""
         torch.cuda.current_stream().wait_stream(self.stream)  # type: ignore[arg-type]  # there is one
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Whether both hold the very same objects."""
+    return [*map(id, tree_leaves(value))] == [*map(id, tree_leaves(other))]

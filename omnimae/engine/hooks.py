@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from omnimae.evaluation import ClipAccuracy, DepthScore, SegmentationScore
 from omnimae.registry import HOOKS
-from omnimae.structures import UNKNOWN_CLASS, Batch, has_clip, require, unwrapped
+from omnimae.structures import UNKNOWN_CLASS, Batch, require, unwrapped
 from omnimae.visualization.maps import predictions_sheet
 from omnimae.visualization.reconstructions import Reconstruction, reconstruct_sample, reconstruction_pages
 
@@ -559,7 +559,7 @@ class PictureHook(Hook):
         folder.mkdir(exist_ok=True)
         model, dataset = unwrapped(runner.model), runner.val_dataloader.dataset
         for name, begin, end in zip(dataset.names, dataset.starts, dataset.starts[1:], strict=False):
-            readable = (sample for row in range(begin, end) if has_clip(sample := dataset[row]))
+            readable = (sample for row in range(begin, end) if 'clips' in (sample := dataset[row]))
             samples = [*itertools.islice(readable, self.num_samples)]
             _seed_everything(runner.seed)
             with evaluating(dtype_of(runner.cfg), next(model.parameters()).device):

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from omnimae.evaluation import ClipAccuracy, Features, knn, knn_accuracy
 from omnimae.registry import HOOKS, LOOPS
-from omnimae.structures import Batch, require, unwrapped
+from omnimae.structures import Batch, pooled_views, require, unwrapped
 
 from .hooks import lacking
 from .precision import dtype_of, evaluating
@@ -206,11 +206,10 @@ class KNNHook(Hook):
 
 
 def _pooled(model: BaseModel, batch: Batch) -> Tensor:
-    """A batch of clips, or of several views each -> (B, D)."""
-    clip = model.data_preprocessor(batch)['clip']
-    views = clip if clip.dim() == 6 else clip.unsqueeze(1)
-    pooled = model.backbone.pooled(model.data_preprocessor.normalize(views.flatten(0, 1)))
-    return pooled.unflatten(0, views.shape[:2]).mean(1)
+    """A batch of the loader -> (B, D), averaged over views."""
+    inputs = model.data_preprocessor(batch)
+    clip = inputs['clip'] if 'clip' in inputs else inputs['clips']  # of a MultiModalPreprocessor
+    return pooled_views(model.backbone, model.data_preprocessor, clip).mean(1)
 
 
 def _check_labels(loader: DataLoader, place: str) -> None:

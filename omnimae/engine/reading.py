@@ -16,7 +16,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, Dataset
 
 from omnimae.stopping import StorageAwayError
-from omnimae.structures import Batch, has_clip
+from omnimae.structures import Batch
 
 SECONDS = 2.0  # in which files are opened before a training: some 500 photographs of ImageNet with two workers
 
@@ -190,7 +190,7 @@ class _Opening(Dataset):
         if not isinstance(sample, dict) or 'failures' not in sample:
             return {'failures': [], 'ids': [row]}
         found = {key: sample[key] for key in ('source', 'failures') if key in sample}
-        return {**found, 'ids': [row] * has_clip(sample)}
+        return {**found, 'ids': [row] * ('clips' in sample)}
 
 
 def raise_together(error: StorageAwayError | None) -> None:

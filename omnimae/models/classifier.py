@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first, without_autocast
+from omnimae.structures import is_first, pooled_views, without_autocast
 
 from .backbone import build_backbone
 
@@ -108,13 +108,9 @@ class Classifier(BaseModel):
 
     def view_logits(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, V, classes)."""
-        if not isinstance(clip, Tensor):
-            return self.logits(clip).unsqueeze(1)
-        if clip.dim() == 5:
-            clip = clip.unsqueeze(1)
-        return self.logits(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
+        pooled = pooled_views(self.backbone, self.data_preprocessor, clip)
+        return without_autocast(self.head, self.dropout(self.norm(pooled)))
 
     def logits(self, clip: Clip) -> Tensor:
         """(B, 3, T, H, W), uint8 or normalised -> (B, classes)."""
-        pooled = self.backbone.pooled(self.data_preprocessor.normalize(clip))
-        return without_autocast(self.head, self.dropout(self.norm(pooled)))
+        return self.view_logits(clip)[:, 0]

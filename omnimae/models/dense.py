@@ -16,7 +16,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from omnimae.registry import MODELS
-from omnimae.structures import UNKNOWN_CLASS, is_first
+from omnimae.structures import UNKNOWN_CLASS, is_first, only_view
 
 from .backbone import build_backbone
 
@@ -189,7 +189,7 @@ class DensePredictor(BaseModel):
                 )
             return self.loss(clips, target, largest_error)
         if mode == 'predict':
-            return self.predict(clips)
+            return self.predict({name: only_view(clip) for name, clip in clips.items()})
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor] | None:

@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Head, Masks, gather_tokens, require
+from omnimae.structures import Grid, Head, Masks, gather_tokens, only_view, require
 
 from .backbone import build_backbone
 
@@ -80,7 +80,7 @@ class MaskedAutoencoder(BaseModel):
         if mode == 'loss':
             return self.loss(clip, modality, masks)
         if mode == 'predict':
-            return self.predict(clip, modality, masks)
+            return self.predict(only_view(clip), modality, masks)
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def loss(self, clip: Tensor, modality: str = 'video', masks: Masks | None = None) -> dict[str, Tensor]:
@@ -121,7 +121,8 @@ class MaskedAutoencoder(BaseModel):
         counts = []
         for batch in batches:
             if 'masks' not in batch:
-                batch['masks'] = self.draw_masks(batch['clip'], batch['modality'], self.data_preprocessor.device)
+                clip, modality = batch['clips']['rgb'], batch['modality']
+                batch['masks'] = self.draw_masks(clip, modality, self.data_preprocessor.device)
             masks = batch['masks']
             counts.append((torch.ones_like(masks.decode) if masks.scored is None else masks.scored).sum())
         return counts

@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks, token_spans
+from omnimae.structures import Grid, Masks, only_view, token_spans
 
 
 class _Encoded(NamedTuple):
@@ -78,7 +78,7 @@ class MultiMAE(BaseModel):
         if mode == 'loss':
             return self.loss(clips, masks, shares)
         if mode == 'predict':
-            return self.predict(clips, masks)
+            return self.predict({name: only_view(clip) for name, clip in clips.items()}, masks)
         raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
 
     def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor]:

@@ -11,10 +11,10 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import UNKNOWN_CLASS, Batch, check_pixel_statistics
+from omnimae.structures import UNKNOWN_CLASS, Batch, check_pixel_statistics, with_clips
 
 STEP_INPUTS = ('features', 'shares', 'largest_error')  # what a model's ``begin_step`` may add
-MODEL_INPUTS = ('clip', 'modality', 'labels', 'masks', *STEP_INPUTS)
+MODEL_INPUTS = ('clips', 'modality', 'labels', 'masks', *STEP_INPUTS)
 
 
 @MODELS.register_module()
@@ -52,6 +52,13 @@ class ClipPreprocessor(BaseDataPreprocessor):
     def forward(self, data: Batch, training: bool = False) -> dict:
         """A batch of the loader -> the arguments of the model's ``forward``, on its device."""
         inputs = self.move(data)
+        if clips := inputs.pop('clips', None):
+            if clips.keys() != {'rgb'}:
+                raise ValueError(
+                    f'A {type(self).__name__} takes one RGB clip, and the batch has {list(clips)}. Set '
+                    "model.data_preprocessor.type='MultiModalPreprocessor', or read RGB alone."
+                )
+            inputs['clip'] = clips['rgb']
         if training and (self.erasing or self.mixing) and 'features' not in data:
             self._augment(inputs)
         return inputs
@@ -60,7 +67,7 @@ class ClipPreprocessor(BaseDataPreprocessor):
         """What the model takes of a batch, on its device; labels are checked on the host, before."""
         if self.num_classes is not None and _is_on_host(data.get('labels')):
             _check_labels(data, self.num_classes)
-        return self.cast_data({key: value for key, value in data.items() if key in MODEL_INPUTS})
+        return self.cast_data({key: value for key, value in with_clips(data).items() if key in MODEL_INPUTS})
 
     def _augment(self, inputs: dict) -> None:
         clip = inputs['clip']
@@ -145,7 +152,8 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
 
         Labels go to a model that tells classes apart, the target to one that predicts it; others need not know of them.
         """
-        keys = ['clip', 'clips', 'masks', *STEP_INPUTS]
+        data = with_clips(data)
+        keys = ['clips', 'masks', *STEP_INPUTS]
         self._check_inputs(data)
         if self.target:
             keys.append('target')

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first, without_autocast
+from omnimae.structures import is_first, pooled_views, without_autocast
 
 from .backbone import build_backbone
 
@@ -71,10 +71,7 @@ class FrozenBackbone(BaseModel):
     @torch.no_grad()
     def view_features(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) or (B, V, 3, T, H, W) -> (B, V, D)."""
-        if clip.dim() == 5:
-            clip = clip.unsqueeze(1)
-        pooled = self.backbone.pooled(self.data_preprocessor.normalize(clip.flatten(0, 1)))
-        return self.norm(pooled).unflatten(0, clip.shape[:2])
+        return self.norm(pooled_views(self.backbone, self.data_preprocessor, clip))
 
 
 class FeatureNorm(_NormBase):
@@ -181,7 +178,7 @@ class LinearProbe(FrozenBackbone):
         normalised = self.head[0](counted, num_samples).split(list(sizes))
         for batch, raw, x, size in zip(batches, features, normalised, sizes, strict=True):
             batch['features'] = x if size else raw  # which do not count
-            del batch['clip']
+            del batch['clips']
 
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': right answers, in percent}."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omnimae.structures import UNKNOWN_CLASS
+from omnimae.structures import UNKNOWN_CLASS, only_view
 from omnimae.visualization.sheets import Row, of_one_size, sheet
 
 
@@ -25,9 +25,10 @@ def predictions_sheet(model: Any, samples: Sequence[Mapping[str, Any]], title: s
     model.eval()
     rows = []
     for sample in samples:
-        [prediction] = model.predict({name: clip[:1].to(device) for name, clip in sample['clips'].items()})[0].values()
+        clips = {name: only_view(clip)[:1] for name, clip in sample['clips'].items()}
+        [prediction] = model.predict({name: clip.to(device) for name, clip in clips.items()})[0].values()
         truth = sample['target'][0, 0, 0]
-        panels = [map_picture(clip[0, :, 0]) for clip in sample['clips'].values()]
+        panels = [map_picture(clip[0, :, 0]) for clip in clips.values()]
         panels += [map_picture(x.cpu()[None], like=truth) for x in (truth, prediction)]
         rows.append(Row(of_one_size(panels), caption=sample['id']))
     model.train(training)

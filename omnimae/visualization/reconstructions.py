@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from omnimae.structures import Grid, Masks, Size3, require, token_spans
+from omnimae.structures import Grid, Masks, Size3, only_view, require, token_spans
 from omnimae.visualization.maps import greys, palette
 from omnimae.visualization.sheets import Row, enlarged, sheet, strip_frames
 
@@ -184,9 +184,10 @@ def reconstruct_sample(
     model: Any, sample: Mapping[str, Any], inputs: Sequence[str] | None = None
 ) -> dict[str, Reconstruction]:
     """A sample of a dataset -> its reconstructions by name: one, or one for each task of a MultiMAE."""
-    if 'clips' not in sample:
-        return {sample['id']: reconstruct(model, sample['clip'][0], sample['modality'])}
-    results = reconstruct_tasks(model, {name: clip[0] for name, clip in sample['clips'].items()}, inputs)
+    clips = {name: only_view(clip)[0] for name, clip in sample['clips'].items()}
+    if isinstance(model.mask_generator, Mapping):  # a MaskedAutoencoder, which has one for each modality
+        return {sample['id']: reconstruct(model, clips['rgb'], sample['modality'])}
+    results = reconstruct_tasks(model, clips, inputs)
     return {f'{sample["id"]}, {task}': result for task, result in results.items()}
 
 
