@@ -12,6 +12,7 @@ import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +234,7 @@ def test_what_is_no_file_is_passed_over_and_counted(tmp_path, told):
     assert storage.list_files(str(tmp_path), backend) == ['a.jpg']
     assert storage.read(f'{tmp_path}/a.jpg', backend) == b'new'
     assert told[1] == (
-        f'{tmp_path}: passed over members of the archives: 2 devices and pipes, 2 links, 1 older members of a name, '
+        f'{tmp_path}: skipped members of the archives: 2 devices and pipes, 2 links, 1 older members of a name, '
         '1 sparse files'
     )
 
@@ -265,7 +266,7 @@ def test_one_name_in_several_archives(tmp_path, told):
     backend = storage.backend_args_of(str(tmp_path))
     assert storage.list_files(str(tmp_path), backend) == ['c/0~x.jpg', 'c/0~x.seg.png', 'c/0~y.jpg', 'c/0~y.seg.png']
     assert storage.read(f'{tmp_path}/c/0~y.jpg', backend) == b'y'
-    assert 'several archives have members of one name' in told[1]
+    assert 'several archives have members of the same name' in told[1]
     (tmp_path / 'z').mkdir()
     for name in ('x.tar', 'x.TAR'):
         write_tar(tmp_path / 'z' / name, {'0.jpg': b''})
@@ -285,7 +286,10 @@ def test_an_index_leads_to_no_other_file(tmp_path, monkeypatch):
     write_table(root / 'shards.index', about, columns)
     assert storage.read(f'{root}/c/0.jpg', BACKEND) == b'abc'
     write_table(root / 'shards.index', about, columns)
-    with serving(root) as server, pytest.raises(ValueError, match=r"names the archive '\.\./secret', which lies els"):
+    with (
+        serving(root) as server,
+        pytest.raises(ValueError, match=r"names the archive '\.\./secret', which is in another folder"),
+    ):
         ImageDataset(root=f'{server.url}/root', backend_args=BACKEND)
 
 
@@ -309,11 +313,11 @@ def test_an_index_of_other_archives_is_noticed_on_a_server(tmp_path, monkeypatch
     with serving(tmp_path) as server:
         name = f'{tmp_path.name}/1.tar'
         server.files[name] += bytes(10240)
-        message = rf'{server.url}/{name} has 20480 bytes, and 10240 says shards\.index beside it\. Write that again'
+        message = rf'{server.url}/{name} has 20480 bytes, but 10240 in shards\.index beside it\. Write it'
         with pytest.raises(ValueError, match=message):
             ImageDataset(root=f'{server.url}/{tmp_path.name}', backend_args=BACKEND)
         del server.files[name]
-        with pytest.raises(ValueError, match=rf'{server.url}/{name} is not there, and shards\.index beside it'):
+        with pytest.raises(ValueError, match=rf'{server.url}/{name} does not exist, but shards\.index beside it'):
             ImageDataset(root=f'{server.url}/{tmp_path.name}', backend_args=BACKEND)
 
 
@@ -344,16 +348,16 @@ def with_a_negative_size(data):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (cut, r'0\.tar is cut off, damaged or no tar archive'),
-        (lambda data: data[:512], r'0\.tar is cut off, damaged'),
-        (lambda data: data[:2560], r'0\.tar is cut off or damaged at byte 2560'),
-        (lambda data: data[:1024], r'0\.tar is cut off'),
-        (lambda data: data[:1030] + b'\xff' * 40 + data[1070:], r'0\.tar is cut off or damaged at byte 1024'),
-        (lambda data: b'', r'0\.tar is cut off, damaged or no tar archive'),
-        (lambda data: b'<html>' * 300, r'0\.tar is cut off, damaged or no tar archive'),
-        (lambda data: data + data, r'0\.tar goes on after its end at byte'),
-        (lambda data: data + bytes(2**21) + data, r'0\.tar goes on after its end at byte'),
-        (with_a_negative_size, r'0\.tar is cut off, damaged or no tar archive: a size below 0'),
+        (cut, r'0\.tar is truncated, damaged or not a tar archive'),
+        (lambda data: data[:512], r'0\.tar is truncated, damaged'),
+        (lambda data: data[:2560], r'0\.tar is truncated or damaged at byte 2560'),
+        (lambda data: data[:1024], r'0\.tar is truncated'),
+        (lambda data: data[:1030] + b'\xff' * 40 + data[1070:], r'0\.tar is truncated or damaged at byte 1024'),
+        (lambda data: b'', r'0\.tar is truncated, damaged or not a tar archive'),
+        (lambda data: b'<html>' * 300, r'0\.tar is truncated, damaged or not a tar archive'),
+        (lambda data: data + data, r'0\.tar continues after its end at byte'),
+        (lambda data: data + bytes(2**21) + data, r'0\.tar continues after its end at byte'),
+        (with_a_negative_size, r'0\.tar is truncated, damaged or not a tar archive: a size below 0'),
         (lambda data: b'\x1f\x8b' + data, r'0\.tar is compressed.*gunzip'),
     ],
 )
@@ -367,7 +371,9 @@ def test_damaged_archives_are_named(tmp_path, change, message):
 def test_compressed_archives_are_refused_by_name(tmp_path):
     write_tar(tmp_path / '0.tar', {'a.jpg': b'abc'})
     (tmp_path / 'x.tar.gz').write_bytes(b'')
-    with pytest.raises(ValueError, match=r'x\.tar\.gz is compressed.*gunzip, unxz, zstd -d\) of the 1 archives'):
+    with pytest.raises(
+        ValueError, match=r'x\.tar\.gz is compressed.*gunzip, unxz, zstd -d\).*The folder has 1 such archives'
+    ):
         ImageDataset(root=str(tmp_path))
 
 
@@ -375,7 +381,7 @@ def test_folders_with_other_data_are_read_as_folders(tmp_path):
     write_image(tmp_path / 'train' / 'a.jpg', 0, 0)
     write_tar(tmp_path / 'train.tar', {'b.jpg': b''})
     assert [*ImageDataset(root=str(tmp_path)).paths] == ['train/a.jpg']
-    with pytest.raises(ValueError, match='neither in a folder of .tar files nor one'):
+    with pytest.raises(ValueError, match='is not a folder of .tar files, nor in one'):
         ImageDataset(root=str(tmp_path), backend_args=BACKEND)
 
 
@@ -392,7 +398,7 @@ def test_the_index_follows_the_archives(tmp_path, monkeypatch, told):
         patch.setattr(shards, 'scan', None)  # from now on it is known
         assert storage.list_files(root, backend) == ['a.jpg']
     os.utime(write_tar(args[0], {'b.jpg': b'2'}), (2, 2))
-    with pytest.raises(OSError, match=r'has changed since training began to read it\. Start again'):
+    with pytest.raises(OSError, match=r'has changed since training began to read it\. Restart'):
         storage.read(f'{root}/a.jpg', backend)
     assert storage.list_files(root, backend) == ['b.jpg']
     assert storage.read(f'{root}/b.jpg', backend) == b'2'
@@ -445,8 +451,8 @@ def test_descriptors_are_shared_and_bounded(tmp_path, monkeypatch):
             finally:
                 os._exit(len(opened) != 6)
         assert os.waitpid(child, 0)[1] == 0
-        monkeypatch.setattr(shards, 'MAX_OPEN', 2)
-        shards._files._opened.clear()
+        shards._open_archive.cache_clear()
+        monkeypatch.setattr(shards, '_open_archive', lru_cache(2)(shards._open_archive.__wrapped__))
         [*pool.map(check, range(8))]
     assert len(opened) > 20
     assert len(descriptors()) <= 2
@@ -469,7 +475,8 @@ def test_an_archive_that_is_away_for_a_moment_is_opened_anew(tmp_path, monkeypat
 
     monkeypatch.setattr(os, 'pread', pread)
     storage.read(f'{tmp_path}/c/0.jpg', backend)
-    stale.update(file.number for file in shards._files._opened.values())
+    links = {int(name): f'/proc/self/fd/{name}' for name in os.listdir('/proc/self/fd')}
+    stale.update(number for number, link in links.items() if os.path.realpath(link) == f'{tmp_path}/0.tar')
     assert storage.read(f'{tmp_path}/c/0.jpg', backend) == b'abc'
     storage.read(f'{tmp_path}/c/1.jpg', backend)
     bad = (tmp_path / '0.tar').stat().st_ino  # a disk with one bad sector: others can be read, so the file is broken
@@ -480,7 +487,7 @@ def test_an_archive_that_is_away_for_a_moment_is_opened_anew(tmp_path, monkeypat
         return real(number, *args)
 
     monkeypatch.setattr(os, 'pread', pread_of_a_bad_disk)
-    with pytest.raises(OSError, match='and others can be read'):
+    with pytest.raises(OSError, match='but others can be read'):
         storage.read(f'{tmp_path}/c/0.jpg', backend)
 
 
@@ -499,7 +506,7 @@ def test_over_http_the_index_is_fetched_once_and_members_by_their_ranges(tmp_pat
         assert all(path.endswith('.tar') and asked for path, asked in server.requests[1:])
         server.faults = [503, 'cut']
         assert dataset[0]['label'] == 0
-        with pytest.raises(ValueError, match=r'leads to no shards\.index.*prepare_dataset\.py shard --root'):
+        with pytest.raises(ValueError, match=r'no shards\.index is in this folder.*prepare_dataset\.py shard --root'):
             ImageDataset(root=f'{server.url}/other', backend_args=BACKEND)
         server.takes_ranges = False
         monkeypatch.setattr(shards, '_known', {})

@@ -159,7 +159,7 @@ def test_a_server_that_stays_away_is_named(server: Server, fault: int | str):
 def test_one_file_that_a_server_never_gives_is_broken(server: Server):
     server.files['b.png'], server.bad = png(), {'a.png'}
     read_image(f'{server.url}/b.png')
-    with pytest.raises(BrokenImageError, match=r'a\.png: .*HTTP 500 .*, \d+ times in \S+ s, and others can be read'):
+    with pytest.raises(BrokenImageError, match=r'a\.png: .*HTTP 500 .*, \d+ times in \S+ s, but others can be read'):
         read_image(f'{server.url}/a.png')
 
 
@@ -174,7 +174,9 @@ def test_where_nobody_listens_a_storage_is_away():
 def test_a_server_that_refuses_stops_at_once(server: Server, monkeypatch, status: int):
     monkeypatch.setenv('OMNIMAE_STORAGE_PATIENCE', '100')
     server.faults = [status]
-    with pytest.raises(StorageRefusedError, match=rf'{server.url}/a\.png: HTTP {status} .*Check who may, and the cred'):
+    with pytest.raises(
+        StorageRefusedError, match=rf'{server.url}/a\.png: HTTP {status} .*Check its permissions, and the cred'
+    ):
         read_image(f'{server.url}/a.png')
     assert StorageRefusedError.code == 1
 
@@ -229,7 +231,7 @@ def test_a_server_that_sends_to_a_login_refuses(server: Server):
     server.files['login'] = b'<html>'
     page = (200, dict(Content_Type='text/html; charset=utf-8', data=b'<html>Log in</html>'))
     for faults, message in (
-        ([(302, dict(Location='/login')), page], r'a\.png: .*sends a web page of .*/login in place of the file'),
+        ([(302, dict(Location='/login')), page], r'a\.png: .*sends the web page .*/login instead of the file'),
         ([(302, dict(Location='/a.png'))] * 20, r'a\.png: HTTP 302 .*infinite loop'),
         ([(307, dict(Location='file:///etc/passwd'))], r"a\.png: HTTP 307 .*'file:///etc/passwd' is not allowed"),
     ):
@@ -259,11 +261,11 @@ def test_a_name_and_a_password_in_an_address_are_sent(server: Server):
 @pytest.mark.parametrize(
     ('root', 'message'),
     [
-        ('http:///a', r"'http:///a/a\.png' is no address: no host given"),
-        ('http://127.0.0.1:x', r"'http://127\.0\.0\.1:x/a\.png' is no address: nonnumeric port: 'x'"),
+        ('http:///a', r"'http:///a/a\.png' is not an address: no host given"),
+        ('http://127.0.0.1:x', r"'http://127\.0\.0\.1:x/a\.png' is not an address: nonnumeric port: 'x'"),
         ('http://[::1', r'Invalid IPv6 URL'),
         ('nosuch://a', r"'nosuch://a.*: no backend reads addresses of nosuch://\. Give backend_args=dict\(backend="),
-        ('file:///a', r"'file:///a.*: no backend reads addresses of file://\..* or the path alone"),
+        ('file:///a', r"'file:///a.*: no backend reads addresses of file://\..* or only the path"),
     ],
 )
 def test_a_wrong_address_is_told_at_once(tmp_path: Path, monkeypatch, root: str, message: str):
@@ -315,7 +317,7 @@ class UnmountingHook(Hook):
             threading.Thread(target=self._go_on, daemon=True).start()
 
     def _go_on(self) -> None:
-        while not any(patience._outages._memory[:]):  # until somebody has seen it
+        while not any(patience._away_since[:]):  # until somebody has seen it
             time.sleep(0.02)
         if self.number is not None:
             os.kill(os.getpid(), self.number)
@@ -555,7 +557,7 @@ def test_a_file_on_a_bad_sector_is_broken_and_named(tmp_path: Path, disk: Disk):
     for name in ('a.png', 'b.png'):
         (tmp_path / name).write_bytes(png())
     disk.only, disk.count = 'a.png', 10_000
-    message = r'a\.png: OSError: Input/output error, \d+ times in \d+\.\d s, and others can be read'
+    message = r'a\.png: OSError: Input/output error, \d+ times in \d+\.\d s, but others can be read'
     with pytest.raises(BrokenImageError, match=message):
         read_image(str(tmp_path / 'a.png'))
 
@@ -750,7 +752,7 @@ def test_a_part_that_a_server_did_not_mean_is_not_taken_for_another(server: Serv
     server.files['a'] = bytes(range(100))
     for told in ('bytes 0-9/100', 'bytes 20-29/100', 'items 10-19/100', ''):
         server.faults = [(206, dict(Content_Range=told, data=b'0123456789'))]
-        with pytest.raises(ConnectionError, match=rf"asked for the bytes from 10 on, and the server gave '{told}'"):
+        with pytest.raises(ConnectionError, match=rf"asked for the bytes from 10 on, but the server sent '{told}'"):
             storage._read(f'{server.url}/a', None, 10, 20)
 
 

@@ -1,7 +1,7 @@
-"""Reading ahead: while one file is decoded, those that come next are on their way (OmniMAE, B.1, data loading).
+"""Reading ahead: while one file is decoded, the next ones are read (OmniMAE, B.1, data loading).
 
-A few threads of a loader's process read the bytes. What they show is decoded where it is wanted, one sample after the
-other, so order, random numbers and the naming of broken files are those of a process that does everything itself.
+A few threads of a loader's process read the bytes. The process itself decodes them, one sample after the other. So
+order, random numbers and errors of broken files are the same as without reading ahead.
 """
 
 from __future__ import annotations
@@ -12,68 +12,53 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from omnimae.data import storage
 
 READS_IN_FLIGHT = 16  # in a process by default: an image takes 1.4 ms to decode, so they hide 20 ms a read
-MAX_BYTES = 128 * 2**20  # read and not yet used, and expected of the reads in flight, in each process
-WHOLE = 16 * 2**20  # bytes of a local file up to which it is read whole; of others a decoder needs a part only
-HINT = 2**20  # bytes at both ends of these, with which decoders begin
+MAX_BYTES = 128 * 2**20  # in each process: unused bytes, and those expected from the reads in flight
+WHOLE = 16 * 2**20  # bytes; decoders read only parts of larger local files
+HINT = 2**20  # bytes at both ends of larger files, with which decoders begin
 IDLE = 1.0  # seconds after which a thread without work ends
-FAST = 1e-3  # seconds a read up to which threads cost more than they hide: files that the system has in memory
+FAST = 1e-3  # seconds a read; faster ones (files in memory) take less time than the threads
 HEAD = 2**16  # bytes
-PROBED = 64  # of as many samples one is not read ahead, which tells how long a read takes
+PROBED = 64  # one of so many samples is not read ahead, to measure how long a read takes
 
 File = tuple[str, Any]  # path and backend_args
 Key = TypeVar('Key', bound=Hashable)
 Sample = TypeVar('Sample')
 
 
+@dataclass(eq=False, slots=True)
 class _Read:
-    """A file that is to be read, is being read, or has been read.
+    """A file to read ahead."""
 
-    Attributes:
-        place: of the first sample that uses it, in the plan.
-        uses: by how many samples.
-        is_begun: somebody reads it, or has read it.
-        value: its content; None if it is to be read where it is wanted.
-        error: in its place, what was raised.
-    """
-
-    __slots__ = ('done', 'error', 'file', 'is_begun', 'place', 'uses', 'value')
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-        self.place = self.uses = 0
-        self.is_begun = False
-        self.done = threading.Event()
-        self.value: bytes | None = None
-        self.error: BaseException | None = None
+    file: File
+    place: int = 0  # of the first sample that uses it, in the plan
+    uses: int = 0  # samples that use it
+    is_begun: bool = False  # its reading has begun, or is done
+    done: threading.Event = field(default_factory=threading.Event)
+    value: bytes | None = None  # its content; None if it is to be read in place
+    error: BaseException | None = None  # raised instead
 
     @property
     def size(self) -> int:
         return len(self.value or b'')
 
 
-class Plan(NamedTuple):
-    """What comes next: keys of samples in their order, and what gives the files of one."""
-
-    keys: list[Any]
-    files_of: Callable[[Any], Sequence[File]]
-
-
 class ReadAhead:
-    """The reads of one process for the samples that come next.
+    """The reads of one process for the next samples.
 
-    Memory is bounded: what is read and not yet used, and what reads in flight are expected to bring, is at most
-    ``MAX_BYTES``. Until a first read tells how large files are, one is in flight. Files larger than that are read when
-    they are wanted. Threads are daemons, so a read that hangs never keeps a process from ending. Nothing is read ahead
-    while reads take less than ``FAST``.
+    Memory is bounded: unused bytes and those expected from reads in flight are at most ``MAX_BYTES``. One read is in
+    flight until the first one shows how large files are. Files larger than the bound are read when they are needed.
+    Threads are daemons, so a read that hangs does not keep a process from ending. Nothing is read ahead while reads
+    take less than ``FAST``.
 
     Args:
-        num_threads: reads in flight, besides one that is waited for.
+        num_threads: reads in flight, besides one that the process waits for.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -91,17 +76,19 @@ class ReadAhead:
         self._num_alive = self._num_idle = self._num_in_flight = self._bytes_unused = 0
         self._expected: float | None = None  # bytes of a file
         self._seconds = 0.0  # of reads that nobody began ahead: half the last one, half what it was before
-        self._planned = Plan([], lambda key: [])
+        self._keys: list[Any] = []  # of the samples, in their order
+        self._files_of: Callable[[Any], Sequence[File]] = lambda key: []
 
     def __reduce__(self) -> tuple:
         return ReadAhead, (self.num_threads,)
 
     def plan(self, keys: Iterable[Key], files_of: Callable[[Key], Sequence[File]]) -> None:
-        """Begin to read the files of these samples, in their order; forget others that were planned before."""
+        """Begin to read the files of these samples, in their order. Forget other samples of the plan before."""
         if self._process != os.getpid():  # threads do not survive a fork
             self._begin()
-        self._planned, self._place, self._is_begun = Plan([*keys], files_of), 0, self._seconds > FAST
-        self._begin_reads(self._planned.keys if self._is_begun else [])
+        self._keys, self._files_of = [*keys], files_of
+        self._place, self._is_begun = 0, self._seconds > FAST
+        self._begin_reads(self._keys if self._is_begun else [])
 
     def _begin_reads(self, keys: Sequence[Hashable]) -> None:
         with self._changed:
@@ -112,7 +99,7 @@ class ReadAhead:
             for place, key in enumerate(keys, self._place):
                 if key in self._samples or hash(key) % PROBED == PROBED - 1:
                     continue
-                reads = old.get(key) or [self._read_of(file, before) for file in self._planned.files_of(key)]
+                reads = old.get(key) or [self._read_of(file, before) for file in self._files_of(key)]
                 self._samples[key] = reads
                 for read in reads:
                     read.place = read.place if read.uses else place
@@ -127,14 +114,14 @@ class ReadAhead:
         return self._reads.get(name) or before.get(name) or _Read(file)
 
     def sample(self, key: Key, read_sample: Callable[[Key], Sample]) -> tuple[Sample, bool]:
-        """Read a sample of the plan: meanwhile `storage.read` finds what is read ahead for it. Then it is forgotten.
+        """Read a sample of the plan. `storage.read` finds what was read ahead for it. Then it is forgotten.
 
         Returns:
-            The sample, and whether it is of use to read its files ahead: any was asked for, or none is known.
+            The sample, and whether reading ahead is of use: one of its files was asked for, or they are unknown.
         """
         if not self._is_begun and self._seconds > FAST:
             self._is_begun = True
-            self._begin_reads(self._planned.keys[self._place :])
+            self._begin_reads(self._keys[self._place :])
         reads = self._samples.get(key, [])
         asked: set[_Read] = set()
 
@@ -166,7 +153,7 @@ class ReadAhead:
         with self._changed:
             is_begun, read.is_begun = read.is_begun, True
             self._num_in_flight += not is_begun
-        if not is_begun:  # sooner than a thread would; outside of the sample, where nothing is taken
+        if not is_begun:  # sooner than a thread would; in a context without `READ_AHEAD`
             Context().run(self._carry_out, read)
         read.done.wait()
         if read.error is not None:
@@ -174,7 +161,7 @@ class ReadAhead:
         return read.value
 
     def _read_now(self, path: str, backend_args: Any, in_place: bool) -> bytes | None:
-        """Read what nobody began to read ahead, and see how long that takes; of a file that is opened its begin."""
+        """Read a file that is not read ahead and measure the time. Only the head of a file to open in place is read."""
         begin = perf_counter()
         try:
             if not in_place:
@@ -194,7 +181,7 @@ class ReadAhead:
             self._num_in_flight -= 1
             if self._expected is None:
                 self._changed.notify_all()
-            self._expected = max(read.size, 0.9 * (self._expected or 0))  # one large file is soon forgotten
+            self._expected = max(read.size, 0.9 * (self._expected or 0))  # so one large file is soon forgotten
             if self._reads.get(_name(*read.file)) is read:
                 self._bytes_unused += read.size
             read.done.set()
@@ -232,7 +219,7 @@ class ReadAhead:
         for _ in range(min(self.num_threads - self._num_alive, num_reads - self._num_idle)):
             try:
                 threading.Thread(target=self._work, name='read ahead', daemon=True).start()
-            except RuntimeError:  # a limit of the system; files are read where they are wanted then
+            except RuntimeError:  # a limit of the system; files are then read when they are needed
                 return
             self._num_alive += 1
 
@@ -242,18 +229,14 @@ def _name(path: str | os.PathLike, backend_args: Any) -> tuple[str, str]:
 
 
 def _content(path: str, backend_args: Any) -> bytes | None:
-    """What a file holds; None of a large local one, whose ends the system is asked to read."""
+    """The content of a file; None for a large local one, whose ends the system is asked to read."""
     if storage.is_local(path, backend_args):
         with suppress(OSError):  # those of `storage.read` say more
             if (size := os.stat(path).st_size) > WHOLE:
-                _hint(path, size)
+                with open(path, 'rb') as file:
+                    for begin in (0, size - HINT) if hasattr(os, 'posix_fadvise') else ():
+                        os.posix_fadvise(file.fileno(), begin, HINT, os.POSIX_FADV_WILLNEED)
                 return None
     elif storage.place_in_archive(path, backend_args) is not None:
         return None
     return storage.read(path, backend_args)
-
-
-def _hint(path: str, size: int) -> None:
-    with open(path, 'rb') as file:
-        for begin in (0, size - HINT) if hasattr(os, 'posix_fadvise') else ():
-            os.posix_fadvise(file.fileno(), begin, HINT, os.POSIX_FADV_WILLNEED)

@@ -1,7 +1,7 @@
-"""Which backend reads an address: one of ours, or what ``mmengine.fileio`` has for it.
+"""Which backend reads an address: one of ours, or one of ``mmengine.fileio``.
 
-Ours take the place of MMEngine's own, but never of one that somebody else registered there. MMEngine itself, with what
-reads through it, gets them when a tool calls `register_backends`; importing this changes nothing of it.
+Ours replace those of MMEngine, but never one that somebody else registered there. Importing this module does not change
+MMEngine. A tool that calls `register_backends` gives our backends to MMEngine and to all that reads through it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,28 @@ from omnimae.registry import FUNCTIONS
 
 Kind = TypeVar('Kind', bound=type[BaseStorageBackend])
 BACKENDS: dict[str, type[BaseStorageBackend]] = {}
-PREFIXES: dict[str, type[BaseStorageBackend]] = {}  # by beginnings of addresses
+PREFIXES: dict[str, type[BaseStorageBackend]] = {}  # by prefix of the address
 _instances: dict[str, BaseStorageBackend] = {}
 
 
+class RangeBackend(BaseStorageBackend):
+    """Reads parts of files, and so also whole ones."""
+
+    def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes [start, stop) of a file, or fewer if it ends before."""
+        raise NotImplementedError
+
+    def get(self, filepath: str) -> bytes:
+        """The whole file."""
+        return self.get_range(filepath)
+
+    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
+        """The whole file, decoded."""
+        return self.get(filepath).decode(encoding)
+
+
 def backend(name: str, prefixes: Sequence[str] = ()) -> Callable[[Kind], Kind]:
-    """Make a class one of ours, for addresses that begin with a prefix and for ``backend_args=dict(backend=name)``."""
+    """Register a class for addresses that begin with a prefix and for ``backend_args=dict(backend=name)``."""
 
     def register(kind: Kind) -> Kind:
         BACKENDS[name] = kind
@@ -42,7 +58,7 @@ def _has_petrel() -> bool:
 
 
 def _takes_place_of(given: type | None) -> bool:
-    """MMEngine gives s3:// to Petrel's client, which hardly anybody has."""
+    """Whether our backend replaces this one. MMEngine gives s3:// to Petrel's client, which is rarely installed."""
     is_ours = given in BACKENDS.values()
     return is_ours or given in (None, HTTPBackend) or (given is PetrelBackend and not _has_petrel())
 
@@ -54,7 +70,7 @@ def find_backend(path: str, backend_args: dict[str, Any] | None = None, *, share
     Args:
         path: a path or an address.
         backend_args: of ``mmengine.fileio``.
-        shared: the one of this process, not a new one.
+        shared: the same one for the whole process; else a new one.
     """
     args = dict(backend_args or {})
     prefix = os.fspath(path).partition('://')[0] if '://' in os.fspath(path) else ''
@@ -65,7 +81,7 @@ def find_backend(path: str, backend_args: dict[str, Any] | None = None, *, share
     if name is None and ours is None and given is None:
         raise ValueError(
             f"{path!r}: no backend reads addresses of {prefix}://. Give backend_args=dict(backend='fsspec') if fsspec "
-            'does, or the path alone if it is a local file.'
+            'reads them, or only the path if it is a local file.'
         )
     if ours is None or not _takes_place_of(given):
         return get_file_backend(path, backend_args=backend_args, enable_singleton=shared)
@@ -79,8 +95,8 @@ def find_backend(path: str, backend_args: dict[str, Any] | None = None, *, share
 
 @FUNCTIONS.register_module()
 def register_backends() -> None:
-    """Give MMEngine our backends, for its hooks and all that reads through it."""
+    """Give our backends to MMEngine, for its hooks and all that reads through it."""
     for table, ours in ((theirs, BACKENDS), (theirs_by_prefix, PREFIXES)):
         table.update({key: kind for key, kind in ours.items() if _takes_place_of(table.get(key))})
-    # its hooks still ask this, too
+    # its hooks still use this
     FileClient._prefix_to_backends.update({key: theirs_by_prefix[key] for key in PREFIXES})

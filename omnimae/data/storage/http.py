@@ -1,4 +1,4 @@
-"""Files of web servers, with what reading them for days asks for: time-outs, parts of files, names of any kind."""
+"""Files of web servers, read for days: with timeouts, ranges, and any characters in names."""
 
 from __future__ import annotations
 
@@ -18,49 +18,41 @@ from urllib.request import Request, urlopen
 
 from mmengine.fileio import HTTPBackend as MMEngineHTTPBackend
 
-from omnimae.data.storage.backends import backend
+from omnimae.data.storage.backends import RangeBackend, backend
 from omnimae.data.storage.patience import timeout
 from omnimae.stopping import StorageRefusedError
 
 MISSING, REFUSED, BUSY = (404, 410), (401, 403, 407), (408, 425, 429)
-ELSEWHERE = (301, 302, 303, 307, 308)  # in a circle, as without a login, or to no web server
+ELSEWHERE = (301, 302, 303, 307, 308)  # redirects in a circle, as without a login, or to no web server
 BEYOND_THE_END = 416
 
 
 @backend('http', ('http', 'https'))
-class HTTPBackend(MMEngineHTTPBackend):
-    """MMEngine's, by the same name, which waits for an answer for ever.
+class HTTPBackend(RangeBackend, MMEngineHTTPBackend):
+    """Replaces MMEngine's backend of the same name, which has no timeout.
 
-    Errors of the network and of a busy server are a ConnectionError or TimeoutError, a file that is not there is a
-    FileNotFoundError, and a server that wants to know who asks is a StorageRefusedError.
+    A network error or a busy server is a ConnectionError or TimeoutError. A missing file is a FileNotFoundError. A
+    server that refuses access raises a StorageRefusedError.
     """
 
-    def get(self, filepath: str) -> bytes:
-        """The whole file."""
-        return self.get_range(filepath)
-
-    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """The whole file, decoded."""
-        return self.get(filepath).decode(encoding)
-
     def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes [start, stop) of a file, as many of them as it has."""
+        """The bytes [start, stop) of a file, or fewer if it ends before."""
         if start == stop:
             return b''
         with _answer(filepath, start, stop) as answer:
             if answer is None:
                 return b''
-            data = answer.read()  # http.client compares with the length that was announced
+            data = answer.read()  # http.client compares it with the announced length
             if answer.status != http.client.PARTIAL_CONTENT:
-                is_packed = answer.headers.get('Content-Encoding') == 'gzip'  # though nobody asked for it
+                is_packed = answer.headers.get('Content-Encoding') == 'gzip'  # though we did not ask for it
                 return (gzip.decompress(data) if is_packed else data)[start:stop]
             told = answer.headers.get('Content-Range', f'bytes {start}-')
             if not told.startswith(f'bytes {start}-'):  # as some caches do
-                raise ConnectionError(f'asked for the bytes from {start} on, and the server gave {told!r}')
+                raise ConnectionError(f'asked for the bytes from {start} on, but the server sent {told!r}')
             return data
 
     def exists(self, filepath: str) -> bool:
-        """Whether there is such a file; its first byte is asked for, as not every server answers HEAD."""
+        """Whether the file exists. Its first byte is requested, because not every server answers HEAD."""
         try:
             with _answer(filepath, 0, 1):
                 return True
@@ -68,23 +60,20 @@ class HTTPBackend(MMEngineHTTPBackend):
             return False
 
     def size(self, filepath: str) -> int | None:
-        """Bytes of a file; None if the server does not tell with a part of it."""
+        """Bytes of a file; None if the server does not say. A server that ignores ranges raises a ValueError."""
         with _answer(filepath, 0, 1) as answer:
-            told = '' if answer is None else answer.headers.get('Content-Range', '').rpartition('/')[2]
-        return int(told) if told.isdecimal() else None
-
-
-def takes_ranges(address: str) -> bool:
-    """Whether a file can be read in parts; what other backends can do is not asked."""
-    if not address.startswith(('http://', 'https://')):
-        return True
-    with _answer(address, 0, 1) as answer:
-        return answer is not None and answer.status == http.client.PARTIAL_CONTENT
+            if answer is None or answer.status != http.client.PARTIAL_CONTENT:
+                raise ValueError(
+                    f'The server of {os.path.dirname(filepath)} gives whole files only, but parts of archives are '
+                    'read. Use another one (nginx, Apache and object stores take range requests), or copy the archives.'
+                )
+            total = answer.headers.get('Content-Range', '').rpartition('/')[2]
+        return int(total) if total.isdecimal() else None
 
 
 @contextmanager
 def _answer(address: str, start: int, stop: int | None) -> Iterator[Any]:
-    """The open answer of the server; None where the file ends before ``start``."""
+    """The open answer of the server; None if the file ends before ``start``."""
     url, login = _without_login(quoted(address))
     request = Request(url)
     if login:
@@ -96,8 +85,8 @@ def _answer(address: str, start: int, stop: int | None) -> Iterator[Any]:
         with urlopen(request, timeout=seconds) as answer:
             if answer.url != url and answer.headers.get_content_type() == 'text/html':
                 raise StorageRefusedError(
-                    f'{address}: the server sends a web page of {answer.url} in place of the file. It may ask for a '
-                    'login. Use an address that needs none, or one with a signature.'
+                    f'{address}: the server sends the web page {answer.url} instead of the file. It may ask for a '
+                    'login. Use an address without a login, or one with a signature.'
                 )
             yield answer
     except HTTPError as error:
@@ -106,17 +95,17 @@ def _answer(address: str, start: int, stop: int | None) -> Iterator[Any]:
                 raise _translated(error, address) from error
         yield None
     except http.client.InvalidURL as error:
-        raise ValueError(f'{address!r} is no address: {error}. Correct root, or the list.') from error
+        raise ValueError(f'{address!r} is not an address: {error}. Correct root or the list.') from error
     except URLError as error:
         if isinstance(error.reason, str):
-            raise ValueError(f'{address!r} is no address: {error.reason}. Correct root, or the list.') from error
+            raise ValueError(f'{address!r} is not an address: {error.reason}. Correct root or the list.') from error
         raise _of_connection(error.reason, address) from error
     except (http.client.HTTPException, ssl.SSLError) as error:
         raise _of_connection(error, address) from error
 
 
 def _without_login(address: str) -> tuple[str, str | None]:
-    """An address without NAME:PASSWORD@, and the header that says them."""
+    """An address without NAME:PASSWORD@, and the header that holds them."""
     parts = urlsplit(address)
     login, at, host = parts.netloc.rpartition('@')
     if not at:
@@ -130,8 +119,8 @@ def _translated(error: HTTPError, address: str) -> Exception:
         return FileNotFoundError(errno.ENOENT, text, address)
     if error.code in REFUSED or error.code in ELSEWHERE:
         return StorageRefusedError(
-            f'{address}: {text}. The server does not let this file be read. Check who may, and the credentials in '
-            'the address or of the proxy; some servers answer so for a file that is not there.'
+            f'{address}: {text}. The server refuses access to this file. Check its permissions, and the credentials '
+            'in the address or of the proxy. Some servers also answer this for a missing file.'
         )
     if error.code >= 500 or error.code in BUSY:
         busy: Any = ConnectionError(text)
@@ -145,13 +134,13 @@ def _of_connection(reason: Any, address: str) -> Exception:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return StorageRefusedError(
             f'{address}: {reason.verify_message}. The certificate of the server is not trusted. Correct the address, '
-            'or name the file of the certificate in SSL_CERT_FILE.'
+            'or set SSL_CERT_FILE to the file of the certificate.'
         )
     return reason if isinstance(reason, TimeoutError) else ConnectionError(f'{type(reason).__name__}: {reason}')
 
 
 def quoted(address: str) -> str:
-    """An address as it is sent: what a name may hold and an address may not becomes %XX. What is %XX already stays."""
+    """An address as it is sent: characters that an address may not hold become %XX. An existing %XX stays."""
     address = re.sub('%(?![0-9A-Fa-f]{2})', '%25', address).replace('#', '%23')
     parts = urlsplit(address)
     host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode('idna').decode()

@@ -1,4 +1,4 @@
-"""Local files that are read in parts, by decoders in place."""
+"""Local files that decoders read in parts."""
 
 from __future__ import annotations
 
@@ -15,35 +15,27 @@ T = TypeVar('T')
 
 
 class Span(NamedTuple):
-    """A file that lies in another one, as a member of an archive.
+    """A file inside another one, such as a member of an archive."""
 
-    Attributes:
-        path: its address.
-        held_by: path of the other file.
-        begin: where its bytes are.
-        size: how many they are.
-    """
-
-    path: str
-    held_by: str
-    begin: int
-    size: int
+    path: str  # its address
+    held_by: str  # path of the other file
+    begin: int  # of its bytes in the other file
+    size: int  # bytes
 
 
 class LocalFile(io.RawIOBase):
-    """An open file whose reads are repeated while its storage is away: a decoder sees nothing of that.
+    """An open file whose reads are repeated while its storage is away. The decoder does not notice.
 
-    A decoder may take an error in the middle for the end of the file, and show something else; PyAV drops what is no
-    Exception. So a read that fails for good fails for ever, and ``error`` tells whoever called the decoder.
+    A decoder may take an error for the end of the file and show something else. PyAV drops a BaseException. So after a
+    read has failed for good, all others fail too, and the caller of the decoder looks at ``error``.
 
     Args:
-        source: path of the file, or where it lies in another one.
+        source: path of the file, or its place in another one.
 
     Attributes:
-        name: what FFmpeg takes for the address. Without 'file:' it would take the first half of 'a:b.mp4' for a
-            protocol.
-        seconds: that reading took, for which no decoder is to blame.
-        error: that a read met.
+        name: the address for FFmpeg. Without 'file:' it would take the first half of 'a:b.mp4' for a protocol.
+        seconds: spent on reading, not on decoding.
+        error: of a read.
 
     Raises:
         OSError: there is no such file, or it cannot be read and others can.
@@ -60,11 +52,9 @@ class LocalFile(io.RawIOBase):
         self._size = self._insist(lambda file: os.fstat(file).st_size) if size is None else size
 
     def readable(self) -> bool:
-        """It is."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
         return True
 
     def read(self, size: int | None = -1) -> bytes:
@@ -81,22 +71,18 @@ class LocalFile(io.RawIOBase):
         return data
 
     def read_at(self, place: int, size: int) -> bytes:
-        """The bytes from a place on, as many of them as there are."""
+        """``size`` bytes from a place on, or fewer if the file ends before."""
         size = max(min(size, self._size - place), 0)
         return self._insist(lambda file: os.pread(file, size, self._begin + place))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to another place."""
+        """Move to another place."""
         self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
         return self._place
 
-    def tell(self) -> int:
-        """The place."""
-        return self._place
-
     def close(self) -> None:
-        """Let go of the file."""
-        self._let_go()
+        """Close the file."""
+        self._close_file()
         super().close()
 
     def _insist(self, call: Callable[[int], T]) -> T:
@@ -106,7 +92,7 @@ class LocalFile(io.RawIOBase):
             try:
                 return call(self._file)
             except OSError:
-                self._let_go()  # what is stale stays it: only a file that is opened anew can be read again
+                self._close_file()  # a stale handle stays stale, so the next attempt opens the file again
                 raise
 
         begin = time.monotonic()
@@ -115,14 +101,14 @@ class LocalFile(io.RawIOBase):
         finally:
             self.seconds += time.monotonic() - begin
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
 
 
 def is_there(path: str, is_kind: Callable[[int], bool] = bool) -> bool:
-    """As `os.path.exists` and `os.path.isdir`, which take any error for a no."""
+    """Like `os.path.exists`, or `os.path.isdir` with ``S_ISDIR``. Those return False on every error."""
     try:
         return is_kind(os.stat(path).st_mode)
     except UNREACHABLE:
@@ -130,7 +116,7 @@ def is_there(path: str, is_kind: Callable[[int], bool] = bool) -> bool:
 
 
 def read_from_disk(path: str) -> None:
-    """Read a byte of a file, and not from what the kernel has of it in memory; an empty one shows nothing."""
+    """Read a byte of a file past the page cache. An empty file raises an OSError, because it shows nothing."""
     with open(path, 'rb') as file:
         if hasattr(os, 'posix_fadvise'):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""Object stores, as far as fsspec knows them: S3, Google Cloud, Azure, Hugging Face and others."""
+"""Object stores that fsspec reads: S3, Google Cloud, Azure, Hugging Face and others."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
-from mmengine.fileio import BaseStorageBackend
-
-from omnimae.data.storage.backends import backend
+from omnimae.data.storage.backends import RangeBackend, backend
 from omnimae.data.storage.patience import AWAY, timeout
 from omnimae.stopping import StorageRefusedError
 
 T = TypeVar('T')
 
-# Beginnings of addresses -> what reads them, beside fsspec.
+# Prefix of the address -> the package that reads it, besides fsspec.
 PACKAGES = {
     **dict.fromkeys(('s3', 's3a'), 's3fs'),
     **dict.fromkeys(('gs', 'gcs'), 'gcsfs'),
@@ -26,39 +25,39 @@ PACKAGES = {
     **dict.fromkeys(('hf',), 'huggingface_hub'),
     **dict.fromkeys(('memory',), 'fsspec'),
 }
-# Of the libraries below fsspec: who asks has no right to, or said nothing of who asks.
+# Names of errors of the libraries below fsspec: credentials are missing or wrong.
 REFUSALS = ('NoCredentials', 'PartialCredentials', 'RefreshError', 'DefaultCredentials', 'TokenRetrieval')
-MISTAKES = (TypeError, ValueError, AttributeError, NotImplementedError, ImportError)  # in arguments, or installations
+MISTAKES = (TypeError, ValueError, AttributeError, NotImplementedError, ImportError)  # in arguments or installations
 
 
 @backend('fsspec', tuple(PACKAGES))
-class FsspecBackend(BaseStorageBackend):
-    """Files of every storage that fsspec knows, by their addresses, such as ``s3://BUCKET/NAME``.
+class FsspecBackend(RangeBackend):
+    """Files of every storage that fsspec reads, by their addresses, such as ``s3://BUCKET/NAME``.
 
-    Credentials come from where the storage's own tools take them: of S3 ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, the
-    role of the machine, and ``AWS_ENDPOINT_URL`` for a server that is not Amazon's. Every process has connections of
-    its own: those of the process that it was forked from would not answer.
+    Credentials are those of the storage's own tools. For S3 these are ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, the role
+    of the machine, and ``AWS_ENDPOINT_URL`` for a server that is not Amazon's. Every process has its own connections,
+    because those of its parent do not work after a fork.
 
     Args:
-        options: of the file system of fsspec, such as ``endpoint_url`` or ``anon=True`` of S3.
+        options: for the file system of fsspec, such as ``endpoint_url`` or ``anon=True`` for S3.
     """
 
     is_thread_safe = True
 
     def __init__(self, **options: Any) -> None:
         self.options = options
-        self._stores: dict[tuple[int, str], Any] = {}  # by process and beginning of the address; threads share them
-        self._locks: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held one
+        self._stores: dict[tuple[int, str], Any] = {}  # by process and prefix of the address; threads share them
+        self._locks: dict[int, threading.Lock] = {}  # by process: a thread of the parent may hold one
 
     def __reduce__(self) -> tuple:
-        return _remade, (self.options,)
+        return partial(FsspecBackend, **self.options), ()
 
     def get(self, filepath: str) -> bytes:
         """The whole file."""
         return self._ask(filepath, lambda store: store.cat_file(filepath))
 
     def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes [start, stop) of a file, as many of them as it has."""
+        """The bytes [start, stop) of a file, or fewer if it ends before."""
         if start == stop:
             return b''
         try:
@@ -68,12 +67,8 @@ class FsspecBackend(BaseStorageBackend):
                 raise
             return b''  # beyond the end
 
-    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """The whole file, decoded."""
-        return self.get(filepath).decode(encoding)
-
     def put(self, obj: bytes, filepath: str) -> None:
-        """Write a file; object stores show it when it is whole."""
+        """Write a file. Object stores show it when it is complete."""
         self._ask(filepath, lambda store: store.pipe_file(filepath, bytes(obj)))
 
     def put_text(self, obj: str, filepath: str, encoding: str = 'utf-8') -> None:
@@ -81,16 +76,22 @@ class FsspecBackend(BaseStorageBackend):
         self.put(obj.encode(encoding), filepath)
 
     def exists(self, filepath: str) -> bool:
-        """Whether there is such a file or folder."""
-        return self._ask(filepath, lambda store: _info(store, filepath) is not None)
+        """Whether the file or folder exists."""
+        return self._kind(filepath) is not None
 
     def isdir(self, filepath: str) -> bool:
         """Whether there are files below an address."""
-        return self._ask(filepath, lambda store: (_info(store, filepath) or {}).get('type') == 'directory')
+        return self._kind(filepath) == 'directory'
 
     def isfile(self, filepath: str) -> bool:
-        """Whether there is such a file."""
-        return self._ask(filepath, lambda store: (_info(store, filepath) or {}).get('type') == 'file')
+        """Whether the file exists."""
+        return self._kind(filepath) == 'file'
+
+    def _kind(self, filepath: str) -> str | None:
+        try:
+            return self._ask(filepath, lambda store: store.info(filepath))['type']
+        except FileNotFoundError:
+            return None
 
     def size(self, filepath: str) -> int:
         """Bytes of a file."""
@@ -112,7 +113,7 @@ class FsspecBackend(BaseStorageBackend):
         suffix: str | tuple[str, ...] | None = None,
         recursive: bool = False,
     ) -> Iterator[str]:
-        """Files and folders below an address, relative to it; names that begin with a dot are left out."""
+        """Files and folders below an address, relative to it, without names that begin with a dot."""
         depth = None if recursive else 1
         found = self._ask(dir_path, lambda s: s.find(dir_path, maxdepth=depth, withdirs=True, detail=True))
         store = self._store(dir_path)
@@ -125,7 +126,7 @@ class FsspecBackend(BaseStorageBackend):
 
     @contextmanager
     def get_local_path(self, filepath: str) -> Iterator[str]:
-        """A copy on a local disk, for a while."""
+        """A temporary copy on a local disk."""
         with NamedTemporaryFile() as file:
             self._ask(filepath, lambda store: store.get_file(filepath, file.name))
             yield file.name
@@ -142,9 +143,9 @@ class FsspecBackend(BaseStorageBackend):
             raise _refused(address, error) from error
         except OSError as error:
             if error.errno is not None and error.errno not in AWAY:
-                raise  # of this file
+                raise  # an error of this file
             raise ConnectionError(f'{type(error).__name__}: {error}') from error
-        except Exception as error:  # of whatever type: fsspec leaves them as the libraries below it raise them
+        except Exception as error:  # of any type: fsspec passes on those of the libraries below it
             if type(error).__name__.startswith(REFUSALS):
                 raise _refused(address, error) from error
             raise ConnectionError(f'{type(error).__name__}: {error}') from error
@@ -169,35 +170,19 @@ class FsspecBackend(BaseStorageBackend):
                 f'Addresses of {prefix}:// need another package. Run: {remedy}'
                 + (" (or: pip install 'omnimae[s3]')" if package == 's3fs' else '')
             ) from error
-        store = kind(**(_defaults(prefix) | self.options), skip_instance_cache=True)
-        if PACKAGES.get(prefix) == 's3fs':
+        options: dict[str, Any] = dict(use_listings_cache=False)
+        if is_s3 := PACKAGES.get(prefix) == 's3fs':  # `patience` repeats reads; botocore alone would wait 60 s, 5 times
+            seconds = timeout()
+            options['config_kwargs'] = dict(connect_timeout=seconds, read_timeout=seconds, retries=dict(max_attempts=1))
+        store = kind(**(options | self.options), skip_instance_cache=True)
+        if is_s3:
             store.retries = 1
         return store
-
-
-def _defaults(prefix: str) -> dict[str, Any]:
-    if PACKAGES.get(prefix) != 's3fs':
-        return {'use_listings_cache': False}
-    # `patience` repeats reads; botocore alone would wait for 60 s, five times
-    seconds = timeout()
-    config = dict(connect_timeout=seconds, read_timeout=seconds, retries=dict(max_attempts=1))
-    return dict(config_kwargs=config, use_listings_cache=False)
-
-
-def _remade(options: dict[str, Any]) -> FsspecBackend:
-    return FsspecBackend(**options)
-
-
-def _info(store: Any, address: str) -> dict[str, Any] | None:
-    try:
-        return store.info(address)
-    except FileNotFoundError:
-        return None
 
 
 def _refused(address: str, error: Exception) -> StorageRefusedError:
     text = ' '.join(str(error).split())
     return StorageRefusedError(
-        f'{address}: {type(error).__name__}: {text}. The storage does not let us read or write there. Set its '
-        'credentials in the environment, as for its own tools; some storages answer so for a file that is not there.'
+        f'{address}: {type(error).__name__}: {text}. The storage refuses access. Set its credentials in the '
+        'environment, as for its own tools. Some storages also answer this for a missing file.'
     )

@@ -1,10 +1,10 @@
-"""What is done while a storage does not answer: wait, try again, and give up in the end.
+"""When a storage does not answer: wait, try again, and give up in the end.
 
-A file is broken by its content alone. Errors of the storage (a network file system that is gone, a server that is busy)
-say nothing of it, so the read is repeated with growing pauses. Two variables of the environment say for how long:
+Only its content makes a file broken. Errors of the storage (a lost network file system, a busy server) say nothing
+about the file, so the read is repeated with growing pauses. Two variables of the environment limit this:
 
-- ``OMNIMAE_STORAGE_PATIENCE``: seconds from the first failure of a read on, 120 by default;
-- ``OMNIMAE_STORAGE_TIMEOUT``: seconds without a byte after which a read over a network has failed, 30 by default.
+- ``OMNIMAE_STORAGE_PATIENCE``: seconds after the first failure of a read, 120 by default.
+- ``OMNIMAE_STORAGE_TIMEOUT``: seconds without a byte after which a read over a network fails, 30 by default.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from omnimae.stopping import StorageAwayError, seconds_of, storage_patience
 T = TypeVar('T')
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0  # seconds; each is twice the one before
-WITNESSES = 8  # files that are asked for when another one is missing
+WITNESSES = 8  # files that are read to judge a missing one
 AWAY = {
     getattr(errno, name)
     for name in (
         *('EIO', 'ESTALE', 'ETIMEDOUT', 'ENOTCONN', 'ESHUTDOWN', 'EREMOTEIO', 'ENOLINK', 'ECOMM', 'EPROTO', 'EPIPE'),
         *('EHOSTDOWN', 'EHOSTUNREACH', 'ENETDOWN', 'ENETUNREACH', 'ENETRESET', 'ECONNREFUSED', 'ECONNRESET'),
         *('ECONNABORTED', 'ENODEV', 'ENXIO', 'ENOMEDIUM', 'EKEYEXPIRED', 'EAGAIN', 'EBUSY', 'ENOLCK'),
-        *('EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS'),  # of this machine, but no more of the file
+        *('EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS'),  # errors of this machine, not of the file
     )
     if hasattr(errno, name)
 }
@@ -45,19 +45,14 @@ UNREACHABLE = (FileNotFoundError, NotADirectoryError, PermissionError)  # of a f
 
 
 class Root(NamedTuple):
-    """A local folder in which data were found.
+    """A local folder in which data were found."""
 
-    Attributes:
-        device: its file system.
-        can_be_listed: it need not, to give files by their names.
-    """
-
-    device: int
-    can_be_listed: bool
+    device: int  # its file system
+    can_be_listed: bool  # files can be read by name without this
 
 
 class Roots(dict[str, Root]):
-    """Roots by path, of this process. A process that is not forked from it gets them with what it is sent."""
+    """Roots of this process by path. Pickling them adds them to the roots of the other process."""
 
     def __reduce__(self) -> tuple:
         return _join_roots, (dict(self),)
@@ -69,17 +64,17 @@ def _join_roots(roots: dict[str, Root]) -> Roots:
 
 
 ROOTS = Roots()
-_random = random.Random()  # of its own: a pause changes no random number of the training
-_read_well: dict[str, deque[str]] = {}  # storage -> files of it that were read last
+_random = random.Random()  # its own, so that a pause changes no random number of the training
+_read_well: dict[str, deque[str]] = {}  # storage -> the files that were read last
 
 
 def timeout() -> float:
-    """Seconds without an answer after which a read over a network has failed."""
+    """Seconds without an answer after which a read over a network fails."""
     return max(seconds_of('OMNIMAE_STORAGE_TIMEOUT', 30.0), 0.001)
 
 
 def remember_root(root: str) -> None:
-    """Note that there are data in this local folder: when it is gone, they are away, and not missing."""
+    """Note that this local folder has data. When it is gone, they are away, not missing."""
     if os.path.isdir(root):
         ROOTS[root.rstrip('/')] = Root(os.stat(root).st_dev, os.access(root, os.R_OK))
 
@@ -90,14 +85,14 @@ def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object
     Args:
         attempt: reads the file.
         path: its path or address.
-        probe: reads a little of another file of that storage, past all caches, or raises. Where another one can be read
-            in the end, as on a disk with one bad sector, the file is the fault. Where a file is missing, and so are
-            all that were read last, the storage is.
+        probe: reads a little of another file of the storage, past all caches, or raises. If another file can be read in
+            the end, as on a disk with one bad sector, the file is broken. If a file is missing and so are all that were
+            read last, the storage is away.
 
     Raises:
         StorageAwayError: the storage did not come back in time.
-        OSError: of the file itself.
-        ValueError: the patience is no number.
+        OSError: an error of the file itself.
+        ValueError: the patience is not a number.
     """
     limit = storage_patience()
     try:
@@ -117,7 +112,9 @@ def _insist(
     attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None, limit: float
 ) -> T:
     storage, begin, pause, count = lost_root(path) or storage_of(path), time.monotonic(), FIRST_PAUSE, 1
-    _outages.begin(storage, f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}')
+    _note_outage(
+        storage, time.time(), f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}'
+    )
     while (left := begin + limit - time.monotonic()) > 0:
         asked = getattr(error, 'retry_after', 0.0)
         time.sleep(min(max(pause * _random.uniform(0.5, 1.0), asked), left))
@@ -129,24 +126,25 @@ def _insist(
                 raise
             error = latest
         else:
-            _outages.end(storage, f'Storage {storage} is back after {time.monotonic() - begin:.1f} s.')
+            _note_outage(storage, 0.0, f'Storage {storage} is back after {time.monotonic() - begin:.1f} s.')
             return result
     seconds = time.monotonic() - begin
     if isinstance(error, OSError) and not isinstance(error, UNREACHABLE) and _others_can_be_read(path, probe):
-        _outages.end(storage, f'{path} cannot be read, but other files of {storage} can: the file is broken.')
+        _note_outage(storage, 0.0, f'{path} cannot be read, but other files of {storage} can: the file is broken.')
         raise OSError(
-            error.errno or errno.EIO, f'{reason_of(error)}, {count} times in {seconds:.1f} s, and others can be read'
+            error.errno or errno.EIO, f'{reason_of(error)}, {count} times in {seconds:.1f} s, but others can be read'
         ) from error
-    _outages.forget(storage)
+    _note_outage(storage, 0.0)
     raise StorageAwayError(
         f'Storage {storage} is away, as seen from {socket.gethostname()}: {count} reads of {path} failed in '
-        f'{seconds:.1f} s, the last one for: {reason_of(error)}. Go on with --resume when it is back. To wait longer, '
-        f'set OMNIMAE_STORAGE_PATIENCE (now {limit:g} seconds). If it is this file alone, name it in a file for skip=.'
+        f'{seconds:.1f} s, the last one with: {reason_of(error)}. Go on with --resume when it is back. To wait '
+        f'longer, set OMNIMAE_STORAGE_PATIENCE (now {limit:g} seconds). If only this file fails, list it in a file for '
+        'skip=.'
     ) from error
 
 
 def is_away(error: Exception, path: str, probe: Callable[[str], object] | None = None) -> bool:
-    """Whether an error is of the storage, and not of the file at ``path``."""
+    """Whether this is an error of the storage, not of the file at ``path``."""
     if isinstance(error, UNREACHABLE):
         others = _witnesses(path)
         return lost_root(path) is not None or (
@@ -164,7 +162,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def storage_of(path: str) -> str:
-    """The name by which a storage is called: the begin of an address, or the root that a local file is in."""
+    """The name of a storage: the scheme and host of an address, or the root of a local file."""
     scheme, _, rest = path.partition('://')
     if rest:
         return f'{scheme}://{rest.partition("/")[0]}'
@@ -176,12 +174,12 @@ def _root_of(path: str) -> str | None:
 
 
 def lost_root(path: str) -> str | None:
-    """The folder of data that is no longer there, or a mount point without its file system; else None."""
+    """The root that is gone, or is a mount point without its file system; else None."""
     if '://' in path:
         return None
     if (root := _root_of(path)) is not None:
         return root if _is_gone(root, ROOTS[root]) else None
-    # Copies of files may lie beside the root, and are away with it, and so is their folder.
+    # Copies of files may be beside the root. They are away with it, and so is their folder.
     beside = [root for root in ROOTS if (parent := os.path.dirname(root)) and path.startswith(f'{parent}/')]
     if not beside or not _is_empty(os.path.dirname(path)):
         return None
@@ -199,7 +197,7 @@ def _is_gone(root: str, then: Root) -> bool:
 
 
 def _is_empty(folder: str) -> bool:
-    """Whether nothing is in a folder, as far as it can be listed."""
+    """Whether a folder is empty or cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is None
@@ -211,7 +209,7 @@ def _others_can_be_read(path: str, probe: Callable[[str], object] | None) -> boo
     if probe is None:
         return False
     others = _witnesses(path)
-    if '://' not in path:  # of the same folder, for others may be links to other disks
+    if '://' not in path:  # from the same folder, because others may be links to other disks
         try:
             with os.scandir(os.path.dirname(path) or '.') as entries:
                 others = [entry.path for _, entry in zip(range(8), entries, strict=False) if entry.is_file()]
@@ -223,7 +221,7 @@ def _others_can_be_read(path: str, probe: Callable[[str], object] | None) -> boo
 
 
 def _witnesses(path: str) -> list[str]:
-    """Other files of its storage that were read last, the last one first."""
+    """Other files of its storage that were read last, the latest first."""
     return [other for other in reversed([*_read_well.get(storage_of(path), ())]) if other != path]
 
 
@@ -231,39 +229,20 @@ def _any_can_be_read(paths: Iterable[str], probe: Callable[[str], object]) -> bo
     for path in paths:
         try:
             probe(path)
-        except Exception:  # of whatever type a backend has
+        except Exception:  # of any type that a backend has
             continue
         return True
     return False
 
 
-class _Outages:
-    """Since when a storage is away, for all processes that were forked from this one: it is said once."""
-
-    SLOTS = 256
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 8 * self.SLOTS)
-
-    def begin(self, storage: str, message: str) -> None:
-        """Log that it is away, unless another process did."""
-        if not self._exchange(storage, time.time()):
-            print_log(message, 'current', logging.WARNING)
-
-    def end(self, storage: str, message: str) -> None:
-        """Log that it is back, unless another process did."""
-        if self._exchange(storage, 0.0):
-            print_log(message, 'current', logging.WARNING)
-
-    def forget(self, storage: str) -> None:
-        """Whoever waits for it next says so again."""
-        self._exchange(storage, 0.0)
-
-    def _exchange(self, storage: str, now: float) -> float:
-        place = zlib.crc32(storage.encode(errors='surrogateescape')) % self.SLOTS * 8
-        [before] = struct.unpack_from('d', self._memory, place)
-        struct.pack_into('d', self._memory, place, now)
-        return before
+# Since when each storage is away, by hash. Forked processes share it, so each outage is logged once.
+_away_since = mmap.mmap(-1, 8 * 256)
 
 
-_outages = _Outages()
+def _note_outage(storage: str, since: float, message: str = '') -> None:
+    """Note since when a storage is away, 0 if it is back, and log it unless another process did."""
+    place = zlib.crc32(storage.encode(errors='surrogateescape')) * 8 % len(_away_since)
+    [before] = struct.unpack_from('d', _away_since, place)
+    struct.pack_into('d', _away_since, place, since)
+    if message and bool(before) != bool(since):
+        print_log(message, 'current', logging.WARNING)

@@ -1,12 +1,12 @@
-"""Shards: many files in a few tar archives, as WebDataset packs them, read where they lie.
+"""Shards: many files in a few tar archives, as WebDataset packs them, read without unpacking.
 
-A folder that holds archives and no other data is read as if it held their members: ``ROOT/NAME`` is the member NAME of
-one of ``ROOT/*.tar``. What lies where is read once, from the archives' headers, and kept in ``ROOT/shards.index``. Of a
-web server the index is fetched, and of the archives only the bytes of the members.
+A folder that holds only archives is read as if it held their members: ``ROOT/NAME`` is the member NAME of one of
+``ROOT/*.tar``. The places of members are read once from the archives' headers, and kept in ``ROOT/shards.index``. From
+a web server the index is fetched, and only the bytes of the members.
 
-A member's name is only a name. It is written as ``tar`` would unpack it, without a leading ``/`` and without ``..``,
-and no file is ever opened by it. Names that several archives have tell the archive too: ``a.jpg`` of ``x.tar`` is
-``a~x.jpg`` then. A label may stand beside a file, as WebDataset has it: ``a.cls`` with the class of ``a.jpg``.
+A member's name is only a name. It is the path that ``tar`` would unpack, without a leading ``/`` and without ``..``. No
+file is ever opened by it. If several archives have the same name, names include the archive: ``a.jpg`` of ``x.tar``
+becomes ``a~x.jpg``. As in WebDataset, ``a.cls`` may hold the class of ``a.jpg``.
 """
 
 from __future__ import annotations
@@ -18,52 +18,48 @@ import posixpath
 import tarfile
 import threading
 from bisect import bisect_left
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from stat import S_ISDIR
 from typing import NamedTuple
 
 import numpy as np
-from mmengine.fileio import BaseStorageBackend
 from mmengine.logging import print_log
 
-from omnimae.data.storage.backends import backend, find_backend
-from omnimae.data.storage.http import takes_ranges
+from omnimae.data.storage.backends import RangeBackend, backend, find_backend
 from omnimae.data.storage.local import Span, is_there
 from omnimae.data.storage.patience import UNREACHABLE, lost_root, remember_root
 from omnimae.data.tables import Columns, StringTable, parse_table, stored
 
 INDEX = 'shards.index'
-LISTS = ('.txt', '.csv', '.json', '.jsonl', '.tsv', '.md')  # what may lie beside archives
+WRITE_INDEX = 'Write it beside the archives with: tools/prepare_dataset.py shard --root FOLDER'
+LISTS = ('.txt', '.csv', '.json', '.jsonl', '.tsv', '.md')  # files that may be beside archives
 PACKED = ('.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tar.xz', '.txz', '.tar.zst', '.tar.lz4')
-LARGE = 2**24  # bytes; of a larger member decoders read what they need
+LARGE = 2**24  # bytes; decoders read only the parts that they need of a larger member
 MAX_OPEN = 64  # archives that a process keeps open
+UNPACK = (
+    'so its members cannot be read in place. Decompress it (gunzip, unxz, zstd -d): its files are compressed already.'
+)
 
 _lock = threading.RLock()
 _known: dict[str, Shards] = {}  # by the root
 
 
 class Member(NamedTuple):
-    """A file in an archive.
-
-    Attributes:
-        name: as it is listed.
-        begin: where its bytes are.
-        size: how many they are.
-        time: of its last change, in seconds.
-    """
+    """A file in an archive."""
 
     name: str
-    begin: int
-    size: int
-    time: int
+    begin: int  # of its bytes
+    size: int  # bytes
+    time: int  # of its last change, in seconds
 
 
 def is_sharded(folder: str) -> bool:
-    """Whether a local folder holds archives, and no other data.
+    """Whether a local folder holds archives and no other data.
 
     Raises:
         OSError: its storage is away.
@@ -85,20 +81,19 @@ def is_sharded(folder: str) -> bool:
         return False
     if packed:
         raise ValueError(
-            f'{os.path.join(folder, min(packed))} is compressed, so its members cannot be read where they lie. Unpack '
-            f'the compression (gunzip, unxz, zstd -d) of the {len(packed)} archives: images and videos have their own.'
+            f'{os.path.join(folder, min(packed))} is compressed, {UNPACK} The folder has {len(packed)} such archives.'
         )
     return archives
 
 
 def lies_beside(name: str) -> bool:
-    """Whether a file or folder may lie beside archives, and is none of the data."""
+    """Whether a file or folder may be beside archives because it is not data."""
     name = name.lower()
     return name.startswith('.') or name == INDEX or name.endswith((*LISTS, '.part'))
 
 
 def root_of(path: str) -> str | None:
-    """The folder of archives that a local path lies in, or is."""
+    """The folder of archives that a local path is in, or that it is."""
     while not is_there(path, S_ISDIR):
         parent = os.path.dirname(path)
         if parent == path:
@@ -108,37 +103,26 @@ def root_of(path: str) -> str | None:
 
 
 @backend('shards')
-class ShardsBackend(BaseStorageBackend):
-    """Members of archives by address. What is no member is read as the file that it is: a list beside the archives."""
+class ShardsBackend(RangeBackend):
+    """Members of archives by address. Other addresses are files beside the archives, such as lists."""
 
     is_thread_safe = True
 
-    def get(self, filepath: str) -> bytes:
-        """The whole file."""
-        return self.get_range(filepath)
-
-    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """The whole file, decoded."""
-        return self.get(filepath).decode(encoding)
-
     def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The bytes [start, stop) of a file, as many of them as it has."""
+        """The bytes [start, stop) of a file, or fewer if it ends before."""
         shards, name = _locate(filepath)
         row = shards.find(name)
-        if row is None:
-            data = find_backend(filepath).get(filepath)
-            return data[start:stop]
-        return shards.read(row, start, stop)
+        return find_backend(filepath).get(filepath)[start:stop] if row is None else shards.read(row, start, stop)
 
     def exists(self, filepath: str) -> bool:
-        """Whether there is such a member, or a file beside the archives."""
+        """Whether the member, or the file beside the archives, exists."""
         shards, name = _locate(filepath)
         if shards.find(name) is not None or shards.has_folder(name):
             return True
         return find_backend(filepath).exists(filepath)
 
     def isdir(self, filepath: str) -> bool:
-        """Whether this is the folder of the archives, on disk as they are now, or one in them."""
+        """Whether this is the folder of the archives, as it is now on disk, or a folder in them."""
         global _known
         before = _known
         shards, name = _locate(filepath)
@@ -156,23 +140,27 @@ class ShardsBackend(BaseStorageBackend):
     def labels(self, root: str, names: Sequence[str]) -> list[str | None] | None:
         """The text of each member's .cls file; None if no archive has such files."""
         shards, folder = _locate(root)
-        return shards.labels(f'{folder}/' if folder else '', names)
+        if shards.label is None:
+            return None
+        texts = [*shards.label_texts, None]
+        codes = dict(zip(shards.names, shards.label.tolist(), strict=True))
+        return [texts[codes.get(f'{folder}/{name}' if folder else name, -1)] for name in names]
 
     def large_member(self, filepath: str) -> Span | None:
-        """Where a member lies of which a decoder needs a part only; None of others, which are read at once."""
+        """The place of a large member, of which a decoder reads parts; None for other files, which are read at once."""
         shards, name = _locate(filepath)
         row = shards.find(name)
         return None if row is None else shards.span(row, filepath)
 
     def archive_of(self, filepath: str) -> str:
-        """The archive that a member is in."""
+        """The archive that holds a member."""
         shards, name = _locate(filepath)
         row = shards.find(name)
         return filepath if row is None else shards.archives[shards.archive[row]]
 
 
 def _locate(path: str) -> tuple[Shards, str]:
-    """The shards that an address leads into, and the name in them."""
+    """The shards of an address, and the name in them."""
     global _known
     path = path.rstrip('/') if '://' in path else os.path.abspath(path)
     for root, shards in _known.items():
@@ -180,7 +168,7 @@ def _locate(path: str) -> tuple[Shards, str]:
             return shards, path[len(root) + 1 :]
     with _lock:
         shards = Shards.at(path)
-        _known = {**_known, shards.root: shards}  # another dict, for one that a thread goes through must not grow
+        _known = {**_known, shards.root: shards}  # a new dict, because another thread may iterate over the old one
     return shards, path[len(shards.root) + 1 :]
 
 
@@ -189,7 +177,7 @@ class Shards:
 
     Args:
         root: the folder.
-        columns: as of `index`.
+        columns: of `index`.
     """
 
     def __init__(self, root: str, columns: Columns):
@@ -198,16 +186,15 @@ class Shards:
         self.archive, self.begins, self.sizes = columns['archive'], columns['begins'], columns['sizes']
         if elsewhere := [name for name in columns['archives'] if '/' in name]:
             raise ValueError(
-                f'{root}/{INDEX} names the archive {elsewhere[0]!r}, which lies elsewhere. Make it again, where the '
-                'archives are.'
+                f'{root}/{INDEX} names the archive {elsewhere[0]!r}, which is in another folder. {WRITE_INDEX}'
             )
         self.archives = [posixpath.join(root, name) for name in columns['archives']]
         self.stats = columns['stats']
-        self._label, self._labels = columns['label'], columns['labels']
+        self.label, self.label_texts = columns['label'], columns['labels']
 
     @classmethod
     def at(cls, path: str) -> Shards:
-        """Those that an address leads into.
+        """The shards of an address.
 
         Raises:
             OSError: an archive or the index cannot be read.
@@ -218,7 +205,7 @@ class Shards:
         if root is None and lost_root(path) is not None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         if root is None:
-            raise ValueError(f'{path!r} is neither in a folder of .tar files nor one. Correct root or backend_args.')
+            raise ValueError(f'{path!r} is not a folder of .tar files, nor in one. Correct root or backend_args.')
         remember_root(root)
         return cls(root, index(root))
 
@@ -233,14 +220,13 @@ class Shards:
                 root = posixpath.dirname(root)
                 continue
             if columns is None:
-                raise ValueError(f'{address} is no index of shards. Make it again, where the archives are.')
+                raise ValueError(f'{address} is not an index of shards. {WRITE_INDEX}')
             shards = cls(root, columns)
             with ThreadPoolExecutor(16) as threads:
                 [*threads.map(_check_on_server, shards.archives, shards.stats[:, 0].tolist())]
             return shards
         raise ValueError(
-            f'{path} leads to no {INDEX}, by which archives on a server are read. Write it where they are, with '
-            f'tools/prepare_dataset.py shard --root FOLDER, and put it beside them.'
+            f'{path}: no {INDEX} is in this folder or above it. Archives on a server need it. {WRITE_INDEX}'
         )
 
     def find(self, name: str) -> int | None:
@@ -254,31 +240,21 @@ class Shards:
         return row < len(self.names) and self.names[row].startswith(f'{name}/')
 
     def names_below(self, folder: str) -> Iterator[str]:
-        """Names in a folder, relative to it, in order, but for those that begin with a dot."""
-        if not folder:
-            yield from (name for name in self.names if not name.startswith('.') and '/.' not in name)
-            return
-        for row in range(bisect_left(self.names, f'{folder}/'), len(self.names)):
-            name = self.names[row]
-            if not name.startswith(f'{folder}/'):
+        """Names in a folder, relative to it, in order, without those that begin with a dot."""
+        prefix = f'{folder}/' if folder else ''
+        rows = range(bisect_left(self.names, prefix), len(self.names))
+        for name in (self.names[row] for row in rows) if folder else self.names:  # the table is faster as a whole
+            if not name.startswith(prefix):
                 return
-            name = name[len(folder) + 1 :]
+            name = name[len(prefix) :]
             if not name.startswith('.') and '/.' not in name:
                 yield name
-
-    def labels(self, folder: str, names: Sequence[str]) -> list[str | None] | None:
-        """As of `ShardsBackend.labels`, in a folder that is '' or ends in '/'."""
-        if self._label is None:
-            return None
-        texts = [*self._labels, None]
-        codes = dict(zip(self.names, self._label.tolist(), strict=True))
-        return [texts[codes.get(folder + name, -1)] for name in names]
 
     def read(self, row: int, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes [start, stop) of a member.
 
         Raises:
-            OSError: the archive is gone, or another one than the index tells of.
+            OSError: the archive is gone, or differs from that of the index.
         """
         size = int(self.sizes[row])
         stop = size if stop is None else min(stop, size)
@@ -289,13 +265,13 @@ class Shards:
         if '://' in path:
             data = find_backend(path).get_range(path, begin + start, begin + stop)
         else:
-            data = _files.read(path, stat, begin + start, stop - start)
+            data = _read_archive(path, stat, begin + start, stop - start)
         if len(data) < stop - start:
-            raise OSError(errno.EINVAL, f'ends in the middle of {self.names[row]!r}, and was longer once', path)
+            raise OSError(errno.EINVAL, f'ends in the middle of {self.names[row]!r}, but was longer before', path)
         return data
 
     def span(self, row: int, address: str) -> Span | None:
-        """As of `ShardsBackend.large_member`."""
+        """See `ShardsBackend.large_member`."""
         number, size = int(self.archive[row]), int(self.sizes[row])
         path = self.archives[number]
         if size <= LARGE or '://' in path:
@@ -306,55 +282,39 @@ class Shards:
 
 
 def _check_on_server(address: str, size: int) -> None:
-    """An archive must be there, be read in parts, and have the size that the index tells of."""
+    """An archive must exist, be read in parts, and have the size that the index states."""
+    backend = find_backend(address)
     try:
-        if not takes_ranges(address):
-            raise ValueError(
-                f'The server of {posixpath.dirname(address)} gives whole files only, and of archives parts are read. '
-                'Use another one (nginx, Apache and object stores take range requests), or copy the archives.'
-            )
-        backend = find_backend(address)
         found = backend.size(address) if hasattr(backend, 'size') else None
     except FileNotFoundError:
-        raise ValueError(f'{address} is not there, and {INDEX} beside it names it. Copy both again.') from None
+        raise ValueError(f'{address} does not exist, but {INDEX} beside it names it. Copy both again.') from None
     if found not in (None, size):
-        raise ValueError(
-            f'{address} has {found} bytes, and {size} says {INDEX} beside it. Write that again, where the archives '
-            'are, with tools/prepare_dataset.py shard --root FOLDER.'
-        )
+        raise ValueError(f'{address} has {found} bytes, but {size} in {INDEX} beside it. {WRITE_INDEX}')
 
 
-class _Files:
-    """Open archives, a bounded number of them; threads share them, and processes after a fork."""
+def _read_archive(path: str, stat: Sequence[int], begin: int, size: int) -> bytes:
+    """Bytes of an archive that has this size and this time of change, or fewer if it ends before."""
+    with _lock:
+        file = _open_archive(path, *map(int, stat))
+    parts = []
+    try:
+        while size and (part := os.pread(file.number, size, begin)):  # it may give less than all
+            parts.append(part)
+            begin, size = begin + len(part), size - len(part)
+    except OSError:  # a stale handle stays stale, so the next attempt opens the file again
+        _open_archive.cache_clear()
+        raise
+    return parts[0] if len(parts) == 1 else b''.join(parts)
 
-    def __init__(self) -> None:
-        self._opened: OrderedDict[tuple[str, int], _File] = OrderedDict()
 
-    def read(self, path: str, stat: Sequence[int], begin: int, size: int) -> bytes:
-        """Bytes of an archive that has this size and this time of change, as many of them as it has."""
-        key = path, int(stat[1])
-        with _lock:
-            file = self._opened.get(key)
-            if file is None:
-                file = self._opened[key] = _File(path, stat)
-                while len(self._opened) > MAX_OPEN:
-                    self._opened.popitem(last=False)  # closed when the last thread has read from it
-            else:
-                self._opened.move_to_end(key)
-        parts = []
-        try:
-            while size and (part := os.pread(file.number, size, begin)):  # it may give less than all
-                parts.append(part)
-                begin, size = begin + len(part), size - len(part)
-        except OSError:  # what is stale stays it: the next attempt opens it anew
-            with _lock:
-                self._opened.pop(key, None)
-            raise
-        return parts[0] if len(parts) == 1 else b''.join(parts)
+@lru_cache(MAX_OPEN)
+def _open_archive(path: str, size: int, time: int) -> _File:
+    """An open archive. Threads share it, and processes after a fork."""
+    return _File(path, (size, time))
 
 
 class _File:
-    """An open archive; closed when nobody has it any more."""
+    """An open archive. It is closed when its last user is gone."""
 
     number = -1
 
@@ -369,14 +329,11 @@ class _File:
 
 def _check_unchanged(path: str, found: os.stat_result, stat: Sequence[int]) -> None:
     if [found.st_size, found.st_mtime_ns] != [*map(int, stat)]:
-        raise OSError(errno.EINVAL, 'has changed since training began to read it. Start again with --resume', path)
-
-
-_files = _Files()
+        raise OSError(errno.EINVAL, 'has changed since training began to read it. Restart with --resume', path)
 
 
 def _forget_lock() -> None:
-    """A thread of the parent may have held it."""
+    """A thread of the parent may hold it."""
     global _lock
     _lock = threading.RLock()
 
@@ -393,11 +350,11 @@ def archives_of(root: str) -> list[str]:
 
 
 def index(root: str) -> Columns:
-    """What lies where in the archives of a folder, as kept there, or read now.
+    """The places of the members in the archives of a folder, from its index file or from the archives.
 
     Returns:
-        ``names`` of all members, sorted; ``archive``, ``begins`` and ``sizes`` of each; ``label``, an index into
-        ``labels``, the different texts of .cls files, or -1; ``archives`` and their ``stats``: size and time in ns.
+        ``names`` of all members, sorted, with ``archive``, ``begins`` and ``sizes``. ``label`` is -1 or an index into
+        ``labels``, the different texts of .cls files. ``archives`` have ``stats``: size and time in ns.
     """
     archives = archives_of(root)
     stats = [(found.st_size, found.st_mtime_ns) for found in (os.stat(os.path.join(root, name)) for name in archives)]
@@ -424,13 +381,13 @@ def _index(root: str, archives: Sequence[str], stats: Sequence[tuple[int, int]])
                     rows.append((member.name, number, member.begin, member.size))
     if passed_over:
         told = ', '.join(f'{count} {kind}' for kind, count in sorted(passed_over.items()))
-        print_log(f'{root}: passed over members of the archives: {told}', 'current', logging.WARNING)
+        print_log(f'{root}: skipped members of the archives: {told}', 'current', logging.WARNING)
     if not rows:
-        raise ValueError(f'{root}: its {len(archives)} archives hold no file.')
+        raise ValueError(f'{root}: its {len(archives)} archives hold no file. Correct root.')
     codes = _codes_of(rows, labels)
     if len({name for name, *_ in rows}) < len(rows):
         rows = [(_with_archive(row[0], archives[row[1]]), *row[1:]) for row in rows]
-        text = f'{root}: several archives have members of one name, so names tell the archive, as {rows[0][0]!r}.'
+        text = f'{root}: several archives have members of the same name, so names include the archive: {rows[0][0]!r}.'
         print_log(text, 'current')
     order = sorted(range(len(rows)), key=lambda row: rows[row][0])
     if twice := next((rows[a][0] for a, b in pairwise(order) if rows[a][0] == rows[b][0]), None):
@@ -473,23 +430,20 @@ def _text(data: bytes) -> str:
 
 
 def scan(path: str) -> tuple[list[Member], Counter[str]]:
-    """Members of an archive that are files, each name once, and how many there are of other kinds."""
+    """The files in an archive, each name once, and the number of members of other kinds."""
     found: dict[str, Member] = {}
     passed_over: Counter[str] = Counter()
     with open(path, 'rb') as file:
         head = file.read(6)
         if head[:2] == b'\x1f\x8b' or head[:3] == b'BZh' or head == b'\xfd7zXZ\0' or head[:4] == b'\x28\xb5\x2f\xfd':
-            raise ValueError(
-                f'{path} is compressed, so its members cannot be read where they lie. Unpack the compression (gunzip, '
-                'unxz, zstd -d): images and videos have their own.'
-            )
+            raise ValueError(f'{path} is compressed, {UNPACK}')
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode='r:', encoding='utf-8', errors='surrogateescape') as archive:
                 while (info := archive.next()) is not None:
                     if info.size < 0:
                         raise tarfile.ReadError('a size below 0')
-                    archive.members.clear()  # type: ignore[attr-defined]  # which would keep millions
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep millions
                     name = unpacked_name(info.name)
                     if info.isdir():
                         continue
@@ -500,15 +454,15 @@ def scan(path: str) -> tuple[list[Member], Counter[str]]:
                     found[name] = Member(name, info.offset_data, info.size, int(info.mtime))
                 end = archive.offset
         except (tarfile.TarError, EOFError) as error:
-            raise ValueError(f'{path} is cut off, damaged or no tar archive: {error}. Get it anew.') from None
+            raise ValueError(f'{path} is truncated, damaged or not a tar archive: {error}. Get it again.') from None
         file.seek(end)
         if file.read(512) != bytes(512):
-            raise ValueError(
-                f'{path} is cut off or damaged at byte {end}: where it ends there is no mark of its end. Get it anew.'
-            )
+            raise ValueError(f'{path} is truncated or damaged at byte {end}: it has no end mark there. Get it again.')
         while rest := file.read(2**20):
             if rest.strip(b'\0'):
-                raise ValueError(f'{path} goes on after its end at byte {end}: joined archives. Give them one by one.')
+                raise ValueError(
+                    f'{path} continues after its end at byte {end}: joined archives. Give them as separate files.'
+                )
     return [*found.values()], +passed_over
 
 
@@ -521,7 +475,7 @@ def _kind_of(info: tarfile.TarInfo) -> str:
 
 
 def unpacked_name(name: str) -> str:
-    """Where ``tar`` would put a member, below the folder of unpacking: never above it."""
+    """The path to which ``tar`` would unpack a member, never above the folder of unpacking."""
     parts = [part for part in name.split('/') if part not in ('', '.')]
     below = len(parts) - parts[::-1].index('..') if '..' in parts else 0
     return '/'.join(parts[below:])
