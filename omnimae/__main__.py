@@ -1,7 +1,7 @@
-"""The console command `omnimae`: every tool of ``tools/``, wherever the package is installed.
+"""The console command `omnimae`, which runs the tools of ``tools/`` without a checkout.
 
-`omnimae train CONFIG` is `python tools/train.py CONFIG` of a checkout, with the same arguments; `python -m omnimae` is
-the same command, for torchrun.
+`omnimae train CONFIG` is `python tools/train.py CONFIG` with the same arguments. `python -m omnimae` is the same
+command, for torchrun.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import ModuleType
 import omnimae
 
 TOOLS = Path(__file__).parent / '.mim' / 'tools'
-# Parts of other tools, and what sets up a checkout.
+# Parts of other tools, and scripts that set up a checkout.
 NO_COMMANDS = {'launch.py', 'slurm.sh', 'quickstart.sh', 'run_tests.sh', 'setup_venv.sh'}
 USAGE = """usage: omnimae COMMAND [arguments]      omnimae COMMAND --help: its arguments      omnimae --version
 
@@ -32,7 +32,7 @@ def commands() -> dict[str, Path]:
 
 
 def summary(tool: Path) -> str:
-    """What a tool is for: the first line of its docstring or comment."""
+    """First line of a tool's docstring or comment."""
     text = tool.read_text(encoding='utf-8')
     if tool.suffix == '.py':
         return (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0]
@@ -57,7 +57,7 @@ def main() -> None:
         os.execvpe('bash', ['bash', str(known[name]), *words], {**os.environ, 'PATH': path})
     else:
         sys.argv = [f'omnimae {name}', *words]
-        # as `python TOOL`, which processes that it spawns and pickles of its classes expect
+        # as `python TOOL` does: spawned processes and pickled classes need this __main__
         sys.modules['__main__'] = module = ModuleType('__main__')
         module.__file__ = str(known[name])
         exec(compile(known[name].read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))

@@ -1,6 +1,6 @@
-"""Configs: classic MMEngine files, checked for mistyped keys, types and arguments before anything is built.
+"""Configs: MMEngine files, checked for mistyped keys, types and arguments before anything is built.
 
-MMEngine accepts ``train_cgf = dict(...)`` in silence and notices a mistyped argument only when it builds that part.
+MMEngine ignores ``train_cgf = dict(...)``, and notices a mistyped argument only when it builds that part.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ PACKAGED = Path(__file__).parent / '.mim' / 'configs'
 
 
 class Section(NamedTuple):
-    """What the dicts under a key describe.
+    """What the dicts of a key describe.
 
     Attributes:
-        registry: where their ``type`` is registered; None when they have none.
+        registry: where their ``type`` is registered; None if they have none.
         default: the type of a dict without one.
-        extra: keys that MMEngine takes out before it builds.
+        extra: keys that MMEngine removes before it builds.
     """
 
     registry: Registry | None = None
@@ -97,7 +97,7 @@ def _read_besides(
     runner_type: str = 'Runner',
     log_level: Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'] | int = 'INFO',
 ) -> None:
-    """What is read from the config besides the Runner's arguments."""
+    """Keys that are read besides the Runner's arguments."""
 
 
 def _set_randomness(seed: int | None = None, diff_rank_seed: bool = False, deterministic: bool = False) -> None:
@@ -147,11 +147,7 @@ SECTIONS = {
     'data_preprocessor': Section(MODELS),
     'init_cfg': Section(WEIGHT_INITIALIZERS, None, ('override',)),
     'model_wrapper_cfg': Section(MODEL_WRAPPERS, 'MMDistributedDataParallel'),
-    'train_dataloader': _LOADER,
-    'val_dataloader': _LOADER,
-    'test_dataloader': _LOADER,
-    'bank_dataloader': _LOADER,
-    'query_dataloader': _LOADER,
+    **dict.fromkeys((f'{name}_dataloader' for name in ('train', 'val', 'test', 'bank', 'query')), _LOADER),
     'dataset': Section(DATASETS),
     'transforms': Section(TRANSFORMS),
     'sampler': Section(DATA_SAMPLERS),
@@ -161,9 +157,7 @@ SECTIONS = {
     'train_cfg': Section(LOOPS, 'EpochBasedTrainLoop', ('by_epoch',)),
     'val_cfg': Section(LOOPS, 'ValLoop'),
     'test_cfg': Section(LOOPS, 'TestLoop'),
-    'val_evaluator': Section(METRICS),
-    'test_evaluator': Section(METRICS),
-    'metrics': Section(METRICS),
+    **dict.fromkeys(('val_evaluator', 'test_evaluator', 'metrics'), Section(METRICS)),
     'optim_wrapper': Section(OPTIM_WRAPPERS, 'OptimWrapper', ('constructor', 'paramwise_cfg')),
     'optimizer': Section(OPTIMIZERS),
     'param_scheduler': Section(PARAM_SCHEDULERS, None, ('convert_to_iter_based',)),
@@ -184,10 +178,10 @@ SECTIONS = {
 # Dicts whose keys are names of the user's choice, not sections.
 NAMED = ('default_hooks', 'sources', 'mask_generator')
 
-# Dicts within components whose ``type`` is no component's.
+# Dicts within components whose ``type`` names no component.
 OTHERS = ('clip_grad', 'on_trace_ready')
 
-# What is read from the top of a config.
+# Top-level keys of a config.
 TOP_LEVEL = {
     name: x for function in (Runner, _read_besides) for name, x in parameters_of(function)[0].items() if name != 'cfg'
 }
@@ -195,10 +189,10 @@ TOP_LEVEL = {
 # Dicts whose keys are names of parts, unless they have a type; None leaves a part out.
 PARTS = ('sources', 'modalities', 'mask_generator', 'head', 'tokenizers')
 
-# Numbers that the data say, see `infer_num_classes`.
+# Numbers that are taken from the data if they are None, see `infer_num_classes`.
 INFERRED = ('model.num_classes', 'test_cfg.num_classes')
 
-# Arguments that a component is given by the one it is a part of.
+# Arguments that a component gets from the one that builds it.
 GIVEN = {
     *('runner', 'dataloader', 'evaluator', 'dataset', 'sampler', 'batch_size', 'optimizer', 'params', 'parameters'),
     *('end', 'param_name', 'save_dir', 'module', 'grid', 'in_dim', 'out_channels', 'patch_size', 'embed_dim'),
@@ -206,12 +200,12 @@ GIVEN = {
 
 
 class OptionAction(DictAction):
-    """MMEngine's ``k=v ...`` of a command line, where v may also be a dict: ``{a: 1}``, ``[dict(type=LoggerHook)]``."""
+    """MMEngine's ``k=v ...`` on a command line. Here v may also be a dict: ``{a: 1}``, ``[dict(type=LoggerHook)]``."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
-        """Take up the options of a list of words; what is none ends the program with the word."""
+        """Read the options. A word that is none ends the program."""
         for word in values:
             key, equals, _ = word.partition('=')
             if not equals or not key:
@@ -234,7 +228,7 @@ class OptionAction(DictAction):
 
 
 def _literal(node: ast.expr, source: str) -> Any:
-    """The value of an expression of lists, dicts, numbers and texts; anything else, such as a word, is a text."""
+    """Evaluate lists, dicts, numbers and texts. Anything else, such as a word, is a text."""
     inner = partial(_literal, source=source)
     match node:
         case ast.Constant(value):
@@ -251,8 +245,8 @@ def _literal(node: ast.expr, source: str) -> Any:
 def offer_configs() -> None:
     """Let MMEngine find ``_base_ = 'omnimae::custom/pretrain.py'`` and ``mmengine.hub.get_config('omnimae::...')``.
 
-    MMEngine 0.10.7 has a list of the packages that have configs. Where one that was installed with ``pip install -e``
-    lies, it says wrongly.
+    MMEngine 0.10.7 has a list of the packages that have configs. It looks in the wrong folder for one that was
+    installed with ``pip install -e``.
     """
     MODULE2PACKAGE.setdefault('omnimae', 'omnimae')
     for module in (config_module, hub_module):
@@ -266,11 +260,11 @@ def _installed_path(package: str) -> str:
 def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
     """Find a config by its path, or by its name below ``configs/``: 'omnimae/vit-b_in1k-ssv2'.
 
-    Names are looked up in ``configs/`` of the current folder, then among the configs that come with the package.
+    ``configs/`` of the current folder comes first, then the configs of the package.
 
     Args:
         name: the path or the name, with or without 'configs/' and '.py'.
-        others: names of something else that may have been meant.
+        others: other names that an error may suggest.
     """
     if Path(name).is_file():
         return Path(name)
@@ -289,19 +283,19 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
 def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
     """Read a config, apply ``--cfg-options`` and check the result.
 
-    Variables that a file reads itself, or that an inheriting file reads as ``_base_.NAME``, are helpers: they are
-    allowed, and dropped from the result, where changing them would change nothing.
+    Variables that the file or an inheriting file reads (``_base_.NAME``) are helpers. The result does not have them,
+    since changing them there would change nothing.
 
-    ``interpolate_positions=True`` says that crops and clips of training may have another size than ``clip_size``, for
-    which the positions of the model are made: that of a checkpoint, for instance.
+    ``interpolate_positions=True`` allows training with crops and clips of another size than the model's ``clip_size``,
+    for which its positions are made.
 
     Args:
         path: its path, or its name, see `find_config`.
         cfg_options: dotted keys and their values.
 
     Raises:
-        ValueError: no such config, a key, type or argument that nothing takes, or two values that contradict each
-            other; says where it stands and what is near.
+        ValueError: no such config, an unknown key, type or argument, or two values that contradict each other. Names
+            the file and a similar name.
     """
     options, path = dict(cfg_options or {}), find_config(path)
     offer_configs()
@@ -338,9 +332,9 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
 
 
 def _drop_scope(value: Any) -> None:
-    """Undo what ``_base_ = 'omnimae::...'`` writes into every part: the scope, which is the default anyway.
+    """Remove the default scope, which ``_base_ = 'omnimae::...'`` writes into every part.
 
-    MMEngine gives it to functions as an argument that they do not have.
+    MMEngine passes it to functions, which have no such argument.
     """
     if isinstance(value, dict):
         if value.get('_scope_') == 'omnimae':
@@ -351,7 +345,7 @@ def _drop_scope(value: Any) -> None:
 
 
 def _check_place(cfg: Config, key: str, value: Any) -> None:
-    """Refuse an option that MMEngine would write into what is no dict, or that changes nothing."""
+    """Refuse an option whose place is no dict or list, and one that would change nothing."""
     option, where = f'--cfg-options: {key}={value!r}', ''
     place: Any = dict(cfg.items())
     parent: Any = None
@@ -370,15 +364,13 @@ def _check_place(cfg: Config, key: str, value: Any) -> None:
     if is_list and isinstance(value, Mapping):
         raise ValueError(f'{option}: {where} is a list of {len(place)}. Give a list, or {where}.0 and so on.')
     if value is None and isinstance(parent, list | tuple):
-        raise ValueError(f'{option}: leaves no item out. Give the whole list without it.')
+        raise ValueError(f'{option}: None does not remove an item. Give the whole list without it.')
     if value == {} and isinstance(place, Mapping) and place:
-        raise ValueError(
-            f'{option}: changes nothing, because options are merged. Give {key}=None, or some of its keys.'
-        )
+        raise ValueError(f'{option}: changes nothing, because dicts are merged. Give {key}=None, or some of its keys.')
 
 
 def _make_room(cfg: Config, options: Mapping[str, Any]) -> None:
-    """A dict may take the place of None, and ``train_dataloader.batch_size.video=32`` that of one number."""
+    """Let a dict replace None, and ``train_dataloader.batch_size.video=32`` replace one number."""
     for key, value in options.items():
         words = key.split('.')
         place: Any = cfg
@@ -393,7 +385,7 @@ def _make_room(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def _leave_out(cfg: Config) -> None:
-    """Drop parts that are None, what the Runner takes no None for, and what is said of workers where there are none."""
+    """Drop parts that are None, keys whose default is not None, and settings of workers if there are no workers."""
     for key in [key for key, value in cfg.items() if value is None]:
         if TOP_LEVEL[key].default not in (None, inspect.Parameter.empty):
             cfg.pop(key)
@@ -417,21 +409,20 @@ def _leave_out(cfg: Config) -> None:
 
 
 def default_work_dir(path: str | os.PathLike) -> str:
-    """``work_dirs/`` and the path of a config below ``configs/``, so that two of one name do not share a folder."""
+    """``work_dirs/`` and the path of a config below ``configs/``. Configs of the same name have different folders."""
     parts = Path(path).absolute().with_suffix('').parts
     below = parts[len(parts) - parts[::-1].index('configs') :] if 'configs' in parts[:-1] else parts[-1:]
     return str(Path('work_dirs', *below))
 
 
 def infer_num_classes(cfg: Config, classes: Sequence[str] | None = None) -> None:
-    """Fill in ``num_classes=None`` of the model, or of a k-NN test: as many classes as the training data have.
+    """Replace ``num_classes=None`` of the model, or of a k-NN test, by the number of classes of the training data.
 
-    Where these are folders, those of validation and test stand for the same classes in the same order, even where some
-    are absent; folders of other names are refused when the datasets are built.
+    If these are folders, validation and test data get the same class names in the same order. Some may be absent there.
 
     Args:
         cfg: the config.
-        classes: the names for the model, where a checkpoint tells them; then the training data need not be there.
+        classes: names that a checkpoint has. The training data are not needed then.
     """
     test: Any = cfg.get('test_cfg') or {}
     if 'bank_dataloader' in test and test.get('num_classes') is None:
@@ -455,14 +446,14 @@ def _give_classes(loaders: Iterable[Config], names: Sequence[str] | None) -> Non
 
 
 def _classes_of(dataset_cfg: Config, loader: str, part: str) -> tuple[int, Sequence[str] | None]:
-    """How many classes training data have, and their names where they know them."""
+    """Number of classes of training data, and their names if they are known."""
     dataset = DATASETS.build(dataset_cfg)
     counts, names = [], None
     for name, source in zip(dataset.names, dataset.sources, strict=True):
         if getattr(source, 'labels', None) is None:
             raise ValueError(
-                f'{loader}: source {name!r} has no labels, so {part}.num_classes=None cannot be filled in. Sort its '
-                'files into a folder per class, or give an ann_file with labels.'
+                f'{loader}: source {name!r} has no labels, which {part}.num_classes=None needs. Sort its files into a '
+                'folder per class, or give an ann_file with labels.'
             )
         classes = getattr(source, 'classes', None)
         counts.append(len(classes) if classes else int(source.labels.max()) + 1)
@@ -471,7 +462,7 @@ def _classes_of(dataset_cfg: Config, loader: str, part: str) -> tuple[int, Seque
 
 
 def _inherited(path: Path) -> Iterable[Path]:
-    """The files that a config inherits from, nearest first."""
+    """Files that a config inherits from, nearest first."""
     for base in Config._get_base_files(str(path)):
         base_path = Path(Config._get_cfg_path(base, str(path))[0])
         yield base_path
@@ -479,7 +470,7 @@ def _inherited(path: Path) -> Iterable[Path]:
 
 
 def _check_variables(files: list[Path]) -> None:
-    """Every top-level variable is a key of the Runner or is read by somebody."""
+    """Refuse a top-level variable that is no key and that no file reads."""
     texts = [file.read_text(encoding='utf-8') for file in files]
     inherited = {name for text in texts for name in re.findall(r'\b_base_\.(\w+)', text)}
     for file, text in zip(files, texts, strict=True):
@@ -497,7 +488,7 @@ def _check_variables(files: list[Path]) -> None:
 
 
 class _Checker:
-    """Compares every dict of a config with what it is the call of."""
+    """Compares every dict of a config with the signature of what it builds."""
 
     def __init__(self, files: list[Path], options: Mapping[str, Any]) -> None:
         self.files, self.options = files, options
@@ -512,13 +503,13 @@ class _Checker:
         self._check_values('MMEngine', TOP_LEVEL, top, '')
         self._check_constructor(cfg.get('optim_wrapper') or {})
         if (cfg.get('randomness') or {}).get('diff_rank_seed'):
-            reason = 'each rank would order the data in its own way, and begin with other weights. Leave it out: masks'
-            self._refuse('randomness.diff_rank_seed', True, f'{reason} and augmentation differ between ranks anyway')
+            reason = 'ranks would differ in the order of data and in initial weights. Leave it out. Masks and'
+            self._refuse('randomness.diff_rank_seed', True, f'{reason} augmentation differ between ranks anyway')
         for parts in (('train_dataloader', 'train_cfg', 'optim_wrapper'), *map(_parts_of, ('val', 'test'))):
             given = [part for part in parts if cfg.get(part) is not None]
             absent = next((part for part in parts if part in cfg and part not in given), None)
-            if given and absent is not None:  # a tool may need no more than a loader, and the others are not there
-                reason = f'but there is {given[0]}. Give all of {", ".join(parts)}; or none: '
+            if given and absent is not None:  # None, not missing: some tools need a loader alone
+                reason = f'but there is {given[0]}. Give all of {", ".join(parts)}, or none of them: '
                 self._refuse(absent, None, reason + ' '.join(f'{part}=None' for part in parts))
         for found in contradictions(cfg):
             other = f'{found.other}={found.other_value!r} of {self._source(found.other)}'
@@ -545,11 +536,11 @@ class _Checker:
             component = self._find(kind, path, section.registry)
             self._check_arguments(component, value, path, section.extra)
             if '.' in kind and not kind.startswith('omnimae.'):
-                return  # what a component of another package builds is looked up there
+                return  # parts of another package's component are looked up there
         elif callable(kind):
             self._check_arguments(kind, value, path, section.extra)
         elif is_section and section.registry is not None and key not in NAMED and value and 'metrics' not in value:
-            self._refuse(path, dict(value), 'it has no type, so nothing is built of it')
+            self._refuse(path, dict(value), 'it has no type')
         for name, item in value.items():
             if key in ('default_hooks', 'sources') and isinstance(item, dict) and 'type' not in item:
                 others = [other for other in value if other != name]
@@ -583,12 +574,12 @@ class _Checker:
                 names = ', '.join(Priority.__members__)
                 self._refuse(f'{path}.priority', value['priority'], f'give a number from 0 to 100, or one of {names}')
         for name in sorted(value.keys() - accepted.keys() - {'type', '_scope_', *extra}):
-            # **kwargs may take anything, but hardly what is one letter from a named argument.
+            # **kwargs takes anything, but a name that is one letter from an argument is a mistake
             if not is_open or difflib.get_close_matches(name, accepted, 1, 0.85):
                 reason = f'{_name(component)} has no such argument{_hint(name, accepted)}'
                 self._refuse(f'{path}.{name}', value[name], reason)
         if component.__module__.split('.')[0] in ('omnimae', 'mmengine', 'torch') and inspect.isclass(component):
-            # what is given to the parts of a model depends on the model
+            # parts of a head get arguments from the model
             absent = {x.name for x in accepted.values() if x.default is x.empty} - value.keys() - GIVEN
             absent -= {name for name in absent if f'{path}.{name}' in INFERRED}
             if absent and not path.startswith('model.head'):
@@ -633,7 +624,7 @@ class _Checker:
             self._refuse(
                 'train_cfg.type' if 'type' in loop else 'train_cfg',
                 loop.get('type', dict(loop)),
-                'this loop of MMEngine makes an optimizer step of each micro-batch, and begins a resumed epoch anew. '
+                'this loop of MMEngine makes an optimizer step of each micro-batch, and restarts a resumed epoch. '
                 "Set train_cfg=dict(type='EpochTrainLoop', max_epochs=...), with val_interval in epochs.",
             )
 
@@ -641,7 +632,7 @@ class _Checker:
         raise ValueError(f'{self._source(path)}: {path}={value!r}: {reason}')
 
     def _source(self, path: str) -> str:
-        """The command line, even of a part, or the nearest file in which the last word of the path stands."""
+        """'--cfg-options' if it gave the value or a part of it, else the nearest file with the path's last word."""
         if any(f'{path}.'.startswith(f'{option}.') or option.startswith(f'{path}.') for option in self.options):
             return '--cfg-options'
         words = [word for word in path.split('.') if not word.isdigit() and word != 'type']

@@ -1,7 +1,7 @@
-"""Values of a config that contradict each other: two that say the same thing, or of which one must fit the other.
+"""Values of a config that contradict each other.
 
-Nothing is built and no file is read. What is compared is what the config says, or the default of what it leaves out;
-where neither is known, as with a component of another package, nothing is compared.
+Nothing is built and no file is read. Defaults count for values that the config does not give. Nothing is compared if a
+value is unknown, as that of a component of another package.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from omnimae.fitting import parameters_of
 from omnimae.registry import DATA_SAMPLERS, DATASETS, MODELS
 from omnimae.structures import sizes_by_source
 
-# transforms that end with a size, and those after which it depends on the file
+# transforms that give clips a fixed size, and those whose size depends on the file
 CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'RandomCrop', 'CenterCrop', 'ThreeCrop')
 RESIZES = ('ResizeShort', 'ResizeLong', 'LargeScaleJitter')
-PACKAGES = ('omnimae', 'mmengine', 'torch')  # whose components say what they take
-OF_ONE_VIEW = ('ReconstructionLoss', 'SegmentationScore', 'DepthScore')  # metrics
-# What a metric or a hook needs: an argument of the model, or its task.
+PACKAGES = ('omnimae', 'mmengine', 'torch')  # whose annotations are classes
+ONE_VIEW = ('ReconstructionLoss', 'SegmentationScore', 'DepthScore')  # metrics of one view a sample
+# metric or hook -> the argument or the task that its model needs
 NEEDED = {
     **{'ReconstructionLoss': 'mask_generator', 'ReconstructionHook': 'mask_generator'},
     **{'SegmentationScore': 'SegmentationTask', 'DepthScore': 'DepthTask', 'PredictionHook': 'task'},
@@ -40,7 +40,7 @@ class Contradiction(NamedTuple):
 
 
 def contradictions(cfg: Config) -> Iterator[Contradiction]:
-    """Find the contradictions of a config, worst first."""
+    """Find the contradictions of a config, the worst first."""
     if 'model' in cfg:
         yield from _clip_sizes(cfg)
         yield from _numbers_of_classes(cfg)
@@ -60,7 +60,7 @@ class _Source(NamedTuple):
 
 
 def _loaders(cfg: Mapping, key: str = '') -> Iterator[tuple[str, Mapping]]:
-    """Key and config of every loader, also of those within loops and hooks."""
+    """Key and config of every loader, including those of loops and hooks."""
     for name, value in cfg.items():
         path = f'{key}{name}'
         if name.endswith('_dataloader') and value:
@@ -81,13 +81,20 @@ def _sources(cfg: Mapping) -> Iterator[_Source]:
             yield _Source(f'{path}.dataset{place}', source, path == 'train_dataloader')
 
 
+def _get(cfg: Any, key: str) -> Any:
+    """Value of a dotted key, None if a part of it is missing or None."""
+    for word in key.split('.'):
+        cfg = (cfg or {}).get(word)
+    return cfg
+
+
 def _component(cfg: Mapping, registry: Registry) -> Any:
     kind = cfg.get('type')
     return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def _value(cfg: Mapping, name: str, registry: Registry) -> Any:
-    """What a dict says of an argument, or the default of its component; None where neither does."""
+    """An argument of a component: its value in the config, else its default, else None."""
     component = _component(cfg, registry)
     if name in cfg or component is None:
         return cfg.get(name)
@@ -96,7 +103,7 @@ def _value(cfg: Mapping, name: str, registry: Registry) -> Any:
 
 
 def _crop(source: _Source) -> tuple[str, Any] | None:
-    """Key and value of the size that a source's clips end with."""
+    """Key and value of the size of a source's clips."""
     found = None
     for index, transform in enumerate(source.cfg.get('transforms') or ()):
         kind = str(transform.get('type')).removeprefix('omnimae.')
@@ -113,8 +120,8 @@ def _frames(source: _Source) -> int | None:
 
 
 def _stems(cfg: Config, source: _Source) -> Iterator[tuple[str, Mapping, int]]:
-    """What cuts a source's clips into patches: key, config, and pixels of the crop that are one of the clip."""
-    backbone: Mapping[str, Any] = cfg.model.get('backbone') or {}
+    """Patch embeddings of a source's clips: key, config, and stride of the clip in pixels of the crop."""
+    backbone: Mapping[str, Any] = _get(cfg, 'model.backbone') or {}
     if 'tokenizers' not in backbone:
         yield 'model.backbone', backbone, 1
         return
@@ -125,7 +132,7 @@ def _stems(cfg: Config, source: _Source) -> Iterator[tuple[str, Mapping, int]]:
 
 
 def _clip_sizes(cfg: Config) -> Iterator[Contradiction]:
-    """Crops and frames of the data, patches and the clip that the positions are made for."""
+    """Crops and frames of the data, and the model's patch size and clip size."""
     for source in _sources(cfg):
         crop, frames = _crop(source), _frames(source)
         for key, stem, stride in _stems(cfg, source):
@@ -149,54 +156,49 @@ def _clip_sizes(cfg: Config) -> Iterator[Contradiction]:
 
 
 _SAME_SIZE = (
-    'Training would interpolate the positions. Give both one size, or set interpolate_positions=True where that is '
-    'meant, as for a checkpoint of another size.'
+    'Training would interpolate the positions. Give both the same size. For a checkpoint of another size set '
+    'interpolate_positions=True.'
 )
 
 
 def _numbers_of_classes(cfg: Config) -> Iterator[Contradiction]:
-    """The head's classes and those of the data, of the loops and of the input maps."""
-    task = cfg.model.get('task') or {}
-    heads = {'model.num_classes': cfg.model.get('num_classes'), 'model.task.num_classes': task.get('num_classes')}
-    said: dict[str, Any] = {}  # where the classes of a sample are counted
+    """Numbers of classes of the head, the data, the loops and the input maps."""
+    heads = {key: _get(cfg, key) for key in ('model.num_classes', 'model.task.num_classes')}
+    loops = {key: _get(cfg, key) for key in ('val_cfg.num_classes', 'test_cfg.num_classes')}
+    datasets = [f'{phase}_dataloader.dataset.num_classes' for phase in ('train', 'val', 'test')]
+    said = {key: _get(cfg, key) for key in (*datasets, 'model.data_preprocessor.num_classes')}
     for source in _sources(cfg):
         said[f'{source.key}.num_classes'] = source.cfg.get('num_classes')
         classes = source.cfg.get('classes')
         said[f'{source.key}.classes'] = classes if isinstance(classes, list | tuple) else None
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(name) or {}).get('dataset') or {}
-        said[f'{name}.dataset.num_classes'] = dataset.get('num_classes')
-    said['model.data_preprocessor.num_classes'] = (cfg.model.get('data_preprocessor') or {}).get('num_classes')
-    loops = {f'{name}.num_classes': (cfg.get(name) or {}).get('num_classes') for name in ('val_cfg', 'test_cfg')}
     for key, value in (said | loops).items():
         for head, number in heads.items():
             yield from _other_number(key, value, head, number)
-        for loop, number in loops.items():  # k-NN has no head; its bank stands within the loop
+        for loop, number in loops.items():  # k-NN has no head, and its loop has the bank
             phase = loop.removesuffix('cfg.num_classes')
             if key.startswith(phase) and key != loop:
                 yield from _other_number(key, value, loop, number)
-    tokenizers = (cfg.model.get('backbone') or {}).get('tokenizers') or {}
+    tokenizers = _get(cfg, 'model.backbone.tokenizers') or {}
     for source in _sources(cfg):
         for name, modality in (source.cfg.get('modalities') or {}).items():
             count, number = modality.get('num_classes'), tokenizers.get(name, {}).get('num_classes')
             other = f'model.backbone.tokenizers.{name}.num_classes'
             if name == source.cfg.get('target'):
-                number, other = task.get('num_classes'), 'model.task.num_classes'
+                number, other = heads['model.task.num_classes'], 'model.task.num_classes'
             if not modality.get('reduce_zero_label'):  # which changes the count
                 yield from _other_number(f'{source.key}.modalities.{name}.num_classes', count, other, number)
 
 
 def _other_number(key: str, value: Any, other: str, number: int | None) -> Iterator[Contradiction]:
-    """Compare a number of classes, or names of classes, with another number; None says nothing."""
+    """Compare a number of classes, or the number of class names, with another. None is unknown."""
     count = len(value) if isinstance(value, list | tuple) else value
     if None not in (count, number) and count != number:
         yield Contradiction(key, value, other, number, 'Give both the same number of classes.')
 
 
 def _pixels(cfg: Config) -> Iterator[Contradiction]:
-    """Mean and std that the input is normalised by, and those of a target that is predicted in its space."""
-    preprocessor = cfg.model.get('data_preprocessor') or {}
-    head = cfg.model.get('head') or {}
+    """Mean and std of the preprocessor, and those of a target."""
+    preprocessor, head = (_get(cfg, f'model.{name}') or {} for name in ('data_preprocessor', 'head'))
     for place, part in {'': head, **{f'.{name}': part for name, part in head.items()}}.items():
         target: Any = part.get('target') if isinstance(part, Mapping) else None
         for name in ('mean', 'std') if isinstance(target, Mapping) else ():
@@ -207,7 +209,7 @@ def _pixels(cfg: Config) -> Iterator[Contradiction]:
 
 
 def _mask_generators(cfg: Config) -> Iterator[Contradiction]:
-    """The modalities of the data and those that masks and decoders are for."""
+    """Modalities of the data, and those of mask generators and heads."""
     for name in ('mask_generator', 'head'):
         parts = cfg.model.get(name) or {}
         if 'type' in parts or not {*parts} <= {'image', 'video'}:
@@ -220,7 +222,7 @@ def _mask_generators(cfg: Config) -> Iterator[Contradiction]:
 
 
 def _parts_of_loaders(cfg: Config) -> Iterator[Contradiction]:
-    """What a loader is made of: each part takes the one before it."""
+    """Parts of a loader: each takes the one before it."""
     for path, loader in _loaders(cfg):
         parts: dict[str, Any] = {'dataset': DATASETS, 'sampler': DATA_SAMPLERS, 'batch_sampler': DATA_SAMPLERS}
         kinds = {name: _component(loader.get(name) or {}, registry) for name, registry in parts.items()}
@@ -235,7 +237,7 @@ def _parts_of_loaders(cfg: Config) -> Iterator[Contradiction]:
                 yield Contradiction(f'{path}.{taken}.type', value, f'{path}.{name}.type', other, remedy)
         for name in ('shuffle', 'drop_last'):
             if loader.get('batch_sampler') and loader.get(name):
-                remedy = 'It says which samples make a batch. Leave the other out.'
+                remedy = 'The batch sampler decides on batches. Leave the other out.'
                 other = loader['batch_sampler'].get('type')
                 yield Contradiction(f'{path}.{name}', loader[name], f'{path}.batch_sampler.type', other, remedy)
         collate = (loader.get('collate_fn') or {}).get('type', 'pseudo_collate')
@@ -245,9 +247,8 @@ def _parts_of_loaders(cfg: Config) -> Iterator[Contradiction]:
 
 
 def _batch_sizes(cfg: Config) -> Iterator[Contradiction]:
-    """Batch sizes by source or modality, and the sources; the numbers are compared when the ranks are known."""
-    loader = cfg.get('train_dataloader') or {}
-    sizes, sources = loader.get('batch_size'), (loader.get('dataset') or {}).get('sources') or {}
+    """Batch sizes by source or modality, and the sources. Numbers are compared when the ranks are known."""
+    sizes, sources = (_get(cfg, f'train_dataloader.{key}') or {} for key in ('batch_size', 'dataset.sources'))
     kinds = {name: _component(source, DATASETS) for name, source in sources.items()}
     known = kinds and all(isinstance(getattr(kind, 'modality', None), str) for kind in kinds.values())
     if known and isinstance(sizes, Mapping):
@@ -259,11 +260,11 @@ def _batch_sizes(cfg: Config) -> Iterator[Contradiction]:
 
 
 def _views(cfg: Config) -> Iterator[Contradiction]:
-    """Several views of a test video, and metrics that are of one."""
+    """Several views of a test sample, and metrics of one."""
     for phase in ('val', 'test'):
         evaluators = cfg.get(f'{phase}_evaluator') or []
         evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
-        kinds = [kind for kind in (evaluator.get('type') for evaluator in evaluators) if kind in OF_ONE_VIEW]
+        kinds = [kind for kind in (evaluator.get('type') for evaluator in evaluators) if kind in ONE_VIEW]
         for source in _sources({f'{phase}_dataloader': cfg.get(f'{phase}_dataloader')}) if kinds else ():
             views = {f'{source.key}.num_clips': source.cfg.get('num_clips', 1)}
             for index, transform in enumerate(source.cfg.get('transforms') or ()):
@@ -271,14 +272,13 @@ def _views(cfg: Config) -> Iterator[Contradiction]:
                     views[f'{source.key}.transforms.{index}.type'] = 'ThreeCrop'
             for key, value in views.items():
                 if value != 1:
-                    remedy = 'Its score is of one view: take num_clips=1 and a CenterCrop.'
+                    remedy = 'This metric takes one view: set num_clips=1 and a CenterCrop.'
                     yield Contradiction(key, value, f'{phase}_evaluator', kinds[0], remedy)
 
 
 def _needs(cfg: Config) -> Iterator[Contradiction]:
-    """Metrics and hooks, and the model whose predictions they are of."""
-    model = cfg.get('model') or {}
-    task = (model.get('task') or {}).get('type')
+    """Metrics and hooks, and the model that they need."""
+    model, task = cfg.get('model') or {}, _get(cfg, 'model.task.type')
     parts = [(f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or ())]
     for phase in ('val', 'test') if getattr(_component(model, MODELS), '__module__', '').startswith('omnimae.') else ():
         metrics = cfg.get(f'{phase}_evaluator') or []
@@ -287,13 +287,13 @@ def _needs(cfg: Config) -> Iterator[Contradiction]:
     for path, part in parts:
         needed = NEEDED.get(part.get('type'))
         if needed and needed not in (task, *model):
-            remedy = f'It is for models with a {needed}. Choose what is for this one.'
+            remedy = f'It is for models with a {needed}. Choose one for this model.'
             yield Contradiction(f'{path}.type', part['type'], 'model.type', model['type'], remedy)
 
 
 def _schedules(cfg: Config) -> Iterator[Contradiction]:
     """Warm-up and end of the learning rate, and the epochs of the training."""
-    epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    epochs = _get(cfg, 'train_cfg.max_epochs')
     schedulers = cfg.get('param_scheduler') or []
     for index, scheduler in enumerate([schedulers] if isinstance(schedulers, Mapping) else schedulers):
         if epochs is None or scheduler.get('type') != 'WarmupCosineLR':

@@ -1,7 +1,7 @@
-"""Whether the values of a config are what its components take, as far as the annotations of these say.
+"""Compares the values of a config with the annotations of its components.
 
-Values are plain data: None, numbers, texts, lists and dicts. A list may stand for a tuple, because ``--cfg-options``
-make lists. Where an annotation names a class, a dict may describe what is built of it.
+Values are plain data: None, numbers, texts, lists and dicts. A list may replace a tuple, because ``--cfg-options`` make
+lists. A dict may replace an object of a class, because MMEngine builds one from it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 UNIONS = (Union, types.UnionType)
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
-# Lowest and highest value of a number, or of each in a list, by its name: a name says the same everywhere.
+# Argument -> lowest and highest value of a number, or of each number in a list. A name means the same everywhere.
 _POSITIVE = (1, math.inf)
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(('depth', 'num_workers', 'lr', 'weight_decay', 'eps', 'start_lr', 'end_lr'), (0, math.inf)),
@@ -33,9 +33,9 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 
 def parameters_of(component: Callable) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Parameters that may be given (of base classes too, as far as ``**kwargs`` reaches); whether any other may be.
+    """Parameters of a component, and whether it takes any others.
 
-    Their annotations are types where these can be looked up, else Any.
+    ``**kwargs`` adds those of the base class. Annotations are types, or Any if these cannot be looked up.
     """
     functions = [component]
     if inspect.isclass(component):
@@ -58,12 +58,12 @@ def parameters_of(component: Callable) -> tuple[dict[str, inspect.Parameter], bo
 def _hints_of(function: Callable) -> dict[str, Any]:
     try:
         return get_type_hints(function)
-    except Exception:  # of a package whose annotations name what is not imported
+    except Exception:  # annotations of another package may name what is not imported
         return {}
 
 
 def misfit(parameter: inspect.Parameter, value: Any) -> str | None:
-    """Why a value cannot be what a parameter takes; None where nothing speaks against it."""
+    """Say why a parameter does not take a value, None if it does."""
     hint, default = parameter.annotation, parameter.default
     if value is None and default is None:
         return None
@@ -90,7 +90,7 @@ def _fits(hint: Any, value: Any) -> bool:
     if kind is Literal:
         return value in args
     if kind in (Any, object) or not isinstance(kind, type) or not isinstance(value, PLAIN):
-        return True  # nothing is known of it
+        return True  # unknown
     if kind in (type(None), str):
         return isinstance(value, kind)
     if kind is bool:
@@ -113,7 +113,7 @@ def _fits(hint: Any, value: Any) -> bool:
 
 
 def _words(hint: Any, *, many: bool = False) -> str:
-    """What a type is called."""
+    """A type in words."""
     origin, args = get_origin(hint), get_args(hint)
     kind = origin or hint
     if kind in UNIONS:

@@ -1,4 +1,4 @@
-"""Where ranks and machines find each other, and who is named when one does not come."""
+"""Rendezvous of ranks and machines, with errors that name the missing ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore
 
-ROUND = 'OMNIMAE_ROUND'  # environment variable: of ranks that a launcher has started together, once or again
-HOST, PORT = '127.0.0.1', 29500  # of the main machine, where nobody says another
+ROUND = 'OMNIMAE_ROUND'  # environment variable: id of one start or restart of all ranks by a launcher
+HOST, PORT = '127.0.0.1', 29500  # default of the main machine
 
 
 def meet(seconds: float) -> tuple[Store, list[str]]:
-    """Connect to the store that all ranks share, and wait for them.
+    """Connect to the store that all ranks share, and wait for all ranks.
 
     Args:
-        seconds: after which a rank is missing.
+        seconds: time limit.
 
     Returns:
         The store, and the host of each rank.
@@ -49,7 +49,7 @@ def connect(seconds: float, *, is_host: bool = False) -> Store:
     """Connect to the store of this run's ranks.
 
     Raises:
-        RuntimeError: its machine does not answer.
+        RuntimeError: the main machine does not answer.
     """
     host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     try:
@@ -61,10 +61,10 @@ def connect(seconds: float, *, is_host: bool = False) -> Store:
 
 
 def check_port(port: int, name: str) -> None:
-    """Refuse a port that is in use here.
+    """Check that a port of this machine is free.
 
     Raises:
-        RuntimeError: names it.
+        RuntimeError: it is in use.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,7 +78,7 @@ def check_port(port: int, name: str) -> None:
 
 
 def whole_number(env: Mapping[str, str], name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
-    """The number in a variable of the environment; ``default`` where it is not set or empty."""
+    """Number in an environment variable, ``default`` if it is not set or empty."""
     text = env.get(name) or str(default)
     if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
         raise ValueError(f'{name}={text!r}: give a whole number from {least}{"" if most is None else f" to {most}"}.')
@@ -86,7 +86,7 @@ def whole_number(env: Mapping[str, str], name: str, default: int, *, least: int 
 
 
 def unreachable(env: Mapping[str, str], seconds: float) -> str:
-    """What to say of a main machine that cannot be reached."""
+    """Error text for a main machine that cannot be reached."""
     try:
         socket.getaddrinfo(env.get('MASTER_ADDR', HOST), None)
         why = 'nothing answers there'

@@ -41,10 +41,9 @@ MMCV_VERSION = '2.1.0'
 
 
 def supply_modules() -> None:
-    """Let ``mmaction.models`` be imported, of which nothing works where one of its modules does not.
+    """Make ``mmaction.models`` importable by empty modules in place of two that fail.
 
-    The wheel of MMAction2 1.2.0 lacks the DRN (mmaction2#2714), and its VindLU does not know transformers 5. Empty
-    modules take their place.
+    The wheel of MMAction2 1.2.0 has no DRN (mmaction2#2714), and its VindLU fails with transformers 5.
     """
     spec = find_spec('mmaction')
     if spec is None or spec.origin is None:
@@ -61,10 +60,9 @@ def supply_modules() -> None:
 
 
 def check_mmcv() -> None:
-    """At most one of mmcv-lite and mmcv, in the one version that MMPretrain 1.2.0 and MMAction2 1.2.0 both accept.
+    """Check that at most one of mmcv-lite and mmcv is installed, in a version that both 1.2.0 packages accept.
 
-    Both packages unpack into the same folder, so the two at once import as a mixture; MMAction2 refuses mmcv 2.2 at
-    import. Not mended: neither project has had a release since.
+    The two overwrite each other's files. MMAction2 refuses mmcv 2.2.
 
     Raises:
         ImportError: both, or another version.
@@ -91,11 +89,11 @@ check_mmcv()
 class OpenMMLabBackbone(BaseModule):
     """A backbone of ours in MMPretrain's `ImageClassifier` and in MMAction2's `Recognizer3D`.
 
-    It gives what our Classifier's head reads: pooled tokens after a norm. Inputs are normalised by their preprocessor,
-    whose mean and std are those of ImageNet, times 255. Their layer-wise learning rates know its layers.
+    Its output is the input of our Classifier's head: pooled tokens after a norm. Their preprocessor normalises inputs
+    by ImageNet's mean and std, times 255. Their layer-wise learning rate decay works.
 
     Args:
-        backbone: config of the encoder; its own final norm is switched off, as in a Classifier.
+        backbone: config of the encoder. Its final norm is off, as in a Classifier.
         out: 'pooled', (B, D), for heads with one linear layer; 'map', (B, D, t, h, w), for heads that pool themselves.
     """
 
@@ -125,7 +123,7 @@ class OpenMMLabBackbone(BaseModule):
         return (features,) if is_image else features
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Name of a parameter -> its layer and the number of layers, as MMPretrain's layer-wise rates ask for them."""
+        """Parameter name -> its layer and the number of layers, for MMPretrain's layer-wise learning rate decay."""
         layers = self.backbone.num_layers + 2
         name = param_name.removeprefix(prefix)
         if not name.startswith('backbone.'):

@@ -1,8 +1,8 @@
-"""What a training will cost, before its first hour: memory, time, loader cores.
+"""Predicts the cost of a training: memory, time, loader cores.
 
 A training step runs once on fake tensors, which have shapes and no numbers. It records the FLOPs and the moved bytes of
-every operation, and the lifetime of every tensor. A roofline turns these into seconds. It takes, for each operation,
-the larger of FLOPs over the card's rate and bytes over its bandwidth.
+every operation, and the lifetime of every tensor. A roofline turns these into seconds: an operation takes the larger of
+FLOPs over the card's rate and bytes over its bandwidth.
 
 The rates of `CARDS` are from data sheets. `FITTED` has the numbers that are not counted, with their origin.
 """
@@ -63,18 +63,18 @@ Inputs = Callable[[int], Mapping[str, Any]]  # number of samples -> arguments of
 
 
 class Card(NamedTuple):
-    """A device by its data sheet, and the shares of it that a training should reach.
+    """A device by its data sheet, and the shares of these rates that a training reaches.
 
     Attributes:
-        tflops: of dense bfloat16 products with float32 sums, in 10^12 FLOPs a second.
+        tflops: 10^12 FLOPs a second of dense bfloat16 products with float32 sums.
         bandwidth: of its memory, in 10^9 bytes a second.
         memory: in GiB.
-        float32: like ``tflops``, of float32 products without TF32.
-        product_share: of ``tflops``, in a product of large matrices.
-        attention_share, narrow_attention_share: of ``tflops``, in the fused kernels of attention with heads of 64 and
-            more, and with smaller ones.
-        bandwidth_share: of ``bandwidth``.
-        launch: seconds of the host for an operation. A step is never faster than its operations times this.
+        float32: 10^12 FLOPs a second of float32 products without TF32.
+        product_share: share of ``tflops`` in a product of large matrices.
+        attention_share, narrow_attention_share: share of ``tflops`` in fused attention with heads of at least 64, and
+            with narrower ones.
+        bandwidth_share: share of ``bandwidth``.
+        launch: seconds of the host for an operation. A step takes at least this for each.
     """
 
     tflops: float
@@ -88,7 +88,7 @@ class Card(NamedTuple):
     launch: float = FITTED['launch'].value
 
 
-# Data sheets of the makers, without sparsity.
+# From the makers' data sheets, without sparsity.
 CARDS = {
     'h200': Card(989, 4800, 141, 67),
     'h100': Card(989, 3350, 80, 67),
@@ -106,7 +106,7 @@ class _Counter(TorchDispatchMode):
     """Records (FLOPs, bytes, width of a head or 0) of every operation except views.
 
     Attributes:
-        alive: bytes of the tensors that are alive, without ``own``.
+        alive: bytes of the living tensors, without ``own``.
         peak: the maximum of ``alive`` so far.
     """
 
@@ -210,8 +210,8 @@ def count_step(model: nn.Module, inputs: Inputs, *, reduced: bool) -> StepCount:
         (rows, alive), (more_rows, more_alive) = (_run(fake, inputs(size), reduced) for size in (2, 4))
     if len(rows) != len(more_rows):
         raise ValueError(
-            f'{type(model).__name__} takes {len(rows)} operations for 2 samples and {len(more_rows)} for 4, so the '
-            'cost of a batch cannot be foretold from them.'
+            f'{type(model).__name__} takes {len(rows)} operations for 2 samples and {len(more_rows)} for 4. The cost '
+            'of a batch can be predicted only if it always takes the same ones.'
         )
     (flops, moved, heads), (more_flops, more_moved, _) = np.array(rows).T, np.array(more_rows).T
     return StepCount(_fit(flops, more_flops), _fit(moved, more_moved), heads.astype(np.int64), _fit(alive, more_alive))
@@ -242,7 +242,7 @@ def _run(
 
 @contextmanager
 def as_on_a_card() -> Iterator[None]:
-    """Disable the CPU paths of layers. Fake tensors of a card cannot go backward without a driver."""
+    """Disable the CPU paths of layers. Without a driver, fake tensors of a GPU have no backward pass."""
     with patch.object(vit, 'SHORT', 0), patch.object(linear, 'USE_ONEDNN', False):
         yield
 
@@ -271,12 +271,12 @@ class Source(NamedTuple):
 
     Attributes:
         name, modality: of the source.
-        rows: files or spans, None if unknown.
-        origin: how ``rows`` is known.
+        rows: number of files or spans, None if unknown.
+        origin: where ``rows`` is known from.
         replicas: samples of a row.
-        repeats: passes of an epoch.
+        repeats: how often an epoch takes each row.
         clips: name of each input of the model -> (C, T, H, W), dtype.
-        target: the same for the target, None if it is no map.
+        target: shape and dtype of the target, None if it is no map.
     """
 
     name: str
@@ -302,7 +302,7 @@ class Source(NamedTuple):
 
 
 def sources_of(cfg: Mapping[str, Any], rows: Mapping[str, int]) -> list[Source]:
-    """The sources of ``train_dataloader``. ``rows`` has files of those that are neither here nor published."""
+    """The sources of ``train_dataloader``. ``rows`` gives the number of files of some."""
     loader = cfg['train_dataloader']
     sources = loader['dataset']['sources']
     if unknown := sorted(set(rows) - set(sources)):
@@ -347,7 +347,7 @@ def _count_rows(cfg: Mapping[str, Any]) -> tuple[int | None, str]:
 
 
 def inputs_of(cfg: Mapping[str, Any], source: Source) -> Inputs:
-    """Arguments of the model's forward, as from its preprocessor in training."""
+    """Number of samples -> arguments of the model's forward, as its preprocessor gives them in training."""
     model = cfg['model']
     preprocessor = model.get('data_preprocessor') or {}
     mixes = bool(preprocessor.get('mixing'))
@@ -377,26 +377,26 @@ def inputs_of(cfg: Mapping[str, Any], source: Source) -> Inputs:
 
 
 class Memory(NamedTuple):
-    """Bytes on one device, while a micro-batch is in its backward pass.
+    """Bytes on one device during a micro-batch.
 
     Attributes:
-        fixed: what -> bytes, for any batch size.
-        alive: (2, 2), activations at the peak of the forward pass and of the backward pass, as in `StepCount`.
+        fixed: what -> bytes that do not depend on the batch size.
+        alive: (2, 2), peak bytes of activations, see `StepCount`.
     """
 
     fixed: Mapping[str, float]
     alive: NDArray[np.float64]
 
     def activations(self, batch_size: int) -> float:
-        """At the higher of the two peaks."""
+        """Bytes at the higher of the two peaks."""
         return float((_line(batch_size) @ self.alive).max())
 
     def of(self, batch_size: int) -> float:
-        """All together."""
+        """Bytes in all."""
         return sum(self.fixed.values()) + self.activations(batch_size)
 
     def largest_batch(self, memory: float) -> int:
-        """How many samples fit ``memory`` bytes."""
+        """Number of samples that fit ``memory`` bytes."""
         room = CONTEXT + (memory - CONTEXT) * FITTED['usable'].value - sum(self.fixed.values())
         once, per_sample = self.alive
         return max(int(((room - once) / per_sample).min()), 0)

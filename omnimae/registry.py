@@ -1,8 +1,7 @@
 """Child registries of MMEngine's, scope ``omnimae``.
 
-A component registered here is found by its bare name in every config with ``default_scope = 'omnimae'``. One from
-outside the package is registered by ``custom_imports`` (see ``examples/``). A registry imports its modules at the first
-look-up, so ``import omnimae`` stays cheap.
+A config with ``default_scope = 'omnimae'`` finds a registered component by its bare name. ``custom_imports`` registers
+your own (see ``examples/``). A registry imports its modules at the first look-up, so ``import omnimae`` is fast.
 """
 
 import mmengine.registry as root
@@ -27,8 +26,7 @@ OPTIMIZERS = _child(root.OPTIMIZERS, 'omnimae.engine')
 METRICS = _child(root.METRICS, 'omnimae.evaluation')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'omnimae.checkpoint')
 
-# These are empty. MMEngine warns of every registry without a child of the default scope, and a child does not make its
-# parent import its own modules.
+# These are empty. Without them MMEngine warns, and their parents would not import their own modules.
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS, 'mmengine.model')
 EVALUATOR = _child(root.EVALUATOR, 'mmengine.evaluator')
 VISUALIZERS = _child(root.VISUALIZERS, 'mmengine.visualization')

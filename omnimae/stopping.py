@@ -1,9 +1,9 @@
-"""Why a run stops before its end, and what its exit code says.
+"""Signals that stop a run, and its exit codes.
 
-Imports nothing slow: tools listen before they import more.
+This module imports nothing slow, because tools listen for signals before they import more.
 
-A signal that comes before training has nothing to save, so it ends the process at once. In training the PreemptionHook
-saves. A second Ctrl-C ends the process at once, whatever it waits for.
+Before training there is nothing to save, so a signal ends the process at once. In training the PreemptionHook saves. A
+second Ctrl-C ends the process at once.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ import threading
 import time
 from typing import NoReturn
 
-PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again": go on with --resume
-INTERRUPTED = 128 + signal.SIGINT  # exit code: somebody pressed Ctrl-C; --resume goes on, too
+PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again" with --resume
+INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-saving = threading.Event()  # set while the training answers signals itself
+saving = threading.Event()  # set while the PreemptionHook handles signals
 
 
 class WaitEnded(BaseException):
-    """Leaves the wait for data. No Exception, which readers of files would take for a broken file."""
+    """Ends the wait for data. It is no Exception, which file readers would take for a broken file."""
 
 
 class StorageAwayError(Exception):
-    """A storage did not answer in the time that it is given. That says nothing of its files: try again later.
+    """A storage did not answer in time. Its files may be fine: try again later.
 
-    A training saves and ends with ``code``. The message is the only argument: so a loader's worker can hand it on.
+    A training saves and ends with ``code``. The message is the only argument, so that a loader's worker can pass it on.
     """
 
     code = PREEMPTED
 
 
 class StorageRefusedError(StorageAwayError):
-    """A storage answers, but does not let us read. Trying again would not help, so it is said at once."""
+    """A storage refuses to let us read. This is raised at once, because trying again does not help."""
 
     code = 1
 
 
 def storage_patience() -> float:
-    """Seconds for which reading a file is repeated while its storage does not answer."""
+    """Seconds for which reading is retried while a storage does not answer."""
     return seconds_of('OMNIMAE_STORAGE_PATIENCE', 120.0)
 
 
 def seconds_of(variable: str, default: float) -> float:
-    """The number of seconds in a variable of the environment."""
+    """Number of seconds in an environment variable."""
     text = os.environ.get(variable) or str(default)
     try:
         seconds = float(text)
@@ -64,12 +64,12 @@ def seconds_of(variable: str, default: float) -> float:
 
 
 def heard() -> list[signal.Signals]:
-    """Those of SIGNALS that whoever started this process did not switch off: ``nohup`` does so with SIGHUP."""
+    """SIGNALS without those that the parent process has set to be ignored, as ``nohup`` does with SIGHUP."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def listen() -> None:
-    """Answer signals from now on, also while the main thread waits in C for other ranks or for a GPU."""
+    """Handle signals from now on, even while the main thread waits in C for other ranks or for a GPU."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in heard():
@@ -80,13 +80,13 @@ def listen() -> None:
 
 
 def follow_launcher() -> None:
-    """Get SIGTERM when torchrun dies, also by SIGKILL: else its ranks train on, and nobody sees them."""
+    """Get SIGTERM when torchrun dies, even by SIGKILL. Otherwise its ranks would train on unseen."""
     if sys.platform == 'linux' and 'TORCHELASTIC_RUN_ID' in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _leave_to_parent() -> None:
-    """A child is ended by its parent; Ctrl-C and what clusters send reach it, too."""
+    """Let the parent end a forked child, which gets Ctrl-C and a cluster's signals, too."""
     signal.set_wakeup_fd(-1)
     for number in heard():
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
@@ -106,9 +106,9 @@ def _watch(pipe: int) -> None:
 
 
 def exit_now(code: int) -> NoReturn:
-    """End this process with an exit code, whatever its threads do."""
+    """End this process and all its threads with an exit code."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(0.2)  # a rank that is gone resets the connections from which others still read the barrier
+    time.sleep(0.2)  # other ranks may still read the barrier from our connections
     os._exit(code)

@@ -1,6 +1,6 @@
-"""Weights that others published, by name, and OpenMMLab's index of them.
+"""Published weights by name, and OpenMMLab's index of them.
 
-`python -m omnimae.zoo`, in a checkout, writes the index: ``model-index.yml`` and ``configs/omnimae/metafile.yml``. mim
+In a checkout, `python -m omnimae.zoo` writes the index: ``model-index.yml`` and ``configs/omnimae/metafile.yml``. mim
 and `mmengine.hub` read it.
 """
 
@@ -17,13 +17,13 @@ BENCHMARKS = dict(in1k=('Image Classification', 'ImageNet-1K'), ssv2=('Action Re
 
 
 class Published(NamedTuple):
-    """Published weights, and the config that they belong to.
+    """Published weights and their config.
 
     Attributes:
         config: name of the config, see `find_config`.
         url: of the checkpoint.
         parameters: of the model, in millions.
-        accuracy: top-1 in percent, as the authors state it; None of a pretraining.
+        accuracy: the authors' top-1 in percent; None for a pretraining.
     """
 
     config: str
@@ -32,7 +32,7 @@ class Published(NamedTuple):
     accuracy: float | None
 
 
-# https://github.com/facebookresearch/omnivore/tree/main/omnimae: its README; docs/zoo.md has licences and sizes, too
+# README of https://github.com/facebookresearch/omnivore/tree/main/omnimae; docs/zoo.md also has licences and sizes
 ZOO = {
     f'vit{size}_{name}': Published(
         f'omnimae/{config.format(size)}', f'{RELEASED}/vit{size}_{name}.torch', parameters, accuracy
@@ -47,7 +47,7 @@ ZOO = {
 
 
 def index() -> dict[str, str]:
-    """Path of each file of the index, below the root of the checkout -> its text."""
+    """Path of each file of the index in a checkout -> its text."""
     paper = dict(URL='https://arxiv.org/abs/2206.08356')
     paper['Title'] = 'OmniMAE: Single Model Masked Pretraining on Images and Videos'
     metafile = dict(

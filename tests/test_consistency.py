@@ -24,7 +24,7 @@ SSV2 = 'train_dataloader.dataset.sources.ssv2'
             'omnimae/vit-b_in1k-ssv2',
             {'model.backbone.clip_size': (16, 112, 112)},
             r'in1k_ssv2\.py: train_dataloader\.dataset\.sources\.in1k\.transforms\.0\.size=224: contradicts '
-            r'model\.backbone\.clip_size=\(16, 112, 112\) of --cfg-options\. .* interpolate_positions=True where that',
+            r'model\.backbone\.clip_size=\(16, 112, 112\) of --cfg-options\. .* set interpolate_positions=True',
         ),
         (
             'omnimae/finetune/vit-b_ssv2',
