@@ -35,7 +35,7 @@ from omnimae.data.annotations import read_classes
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.transforms import resize
 from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
-from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, list_inputs, sampling_of
+from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, default_source, list_inputs, sampling_of
 from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import require
 from omnimae.visualization.reconstructions import Reconstruction, reconstruct_sample
@@ -192,9 +192,8 @@ class Inferencer(Generic[ResultT]):
         backbone = self.model.backbone
         require(backbone, type(self).__name__, 'grid', 'patch_size')
         clip_size = backbone.grid.clip_size(backbone.patch_size)
-        return {
-            modality: Pipeline(find_source(self.cfg, modality), modality, clip_size) for modality in ('image', 'video')
-        }
+        sources = {x: find_source(self.cfg, x) or default_source(x, clip_size) for x in ('image', 'video')}
+        return {modality: Pipeline(source, modality) for modality, source in sources.items()}
 
     def __call__(self, inputs: Input | Sequence[Input]) -> list[ResultT]:
         """Infer all inputs, see `stream`."""
@@ -284,16 +283,8 @@ class ClassificationInferencer(Inferencer[Classification]):
 
     result_type = Classification
 
-    def __init__(
-        self,
-        config: Config | str | os.PathLike,
-        checkpoint: str | os.PathLike | None = None,
-        *,
-        classes: Sequence[str] | None = None,
-        topk: int = 5,
-        **kwargs: Any,
-    ):
-        super().__init__(config, checkpoint, **kwargs)
+    def __init__(self, *args: Any, classes: Sequence[str] | None = None, topk: int = 5, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         num_classes = self.model.data_preprocessor.num_classes
         self.classes = self._known_classes(num_classes) if classes is None else tuple(classes)
         if self.classes is not None and len(self.classes) != num_classes:
@@ -383,15 +374,8 @@ class Reconstructor(Inferencer[Reconstructed]):
 
     result_type = Reconstructed
 
-    def __init__(
-        self,
-        config: Config | str | os.PathLike,
-        checkpoint: str | os.PathLike | None = None,
-        *,
-        inputs: Sequence[str] | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(config, checkpoint, **{'batch_size': 1, **kwargs})
+    def __init__(self, *args: Any, inputs: Sequence[str] | None = None, **kwargs: Any):
+        super().__init__(*args, **{'batch_size': 1, **kwargs})
         self.inputs = inputs
 
     def model_config(self) -> dict:
@@ -411,11 +395,11 @@ class Reconstructor(Inferencer[Reconstructed]):
         """Crop the centre of an image, or of a clip from the middle of a video."""
         stem = self.model.backbone.tokenizers['rgb'] if self.is_multimodal else self.model.backbone
         clip_size = stem.grid.clip_size(stem.patch_size)
-        pipelines = {'image': Pipeline(None, 'image', clip_size)}
+        sources = {'image': default_source('image', clip_size)}
         if not self.is_multimodal:
-            pipelines['video'] = Pipeline(None, 'video', clip_size)
-            pipelines['video'].sampling = training_sampling(self.cfg)._replace(num_frames=clip_size[0])
-        return pipelines
+            sampling = training_sampling(self.cfg)._asdict()
+            sources['video'] = {**sampling, **default_source('video', clip_size)}
+        return {modality: Pipeline(source, modality) for modality, source in sources.items()}
 
     def compute(self, clip: Tensor, items: Sequence[Item]) -> list[Reconstructed]:
         """Reconstruct each clip with a mask of its own."""

@@ -14,12 +14,11 @@ from torch.utils.data import Dataset
 
 from omnimae.data.annotations import scan_files
 from omnimae.data.lookahead import NUM_KEYS, num_workers
-from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, heif_hint, modality_of
 from omnimae.data.media.frames import ClipSampling, pick_frames, segments
-from omnimae.data.media.images import read_image
-from omnimae.data.storage.ahead import READS_IN_FLIGHT, File, ReadAhead
+from omnimae.data.readers import File, ImageFiles, VideoFiles
+from omnimae.data.storage.ahead import READS_IN_FLIGHT, ReadAhead
 from omnimae.data.transport import sendable
 from omnimae.registry import TRANSFORMS
 
@@ -89,27 +88,27 @@ def _path_items(path: Path) -> Iterator[Item]:
         yield Item(str(file), modality, str(file))
 
 
+def default_source(modality: str, clip_size: tuple[int, int, int]) -> dict[str, Any]:
+    """How files are prepared if no config says it: resized to (T, H, W) of a model and cropped at the centre."""
+    num_frames, height, width = clip_size
+    interpolation = 'bicubic' if modality == 'image' else 'bilinear'
+    resize = dict(type='ResizeShort', size=max(height, width), interpolation=interpolation)
+    return dict(num_frames=num_frames, transforms=[resize, dict(type='CenterCrop', size=(height, width))])
+
+
 class Pipeline:
     """Reads clips of a file or an array of one modality as in evaluation, and makes views of them.
 
     Args:
-        source: config of a dataset. None for the default of this module.
+        source: config of a dataset, as far as it says how files are read and transformed.
         modality: 'image' or 'video'.
-        clip_size: (T, H, W) of the model, for the default.
     """
 
-    def __init__(self, source: Mapping[str, Any] | None, modality: str, clip_size: tuple[int, int, int] | None = None):
-        if source is None:
-            assert clip_size is not None
-            num_frames, height, width = clip_size
-            interpolation = 'bicubic' if modality == 'image' else 'bilinear'
-            resize = dict(type='ResizeShort', size=max(height, width), interpolation=interpolation)
-            crop = dict(type='CenterCrop', size=(height, width))
-            source = dict(num_frames=num_frames, transforms=[resize, crop])
-        self.modality = modality
+    def __init__(self, source: Mapping[str, Any], modality: str):
         self.transforms = [TRANSFORMS.build(transform) for transform in source.get('transforms', ())]
-        self.sampling = sampling_of(source)
-        self.reader = source.get('reader', 'pyav')
+        self.sampling = None if modality == 'image' else sampling_of(source)
+        decoder = source.get('reader', 'pyav')
+        self.reader = ImageFiles() if self.sampling is None else VideoFiles(self.sampling, decoder=decoder)
 
     def __call__(self, content: str | np.ndarray) -> Tensor:
         """Prepare a path or an array (T, H, W, 3) -> uint8 (C, T, H, W), or (V, C, T, H, W) with several views.
@@ -117,20 +116,14 @@ class Pipeline:
         Raises:
             BrokenFileError: the file cannot be read.
         """
-        clips = self._read(content) if isinstance(content, str) else [self._pick(content)]
+        clips = self.reader.read(File(content), None) if isinstance(content, str) else [self._pick(content)]
         views = np.stack([self._transform(clip) for clip in clips])  # (clips, [crops,] T, H, W, 3)
         views = views.reshape(-1, *views.shape[-4:])
         return torch.from_numpy(views if len(views) > 1 else views[0]).movedim(-1, -4)
 
-    def _read(self, path: str) -> list[np.ndarray]:
-        if self.modality == 'image':
-            return [read_image(path)]
-        with open_video(path, reader=self.reader) as video:
-            return self.sampling.read(video, 0.0, video.duration, None)
-
     def _pick(self, frames: np.ndarray) -> np.ndarray:
         """Spread the frames of a clip over an array, which has no times."""
-        if self.modality == 'image':
+        if self.sampling is None:
             return frames
         if self.sampling.sampling == 'sparse':
             return frames[segments(len(frames), self.sampling.num_frames, None)]
@@ -157,7 +150,7 @@ class PreparedInputs(Dataset):
         self._reads.plan(own[:NUM_KEYS], self._files_of)
         return self._reads.sample(index, self._prepare)[0]
 
-    def _files_of(self, index: int) -> list[File]:
+    def _files_of(self, index: int) -> list[tuple[str, None]]:
         content = self.items[index].content
         return [(content, None)] if isinstance(content, str) else []
 

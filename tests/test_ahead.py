@@ -32,7 +32,7 @@ from omnimae.data.lookahead import NUM_KEYS, following_keys, look_ahead
 from omnimae.data.samplers import EvalBatchSampler, EvalSampler, MixedBatchSampler, MixedSampler
 from omnimae.data.storage import ahead, patience
 from omnimae.data.storage.ahead import ReadAhead
-from omnimae.inputs import Pipeline, PreparedInputs, list_inputs
+from omnimae.inputs import Pipeline, PreparedInputs, default_source, list_inputs
 from omnimae.registry import DATASETS
 from omnimae.stopping import StorageAwayError, WaitEnded
 
@@ -546,7 +546,7 @@ def test_what_is_no_number_of_reads_is_refused(data, value):
 @pytest.mark.parametrize('workers', [0, 1])
 def test_files_of_an_inferencer_are_read_ahead(data, monkeypatch, workers):
     items = list_inputs(str(data / 'pictures'))
-    pipelines = {'image': Pipeline(None, 'image', (1, 16, 16))}
+    pipelines = {'image': Pipeline(default_source('image', (1, 16, 16)), 'image')}
 
     def prepared() -> list[bytes]:
         loader = DataLoader(PreparedInputs(items, pipelines), batch_size=None, num_workers=workers)

@@ -146,7 +146,7 @@ def test_class_names_come_from_checkpoint_or_config(config, checkpoint, data, tm
 def test_clips_are_taken_as_in_tests(data, more):
     source = dict(clip_seconds=0.5, num_frames=4, num_clips=2, transforms=[dict(type='CenterCrop', size=32)], **more)
     dataset = VideoDataset(root=str(data / 'movies'), ann_file=str(data / 'movies.txt'), **source)
-    pipeline = Pipeline(source, 'video', (4, 32, 32))
+    pipeline = Pipeline(source, 'video')
     assert torch.equal(pipeline(str(data / 'movies' / '1.mp4')), dataset[1]['clips']['rgb'][0])
     movie = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8)
     picked = [1, 3, 5, 7] if more.get('sampling') == 'sparse' else [0, 2, 4, 7]
