@@ -9,31 +9,34 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import settings
-
-from omnimae.engine.compat import apply_patches
-from omnimae.synthetic.demo import make_demo, make_maps
-
-# The models of tests are too small for threads; programs that tests start inherit that.
-torch.set_num_threads(1)
-os.environ['OMP_NUM_THREADS'] = '1'
-
-# Every CPU evaluates in float32, also one with units for bfloat16.
-torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False
-
-# As in every tool.
-apply_patches()
-
-# The same examples on every run, however slow the machine.
-settings.register_profile('repeatable', deadline=None, derandomize=True)
-settings.load_profile('repeatable')
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from all tests but those marked ``gpu``: they compare numbers of the CPU, and so do their programs."""
+    """Set up the process, unless pytest-xdist runs the tests in others: that one need not import PyTorch.
+
+    GPUs are hidden from all tests but those marked ``gpu``: they compare numbers of the CPU, and so do their programs.
+    """
     if config.option.markexpr != 'gpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    # The models of tests are too small for threads; programs that tests start inherit that.
+    os.environ['OMP_NUM_THREADS'] = '1'
+    if config.getoption('dist', 'no') == 'no':
+        _set_up()
+
+
+def _set_up() -> None:
+    import torch
+    from hypothesis import settings
+
+    from omnimae.engine.compat import apply_patches
+
+    torch.set_num_threads(1)
+    # Every CPU evaluates in float32, also one with units for bfloat16.
+    torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: False
+    apply_patches()  # as in every tool
+    # The same examples on every run, however slow the machine.
+    settings.register_profile('repeatable', deadline=None, derandomize=True)
+    settings.load_profile('repeatable')
 
 
 # Files of a minute and more. Two processes share the files; a long one that began last would keep one of them waiting.
@@ -60,6 +63,8 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     All processes of pytest-xdist share them; the first one makes them.
     """
+    from omnimae.synthetic.demo import make_demo, make_maps
+
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'data' / 'demo'
     root.parent.mkdir(exist_ok=True)
@@ -86,5 +91,7 @@ def few_root(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _gradients() -> Iterator[None]:
     """A tool that runs in this process must not switch gradients off for what follows."""
+    import torch
+
     yield
     assert torch.is_grad_enabled()

@@ -299,6 +299,25 @@ def test_a_number_of_gpus_that_is_missing_is_asked_for(script: str, gpus: str):
 
 
 @pytest.mark.parametrize(
+    ('script', 'tool', 'words'),
+    [
+        ('dist_train.sh', 'train.py', ['CONFIG']),
+        ('dist_test.sh', 'test.py', ['CONFIG', 'CHECKPOINT']),
+        ('dist_test.sh', 'extract_features.py', ['CONFIG', 'CHECKPOINT']),
+    ],
+)
+def test_a_tool_is_started_on_each_gpu(script: str, tool: str, words: list[str], tmp_path: Path):
+    """By the ``python`` that is found first: here one that repeats its words."""
+    (tmp_path / 'python').write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'python').chmod(0o755)
+    env = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'TOOL': tool}
+    command = ['bash', TOOLS / script, *words, '2', '--out', 'a b.json']
+    said = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.splitlines()
+    launched = ['--nproc-per-node', '2', f'{TOOLS}/{tool}', *words, '--launcher', 'pytorch', '--out', 'a b.json']
+    assert said == [f'{TOOLS}/launch.py', *launched]
+
+
+@pytest.mark.parametrize(
     ('env', 'message'),
     [
         ({'NNODES': 'two'}, "NNODES='two': give a whole number from 1"),

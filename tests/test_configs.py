@@ -68,6 +68,7 @@ SMALL = {
 SMALL_LOADER = dict(batch_size=8, num_workers=0, persistent_workers=False)
 
 _number = itertools.count()
+built = set()  # models of `test_loads_and_its_model_builds`
 trained = set()  # runs of `test_trains_a_step_of_each_source`
 
 
@@ -160,9 +161,12 @@ def test_loads_and_its_model_builds(path):
     cfg = loaded(path)
     assert cfg.keys() <= TOP_LEVEL.keys()
     own = dict(num_classes=3) if cfg.model.get('num_classes', 0) is None else {}  # its data say how many
-    with torch.device('meta'):
-        model = MODELS.build({**cfg.model, **own})
-    assert all(parameter.is_meta for parameter in model.parameters())
+    model = {**cfg.model, **own}
+    kind = json.dumps({**model, 'init_cfg': None}, sort_keys=True)
+    if kind not in built:  # many configs have one model and differ in the weights that they start from
+        with torch.device('meta'):
+            assert all(parameter.is_meta for parameter in MODELS.build(model).parameters())
+        built.add(kind)
 
 
 # What the Runner or the parent component gives to a part when it is built.

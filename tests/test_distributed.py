@@ -1,13 +1,10 @@
-"""Two ranks on CPU; once they are started as a user starts them: ``bash tools/dist_train.sh CONFIG 2``."""
+"""Two ranks on CPU. `test_stopping` starts them as a user does: ``bash tools/dist_train.sh CONFIG 2``."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +55,10 @@ def free_port() -> int:
         return sock.getsockname()[1]
 
 
-def run(script: str, *arguments: Any, path: Path) -> subprocess.CompletedProcess:
-    """``bash tools/SCRIPT ARGUMENTS`` with the python that runs the tests; ``path`` is importable."""
-    env = {
-        **os.environ,
-        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-        'PYTHONPATH': f'{path}:{os.environ.get("PYTHONPATH", "")}',
-        'PORT': str(free_port()),
-        'CUDA_VISIBLE_DEVICES': '',
-    }
-    command = ['bash', TOOLS / script, *arguments]
-    command = [str(word) for word in command]
-    return subprocess.run(command, env=env, cwd=path, capture_output=True, text=True, timeout=300)
+def on_two_ranks(tool: str, *words: Any, output: Path) -> None:
+    """``TOOL WORDS`` on two ranks, which end well."""
+    ranks = run_ranks(TOOLS / tool, *words, '--launcher', 'pytorch', output=output)
+    assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr[-2000:]
 
 
 def test_ranks_agree_on_everything_but_the_data_and_stop_together(tmp_path: Path):
@@ -136,10 +125,8 @@ def test_two_ranks_train_and_test_like_one(tmp_path: Path):
     more = "\noptim_wrapper['optimizer'] = dict(type='SGD', lr=0.1)\n"
     more += 'default_hooks = dict(checkpoint=dict(by_epoch=False, interval=4))\n'
     config = write_config(tmp_path / 'classify.py', CLASSIFY, data, more)
-    options = ['--work-dir', tmp_path / 'two', '--cfg-options', 'train_dataloader.batch_size=2']
-    options.append('compile.backend=aot_eager')
-    result = run('dist_train.sh', config, 2, *options, path=tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
+    options = ['--cfg-options', 'train_dataloader.batch_size=2', 'compile.backend=eager']
+    on_two_ranks('train.py', config, '--work-dir', tmp_path / 'two', *options, output=tmp_path / 'trains')
     assert 'The loss is compiled' in next((tmp_path / 'two').rglob('*.log')).read_text()
 
     one = build_runner(config, tmp_path / 'one')
@@ -154,8 +141,8 @@ def test_two_ranks_train_and_test_like_one(tmp_path: Path):
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
         torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=1e-6)
 
-    result = run('dist_test.sh', config, exported, 2, '--out', tmp_path / 'out.json', path=tmp_path)
-    assert result.returncode == 0, result.stderr[-2000:]
+    words = ['--work-dir', tmp_path / 'tested', '--out', tmp_path / 'out.json']
+    on_two_ranks('test.py', config, exported, *words, output=tmp_path / 'tests')
     tester = build_runner(config, tmp_path / 'test', {'test_evaluator.out_file': str(tmp_path / 'one.npz')})
     load_weights(tester.model, exported)
     assert json.loads((tmp_path / 'out.json').read_text()) == pytest.approx(tester.test())

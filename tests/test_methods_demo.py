@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,30 @@ from tiny_run import build_runner, losses_of
 DEMO = Path(__file__).parents[1] / 'configs' / 'demo'
 
 
+@pytest.fixture(scope='module')
+def quarter_root(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`few_root` with a quarter of what is trained on: two images of each photograph, the videos of three of them."""
+    root = tmp_path_factory.mktemp('quarter') / 'demo'
+    shutil.copytree(few_root, root, copy_function=os.link)
+    for path in root.rglob('images/train/*/*'):
+        if path.stem >= '00002':
+            path.unlink()
+    for path in root.rglob('train.txt'):
+        lines = path.read_text().splitlines(keepends=True)
+        path.unlink()  # it is that of the whole data
+        path.write_text(''.join(line for line in lines if line.split('/')[1].startswith(('brick', 'camera', 'coffee'))))
+    return root
+
+
 @pytest.fixture
-def options(few_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Two epochs with a checkpoint of each, on the demo's data."""
-    monkeypatch.setenv('OMNIMAE_DATA', str(few_root.parent))
+def options(quarter_root: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Two epochs with a checkpoint of each, in as many steps as the demo has, on a quarter of its data."""
+    monkeypatch.setenv('OMNIMAE_DATA', str(quarter_root.parent))
     return {
         'train_cfg.max_epochs': 2,
         'train_cfg.val_interval': 2,
+        'train_dataloader.batch_size': 8,
+        'train_dataloader.batch_sampler.global_batch_size': 8,
         'train_dataloader.num_workers': 0,
         'train_dataloader.persistent_workers': False,
         'default_hooks.checkpoint.interval': 1,
@@ -50,7 +69,7 @@ def test_trains_and_resumes_exactly(method: str, modality: str, steps: int, opti
 
     whole = train('whole')
     again = train('again', resume=True, load_from=str(tmp_path / 'whole' / 'epoch_1.pth'))
-    assert len(whole) == 2 * steps  # of 32 samples, of 96 videos in four crops or 96 images
+    assert len(whole) == 2 * steps  # of 8 samples, of 24 videos in one, two or four crops or 24 images
     assert again == {step: loss for step, loss in whole.items() if step >= steps}
     assert_same_end(tmp_path)
     assert np.mean([*whole.values()][-3:]) < np.mean([*whole.values()][:3])

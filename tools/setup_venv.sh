@@ -1,5 +1,5 @@
 # Sourced by quickstart.sh and run_tests.sh: makes .venv, installs the toolkit with the extras "$1", and activates it.
-# PYTHON chooses the interpreter. Installing again is quick, so the environment always fits the checkout.
+# PYTHON chooses the interpreter, INSTALL_OPTIONS are more words for pip. Installing again is quick, so the environment always fits the checkout.
 
 PYTHON=${PYTHON:-python3}
 version=$("$PYTHON" -c 'import sys; print(*sys.version_info[:2], sep=".")')
@@ -19,7 +19,7 @@ source .venv/bin/activate
 wanted="$1 $(cat pyproject.toml tools/setup_venv.sh | cksum)"
 if [ "$(cat ".venv/installed-$1" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing omnimae and its dependencies from PyPI (PyTorch takes a minute or two) ..."
-    python -m pip install --quiet --disable-pip-version-check -e ".[$1]"
+    python -m pip install --quiet --disable-pip-version-check ${INSTALL_OPTIONS:-} -e ".[$1]"
     # MMEngine's OpenCV opens windows with libGL.so.1, which slim containers lack. The headless one needs no library.
     if ! python -c 'import cv2' 2>/dev/null; then
         python -m pip uninstall --quiet --yes opencv-python opencv-contrib-python opencv-python-headless
