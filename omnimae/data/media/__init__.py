@@ -1,10 +1,10 @@
-"""What a file shows: frames of videos, images, maps; everything that knows a decoder is here.
+"""Decoding files: frames of videos, images and maps. All decoders are here.
 
-`open_video` gives an open video by either reader, `read_image` a picture; `frames` says which frames make a clip.
+`open_video` opens a video with either reader, `read_image` reads a picture. `frames` selects the frames of a clip.
 
-Levels become RGB by the matrix and the range that the file states (BT.601 and limited range where it states none). As
-in the published data loaders, nothing else is done to them: profiles (ICC), gamma, the transfer of HDR, alpha of videos
-and the shape of pixels that are not square are not applied.
+Pixels become RGB by the matrix and the range that the file states (by default BT.601 and limited range). As in the
+published data loaders, nothing else is applied: no profile (ICC), gamma or HDR transfer, no alpha of videos, and no
+aspect ratio of pixels that are not square.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ def open_video(path: str, reader: str = 'pyav', backend_args: dict[str, Any] | N
     """Open a video: a context manager with ``.duration`` in seconds and ``.read(start, seconds, num_frames)``.
 
     Args:
-        path: a local file, read in place, or an address in another storage of ``mmengine.fileio``, fetched whole.
+        path: a local file, read in place, or an address in another storage of ``mmengine.fileio``, read whole.
         reader: 'pyav' or 'decord'.
         backend_args: for ``mmengine.fileio.get_file_backend``.
 
     Raises:
-        BrokenVideoError: the file is missing, damaged, or no video.
-        ValueError: there is no such reader, or it is not installed.
+        BrokenVideoError: the file is missing, damaged or not a video.
+        ValueError: the reader is unknown or not installed.
     """
     return reader_class(reader)(path, backend_args)
 
 
 def reader_class(reader: str) -> type[VideoReader]:
-    """The class that `READERS` has for a name. A ValueError says if there is none, or if it is not installed."""
+    """The class of a name in `READERS`. A ValueError says that it is unknown or not installed."""
     if reader not in READERS:
         raise ValueError(f'reader is {reader!r}. Choose one of {sorted(READERS)}.')
     if reader == 'decord' and importlib.util.find_spec('decord') is None:

@@ -1,4 +1,4 @@
-"""Whether the file of a video is whole, from its container alone."""
+"""Whether a video file is complete, by its container only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 
 def count_missing_bytes(file: BinaryIO) -> int:
-    """How much earlier than its container says a file ends; 0 if it is whole or its container does not say.
+    """The number of bytes that are missing at the end of a file by its container; 0 if none are, or it does not say.
 
-    FFmpeg reads truncated Matroska, WebM and AVI files to their end without a word. Where a length reaches over the
-    end, but all that the container's index refers to is inside, the length is wrong, and the file is whole: the number
-    is negative then.
+    FFmpeg reads truncated Matroska, WebM and AVI files to their end without a warning. If a length exceeds the file but
+    everything in the container's index is inside, the length is wrong and the file is complete. Then the number is
+    negative.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -35,7 +35,7 @@ def count_missing_bytes(file: BinaryIO) -> int:
 
 
 def _holds(judge: Callable[..., bool], *args: Any) -> bool:
-    """What an index says, False if it is itself damaged."""
+    """The answer of an index; False if the index is damaged."""
     try:
         return judge(*args)
     except (IndexError, KeyError, ValueError):
@@ -46,14 +46,14 @@ def _holds(judge: Callable[..., bool], *args: Any) -> bool:
 
 
 def _read_vint(data: bytes, begin: int) -> tuple[int, int]:
-    """Read an EBML number of variable length: the number, 0 where it says 'unknown', and where it ends."""
+    """Read an EBML number of variable length: the number, 0 for 'unknown', and its end."""
     num_bytes = 9 - (data[begin : begin + 1] or b'\x01')[0].bit_length()
     value = int.from_bytes(data[begin : begin + num_bytes], 'big') & (1 << 7 * num_bytes) - 1
     return (0 if value == (1 << 7 * num_bytes) - 1 else value), begin + num_bytes
 
 
 def _ends_with_cues(file: BinaryIO, begin: int, size: int) -> bool:
-    """Whether the elements of a segment lie in the file, the index after all clusters: it is written last."""
+    """Whether the elements of a segment are in the file, with the index, which is written last, after all clusters."""
     kinds = []
     while begin < size:
         file.seek(begin)
@@ -72,7 +72,7 @@ def _ends_with_cues(file: BinaryIO, begin: int, size: int) -> bool:
 
 
 def _has_avi_index(file: BinaryIO, size: int) -> bool:
-    """Whether the old index, which is written last, lies in the file, and what it refers to."""
+    """Whether the old index, which is written last, and all its chunks are in the file."""
     begin, movi = 12, 0
     while begin + 8 <= size:
         file.seek(begin)
@@ -87,7 +87,7 @@ def _has_avi_index(file: BinaryIO, size: int) -> bool:
             if begin + 8 + length > size or not movi:
                 return False
             places, sizes = entries[2::4].astype(np.int64), entries[3::4].astype(np.int64)
-            places = places if places[0] >= movi else places + movi  # after the begin of the file, or of the list
+            places = places if places[0] >= movi else places + movi  # relative to the file or to the list
             return bool(max(places + 8 + sizes) <= begin)
         begin += 8 + length + length % 2
     return False
@@ -97,7 +97,7 @@ def _has_avi_index(file: BinaryIO, size: int) -> bool:
 
 
 class Box(NamedTuple):
-    """A box of MP4: its name, and where its content begins and ends."""
+    """A box of MP4: its name, and the begin and end of its content."""
 
     kind: bytes
     begin: int
@@ -127,7 +127,7 @@ def _count_missing_box_bytes(file: BinaryIO, size: int) -> int:
 
 
 def _has_all_samples(file: BinaryIO, boxes: dict[bytes, Box], size: int) -> bool:
-    """Whether all samples lie in the file that its tables and its last fragment refer to."""
+    """Whether all samples of the tables and of the last fragment are in the file."""
     ends = [_end_of_fragment(file, boxes[b'moof'], boxes[b'moov'])] if b'moof' in boxes else []
     for track in _find(file, boxes[b'moov'], b'trak'):
         [table] = _find(file, track, b'mdia', b'minf', b'stbl')
@@ -144,7 +144,7 @@ def _find(file: BinaryIO, parent: Box, *kinds: bytes) -> list[Box]:
 
 
 def _end_of_track(file: BinaryIO, table: Box) -> int:
-    """ISO 14496-12, 8.7: sizes of samples, samples of each run of chunks, places of chunks."""
+    """ISO 14496-12, 8.7: sizes of samples, samples of each run of chunks, offsets of chunks."""
     boxes = {box.kind: box for box in _boxes(file, table.begin, table.end)}
     places = boxes.get(b'stco') or boxes[b'co64']
     offsets = _numbers(file, places, 8, '>u4' if places.kind == b'stco' else '>u8')
@@ -191,7 +191,7 @@ def _end_of_fragment(file: BinaryIO, moof: Box, moov: Box) -> int:
 
 
 def _numbers(file: BinaryIO, box: Box, skip: int, kind: str = '>u4') -> np.ndarray:
-    """Whole numbers of a box after its first ``skip`` bytes."""
+    """Integers of a box after its first ``skip`` bytes."""
     data = _read(file, box.begin + skip, box.end - box.begin - skip)
     return np.frombuffer(data[: len(data) // np.dtype(kind).itemsize * np.dtype(kind).itemsize], kind).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""Decoding with decord, in a helper process: it can hang for ever with the GIL held."""
+"""Decoding with decord in a helper process, because it can hang forever while it holds the GIL."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from omnimae.data.media.video import Picker, VideoReader, begin_together, orient
 
 CHUNK = 2**20  # bytes
 DECORD_FORMATS = ('mov,mp4,m4a,3gp,3g2,mj2', 'matroska,webm', 'avi')
-DECORD_PROCESSES: dict[int, DecordProcess] = {}  # by the id of the process that started it: a fork needs its own
+DECORD_PROCESSES: dict[int, DecordProcess] = {}  # by the id of the process that started it; a fork needs its own
 
 
 class DecordReader(VideoReader):
-    """Decodes with decord in a helper process, from the first frame of the file on: long videos are for pyav."""
+    """Decodes with decord in a helper process, from the first frame of the file. Use pyav for long videos."""
 
     def __init__(self, path: str, backend_args: dict[str, Any] | None = None) -> None:
         super().__init__(path, backend_args)
@@ -54,14 +54,14 @@ class DecordReader(VideoReader):
         self._frame_times = self._times(stamps)
 
     def _turns_alike(self) -> bool:
-        """Whether decord shows frames as they are to be shown: it knows the rotations of MP4, and nothing else."""
+        """Whether decord gives upright frames: it only knows the rotations of MP4."""
         frame = self._first_frame()
         orientation = orientation_of(frame)
         if orientation == UPRIGHT:
             return True
         if self._container.format.name != DECORD_FORMATS[0] or orientation not in (3, 6, 8) or frame.rotation % 90:
             return False
-        messages = dict(h264='6', hevc='39-40').get(self._stream.codec_context.name)  # which may turn frames, too
+        messages = dict(h264='6', hevc='39-40').get(self._stream.codec_context.name)  # they may turn frames too
         return messages is None or orientation_of(self._first_frame(without=messages)) == orientation
 
     def _first_frame(self, without: str | None = None) -> av.VideoFrame:
@@ -87,7 +87,7 @@ class DecordReader(VideoReader):
         try:
             frames = _decord_process().read(self.path, source, indices, self._num_packets)
         except BrokenVideoError:
-            # It reads local files itself, and may have met a storage that is away. This waits for it.
+            # It reads local files itself, so their storage may be away. Reading the file here waits for it.
             for begin in range(0, self._file.seek(0, os.SEEK_END), CHUNK):
                 self._file.seek(begin)
                 self._file.read(CHUNK)
@@ -96,14 +96,14 @@ class DecordReader(VideoReader):
 
 
 class DecordProcess:
-    """Decodes for this process. It ends with it, or by the kernel's timer when decord hangs."""
+    """Decodes for this process. It ends with this process, or by the kernel's timer when decord hangs."""
 
     def __init__(self) -> None:
-        # Its source is all it gets: no torch, no part of this package, so it takes 0.1 s and 50 MB.
-        # subprocess, because a DataLoader's workers are daemons and those may have no multiprocessing children.
+        # It gets only its source, without torch and this package, so it takes 0.1 s and 50 MB. It is a subprocess
+        # because a DataLoader's workers are daemons, which may have no multiprocessing children.
         program = f'{inspect.getsource(_serve_decord)}\n_serve_decord()'
         command = [sys.executable, '-c', program]
-        # A session of its own, or Ctrl-C would end it before this process has saved.
+        # It has its own session, or Ctrl-C would end it before this process has saved.
         pipe = subprocess.PIPE
         self._process: Any = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
         self._lock = threading.Lock()
@@ -141,7 +141,7 @@ def _decord_process() -> DecordProcess:
 
 
 def _serve_decord() -> None:
-    """Be the helper's whole program: answer (source, numbers of frames, count, time limit) with frames or a reason."""
+    """The program of the helper: answer (source, frame numbers, count, time limit) with frames or a reason."""
     import io
     import os
     import pickle
@@ -153,7 +153,7 @@ def _serve_decord() -> None:
     import decord
     import numpy
 
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whoever holds the GIL
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even if decord holds the GIL
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     answers = os.fdopen(os.dup(1), 'wb')
     log = tempfile.TemporaryFile()
@@ -178,7 +178,7 @@ def _serve_decord() -> None:
                 opened = source
             if len(video) != num_packets:
                 raise ValueError(f'counts {len(video)} frames where there are {num_packets}')
-            # Every frame: its seeking and skipping goes wrong with open GOPs, gradual refresh, B-frames in AVI.
+            # Read every frame, because seeking and skipping fail with open GOPs, gradual refresh, B-frames in AVI.
             frames = []
             while position <= indices[-1]:
                 frame = video.next()
@@ -187,11 +187,13 @@ def _serve_decord() -> None:
                 position += 1
             answer = numpy.stack(frames)
             log.seek(0)
-            if b'concealing' in log.read():  # the one trace in decord of a frame that FFmpeg patched up
+            if b'concealing' in log.read():  # decord's only trace of a frame that FFmpeg concealed
                 raise ValueError('damaged, a frame does not decode')
         except Exception as error:
             opened = None
-            text = re.sub(r'^\[[\d:]+\] \S+: ', '', (str(error) or repr(error)).splitlines()[0])  # the time, and a line
+            text = re.sub(
+                r'^\[[\d:]+\] \S+: ', '', (str(error) or repr(error)).splitlines()[0]
+            )  # without the time and the line number
             answer = f"decord: {text}. Try reader='pyav'."
         signal.setitimer(signal.ITIMER_REAL, 0)
         pickle.dump(answer, answers, protocol=5)

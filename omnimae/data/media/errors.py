@@ -1,12 +1,13 @@
-"""What is raised for files that cannot be used."""
+"""Errors of files that cannot be used."""
 
 from __future__ import annotations
 
 
 class BrokenFileError(ValueError):
-    """A file that cannot be used, and why.
+    """A file that cannot be used, and the reason.
 
-    torch's DataLoader re-raises a worker's exception with the whole message as its only argument, hence the default.
+    The reason has a default, because torch's DataLoader re-raises a worker's exception with the message as its only
+    argument.
     """
 
     def __init__(self, path: str, reason: str = '') -> None:
@@ -19,7 +20,7 @@ class BrokenFileError(ValueError):
 
 
 class BrokenVideoError(BrokenFileError):
-    """A video that is missing, damaged, or no video."""
+    """A video that is missing, damaged or not a video."""
 
 
 class BrokenImageError(BrokenFileError):

@@ -1,4 +1,4 @@
-"""What a file is, by the ending of its name alone: image, video, or passed over."""
+"""The modality of a file by the extension of its name: image, video, or neither."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGE_EXTENSIONS = (
     *('.ppm', '.pgm', '.pbm', '.pnm', '.jp2', '.j2k', '.j2c', '.jpc', '.jpf', '.jpx', '.tga', '.qoi'),
     *(HEIF_EXTENSIONS if READS_HEIF else ()),
 )
-# A GIF is a video, though many have one frame. Bare streams (.m2v, .h264, .mjpeg) have no times and are left out.
+# A GIF is a video, though many have one frame. Bare streams (.m2v, .h264, .mjpeg) have no times and are not listed.
 VIDEO_EXTENSIONS = (
     *('.mp4', '.m4v', '.mov', '.qt', '.webm', '.mkv', '.mk3d', '.avi', '.divx', '.mpg', '.mpeg', '.mpe', '.m2p'),
     *('.vob', '.evo', '.mod', '.tod', '.ts', '.mts', '.m2ts', '.m2t', '.trp', '.tp', '.wmv', '.asf', '.flv', '.f4v'),
@@ -22,12 +22,12 @@ VIDEO_EXTENSIONS = (
 
 
 def heif_hint(path: str | os.PathLike) -> str:
-    """What a message adds about a file that only lacks a package."""
+    """A hint for messages about HEIF files, if its package is missing."""
     is_heif = os.path.splitext(path)[1].lower() in HEIF_EXTENSIONS
     return ' (for HEIF: pip install pillow-heif)' if is_heif and not READS_HEIF else ''
 
 
 def modality_of(path: str | os.PathLike) -> str | None:
-    """'image' or 'video', by the ending in upper or lower case; None for neither."""
+    """'image' or 'video' by the extension in upper or lower case; None for neither."""
     ending = os.path.splitext(path)[1].lower()
     return 'image' if ending in IMAGE_EXTENSIONS else 'video' if ending in VIDEO_EXTENSIONS else None

@@ -1,4 +1,4 @@
-"""Which frames make a clip: pure numbers, no file."""
+"""Which frames make a clip: pure numbers, no files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Indices: TypeAlias = NDArray[np.int64]
 
-SAME_TIME = 1e-6  # seconds by which a moment and the start of a frame, computed in two ways, may differ
+SAME_TIME = 1e-6  # seconds; tolerance between two computations of the same time
 
 
 def train_start(duration: float, seconds: float, u: float) -> float:
@@ -22,8 +22,8 @@ def train_start(duration: float, seconds: float, u: float) -> float:
 def test_starts(duration: float, seconds: float, num_clips: int, *, to_end: bool) -> list[float]:
     """Starts of the test clips, evenly spaced from 0.
 
-    They are i * max(duration - seconds, 0) / num_clips: the last possible start is not used. With ``to_end`` it is, and
-    a single clip lies in the middle.
+    They are i * max(duration - seconds, 0) / num_clips, without the last possible start. With ``to_end`` it is used,
+    and a single clip is in the middle.
     """
     room = max(duration - seconds, 0.0)
     if not to_end:
@@ -31,16 +31,16 @@ def test_starts(duration: float, seconds: float, num_clips: int, *, to_end: bool
     return [room / 2] if num_clips == 1 else [room * (i / (num_clips - 1)) for i in range(num_clips)]
 
 
-test_starts.__test__ = False  # type: ignore[attr-defined]  # whatever pytest makes of the name
+test_starts.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
 
 
 # Frames by their number: the rules of released code, for a video of ``num`` frames.
 
 
 def strided(num: int, start: int, stride: int, num_frames: int) -> Indices:
-    """Every ``stride``-th frame from ``start`` on: VideoMAE's pretraining. Near the end of the video one repeats.
+    """Every ``stride``-th frame from ``start`` on: VideoMAE's pretraining. Near the end of the video a frame repeats.
 
-    A step that would reach the last frame is not taken, unless the clip fits.
+    A step to the last frame is only taken if the clip fits.
     """
     steps = max(num - 2 - start, 0) // stride
     return start + stride * np.minimum(np.arange(num_frames), steps)
@@ -49,7 +49,7 @@ def strided(num: int, start: int, stride: int, num_frames: int) -> Indices:
 def spread(num: int, start: int, stride: int, num_frames: int) -> Indices:
     """Frames spread over ``stride * num_frames``, both ends included: VideoMAE's fine-tuning (I3D's dense sampling).
 
-    Of a shorter video they are num // stride frames spread over all of it, then its last one.
+    For a shorter video they are num // stride frames spread over all of it, then its last one.
     """
     window = stride * num_frames
     if num > window:
@@ -61,7 +61,7 @@ def spread(num: int, start: int, stride: int, num_frames: int) -> Indices:
 
 
 def strided_test(num: int, stride: int, num_frames: int, num_clips: int) -> list[Indices]:
-    """Test clips of VideoMAE: of every ``stride``-th frame of the video, evenly spaced; of one clip the middle."""
+    """Test clips of VideoMAE: every ``stride``-th frame, clips evenly spaced; one clip is in the middle."""
     grid = np.arange(0, num, stride)
     grid = np.append(grid, np.full(max(num_frames - len(grid), 0), grid[-1]))
     room = len(grid) - num_frames
@@ -70,13 +70,13 @@ def strided_test(num: int, stride: int, num_frames: int, num_clips: int) -> list
 
 
 def resampled(num: int, start: float, length: float, num_frames: int) -> Indices:
-    """Frames spread over ``length`` of them from ``start`` on, neither a whole number: SlowFast's, and so MAE-ST's."""
+    """Frames spread over ``length`` frames from ``start`` on, both fractional: SlowFast and MAE-ST."""
     places = np.linspace(start, start + length - 1, num_frames)
     return (places.clip(0, num - 1) + SAME_TIME).astype(np.int64)
 
 
 def resampled_test_starts(num: int, length: float, num_clips: int) -> list[int]:
-    """Starts of the test clips of SlowFast: whole frames apart; of one clip the middle."""
+    """Starts of the test clips of SlowFast, an integer number of frames apart; one clip is in the middle."""
     room = max(num - length, 0) + SAME_TIME
     return [int(room / 2)] if num_clips == 1 else [i * int(room / (num_clips - 1)) for i in range(num_clips)]
 
@@ -84,8 +84,8 @@ def resampled_test_starts(num: int, length: float, num_clips: int) -> list[int]:
 def segments(num: int, num_frames: int, rng: np.random.Generator | None) -> Indices:
     """One frame in each of ``num_frames`` equal segments (TSN, arXiv:1608.00859): a random one, or the middle.
 
-    Segments are of num // num_frames frames; what is left over at the end is not used. A shorter video begins with
-    its first frame repeated. VideoMAE V2 has it so; VideoMAE takes the first frame alone then.
+    A segment has num // num_frames frames. The rest at the end is not used. For a shorter video the first frame
+    repeats, as in VideoMAE V2. VideoMAE uses only the first frame then.
     """
     size = num // num_frames
     if not size:
@@ -95,7 +95,7 @@ def segments(num: int, num_frames: int, rng: np.random.Generator | None) -> Indi
 
 
 def segments_test(num: int, num_frames: int, num_clips: int) -> list[Indices]:
-    """Test clips of one frame in each segment, which interleave; of one clip the middle of the segments."""
+    """Interleaved test clips of one frame in each segment; one clip has the middle frames."""
     if num_clips == 1:
         return [segments(num, num_frames, None)]
     size = num / num_frames
@@ -106,11 +106,11 @@ def segments_test(num: int, num_frames: int, num_clips: int) -> list[Indices]:
 
 
 def pick_frames(times: ArrayLike, start: float, seconds: float, num_frames: int) -> NDArray[np.int64]:
-    """Ascending frame times (n,) -> indices (num_frames,) of the frames that make the clip.
+    """Ascending frame times (n,) -> indices (num_frames,) of the frames of a clip.
 
-    Of the n frames with start <= time < start + seconds, up to ``SAME_TIME``, these are floor(linspace(0, n - 1,
-    num_frames)), in whole numbers; if there are fewer than asked, frames repeat. If none starts then (a still in a
-    video of variable frame rate), it is the frame on screen, the last that started before.
+    They are floor(linspace(0, n - 1, num_frames)) of the n frames with start <= time < start + seconds, up to
+    ``SAME_TIME``. If n is smaller than num_frames, frames repeat. If no frame starts then (a still in a video of
+    variable frame rate), it is the last one that started before.
     """
     first, end = np.searchsorted(times, np.array([start, start + seconds]) - SAME_TIME)
     if first == end:
@@ -124,13 +124,13 @@ def pick_on_screen(times: ArrayLike, moments: ArrayLike) -> NDArray[np.int64]:
 
 
 def within(times: NDArray[np.float64], start: float, stop: float) -> NDArray[np.float64]:
-    """Those of ascending times that lie in [start, stop), up to rounding."""
+    """The ascending times in [start, stop), up to ``SAME_TIME``."""
     begin, end = np.searchsorted(times, [start - SAME_TIME, stop - SAME_TIME])
     return times[begin:end]
 
 
 class ClipReader(Protocol):
-    """What clips are read from."""
+    """A video from which clips are read."""
 
     @property
     def frame_rate(self) -> Fraction | float: ...
@@ -143,34 +143,30 @@ class ClipReader(Protocol):
 
 
 SAMPLINGS = ('dense', 'sparse', 'strided', 'spread', 'resampled')
-FRAME_RATE = 30  # at which SlowFast counts strides
+FRAME_RATE = 30  # of SlowFast's strides
 
 
 class ClipSampling(NamedTuple):
-    """Which clips are taken of a video.
+    """Which clips are taken from a video.
 
-    Attributes:
-        sampling: 'dense' takes frames evenly spread over a clip of ``clip_seconds``. The others count frames, as the
-            released code of OmniMAE's siblings does: 'sparse' takes one frame in each of ``num_frames`` equal segments
-            of the whole video (TSN), 'strided' every ``stride``-th (VideoMAE's pretraining), 'spread' frames spread
-            over ``stride * num_frames`` (VideoMAE's fine-tuning), 'resampled' the same of a video that would have 30
-            frames a second (MAE-ST, SlowFast). The functions of this module say how.
-        clip_seconds: length of a dense clip.
-        num_frames: of a clip.
-        num_clips: test clips of a video; see the functions of this module. Training takes random ones.
-        to_end: of the dense ones, see `test_starts`.
-        stride: frames from one of the clip to the next.
+    'dense' takes frames evenly spread over a clip of ``clip_seconds``. The other samplings count frames, as the
+    released code of OmniMAE's siblings does:
+
+    - 'sparse': one frame in each of ``num_frames`` equal segments of the video (TSN)
+    - 'strided': every ``stride``-th frame (VideoMAE's pretraining)
+    - 'spread': frames spread over ``stride * num_frames`` frames (VideoMAE's fine-tuning)
+    - 'resampled': like 'spread', for a video resampled to 30 frames a second (MAE-ST, SlowFast).
     """
 
     sampling: str = 'dense'
-    clip_seconds: float = 2.7
-    num_frames: int = 16
-    num_clips: int = 1
-    to_end: bool = False
-    stride: int | None = None
+    clip_seconds: float = 2.7  # length of a dense clip
+    num_frames: int = 16  # of a clip
+    num_clips: int = 1  # test clips of a video; training takes random ones
+    to_end: bool = False  # of dense test clips, see `test_starts`
+    stride: int | None = None  # frames from one of the clip to the next
 
     def check(self) -> None:
-        """Raise a ValueError if there is no such sampling, or a number that makes no clip."""
+        """Raise a ValueError if the sampling is unknown, or a number is wrong."""
         if self.sampling not in SAMPLINGS:
             choices = f'{", ".join(map(repr, SAMPLINGS[:-1]))} or {SAMPLINGS[-1]!r}'
             raise ValueError(f'sampling={self.sampling!r} is unknown. Choose {choices}.')
@@ -181,7 +177,7 @@ class ClipSampling(NamedTuple):
             )
         for name in ('clip_seconds', 'num_frames', 'num_clips', 'stride'):
             if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f'{name}={value} is not positive.')
+                raise ValueError(f'{name}={value} is not positive. Give a positive number.')
 
     def read(
         self,
@@ -192,18 +188,18 @@ class ClipSampling(NamedTuple):
         num_random: int = 1,
         clock: ClipReader | None = None,
     ) -> list[NDArray[np.uint8]]:
-        """Clips (num_frames, H, W, 3) of [first, first + length) seconds: random ones, or the test clips without rng.
+        """Clips (num_frames, H, W, 3) in [first, first + length) seconds: random ones, or the test clips without rng.
 
         Args:
             video: to read from.
-            first: where they may begin, in seconds.
-            length: how long they may last together, in seconds.
+            first: begin of the range, in seconds.
+            length: of the range, in seconds.
             rng: None for the test clips.
-            num_random: how many random ones.
-            clock: where frames are counted, if not in ``video``: aligned videos are read at the same moments.
+            num_random: number of random clips.
+            clock: the video whose frames are counted; None is ``video``. Aligned videos are read at the same moments.
 
         Raises:
-            BrokenVideoError: as of `VideoReader.read`.
+            BrokenVideoError: as in `VideoReader.read`.
         """
         if self.sampling == 'dense':
             if rng is None:
@@ -214,7 +210,7 @@ class ClipSampling(NamedTuple):
             return video.read_clips([first + start for start in starts], seconds, self.num_frames)
         clock = clock or video
         times = clock.frame_times(first, first + length)
-        if not len(times):  # a still: what is on screen
+        if not len(times):  # a still: the frame on screen
             times = np.array([first])
         clips = [times[clip] for clip in self.pick(len(times), float(clock.frame_rate), rng, num_random)]
         if len(clips) == 1:
@@ -224,7 +220,7 @@ class ClipSampling(NamedTuple):
         return [frames[part] for part in places.reshape(len(clips), -1)]
 
     def pick(self, num: int, rate: float, rng: np.random.Generator | None, num_random: int = 1) -> list[Indices]:
-        """Numbers of the frames of each clip (num_frames,), not for 'dense'; of ``num`` frames, ``rate`` a second."""
+        """Frame indices (num_frames,) of each clip of ``num`` frames, ``rate`` a second. Not for 'dense'."""
         if rng is not None:
             return [self._draw(num, rate, rng) for _ in range(num_random)]
         count, clips = self.num_frames, self.num_clips
@@ -252,5 +248,5 @@ class ClipSampling(NamedTuple):
 
 
 def _resampled_length(window: int, rate: float) -> float:
-    """How many frames of a video last as long as ``window`` of one that has 30 a second."""
+    """The number of frames that lasts as long as ``window`` frames of a video with 30 a second."""
     return max(window * rate / FRAME_RATE, 1.0)

@@ -1,4 +1,4 @@
-"""Reading images and maps: what an image file shows."""
+"""Reading images and maps."""
 
 from __future__ import annotations
 
@@ -32,30 +32,24 @@ PLANES, TOGETHER, APART = ExifTags.Base.PlanarConfiguration, 1, 2  # the channel
 def decode_image(data: bytes) -> NDArray[np.uint8]:
     """An image file's bytes -> uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
 
-    Transparent pixels are laid on white; of 16-bit greys the upper 8 bits count. Only complete images pass.
+    Transparent pixels are put on white. Of 16-bit greys the upper 8 bits are used. Only complete images pass.
 
     Raises:
-        Exception: whatever Pillow's readers raise on broken files, of many types.
+        Exception: of any type; Pillow's readers raise many for broken files.
     """
     return np.ascontiguousarray(orient(*_decoded(_decode_rgb, data)))
 
 
 class Stored(NamedTuple):
-    """A file's pixels as they are stored.
-
-    Attributes:
-        path: of the file.
-        pixels: (1, H, W, 3), or of a map (1, H, W, 1).
-        orientation: EXIF's number of how they are to be shown, see `orient`.
-    """
+    """A file's pixels as they are stored."""
 
     path: str
-    pixels: NDArray
-    orientation: int
+    pixels: NDArray  # (1, H, W, 3), or of a map (1, H, W, 1)
+    orientation: int  # EXIF's number, see `orient`
 
     @property
     def upright(self) -> NDArray:
-        """The pixels as they are to be shown."""
+        """The pixels, turned upright."""
         return np.ascontiguousarray(orient(self.pixels, self.orientation))
 
 
@@ -69,7 +63,7 @@ def read_image(path: str, backend_args: dict | None = None) -> NDArray[np.uint8]
 
 
 def read_stored(path: str, backend_args: dict | None = None) -> Stored:
-    """What `read_image` reads, before it is turned.
+    """Like `read_image`, but as stored.
 
     Raises:
         BrokenImageError: the file cannot be read in full.
@@ -78,12 +72,12 @@ def read_stored(path: str, backend_args: dict | None = None) -> Stored:
 
 
 def read_stored_map(path: str, backend_args: dict | None = None) -> Stored:
-    """Read an image file of one channel: its numbers as they are, levels of grey or indices of a palette.
+    """Read an image file of one channel as its numbers: grey levels or palette indices.
 
-    Greys of less than 8 bits, or of a PGM up to another number than 255, are not stretched to white.
+    Greys of fewer than 8 bits, or of a PGM with another maximum than 255, are not scaled to 255.
 
     Raises:
-        BrokenImageError: the file cannot be read in full, or has colours.
+        BrokenImageError: the file cannot be read in full, or has several channels.
     """
     return _read(path, backend_args, _decode_map)
 
@@ -92,7 +86,7 @@ def read_stored_map(path: str, backend_args: dict | None = None) -> Stored:
 
 
 def _decoded(decode: Callable[[bytes], tuple[NDArray, int]], data: bytes) -> tuple[NDArray, int]:
-    """Decode; of a PNG whose notes are in Pillow's way only what makes its pixels."""
+    """Decode a file. If Pillow refuses the metadata of a PNG, decode only the chunks of its pixels."""
     if not data.startswith(SIGNATURE):
         return decode(data)
     chunks = chunks_of_pixels(data)
@@ -108,11 +102,11 @@ def _decode_rgb(data: bytes) -> tuple[NDArray[np.uint8], int]:
     if image.format not in JPEGS:
         return _decode(image, lambda: _to_rgb(image, data))
     try:
-        if image.mode == 'CMYK':  # stored inverted: Adobe does it, and nobody else writes CMYK
+        if image.mode == 'CMYK':  # stored inverted, as by Adobe; nobody else writes CMYK
             ink = WHITE - decode_jpeg(data, 'CMYK')
             return np.array(Image.frombytes('CMYK', image.size, ink).convert('RGB')), _orientation(image)
         return decode_jpeg(data), _orientation(image)
-    except SamplingError:  # rare; Pillow reads them, but does not see damage in the middle
+    except SamplingError:  # rare; Pillow reads them, but misses damage in the middle
         return _decode(image, lambda: np.array(image.convert('RGB')))
 
 
@@ -123,12 +117,12 @@ def _decode_map(data: bytes) -> tuple[NDArray, int]:
         raise ValueError('has colours, and a map has one channel')
     if image.format in JPEGS:
         return decode_jpeg(data, 'GRAY'), _orientation(image)
-    most = _most_of(image, data)
-    return _decode(image, lambda: _unstretched(np.array(image), most)[..., None])
+    maximum = _maximum_of(image, data)
+    return _decode(image, lambda: _unscaled(np.array(image), maximum)[..., None])
 
 
 def _open(data: bytes) -> ImageFile:
-    """Read the header; decompression bombs are refused."""
+    """Read the header. Decompression bombs are refused."""
     if data[4:8] != b'ftyp' or HEIF_BRANDS.isdisjoint(data[i : i + 4] for i in range(8, min(data[3], len(data)), 4)):
         try:
             image = Image.open(io.BytesIO(data))
@@ -141,14 +135,14 @@ def _open(data: bytes) -> ImageFile:
         raise ValueError('HEIF needs another package: pip install pillow-heif')
     import pillow_heif
 
-    image_of_heif: Any = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()  # without tiles, as it is decoded
+    image_of_heif: Any = pillow_heif.open_heif(io.BytesIO(data)).to_pillow()  # without tiles, because it is decoded
     return image_of_heif
 
 
 def _repaired(image: TiffImageFile) -> TiffImageFile:
-    """What Pillow 13 takes for something else: uncompressed planes, and palettes of 8 bits (for 16)."""
+    """Repair what Pillow 13 misreads: uncompressed planes, and palettes of 8 bits (taken for 16)."""
     if image.tag_v2.get(PLANES) == APART and image.info['compression'] == 'raw':
-        if len(image.getbands()) == 1:  # one plane is the whole picture; else its depth and its inversion are lost
+        if len(image.getbands()) == 1:  # one plane is the whole picture; Pillow would lose its depth and its inversion
             image.tag_v2[PLANES], image.tile = TOGETHER, []
             image._setup()
         elif _bits_of(image) == 16:  # for 8
@@ -161,7 +155,7 @@ def _repaired(image: TiffImageFile) -> TiffImageFile:
 
 
 def _decode(image: Image.Image, to_pixels: Callable[[], NDArray]) -> tuple[NDArray, int]:
-    turned = _orientation(image) if image.format == 'TIFF' else UPRIGHT  # Pillow turns these, and only these, by itself
+    turned = _orientation(image) if image.format == 'TIFF' else UPRIGHT  # Pillow turns only these itself
     image.load()
     pixels = to_pixels()
     if turned != UPRIGHT:
@@ -172,13 +166,13 @@ def _decode(image: Image.Image, to_pixels: Callable[[], NDArray]) -> tuple[NDArr
 def _orientation(image: Image.Image) -> int:
     try:
         number = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-    except SyntaxError:  # the notes are garbage, which need not cost the picture
+    except SyntaxError:  # damaged metadata, the picture may be good
         return UPRIGHT
     return number if number in range(1, 9) else UPRIGHT
 
 
 def _bits_of(image: Image.Image, data: bytes = b'') -> int:
-    """Bits of a channel in the file, which Pillow's modes tell no more."""
+    """Bits of a channel in the file. Pillow's modes do not show them."""
     if image.format == 'PNG':
         return data[24]
     if isinstance(image, TiffImageFile):
@@ -186,8 +180,8 @@ def _bits_of(image: Image.Image, data: bytes = b'') -> int:
     return 16 if image.mode.startswith('I') else 8
 
 
-def _most_of(image: ImageFile, data: bytes) -> int:
-    """The greatest number of a file of greys that is not loaded yet, where Pillow makes white of it; else 0."""
+def _maximum_of(image: ImageFile, data: bytes) -> int:
+    """The maximum of a grey file, not loaded yet, that Pillow scales to white; 0 if it does not."""
     args = image.tile[0].args if image.format == 'PPM' else None
     if isinstance(args, tuple) and image.mode != '1':
         return args[1]
@@ -195,33 +189,30 @@ def _most_of(image: ImageFile, data: bytes) -> int:
     return 2**bits - 1 if image.mode == 'L' and bits < 8 else 0
 
 
-def _unstretched(levels: NDArray, most: int) -> NDArray:
-    """Levels of grey that Pillow has stretched from 0 to ``most``, as they were; of 1 bit as booleans."""
-    if not most:
+def _unscaled(levels: NDArray, maximum: int) -> NDArray:
+    """Undo Pillow's scaling of grey levels 0 to ``maximum``. Levels of 1 bit become booleans."""
+    if not maximum:
         return levels
     white = WHITE if levels.dtype == np.uint8 else 2**16 - 1
-    numbers = (levels.astype(np.int64) * most + white // 2) // white
-    return numbers.astype(bool if most == 1 else levels.dtype)
-
-
-def _is_signed(image: Image.Image) -> bool:
-    return isinstance(image, TiffImageFile) and SIGNED in image.tag_v2.get(ExifTags.Base.SampleFormat, ())
+    numbers = (levels.astype(np.int64) * maximum + white // 2) // white
+    return numbers.astype(bool if maximum == 1 else levels.dtype)
 
 
 def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     """-> (H, W, 3)."""
     bits = _bits_of(image, data)
-    if image.format == 'TGA' and not data[17] & 0b1111:  # no bits of alpha: the fourth channel means nothing
+    if image.format == 'TGA' and not data[17] & 0b1111:  # no bits of alpha, so the fourth channel is unused
         image = image.convert({'RGBA': 'RGB', 'LA': 'L'}.get(image.mode, image.mode))
-    key = None if image.mode == 'P' else image.info.pop('transparency', None)  # the one colour that is transparent
+    key = None if image.mode == 'P' else image.info.pop('transparency', None)  # the transparent colour
     if image.has_transparency_data:
-        image = (image.convert('LA') if image.mode == 'La' else image).convert('RGBA')  # Pillow knows no shorter way
+        image = (image.convert('LA') if image.mode == 'La' else image).convert('RGBA')  # Pillow has no shorter way
         return np.array(Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB'))
     if image.mode == 'F':
         raise ValueError('floating-point pixels have no known range; store 8 or 16 bits')
-    if _is_signed(image) or (image.mode == 'I' and image.format not in ('PNG', 'PPM')):  # these mean 16 bits by 'I'
+    is_signed = isinstance(image, TiffImageFile) and SIGNED in image.tag_v2.get(ExifTags.Base.SampleFormat, ())
+    if is_signed or (image.mode == 'I' and image.format not in ('PNG', 'PPM')):  # 'I' of these is 16 bits
         raise ValueError('signed or 32-bit pixels have no known range; store 8 or 16 bits')
-    if image.mode.startswith('I'):  # Pillow's own conversion cuts everything above 255
+    if image.mode.startswith('I'):  # Pillow's own conversion clips at 255
         grey = np.asarray(image)
         is_key = grey == key
         if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
@@ -240,33 +231,31 @@ def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
 
 
 def _lower_bytes(data: bytes) -> NDArray[np.uint8]:
-    """Of a PNG of 16-bit RGB what Pillow leaves out: its numbers with their bytes exchanged have them in front."""
+    """The lower bytes of a PNG of 16-bit RGB. Pillow reads the upper bytes, so the two are swapped here."""
     image = _open(data)
     image.tile = [tile._replace(args='RGB;16L') for tile in image.tile]
     return np.asarray(image)
 
 
 def _read(path: str, backend_args: dict | None, decode: Callable[[bytes], tuple[NDArray, int]]) -> Stored:
+    data = b''
     try:
         data = storage.read(path, backend_args)
+        pixels, orientation = _decoded(decode, data)
     except StorageAwayError:
         raise
-    except Exception as error:  # nor have backends
-        raise BrokenImageError(path, _reason(error)) from error
-    try:
-        pixels, orientation = _decoded(decode, data)
-        return Stored(path, pixels[None], orientation)
     except UnidentifiedImageError as error:
         reason = 'not an image that Pillow reads' if data else 'the file is empty'
         raise BrokenImageError(path, reason) from error
-    except Exception as error:  # Pillow has no common type for what its readers raise
+    except Exception as error:  # backends and Pillow's readers have no common type
         raise BrokenImageError(path, _reason(error)) from error
+    return Stored(path, pixels[None], orientation)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f'{type(error).__name__}: {error.strerror}'
     text = str(error)
-    if isinstance(error, OSError) and text.removeprefix('-').isdecimal():  # of libtiff
+    if isinstance(error, OSError) and text.removeprefix('-').isdecimal():  # libtiff's
         return f'damaged, the decoder gave up with error {text}'
     return text if type(error) in (OSError, ValueError) else f'{type(error).__name__}: {text}'

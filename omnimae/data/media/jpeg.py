@@ -1,17 +1,16 @@
 """Decoding JPEGs: an odd header passes, a damaged scan does not.
 
-libjpeg decodes on after anything odd and warns. Pillow drops its warnings, so a JPEG without its middle passes, grey or
-shifted from there on. The strict mode of simplejpeg raises the first warning, whatever it is about. All that a file
-can cause are, by ``jerror.h`` of libjpeg-turbo 3.1, those of a header, where the pixels are right, and what
-`plain_jpeg` makes of it:
+libjpeg warns about anything odd and continues. Pillow drops its warnings, so a JPEG without its middle passes, grey or
+shifted from there on. The strict mode of simplejpeg raises the first warning of any kind. ``jerror.h`` of libjpeg-turbo
+3.1 has these warnings. Those about the header leave the pixels right, and `plain_jpeg` repairs them:
 
 - JWRN_JFIF_MAJOR, "unknown JFIF revision number 0.00": becomes 1.01;
 - JWRN_ADOBE_XFORM, "Unknown Adobe color transform code 3": becomes what libjpeg assumes, YCbCr or YCCK;
-- JWRN_BOGUS_ICC, "bad ICC marker": the profile is dropped, nobody uses it here;
+- JWRN_BOGUS_ICC, "bad ICC marker": the unused profile is dropped;
 - JWRN_NOT_SEQUENTIAL, "Invalid SOS parameters for sequential JPEG", as Samsung's phones write: become 0, 63, 0;
 - JWRN_EXTRANEOUS_DATA, "2 extraneous bytes before marker 0xdb", among the segments before the first scan: dropped.
 
-And those of a scan, where pixels are wrong or missing:
+Those about a scan mean that pixels are wrong or missing:
 
 - JWRN_EXTRANEOUS_DATA after a scan; but before 0xd9, the end of the file, all pixels may be there;
 - JWRN_HIT_MARKER, "premature end of data segment"; JWRN_JPEG_EOF, "Premature end of JPEG file";
@@ -19,8 +18,8 @@ And those of a scan, where pixels are wrong or missing:
 - JWRN_MUST_RESYNC, "found marker 0xd3 instead of RST1";
 - JWRN_BOGUS_PROGRESSION, "Inconsistent progression sequence for component 1 coefficient 4".
 
-A warning about the header hides those about the scans. So a file that is refused is decoded strictly once more, behind
-a plain header.
+A warning about the header hides those about the scans. So a refused file is strictly decoded again, with a plain
+header.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF of every kind
 SEQUENTIAL = {0xC0, 0xC1, 0xC9}  # of these: baseline, extended, extended with arithmetic coding
 ALONE = {0x01, *range(0xD0, 0xD8), SOI, EOI}  # markers without a length and a content
 
-_MARKER = re.compile(rb'\xff+([^\x00\xff])')  # how libjpeg finds the next one, whatever stands before it
+_MARKER = re.compile(rb'\xff+([^\x00\xff])')  # libjpeg finds the next one like this, whatever precedes it
 
 
 class SamplingError(ValueError):
-    """A file whose colours are sampled in a way that simplejpeg does not know, such as 3 x 1."""
+    """Chroma subsampling that simplejpeg does not support, such as 3 x 1."""
 
 
 def decode_jpeg(data: bytes, colors: str = 'RGB') -> NDArray[np.uint8]:
-    """Decode what Pillow decodes, to the last bit and a fifth faster, but for damage.
+    """Decode like Pillow, bit for bit and a fifth faster, but refuse damaged files.
 
-    Of files without their middle 19 in 20 are refused: rarely what is left is a valid stream. Of progressive ones it
-    is 8 in 10, of arithmetic coding, which has no invalid streams, 1 in 4.
+    Of files without their middle, 19 in 20 are refused. The rest are valid streams. For progressive files it is 8 in
+    10. For arithmetic coding, where every stream is valid, it is 1 in 4.
 
     Args:
         data: the content of a file.
@@ -58,7 +57,7 @@ def decode_jpeg(data: bytes, colors: str = 'RGB') -> NDArray[np.uint8]:
 
     Raises:
         SamplingError: simplejpeg cannot decode it, damaged or not.
-        ValueError: libjpeg's words on what is damaged.
+        ValueError: the file is damaged; the text is libjpeg's.
     """
     try:
         return simplejpeg.decode_jpeg(data, colors, strict=True)
@@ -70,14 +69,14 @@ def decode_jpeg(data: bytes, colors: str = 'RGB') -> NDArray[np.uint8]:
         except ValueError as error:
             if 'Could not determine subsampling' in str(error):
                 raise SamplingError(*error.args) from None
-            behind = re.search('([0-9]+) extraneous bytes before marker 0xd9', str(error))
-            if behind is None:
+            extraneous = re.search('([0-9]+) extraneous bytes before marker 0xd9', str(error))
+            if extraneous is None:
                 raise
-            data = data[: -2 - int(behind[1])] + data[-2:]  # they may hide that rows are missing there
+            data = data[: -2 - int(extraneous[1])] + data[-2:]  # they may hide that rows are missing there
 
 
 def plain_jpeg(data: bytes) -> bytes:
-    """The same scans behind a header without oddities, and without what says nothing of the picture."""
+    """The same scans with a plain header, without segments that do not matter for the picture."""
     segments: list[bytes | bytearray] = [data[:2]]
     adobe: bytearray | None = None
     place, in_header, sequential, four_components = 2, True, False, False
@@ -102,6 +101,6 @@ def plain_jpeg(data: bytes) -> bytes:
         segments.append(segment)
         if marker == EOI:
             break
-    if adobe is not None and adobe[15]:  # what the colours are: 0 as they are, 1 YCbCr, 2 YCCK
+    if adobe is not None and adobe[15]:  # 0 as stored, 1 YCbCr, 2 YCCK
         adobe[15] = 2 if four_components else 1
     return b''.join(segments)

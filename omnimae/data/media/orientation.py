@@ -1,7 +1,7 @@
-"""Which way up a picture is: EXIF's orientations 1 to 8, for images, maps and videos alike.
+"""The orientation of a picture: EXIF's numbers 1 to 8, for images, maps and videos.
 
-Files store a picture as the sensor read it and say how it is to be shown: one of four rotations, mirrored or not.
-Photos say it by EXIF's number, videos by a matrix. Both come down to that number here.
+Files store a picture as the sensor read it, and say how to show it: one of four rotations, mirrored or not. Photos say
+it with EXIF's number, videos with a matrix. Here both become that number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 UPRIGHT = 1
 
-# EXIF's number (CIPA DC-008, tag 0x0112) -> do rows and columns change places; the direction of columns, of rows then.
+# EXIF's number (CIPA DC-008, tag 0x0112) -> whether to swap rows and columns, then the directions of columns and rows.
 _MOVES = {
     1: (False, 1, 1),
     2: (False, -1, 1),
@@ -26,10 +26,7 @@ _MOVES = {
 
 
 def orient(pixels: NDArray, orientation: int) -> NDArray:
-    """Pixels (..., H, W, C) as stored -> a view of them as they are to be shown.
-
-    Numbers other than 1 to 8 move nothing.
-    """
+    """Pixels (..., H, W, C) as stored -> an upright view of them. Other numbers than 1 to 8 change nothing."""
     transposed, columns, rows = _MOVES.get(orientation, _MOVES[UPRIGHT])
     if transposed:
         pixels = pixels.swapaxes(-3, -2)
@@ -37,11 +34,11 @@ def orient(pixels: NDArray, orientation: int) -> NDArray:
 
 
 def orientation_of_matrix(matrix: Sequence[float]) -> int:
-    """EXIF's number of a display matrix, or of the orientation nearest to it.
+    """EXIF's number of the orientation nearest to a display matrix.
 
-    ``matrix`` is (a, b, u, c, d, v, x, y, w), row by row as MP4 and FFmpeg have it: the stored pixel in column p and
-    row q is shown in column a p + c q and row b p + d q. Its scale and place count for nothing. Of an odd angle, which
-    players show as a rotated rectangle, the nearest of the eight is taken.
+    ``matrix`` is (a, b, u, c, d, v, x, y, w), row by row as in MP4 and FFmpeg. The stored pixel in column p and row q
+    is shown in column a p + c q and row b p + d q. Scale and translation are ignored. Players show other angles as a
+    rotated rectangle. Here they become the nearest of the eight orientations.
     """
     a, b, _, c, d = matrix[:5]
 
@@ -49,4 +46,4 @@ def orientation_of_matrix(matrix: Sequence[float]) -> int:
         transposed, columns, rows = _MOVES[number]
         return columns * (c if transposed else a) + rows * (b if transposed else d)
 
-    return max(_MOVES, key=likeness)  # the first of equals: nothing moves for a matrix of zeros
+    return max(_MOVES, key=likeness)  # the first of equals: a matrix of zeros changes nothing

@@ -1,11 +1,11 @@
-"""Which packets of a stream show a frame: most do, and where some do not their headers say so.
+"""Which packets of a stream show a frame. Most do, and the headers of the others say so.
 
-- VP8, VP9 and AV1 have frames that are never shown (alt-ref) and may lie in packets of their own;
-- the two fields of an interlaced H.264 or MPEG-2 frame may come in two packets;
-- MPEG-4 packets may say "not coded", or hold two frames of which the next packet shows the second (DivX).
+- VP8, VP9 and AV1 have frames that are never shown (alt-ref). They may have their own packets.
+- The two fields of an interlaced H.264 or MPEG-2 frame may come in two packets.
+- MPEG-4 packets may say "not coded", or hold two frames. Then the next packet shows the second one (DivX).
 
-`group` joins what makes one frame. Its rules are those of the specifications and of FFmpeg's decoders; streams that
-keep to neither raise a ValueError, and only decoding them tells what they show.
+`group` joins the packets of one frame. Its rules are those of the specifications and of FFmpeg's decoders. Other
+streams raise a ValueError: only decoding shows their frames.
 """
 
 from __future__ import annotations
@@ -14,25 +14,18 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-Packet: TypeAlias = Any  # av.Packet: its stubs call every time stamp optional
+Packet: TypeAlias = Any  # av.Packet, whose stubs call every time stamp optional
 Data: TypeAlias = bytes | memoryview
 Counter: TypeAlias = Callable[[Sequence[Data]], list[int]]  # packets -> how many frames begin to be shown with each
 
 
 class Picture(NamedTuple):
-    """A frame as it is stored.
+    """A frame as it is stored."""
 
-    Attributes:
-        stamp: time stamp of the frame.
-        is_keyframe: decoding may begin here.
-        is_shown: not cut by an edit list.
-        packets: that hold it, in order of decoding; frames that are never shown come along.
-    """
-
-    stamp: int
-    is_keyframe: bool
-    is_shown: bool
-    packets: list[Packet]
+    stamp: int  # time stamp of the frame
+    is_keyframe: bool  # decoding may begin here
+    is_shown: bool  # not cut by an edit list
+    packets: list[Packet]  # in order of decoding, with those of frames that are never shown
 
 
 def group(packets: Sequence[Packet], counter: Counter | None) -> list[Picture]:
@@ -42,21 +35,21 @@ def group(packets: Sequence[Packet], counter: Counter | None) -> list[Picture]:
         ValueError: headers that no rule covers.
     """
     if counter is None:
-        # Packets without a time stamp follow a first keyframe and lack what they refer to: they show nothing.
+        # Packets without a time stamp follow a first keyframe and lack their references: they show nothing.
         return [
             Picture(packet.pts, packet.is_keyframe, not packet.is_discard, [packet])
             for packet in packets
             if packet.pts is not None
         ]
     if counter is _count_vp9 and any(packet.is_discard for packet in packets):
-        raise ValueError('what an edit list cuts may be shown again, and FFmpeg cuts that, too')
+        raise ValueError('frames that an edit list cuts may be shown again, and FFmpeg cuts that too')
     pictures: list[Picture] = []
-    waiting: list[Packet] = []  # hidden ones before the first that shows something
+    waiting: list[Packet] = []  # those before the first packet that shows a frame
     try:
         counts = counter([memoryview(packet) for packet in packets])
     except IndexError:
         raise ValueError('a header is cut off') from None
-    for packet, count in zip(packets, counts, strict=False):  # half a frame at the end does not count
+    for packet, count in zip(packets, counts, strict=False):  # counts end before half a frame
         if count == 1:
             if packet.pts is None:
                 raise ValueError('a frame without a time stamp')
@@ -73,11 +66,11 @@ def group(packets: Sequence[Packet], counter: Counter | None) -> list[Picture]:
 
 
 def counter_of(codec: str, extradata: bytes) -> Counter | None:
-    """What counts the frames of a codec's packets; None where each shows one.
+    """The counter of a codec's frames by packet; None if each packet shows one.
 
     Args:
-        codec: FFmpeg's name of it or of its decoder.
-        extradata: the stream's headers, as its container holds them.
+        codec: FFmpeg's name of the codec or its decoder.
+        extradata: the stream's headers, as in the container.
     """
     if codec == 'mpeg4':
         return Mpeg4(extradata)
@@ -99,12 +92,12 @@ def _count_vp9(packets: Sequence[Data]) -> list[int]:
 
 
 def _vp9_shows(data: Data) -> bool:
-    bits = data[0] << 1 if data[0] & 0x30 == 0x30 else data[0]  # profile 3 has one bit more in front
+    bits = data[0] << 1 if data[0] & 0x30 == 0x30 else data[0]  # profile 3 has one more bit before
     return bool(bits & 8 or bits & 2)  # show_existing_frame, show_frame
 
 
 def _split_superframe(data: Data) -> list[Data]:
-    """Annex B of the VP9 specification: an index at the end gives the sizes of several frames in a packet."""
+    """Annex B of the VP9 specification: an index at the end gives the sizes of the frames in a packet."""
     marker = data[-1]
     count, width = (marker & 7) + 1, (marker >> 3 & 3) + 1
     begin = len(data) - 2 - count * width
@@ -122,7 +115,7 @@ def _split_superframe(data: Data) -> list[Data]:
 
 
 def _count_av1(packets: Sequence[Data]) -> list[int]:
-    return [any(map(_obu_shows, _split_obus(data))) for data in packets]  # of several layers one is shown
+    return [any(map(_obu_shows, _split_obus(data))) for data in packets]  # one of several layers is shown
 
 
 def _split_obus(data: Data) -> Iterator[tuple[int, int]]:
@@ -156,14 +149,14 @@ _VOL = re.compile(rb'\x00\x00\x01[\x20-\x2f](.{,32})', re.S)
 
 
 class Mpeg4:
-    """Counts coded frames. A second one in a packet is shown by the next, which is not coded (FFmpeg does it so)."""
+    """Counts coded frames. As in FFmpeg, the next packet, which is not coded, shows a second one in a packet."""
 
     def __init__(self, extradata: bytes) -> None:
         self._width = 0  # bits of a frame's time
         self._read_header(extradata)
 
     def __call__(self, packets: Sequence[Data]) -> list[int]:
-        if all(len(data) > 24 for data in packets):  # what is not coded takes up to that, with user data
+        if all(len(data) > 24 for data in packets):  # a packet that is not coded is smaller, even with user data
             return [1] * len(packets)
         counts, held = [], 0
         for data in packets:
@@ -174,7 +167,7 @@ class Mpeg4:
         return counts
 
     def _read_header(self, data: Data) -> None:
-        """ISO 14496-2, 6.2.3: the resolution of times says how many bits they take."""
+        """ISO 14496-2, 6.2.3: the resolution of times determines their number of bits."""
         for found in _VOL.findall(data):
             bits = Bits(found)
             bits.read(9)
@@ -205,9 +198,9 @@ class Mpeg4:
 
 
 def _pair(packets: Sequence[Sequence[tuple[str, int]]]) -> list[int]:
-    """Pictures of each packet, ('frame', 'top' or 'bottom'; a number that both fields share) -> frames of each.
+    """Pictures of each packet -> number of frames of each. A picture is 'frame', 'top' or 'bottom', and a number.
 
-    A last field that waits for its partner does not count, nor does what follows it.
+    Both fields of a frame share the number. Counts end before a last field without its partner.
     """
     counts, first, begin = [], None, 0
     for place, pictures in enumerate(packets):
@@ -234,14 +227,10 @@ def _count_mpeg2(packets: Sequence[Data]) -> list[int]:
 
 
 class H264Fields:
-    """Counts frames of H.264 packets that may hold fields.
-
-    Attributes:
-        may_occur: a sequence is not of frames only, or the sequences are not known before the first packet.
-    """
+    """Counts frames of H.264 packets that may hold fields."""
 
     def __init__(self, extradata: bytes) -> None:
-        self._sequences: dict[int, tuple[bool, int, bool]] = {}
+        self._sequences: dict[int, tuple[bool, int, bool]] = {}  # see _read_parameters
         self._sequence_of: dict[int, int] = {}  # picture parameter set -> sequence
         self._length_size = 0
         if extradata[:1] == b'\1':  # avcC, ISO 14496-15
@@ -257,6 +246,7 @@ class H264Fields:
             units = _split_start_codes(extradata)
         for unit in units:
             self._read_parameters(unit)
+        # a sequence may have fields, or the sequences are unknown before the first packet
         self.may_occur = any(fields for fields, _, _ in self._sequences.values()) or not self._sequences
 
     def __call__(self, packets: Sequence[Data]) -> list[int]:
@@ -284,8 +274,7 @@ class H264Fields:
 
     def _read_slice(self, unit: bytes) -> tuple[str, int]:
         bits = Bits(unit[1:32].replace(b'\0\0\3', b'\0\0'))
-        bits.read_ue()
-        bits.read_ue()
+        bits.read_ue(2)
         try:
             has_fields, width, has_planes = self._sequences[self._sequence_of[bits.read_ue()]]
         except KeyError:
@@ -297,7 +286,7 @@ class H264Fields:
         return ('bottom' if bits.read(1) else 'top'), number
 
     def _read_parameters(self, unit: bytes) -> None:
-        """A sequence (7.3.2.1 of H.264): may it have fields, how many bits has frame_num, are planes apart."""
+        """H.264, 7.3.2.1 -> whether a sequence may have fields, the bits of frame_num, whether planes are separate."""
         bits = Bits(unit[1:].replace(b'\0\0\3', b'\0\0'))
         if unit[0] & 31 == 8:
             self._sequence_of[bits.read_ue()] = bits.read_ue()
@@ -308,8 +297,7 @@ class H264Fields:
         if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
             chroma = bits.read_ue()
             has_planes = chroma == 3 and bool(bits.read(1))
-            bits.read_ue()
-            bits.read_ue()
+            bits.read_ue(2)
             bits.read(1)
             if bits.read(1):
                 for matrix in range(12 if chroma == 3 else 8):
@@ -321,14 +309,11 @@ class H264Fields:
             bits.read_ue()
         elif order == 1:
             bits.read(1)
-            bits.read_ue()
-            bits.read_ue()
-            for _ in range(bits.read_ue()):
-                bits.read_ue()
+            bits.read_ue(2)
+            bits.read_ue(bits.read_ue())
         bits.read_ue()
         bits.read(1)
-        bits.read_ue()
-        bits.read_ue()
+        bits.read_ue(2)
         self._sequences[number] = not bits.read(1), width, has_planes
 
 
@@ -346,7 +331,7 @@ def _split_start_codes(data: bytes) -> list[bytes]:
 
 
 class Bits:
-    """Numbers in a string of bits."""
+    """Reads numbers from a string of bits."""
 
     def __init__(self, data: bytes) -> None:
         self._value, self._left = int.from_bytes(data, 'big'), 8 * len(data)
@@ -358,12 +343,15 @@ class Bits:
         self._left -= width
         return self._value >> self._left & (1 << width) - 1
 
-    def read_ue(self) -> int:
-        """An Exp-Golomb code (9.1 of H.264)."""
-        zeros = 0
-        while not self.read(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.read(zeros)
+    def read_ue(self, count: int = 1) -> int:
+        """The last of the next ``count`` Exp-Golomb codes (9.1 of H.264)."""
+        value = 0
+        for _ in range(count):
+            zeros = 0
+            while not self.read(1):
+                zeros += 1
+            value = (1 << zeros) - 1 + self.read(zeros)
+        return value
 
 
 _COUNTERS: dict[str, Counter] = {

@@ -1,25 +1,25 @@
-"""Reading videos: what a video file shows, frame by frame.
+"""Reading videos, frame by frame.
 
-``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3), ``.read_clips`` several
-such clips, decoding no frame twice, ``.read_at(moments)`` the frames on screen then. Times are seconds after the start
-of the stream (of AVI, after its first frame). Frames and times are those of a sequential decode. Which there are, the
-packets say before anything is decoded (`packets`); a reader only decodes what is picked:
+``open_video(path).read(start, seconds, num_frames)`` gives uint8 RGB (num_frames, H, W, 3). ``.read_clips`` gives
+several such clips and decodes no frame twice. ``.read_at(moments)`` gives the frames on screen at these times. Times
+are seconds after the start of the stream (for AVI, after its first frame). Frames and times are those of a sequential
+decode. The packets determine them before anything is decoded (`packets`). A reader only decodes the selected frames:
 
-- ``pyav`` decodes in the calling process, from a keyframe before frames of the clip to the last of them that needs it.
-  What comes out is compared with what the packets promise. Where they disagree it is decoded without leaving anything
-  out, then from the first frame of the file on, and in the end what comes out is what counts;
-- ``decord`` (`omnimae.data.media.decord`) can hang, so it decodes in a helper process that a timer kills. It refuses
+- ``pyav`` decodes in the calling process, from a keyframe before the clip to its last frame. The output is compared
+  with the packets. If they disagree, it decodes without skipping, then from the first frame of the file. In the end
+  the decoded frames decide.
+- ``decord`` (`omnimae.data.media.decord`) may hang, so it decodes in a helper process that a timer kills. It refuses
   files of which it would give other frames.
 
-Both give the same frames. Their pixels are equal too, except for 10-bit and interlaced video and odd sizes: decord's
-FFmpeg of 2021 converts those differently.
+Both give the same frames, with equal pixels except for 10-bit and interlaced video and odd sizes. decord's FFmpeg of
+2021 converts those differently.
 
-Frames are turned and mirrored as players do it (`orientation`). They are not stretched where pixels are not square
-(sample aspect ratio), as the readers of the published code, decord and PyTorchVideo's PyAV, do not stretch them.
+Frames are turned and mirrored as in players (`orientation`). Like the readers of the published code (decord and
+PyTorchVideo's PyAV), they ignore the aspect ratio of pixels that are not square.
 
-A damaged file is an error, never a grey or a repeated picture: a file that ends before its container says, a container
-that FFmpeg can only read with gaps, a frame that does not decode or that FFmpeg patched up. Changed bytes that still
-make a valid stream pass for a picture (VP8, VP9 and AV1 carry no redundancy).
+A damaged file is an error, never a grey or repeated picture. Damaged means: the file is shorter than its container
+says, FFmpeg reads its container only with gaps, or a frame does not decode or is concealed by FFmpeg. Changed bytes
+that still make a valid stream are not noticed (VP8, VP9 and AV1 have no redundancy).
 """
 
 from __future__ import annotations
@@ -57,27 +57,27 @@ from omnimae.data.media.packets import Packet, Picture, counter_of, group
 
 TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
 
-# A title in another encoding is no reason to refuse a video. From 19.0 on PyAV takes it so by itself.
+# A title in another encoding is no reason to refuse a video. PyAV does this itself from 19.0 on.
 LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'metadata_errors': 'replace'}
 
-ONE_PASS = 60.0  # seconds of video up to which it is cheaper to step over packets between clips than to seek again
-MAX_DELAY = 16  # frames that a decoder may hold back to put them in order
-# Numbers that FFmpeg gives where nothing is wrong with permissions, memory or arguments
+ONE_PASS = 60.0  # seconds of video; up to this, skipping the packets between clips is cheaper than seeking again
+MAX_DELAY = 16  # frames that a decoder may hold back to sort them
+# Error numbers that FFmpeg also uses for other reasons than permissions, memory or arguments
 FFMPEGS_OWN = (errno.EPERM, errno.EAGAIN, errno.ENOMEM, errno.EINVAL, errno.EDOM, errno.ERANGE, errno.ENOSYS)
 NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS of FFmpeg's libavformat
 
-END = Picture(0, False, False, [None])  # lets a decoder hand out what it holds back
+END = Picture(0, False, False, [None])  # flushes a decoder
 
-Frame: TypeAlias = Any  # av.VideoFrame: its stubs call the time stamp optional, and after _decode_run none is
+Frame: TypeAlias = Any  # av.VideoFrame, whose stubs call the time stamp optional; after _decode_run every frame has one
 Picker: TypeAlias = Callable[[ArrayLike], NDArray[np.int64]]  # ascending frame times -> indices of the wanted ones
 
 
 class VideoReader:
-    """An open video, and what both readers need of it: its packets and their time stamps.
+    """An open video, with what both readers need: its packets and their time stamps.
 
     Attributes:
         duration: in seconds.
-        orientation: by EXIF's number, how the frame that PyAV decoded last is stored. Clips come upright.
+        orientation: EXIF's number of the frame that PyAV decoded last. Clips are upright.
     """
 
     orientation = UPRIGHT
@@ -91,7 +91,7 @@ class VideoReader:
             self._file = io.BytesIO(source) if isinstance(source, bytes) else storage.LocalFile(source)
             self._open()
             self._origin = self._stream.start_time or 0
-            if self._container.format.name == 'avi':  # it begins with its first frame, whatever FFmpeg makes of it
+            if self._container.format.name == 'avi':  # it begins with its first frame, whatever FFmpeg says
                 self._origin = next(filter(_is_begin, self._demux())).pts
             self.duration = (self._find_end() - self._origin) * self._unit
 
@@ -99,16 +99,16 @@ class VideoReader:
         """Read the clip that ``pick_frames`` picks: RGB, (num_frames, H, W, 3).
 
         Raises:
-            BrokenVideoError: nothing is shown at ``start``, these frames or what they refer to are damaged, or it
+            BrokenVideoError: there is no frame at ``start``, these frames or their references are damaged, or reading
                 takes longer than ``TIME_LIMIT``.
         """
         return self.read_clips([start], seconds, num_frames)[0]
 
     def read_clips(self, starts: Sequence[float], seconds: float, num_frames: int) -> list[NDArray[np.uint8]]:
-        """Read what `read` reads at each start, in one pass where they lie near each other.
+        """Read a clip at each start, in one pass if they are near each other.
 
         Raises:
-            BrokenVideoError: as of `read`.
+            BrokenVideoError: as in `read`.
         """
         if max(starts) - min(starts) > ONE_PASS:
             return [self.read(start, seconds, num_frames) for start in starts]
@@ -124,19 +124,19 @@ class VideoReader:
         """Read the frames that `pick_on_screen` picks, at ascending moments: RGB, (len(moments), H, W, 3).
 
         Raises:
-            BrokenVideoError: as of `read`.
+            BrokenVideoError: as in `read`.
         """
         moments = np.asarray(moments)
-        # the end is excluded, and a frame that begins at the last moment is shown then
+        # the end is excluded, but a frame that begins at the last moment is shown then
         return self._read_from(moments[0], moments[-1] + SAME_TIME, partial(pick_on_screen, moments=moments))
 
     def frame_times(self, start: float, stop: float) -> NDArray[np.float64]:
-        """Seconds at which the frames begin that begin in [start, stop), in order.
+        """Start times of the frames that begin in [start, stop), in seconds and in order.
 
-        Only files whose packets do not tell are decoded for it.
+        The file is only decoded if its packets do not determine them.
 
         Raises:
-            BrokenVideoError: as of `read`.
+            BrokenVideoError: as in `read`.
         """
         with self._reporting():
             begin, end, late = self._stamps(start, stop)
@@ -159,18 +159,18 @@ class VideoReader:
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds that a time stamp of ``frames`` counts."""
+        """Seconds of one unit of the time stamps of ``frames``."""
         return self._stream.time_base
 
     @property
     def frame_rate(self) -> Fraction:
-        """Frames a second, on average."""
+        """Average number of frames a second."""
         return self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
 
     def frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        """All frames as they are coded, in order of display, with their time stamps after the start of the stream.
+        """All frames as they are coded, in order of display, with time stamps after the start of the stream.
 
-        ``orientation`` is that of the frame given last.
+        ``orientation`` is that of the latest frame.
 
         Raises:
             BrokenVideoError: a frame is damaged, or takes longer than ``TIME_LIMIT``.
@@ -196,7 +196,7 @@ class VideoReader:
             raise BrokenVideoError(self.path, 'no frames')
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._container.close()
         self._file.close()
 
@@ -218,11 +218,11 @@ class VideoReader:
         self._file.seek(0)
         container: Any = av.open(self._file, timeout=TIME_LIMIT, **LENIENT)
         stream = container.streams.best('video')
-        # Pictures of an album and text files count as video with FFmpeg, and so does what it has no decoder for.
+        # For FFmpeg album covers, text files and streams without a decoder are video too.
         context = None if stream is None else stream.codec_context
         if context is None or stream.disposition & Disposition.attached_pic or context.name == 'ansi':
             raise BrokenVideoError(self.path, 'no video stream')
-        if container.format.flags & NO_TIME_STAMPS:  # also what FFmpeg makes of an AVI without its front
+        if container.format.flags & NO_TIME_STAMPS:  # also an AVI without its header
             raise BrokenVideoError(
                 self.path, f'a bare stream without a container ({container.format.name}) has no times'
             )
@@ -232,12 +232,12 @@ class VideoReader:
         self._container = container
         self._stream = stream
         self._unit = float(stream.time_base)  # seconds
-        # AVI has no times of display, and with B-frames those of FFmpeg are wrong by a few frames.
+        # AVI has no display times. With B-frames those of FFmpeg are wrong by a few frames.
         self._is_unordered = container.format.name == 'avi' and context.has_b_frames
         self._counter = counter_of(context.name, context.extradata or b'')
 
     def _find_end(self) -> int:
-        """Time stamp at which the last frame ends. Containers give none, or that of the sound, or a wrong one."""
+        """Time stamp of the end of the last frame. Containers have none, that of the sound, or a wrong one."""
         stream = self._stream
         promised = stream.duration or (self._container.duration or 0) / av.time_base / self._unit
         frame_duration = int(1 / float(stream.average_rate or 25) / self._unit)
@@ -248,7 +248,7 @@ class VideoReader:
         return max(ends)
 
     def _seek(self, begin: int, end: float = math.inf) -> list[Packet]:
-        """Packets from a keyframe that is shown at or before ``begin`` until all that are shown before ``end`` came."""
+        """Packets from a keyframe shown at or before ``begin``, until all frames shown before ``end`` are there."""
         # After a seek FFmpeg numbers the frames of an MPEG program stream wrongly.
         target = begin if self._container.format.name != 'mpeg' else self._origin - 1
         step = int(1 / self._unit)
@@ -257,7 +257,7 @@ class VideoReader:
             packets = list(_from_keyframe(self._demux(end)))
             if packets and packets[0].pts <= begin:
                 return packets
-            target, step = target - step, 2 * step  # some containers come up with a later one, or with nothing
+            target, step = target - step, 2 * step  # some containers give a later one, or nothing
         return self._rewind(end)
 
     def _rewind(self, end: float = math.inf) -> list[Packet]:
@@ -272,7 +272,7 @@ class VideoReader:
     def _demux(self, end: float = math.inf) -> Iterator[Packet]:
         num_notes = len(self._notes)
         for packet in self._container.demux(self._stream):
-            # FFmpeg steps over what it cannot make out in a container, and only notes it down.
+            # FFmpeg skips parts of a container that it cannot read, and only logs it.
             skipped = [text.strip() for _, name, text in self._notes[num_notes:] if name == self._container.format.name]
             if self._ends_early:
                 skipped = [text for text in skipped if not text.startswith('File ended prematurely')]
@@ -288,16 +288,16 @@ class VideoReader:
                 return
 
     def _stamps(self, start: float, stop: float) -> tuple[int, int, int]:
-        """Time stamps between which all frames of [start, stop) seconds are shown, and one by which all have come."""
+        """Time stamps of the begin and end of [start, stop) seconds, and one by which all its frames are decoded."""
         end = self._origin + math.ceil(stop / self._unit)
         late = end + math.ceil(MAX_DELAY / self.frame_rate / self._stream.time_base)
         return self._origin + math.floor(start / self._unit), end, late
 
     def _group(self, packets: list[Packet], begin: int) -> list[Picture]:
-        """What these packets, from a keyframe on, show from ``begin`` on at the latest.
+        """The pictures of these packets, from a keyframe at or before ``begin`` on.
 
         Raises:
-            BrokenVideoError: only decoding tells.
+            BrokenVideoError: only decoding shows which they are.
         """
         try:
             pictures = group(packets, self._counter)
@@ -307,10 +307,10 @@ class VideoReader:
             raise BrokenVideoError(self.path, 'unusual, frames may be shown before the first keyframe')
         return pictures
 
-    def _decode_all(self, end: float = math.inf) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames from the first keyframe on and their time stamps, ascending, up to the first from ``end`` on.
+    def _decode_all(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames from the first keyframe on, with ascending time stamps.
 
-        What comes out is what the file shows; frames without times of display are in their order all the same.
+        These are the frames that the file shows, in order even if it has no display times.
         """
         self._reopen()
         context = self._stream.codec_context
@@ -324,7 +324,7 @@ class VideoReader:
             self._check_time()
             first = packet.pts if first is None else first
             for frame in context.decode(packet):
-                # Shown before the first keyframe, it may lack what it refers to, and in Matroska its time stamp.
+                # A frame shown before the first keyframe may lack its references, and in Matroska its time stamp.
                 if (frame.pts is None and not stamps) or (frame.is_corrupt and frame.pts < first):
                     continue
                 if frame.pts is None:
@@ -353,7 +353,7 @@ class VideoReader:
         return stamps + [stamp for stamp, _ in itertools.takewhile(lambda pair: pair[0] < end, frames)]
 
     def _times(self, stamps: list[int]) -> NDArray[np.float64]:
-        """Seconds after the start of the stream, each the nearest floating number: at the ends of a clip it matters."""
+        """Seconds after the start of the stream, correctly rounded, which matters at the ends of a clip."""
         unit = self._stream.time_base
         return (np.array(stamps) - self._origin) * unit.numerator / unit.denominator
 
@@ -365,7 +365,7 @@ class VideoReader:
             raise BrokenVideoError(self.path, f'not read within {TIME_LIMIT:g} s')
 
     def _clock(self) -> float:
-        """Seconds, without those that reading the file took."""
+        """Seconds, without the time for reading the file."""
         return time.monotonic() - getattr(self._file, 'seconds', 0.0)
 
     @contextmanager
@@ -374,7 +374,7 @@ class VideoReader:
         self._deadline = self._clock() + TIME_LIMIT
         logging = av.logging
         level, skips_repeated = logging.get_level(), logging.get_skip_repeated()
-        logging.set_level(logging.ERROR)  # by default PyAV lets FFmpeg note down nothing
+        logging.set_level(logging.ERROR)  # by default PyAV switches off FFmpeg's log
         logging.set_skip_repeated(False)
         try:
             with logging.Capture() as self._notes:
@@ -393,7 +393,7 @@ class VideoReader:
 
 
 class Clip:
-    """Frames that are picked, some of them several times, as they are filled in.
+    """A clip that is filled frame by frame. A frame may occur several times.
 
     Args:
         path: of the video.
@@ -407,7 +407,7 @@ class Clip:
         self.frames = np.empty(0, np.uint8)
 
     def add(self, number: int, picture: NDArray[np.uint8], at: str) -> None:
-        """Put a frame, shown ``at``, wherever it is picked."""
+        """Put a frame, shown at time ``at``, at all its places."""
         if not self.frames.size:
             self.frames = np.empty((len(self._picked), *picture.shape), np.uint8)
         if picture.shape != self.frames.shape[1:]:
@@ -431,7 +431,7 @@ class PyAVReader(VideoReader):
         for attempt in attempts[1:] if self._is_unordered else attempts:
             with suppress(BrokenVideoError, av.FFmpegError):
                 return attempt()
-        # Packets and frames disagree, or something is damaged: the judge is decoding all frames from the first on.
+        # Packets and frames disagree, or something is damaged: decoding from the first frame decides.
         stamps = self._stamps_of_all(end)
         clip = Clip(self.path, pick(self._times(stamps)))
         for place, (stamp, frame) in enumerate(self._decode_all()):
@@ -442,29 +442,29 @@ class PyAVReader(VideoReader):
         return clip.frames
 
     def _decode(self, packets: list[Packet], begin: int, pick: Picker, skip: bool) -> NDArray[np.uint8]:
-        """Decode what is picked of the frames that these packets, from a keyframe on, show.
+        """Decode the picked frames of these packets, which begin with a keyframe.
 
-        skip: leave out the frames that no other refers to, and from one wanted frame to the last keyframe before the
-            next, unless they are wanted. What they say of orientation is lost with them.
+        skip: skip frames that are not picked if no other refers to them, or if a keyframe follows before the next
+            picked frame. Their orientation is lost.
 
         Raises:
-            BrokenVideoError: something is damaged, or not the frames came out that the packets promise.
+            BrokenVideoError: something is damaged, or the decoded frames are not those of the packets.
         """
         pictures = self._group(packets, begin)
         stamps = _shown(pictures)
         context, coded = self._stream.codec_context, [picture.stamp for picture in pictures]
-        # Stamps in the order of decoding although B-frames are announced, and those of MPEG-4, which may be packed, may
-        # not be those of display. Only decoding without a gap shows it.
+        # Time stamps may not be those of display if they are in decoding order despite B-frames, or in MPEG-4, whose
+        # packets may hold two frames. Only decoding without a gap shows it.
         is_doubtful = context.has_b_frames and (self._is_unordered or coded == sorted(coded) or context.name == 'mpeg4')
         if not stamps or (skip and (is_doubtful or len(set(stamps)) < len(stamps))):
             raise BrokenVideoError(self.path, f'no frames at {self._at(begin)}, or their order is not certain')
         picked = pick(self._times(stamps))
         wanted, clip = {stamps[place] for place in picked}, Clip(self.path, picked)
-        # HEVC's mark only speaks for frames of the same layer.
+        # HEVC's mark of unreferenced frames only counts within a layer.
         skips_frames = skip and context.name == 'h264'
         for run in _runs(pictures, wanted) if skip else [pictures]:
             due = _shown(run)
-            came: list[int] = []  # as they are labelled, which is only roughly in order where there are no times
+            came: list[int] = []  # time stamps, only roughly in order if the file has no display times
             for frame in self._decode_run(run, wanted if skips_frames else None):
                 if frame.pts < due[0]:  # shown before the keyframe, see _shown
                     continue
@@ -477,7 +477,7 @@ class PyAVReader(VideoReader):
                     clip.add(place, self._picture(frame), self._at(stamp))
                 if not clip.missing and len(came) > int(is_doubtful) and _agree(due, came, skips_frames):
                     return clip.frames
-            # In doubt the second frame tells whether leading ones were left out, and the first stands for them.
+            # In doubt the second frame shows whether leading frames are missing, for the first has their place.
             num_needed = len(due) if skip else max(picked) + 1 + int(is_doubtful)
             if not (_agree(due, came, True) if skips_frames else sorted(came)[:num_needed] == due[:num_needed]):
                 raise BrokenVideoError(self.path, f'damaged, not every frame came from {self._at(due[0])} on')
@@ -486,7 +486,7 @@ class PyAVReader(VideoReader):
         return clip.frames
 
     def _decode_run(self, run: list[Picture], wanted: set[int] | None) -> Iterator[Frame]:
-        """Decode pictures from a keyframe on; with ``wanted``, without the others that no frame refers to."""
+        """Decode pictures from a keyframe on. With ``wanted``, skip other frames that no frame refers to."""
         context = self._stream.codec_context
         self.orientation = UPRIGHT
         for picture in [*run, END]:
@@ -503,7 +503,7 @@ class PyAVReader(VideoReader):
         context.flush_buffers()
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """The frame decoded last as RGB (H, W, 3), the way the file says it is to be shown."""
+        """The latest frame as upright RGB (H, W, 3)."""
         return orient(self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray(), self.orientation)
 
     @cached_property
@@ -512,27 +512,27 @@ class PyAVReader(VideoReader):
 
 
 def orientation_of(frame: av.VideoFrame, before: int = UPRIGHT) -> int:
-    """EXIF's number of the display matrix that the container or the frame itself (H.264, HEVC) gives it.
+    """EXIF's number of a frame's display matrix, from the container or the frame itself (H.264, HEVC).
 
-    What a frame says itself holds for those shown after it, until another one or a keyframe (H.264, D.2.17). ``before``
-    is the number of the frame before.
+    The matrix of a frame holds until another matrix or a keyframe (H.264, D.2.17). ``before`` is the number of the
+    frame before.
     """
-    # frame.side_data would keep the frame, and it would keep that: memory in a circle
+    # frame.side_data and the frame would refer to each other, and their memory would stay
     side_data = SideDataContainer(frame)  # type: ignore[call-arg]  # which its stub lacks
-    # most frames have nothing, and that is known in a tenth of the time
+    # most frames have none, which is known in a tenth of the time
     matrix: Any = side_data.get(SideDataType.DISPLAYMATRIX) if side_data else None
     if matrix is not None:
         return _orientation_of_bytes(bytes(matrix))
     return UPRIGHT if frame.key_frame else before
 
 
-@lru_cache  # of every frame of a turned video
+@lru_cache  # called for every frame of a turned video
 def _orientation_of_bytes(matrix: bytes) -> int:
     return orientation_of_matrix(struct.unpack('9i', matrix))
 
 
 def _reason_of(error: OSError | av.FFmpegError) -> str:
-    """What went wrong; FFmpeg also takes the numbers of the system's errors for its own, -1 for any."""
+    """The reason of an error. FFmpeg also uses the system's error numbers for its own errors, and -1 for any."""
     if isinstance(error, av.error.ExitError):
         return f'not read within {TIME_LIMIT:g} s'
     if isinstance(error, av.FFmpegError) and error.errno in FFMPEGS_OWN:
@@ -546,30 +546,30 @@ def _is_begin(packet: Packet) -> bool:
 
 
 def _from_keyframe(packets: Iterator[Packet]) -> Iterator[Packet]:
-    """Leave out what comes before the first keyframe."""
+    """Skip packets before the first keyframe."""
     return itertools.dropwhile(lambda packet: not _is_begin(packet), packets)
 
 
 def _shown(pictures: list[Picture]) -> list[int]:
-    """Give the time stamps of the frames that these pictures, from a keyframe on, show, in order of display."""
-    # Frames that follow the keyframe but are shown before it lack what they refer to; an edit list cuts others.
+    """Sorted time stamps of the shown frames of these pictures, which begin with a keyframe."""
+    # Frames after the keyframe that are shown before it lack their references. An edit list cuts others.
     return sorted(p.stamp for p in pictures if p.is_shown and p.stamp >= pictures[0].stamp)
 
 
 def begin_together(stamps: list[int]) -> bool:
-    """Whether several frames begin with the first: of a file that was cut, they may be what lacks its references."""
+    """Whether several frames begin with the first. In a cut file they may be frames without references."""
     return stamps[:1] == stamps[1:2]
 
 
 def _agree(due: list[int], came: list[int], may_skip: bool) -> bool:
-    """Whether the frames that came are those that are due: the first ones, or with ``may_skip`` any after the first."""
+    """Whether the frames that came are the first of those due, or with ``may_skip`` the first and any others."""
     if may_skip:
         return came[:1] == due[:1] and came == sorted(came) and set(came) <= set(due)
     return sorted(came) == due[: len(came)]
 
 
 def _runs(pictures: list[Picture], wanted: set[int]) -> list[list[Picture]]:
-    """Cut out the pictures that the frames ``wanted`` need: runs from a keyframe to a wanted frame each."""
+    """The pictures that are needed for the frames ``wanted``: runs, each from a keyframe to a wanted frame."""
     runs: list[tuple[int, int]] = []
     keyframes: list[int] = []
     for number, picture in enumerate(pictures):
@@ -577,9 +577,9 @@ def _runs(pictures: list[Picture], wanted: set[int]) -> list[list[Picture]]:
             keyframes.append(number)
         if picture.stamp not in wanted:
             continue
-        # A frame that is shown before the keyframe in front of it refers to what comes before that.
+        # A frame that is shown before its preceding keyframe refers to frames before that.
         first = next(i for i in reversed(keyframes) if pictures[i].stamp <= picture.stamp)
-        while runs and first <= runs[-1][1] + 1:  # the last may begin later: a wanted frame may come between these two
+        while runs and first <= runs[-1][1] + 1:  # the last run may begin later: a wanted frame may be between the two
             first = min(first, runs.pop()[0])
         runs.append((first, number))
     return [pictures[first : last + 1] for first, last in runs]
