@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from omnimae.config import load_config
+from omnimae.engine import setup_environment
 from omnimae.structures import Batch
 from omnimae.visualization.maps import map_picture
 from omnimae.visualization.sheets import Row, of_one_size, sheet, strip_frames
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError: the config has no training loader, or its data cannot be used.
     """
     args = parse_args(argv)
+    setup_environment()
     cfg = load_config(args.config)
     if cfg.get('train_dataloader') is None:
         raise ValueError(f'{args.config} has no train_dataloader, so there is nothing to show.')
