@@ -29,7 +29,7 @@ from omnimae.checkpoint import (
 from omnimae.config import load_config
 from omnimae.engine.compat import load_from_plain
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks
+from omnimae.structures import Masks
 
 ROOT = Path(__file__).parents[1]
 KEY_LISTS = Path(__file__).parent / 'data' / 'omnimae_released_keys.txt'
@@ -859,10 +859,6 @@ def test_complete_refuses_what_would_stay_at_its_initial_values(tmp_path, releas
 # Ours out
 
 
-def facts_of(model) -> dict:
-    return dict(grid=model.backbone.grid, num_heads=4)
-
-
 def random_model(kind: str):
     """Randomise all weights but the positions, which transformers' model keeps fixed."""
     model = tiny_autoencoder() if kind == 'pretraining' else tiny_classifier()
@@ -875,7 +871,7 @@ def random_model(kind: str):
 @torch.no_grad()
 def test_timm_weights_give_our_features_of_an_image():
     model = random_model('classifier')
-    weights, config = export_timm(model.state_dict(), **facts_of(model))
+    weights, config = export_timm(model.state_dict(), model.backbone)
     image = random_clip(2, 3, 32, 32)
     tokens = dense_encoder(weights, image, weights['pos_embed'])
     torch.testing.assert_close(tokens, model.backbone(image.unsqueeze(2)), rtol=1e-5, atol=1e-5)
@@ -893,7 +889,7 @@ def test_timm_weights_give_our_features_of_an_image():
 def test_huggingface_weights_come_back_but_for_the_bias_of_the_keys():
     model = random_model('classifier')
     ours = model.state_dict()
-    weights, config = export_transformers(ours, **facts_of(model), positions=model.backbone.pos_embed)
+    weights, config = export_transformers(ours, model.backbone)
     attention = ('query.weight', 'key.weight', 'value.weight', 'q_bias', 'v_bias')
     layers = ('attention.output.dense', 'intermediate.dense', 'output.dense', 'layernorm_before', 'layernorm_after')
     ends = ('weight', 'bias')
@@ -916,15 +912,16 @@ def test_huggingface_weights_come_back_but_for_the_bias_of_the_keys():
 
 def test_export_refuses_what_the_other_side_cannot_hold():
     model = random_model('classifier')
-    state, facts = model.state_dict(), facts_of(model)
+    state, backbone = model.state_dict(), model.backbone
+    other = MODELS.build(tiny_backbone(48, 2, (4, 40, 32)))
     with pytest.raises(ValueError, match=r'has 32 positions, and clips of the model have 2x5x4 tokens'):
-        export_timm(state, grid=Grid(2, 5, 4), num_heads=4)
+        export_timm(state, other)
     with pytest.raises(ValueError, match=r'missing\. Load the weights into a model of ours'):
-        export_timm({'conv1.weight': torch.zeros(1)}, **facts)
+        export_timm({'conv1.weight': torch.zeros(1)}, backbone)
     with pytest.raises(ValueError, match=r'does not hold the fixed sinusoids'):
-        export_transformers(state, **facts, positions=torch.zeros(1, 32, 48))
+        export_transformers({**state, 'backbone.pos_embed': torch.zeros(1, 32, 48)}, backbone)
     with pytest.raises(ValueError, match=r'It has no names for .*head\.1\.weight'):
-        export_timm({**state, 'head.1.weight': torch.zeros(3, 48)}, **facts)
+        export_timm({**state, 'head.1.weight': torch.zeros(3, 48)}, backbone)
 
 
 CONFIG = """
@@ -1074,6 +1071,6 @@ def test_a_head_on_the_class_token_is_not_exported_as_one_on_the_mean(tmp_path):
     config.write_text(f"_base_ = ['{base}']\nmodel = dict(backbone=dict(pool='cls'), pretrained_norm=True)\n")
     save_file(MODELS.build(load_config(config).model).state_dict(), tmp_path / 'cls.pth', {})
     with pytest.raises(
-        ValueError, match=r"--to timm is for heads on the mean of the tokens, and .*cls\.py has pool='cls'"
+        ValueError, match=r"timm is for heads on the mean of the tokens here, and this model has pool='cls'"
     ):
         run_tool([str(tmp_path / 'cls.pth'), str(tmp_path / 'folder'), '--to', 'timm', '--config', str(config)])

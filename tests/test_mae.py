@@ -173,7 +173,7 @@ def test_a_fine_tuned_file_gives_its_own_logits_and_comes_back(tmp_path: Path):
     pooled = dense.norm(features(image, state)[:, 1:].mean(1), state, 'fc_norm')
     expected = F.linear(pooled, state['head.weight'], state['head.bias'])
     torch.testing.assert_close(model.logits(image.unsqueeze(2)), expected, rtol=1e-4, atol=1e-5)
-    weights, config = export_timm(model.state_dict(), grid=model.backbone.grid, num_heads=2)
+    weights, config = export_timm(model.state_dict(), model.backbone)
     assert weights.keys() == state.keys()
     assert all(torch.equal(weights[key], state[key]) for key in state)
     assert config['model_args']['class_token']
@@ -181,7 +181,7 @@ def test_a_fine_tuned_file_gives_its_own_logits_and_comes_back(tmp_path: Path):
     left = load_weights(plain, tmp_path / 'ft.pth').left
     assert set(left) == {'backbone.cls_token', 'norm.weight', 'norm.bias', 'head.weight', 'head.bias'}
     with pytest.raises(ValueError, match=r"head on the class token, and this model has pool='mean'\. Export to timm"):
-        export_transformers(model.state_dict(), grid=model.backbone.grid, num_heads=2)
+        export_transformers(model.state_dict(), model.backbone)
 
 
 def test_a_head_on_the_class_token_is_left():

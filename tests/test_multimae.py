@@ -901,7 +901,7 @@ def test_files_of_both_through_the_command(tmp_path):
 def test_timm_computes_what_the_encoder_does_of_colours(tmp_path):
     timm = pytest.importorskip('timm')
     model = tiny()
-    weights, about = export_timm(to_plain(model.state_dict())[0], grid=Grid(1, 4, 4), num_heads=2)
+    weights, about = export_timm(to_plain(model.state_dict())[0], model.backbone)
     theirs = timm.models.VisionTransformer(**{**about['model_args'], 'num_classes': 0}).eval()
     theirs.load_state_dict(weights)
     clip = torch.randn(2, 3, 1, 32, 32)

@@ -107,23 +107,13 @@ def _write_folder(weights: dict[str, Any], args: argparse.Namespace) -> dict[str
     if args.config is None:
         raise ValueError(f'--to {args.to} needs --config: weights alone tell neither clip size nor number of heads.')
     cfg, model = _build(args)
-    backbone, pool = model.backbone, getattr(model.backbone, 'pool', 'mean')
-    tokenizers = getattr(backbone, 'tokenizers', {})
-    stem = tokenizers['rgb'] if 'rgb' in tokenizers else backbone  # of several modalities RGB is exported
-    positions = stem.fixed_positions()
-    if positions is not None:
-        weights = {'backbone.pos_embed': positions, **weights}  # VideoMAE's files do without
-    facts = dict(grid=stem.grid, num_heads=backbone.blocks[0].attn.num_heads)
     if args.to == 'timm':
-        if pool == 'cls' and 'norm.weight' in weights:
-            raise ValueError(f"--to timm is for heads on the mean of the tokens, and {args.config} has pool='cls'.")
         pixels = cfg.get('data_preprocessor') or {}
-        facts |= {key: pixels[key] for key in ('mean', 'std') if key in pixels}
-        exported, config = export_timm(weights, **facts)
+        given = {key: pixels[key] for key in ('mean', 'std') if key in pixels}
+        exported, config = export_timm(weights, model.backbone, **given)
     else:
         is_mae = kind_of(weights) == 'pretraining' and 'backbone.cls_token' in weights
-        decoder = _decoder(cfg, model.head) if is_mae else None
-        exported, config = export_transformers(weights, **facts, positions=positions, pool=pool, decoder=decoder)
+        exported, config = export_transformers(weights, model.backbone, _decoder(cfg, model.head) if is_mae else None)
     folder = Path(args.dst)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(exported, folder / 'model.safetensors', {'format': 'pt'})

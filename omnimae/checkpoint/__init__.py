@@ -5,9 +5,8 @@
 
 from .exporting import export_timm, export_transformers
 from .files import load_file, read_file, replacing, save_file, unwrap
-from .label_maps import read_label_map
 from .layouts import LAYOUTS, NATIVE, convert, export, recognise, to_multimodal, to_plain, translate
-from .loading import WEIGHTS, Checkpoint, CheckpointInit, LoadReport, inflate, load_weights
+from .loading import WEIGHTS, Checkpoint, LoadReport, load_weights
 from .names import kind_of
 
 __all__ = [
@@ -15,18 +14,15 @@ __all__ = [
     'NATIVE',
     'WEIGHTS',
     'Checkpoint',
-    'CheckpointInit',
     'LoadReport',
     'convert',
     'export',
     'export_timm',
     'export_transformers',
-    'inflate',
     'kind_of',
     'load_file',
     'load_weights',
     'read_file',
-    'read_label_map',
     'recognise',
     'replacing',
     'save_file',

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from omnimae.structures import Grid
 
@@ -19,12 +17,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of a ClipPreproces
 
 
 def export_timm(
-    state_dict: StateDict,
-    *,
-    grid: Grid,
-    num_heads: int,
-    mean: tuple[float, ...] = _MEAN,
-    std: tuple[float, ...] = _STD,
+    state_dict: StateDict, backbone: Any, *, mean: Sequence[float] = _MEAN, std: Sequence[float] = _STD
 ) -> tuple[StateDict, dict]:
     """Our encoder or classifier -> the image ViT of timm that computes the same for an image, and its config.json.
 
@@ -35,13 +28,13 @@ def export_timm(
 
     Args:
         state_dict: of our layout.
-        grid: of the clips that the position table is made for, ``model.backbone.grid``.
-        num_heads: of each block of the encoder.
+        backbone: of its model, or of one with fewer blocks: for the clip size, heads, fixed positions and pooling.
         mean: per RGB channel, of the pixels that the weights expect.
         std: likewise.
     """
-    state_dict = _encoder(with_joint_positions(state_dict))
-    _check(state_dict, grid)
+    state_dict, grid = _checked(_encoder(with_joint_positions(state_dict)), backbone)
+    if getattr(backbone, 'pool', 'mean') == 'cls' and POOLED_NORM in state_dict:
+        raise ValueError("timm is for heads on the mean of the tokens here, and this model has pool='cls'.")
     kernel = state_dict[KERNEL].sum(2, keepdim=True)
     image = {KERNEL: kernel, POSITIONS: state_dict[POSITIONS][:, : grid.h * grid.w]}
     weights = export(state_dict | image, 'timm')
@@ -53,7 +46,7 @@ def export_timm(
         patch_size=tuple(patch_size),
         embed_dim=dim,
         depth=num_blocks('blocks.', weights),
-        num_heads=num_heads,
+        num_heads=backbone.blocks[0].attn.num_heads,
         mlp_ratio=len(weights['blocks.0.mlp.fc1.weight']) / dim,
         qkv_bias='blocks.0.attn.qkv.bias' in weights,
         class_token='cls_token' in weights,
@@ -71,13 +64,7 @@ def export_timm(
 
 
 def export_transformers(
-    state_dict: StateDict,
-    *,
-    grid: Grid,
-    num_heads: int,
-    positions: Tensor | None = None,
-    pool: str = 'mean',
-    decoder: Mapping[str, Any] | None = None,
+    state_dict: StateDict, backbone: Any, decoder: Mapping[str, Any] | None = None
 ) -> tuple[StateDict, dict]:
     """Our weights -> the model of transformers that computes the same, and its config.json.
 
@@ -91,20 +78,16 @@ def export_transformers(
 
     Args:
         state_dict: of our layout.
-        grid: of the clips that the position table is made for, ``model.backbone.grid``.
-        num_heads: of each block of the encoder.
-        positions: (1, N, D), the fixed sinusoids, which VideoMAE needs.
-        pool: of the backbone.
+        backbone: as of `export_timm`.
         decoder: what the weights of MAE's decoder do not tell, for the config: ``decoder_num_attention_heads``,
             ``mask_ratio`` and ``norm_pix_loss``. Without it a pretraining model gives its encoder.
     """
     if CLS_TOKEN not in state_dict:
-        return _export_videomae(_encoder(state_dict), grid, num_heads, positions)
+        return _export_videomae(_encoder(state_dict), backbone)
     state_dict = with_joint_positions(state_dict)
-    state_dict = _encoder(state_dict) if decoder is None else state_dict
-    _check(state_dict, grid)
+    state_dict, grid = _checked(_encoder(state_dict) if decoder is None else state_dict, backbone)
     is_classifier = kind_of(state_dict) == 'classifier'
-    if is_classifier and pool != 'cls':
+    if is_classifier and getattr(backbone, 'pool', 'mean') != 'cls':
         raise ValueError(
             "transformers' ViT has its head on the class token, and this model has pool='mean'. Export to timm."
         )
@@ -113,7 +96,7 @@ def export_transformers(
     if is_classifier:  # the norm before a head on the class token is the encoder's there
         state_dict = {re.sub(r'^norm\.', 'backbone.norm.', key): x for key, x in state_dict.items()}
     weights = export(state_dict, 'vit_mae')
-    config = _config(state_dict, grid, num_heads)
+    config = _config(state_dict, grid, backbone)
     if decoder is None:
         name, model_type = ('ViTForImageClassification', 'vit') if is_classifier else ('ViTMAEModel', 'vit_mae')
         return weights, dict(config, architectures=[name], model_type=model_type)
@@ -128,16 +111,15 @@ def export_transformers(
     )
 
 
-def _export_videomae(
-    state_dict: StateDict, grid: Grid, num_heads: int, positions: Tensor | None
-) -> tuple[StateDict, dict]:
-    _check(state_dict, grid)
+def _export_videomae(state_dict: StateDict, backbone: Any) -> tuple[StateDict, dict]:
+    state_dict, grid = _checked(state_dict, backbone)
+    positions = _stem(backbone).fixed_positions()
     if positions is None:
         raise ValueError('VideoMAE of transformers has fixed positions, and this model learns them. Export to timm.')
     weights = export(state_dict, 'huggingface', positions={POSITIONS: positions})
     tubelet, is_classifier = state_dict[KERNEL].shape[2], kind_of(state_dict) == 'classifier'
     return weights, dict(
-        _config(state_dict, grid, num_heads),
+        _config(state_dict, grid, backbone),
         architectures=['VideoMAEForVideoClassification' if is_classifier else 'VideoMAEModel'],
         model_type='videomae',
         num_frames=grid.t * tubelet,
@@ -146,7 +128,7 @@ def _export_videomae(
     )
 
 
-def _config(state_dict: StateDict, grid: Grid, num_heads: int) -> dict[str, Any]:
+def _config(state_dict: StateDict, grid: Grid, backbone: Any) -> dict[str, Any]:
     """What the configs of transformers' ViTs share; a classifier's has the names of its classes."""
     dim, _, _, height, width = state_dict[KERNEL].shape
     config: dict[str, Any] = dict(
@@ -154,7 +136,7 @@ def _config(state_dict: StateDict, grid: Grid, num_heads: int) -> dict[str, Any]
         patch_size=_one_or_two(height, width),
         hidden_size=dim,
         num_hidden_layers=num_blocks('backbone.blocks.', state_dict),
-        num_attention_heads=num_heads,
+        num_attention_heads=backbone.blocks[0].attn.num_heads,
         intermediate_size=len(state_dict['backbone.blocks.0.mlp.fc1.weight']),
         layer_norm_eps=1e-6,
         qkv_bias='backbone.blocks.0.attn.qkv.bias' in state_dict,
@@ -176,7 +158,15 @@ def _encoder(state_dict: StateDict) -> StateDict:
     return {key: x for key, x in state_dict.items() if key.startswith('backbone.')}
 
 
-def _check(state_dict: StateDict, grid: Grid) -> None:
+def _stem(backbone: Any) -> Any:
+    """What has the positions: the backbone, or its tokenizer of RGB."""
+    return backbone.tokenizers['rgb'] if hasattr(backbone, 'tokenizers') else backbone
+
+
+def _checked(state_dict: StateDict, backbone: Any) -> tuple[StateDict, Grid]:
+    """Weights with fixed positions, if VideoMAE's file did without, and the grid that they are for."""
+    grid, positions = _stem(backbone).grid, _stem(backbone).fixed_positions()
+    state_dict = state_dict if positions is None else {POSITIONS: positions, **state_dict}
     if not {KERNEL, POSITIONS} <= state_dict.keys():
         raise ValueError(f'{KERNEL} or {POSITIONS} is missing. Load the weights into a model of ours, export that.')
     if state_dict[POSITIONS].shape[1] != grid.num_tokens:
@@ -184,3 +174,4 @@ def _check(state_dict: StateDict, grid: Grid) -> None:
             f'{POSITIONS} has {state_dict[POSITIONS].shape[1]} positions, and clips of the model have '
             f'{"x".join(map(str, grid))} tokens. Give the clip_size that the checkpoint was made for.'
         )
+    return state_dict, grid

@@ -263,21 +263,16 @@ _MAE_ST_POSITIONS = (
 _PRETRAINED = "; in pretraining with backbone.cls_token=True and one MAEHead with tokens='decoder'"
 
 
-def _has_own_tokens(ours: StateDict) -> bool:
-    """Whether a decoder, if there is one, is an MAEHead with tokens='decoder': its mask token has its own width."""
+def _has_decoder(ours: StateDict, *keys: str) -> bool:
+    """Whether a decoder, if there is one, is one MAEHead with tokens='decoder', and the model has these keys, too."""
     if 'head.mask_token' not in ours:
         return True
     width = ours['head.mask_token'].shape[-1]
-    return 'head.decoder_embed.bias' in ours and len(ours['head.decoder_embed.weight']) == width
+    return {'head.decoder_embed.bias', *keys} <= ours.keys() and len(ours['head.decoder_embed.weight']) == width
 
 
-def _has_learned_positions(ours: StateDict) -> bool:
-    return (CLS_POSITION if CLS_TOKEN in ours else f'{POSITIONS}_space') in ours and _has_own_tokens(ours)
-
-
-def _decodes_after_token(ours: StateDict) -> bool:
-    """Whether a decoder, if there is one, is that of a model with a class token."""
-    return _has_own_tokens(ours) and ('head.mask_token' not in ours or CLS_TOKEN in ours)
+def _learns_positions(ours: StateDict) -> bool:
+    return (CLS_POSITION if CLS_TOKEN in ours else f'{POSITIONS}_space') in ours
 
 
 _MULTIMAE_DECODER = (
@@ -368,7 +363,7 @@ LAYOUTS = {
         ),
         head=(Line('fc_norm.', 'norm.'), Line('classifier.', 'head.')),
         holds='image ViTs' + _PRETRAINED,
-        fits=_decodes_after_token,
+        fits=lambda ours: _has_decoder(ours, CLS_TOKEN),
         prefixes=dict(pretraining='vit.', classifier='vit.'),
         strips=('vit.',),
         leaves=lambda keys: ('pooler.', *(() if 'decoder.decoder_pred.weight' in keys else ('decoder.',))),
@@ -426,7 +421,7 @@ LAYOUTS = {
         ),
         head=(Line('norm.', 'norm.'), Line('head.projection.', 'head.')),
         holds="learned positions and, in pretraining, one MAEHead with tokens='decoder', cls_token=False",
-        fits=_has_learned_positions,
+        fits=lambda ours: _learns_positions(ours) and _has_decoder(ours),
         numbered='pred_head.transforms.0.',
     ),
     # github.com/facebookresearch/mae_st
@@ -443,8 +438,7 @@ LAYOUTS = {
         head=(Line('norm.', 'norm.'), Line('head.', 'head.')),
         holds="learned positions and, in pretraining, one MAEHead with tokens='decoder', cls_token=True",
         fits=lambda ours: (
-            _has_learned_positions(ours)
-            and ('head.cls_token' in ours or not {'head.mask_token', CLS_TOKEN} <= ours.keys())
+            _learns_positions(ours) and _has_decoder(ours, *(['head.cls_token'] if CLS_TOKEN in ours else []))
         ),
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
@@ -462,7 +456,7 @@ LAYOUTS = {
         ),
         head=_POOLED,
         holds='image ViTs' + _PRETRAINED,
-        fits=_decodes_after_token,
+        fits=lambda ours: _has_decoder(ours, CLS_TOKEN),
         leaves=lambda keys: ('pooler.', *(() if 'decoder_pred.weight' in keys else ('mask_token', 'decoder_'))),
         head_may_read_a_token=True,
     ),

@@ -1,9 +1,8 @@
 """Weights into a model: what fits is loaded, the rest is reported, and what cannot fit is refused with a remedy.
 
-Published layouts are converted. Weights of an image ViT that are loaded into a model of longer tubelets are *inflated*
-(`inflate`). A backbone with ``cls_token=True`` takes their class token; any other leaves it. Tokens can then no longer
-attend to it, so features differ from those of the file until they are fine-tuned. (MAE's fine-tuning pools the other
-tokens, too.)
+Published layouts are converted. Weights of an image ViT are *inflated* for a model of longer tubelets (`_inflated`). A
+backbone with ``cls_token=True`` takes their class token; any other leaves it. Tokens can then no longer attend to it,
+so features differ from those of the file until they are fine-tuned. (MAE's fine-tuning pools the other tokens, too.)
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
-from torch import Tensor, nn
+from torch import nn
 
 from omnimae.registry import WEIGHT_INITIALIZERS
-from omnimae.structures import Grid, HasPositions, unwrapped
+from omnimae.structures import HasPositions, unwrapped
 
 from .files import load_file
-from .label_maps import picked_rows
+from .label_maps import picked_head
 from .layouts import NATIVE, recognise, to_multimodal, to_plain, translate
 from .names import (
     CLS_POSITION,
@@ -51,6 +50,8 @@ WEIGHTS = {'ema': 'the average (EMA)', 'raw': 'raw, not averaged'}
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights and all that is known of them: a file that was read once, or a model.
+
+    What is told of its ``tensors``, by our names, raises ValueError where a file is not whole or its layout is unknown.
 
     Attributes:
         content: tensors by the names of the file.
@@ -81,11 +82,7 @@ class Checkpoint:
 
     @property
     def tensors(self) -> StateDict:
-        """Tensors by our names.
-
-        Raises:
-            ValueError: the layout is unknown, or the file is not whole.
-        """
+        """Tensors by our names."""
         return self._translated[0]
 
     @property
@@ -137,7 +134,7 @@ class LoadReport(NamedTuple):
         loaded: keys of the model that took their values from the file.
         left: keys of the file that the model does not take, by our names where they have one.
         initialised: keys of the model that keep their initial values.
-        inflated: those of ``loaded`` that were repeated over time, see `inflate`.
+        inflated: those of ``loaded`` that were repeated over time, see `_inflated`.
         fixed: keys of the model that hold constants which are not in the file.
         weights: see `Checkpoint.weights`.
     """
@@ -215,8 +212,8 @@ def load_weights(
     if takes_norm:
         weights = {re.sub(r'^backbone\.norm\.', 'norm.', key): x for key, x in weights.items()}
     if label_map is not None:
-        weights |= _picked_head(Checkpoint(weights, given.path), target, label_map)
-    weights, inflated = _inflate_all(weights, target.tensors, model)
+        weights |= picked_head(weights, target.tensors, label_map, given.path)
+    weights, inflated = _inflated(weights, target.tensors, model)
     file = Checkpoint(weights, given.path)
     wanted = _wanted(file, target, takes_norm, pretrains=hasattr(model, 'mask_generator'))
     _check_fit(wanted, file, target)
@@ -289,26 +286,8 @@ def _restore_fixed_positions(model: nn.Module) -> tuple[str, ...]:
     return tuple(fixed)
 
 
-def _inflate_all(state_dict: StateDict, target: StateDict, model: nn.Module) -> tuple[StateDict, tuple[str, ...]]:
-    """`inflate` every patch embedding that both have -> weights, and the keys that changed."""
-    inflated: tuple[str, ...] = ()
-    for key in [key for key in target if key.endswith('.patch_embed.weight') and key in state_dict]:
-        prefix = key.removesuffix('patch_embed.weight')
-        part = model.get_submodule(prefix.removesuffix('.'))
-        if not isinstance(part, HasPositions):  # of a backbone from outside
-            continue
-        positions = part.fixed_positions()  # the model's own may be those of weights that it was given before
-        if prefix.startswith(TOKENIZERS) and positions is not None:
-            positions = positions[:, :: part.grid.h * part.grid.w]  # one place at every time step
-        state_dict, keys = inflate(state_dict, target[key].shape[2], part.grid, positions, prefix)
-        inflated += keys
-    return state_dict, inflated
-
-
-def inflate(
-    state_dict: StateDict, tubelet: int, grid: Grid, positions: Tensor | None, prefix: str = 'backbone.'
-) -> tuple[StateDict, tuple[str, ...]]:
-    """Extend weights of one-frame patches to patches of ``tubelet`` frames -> weights, and the keys that changed.
+def _inflated(weights: StateDict, target: StateDict, model: nn.Module) -> tuple[StateDict, tuple[str, ...]]:
+    """Extend weights of one-frame patches to the model's tubelets -> weights, and the keys that changed.
 
     The kernel is repeated over the tubelet and divided by its length (I3D, arXiv:1705.07750), so that a tubelet that
     does not move gives the activations of the image.
@@ -317,43 +296,28 @@ def inflate(
     images and the first step have exactly the positions of the image model. Without the second term the model could
     not tell the order of tubelets, since the table is not trained. (Our choice: the release has no code for it, and
     MAE-ST's learned positions in time need a trained table.)
-
-    Args:
-        state_dict: of our layout.
-        tubelet: frames of the model's patches.
-        grid: of the clips that the model's position table is made for.
-        positions: (1, N, D), the fixed sinusoids of a new model; None if it learns them.
-        prefix: of the names of kernel and positions.
     """
     inflated = {}
-    kernel, table = state_dict[f'{prefix}patch_embed.weight'], state_dict.get(f'{prefix}pos_embed')
-    if kernel.shape[2] == 1 and tubelet > 1:
-        inflated[f'{prefix}patch_embed.weight'] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
+    for key in [key for key in target if key.endswith('.patch_embed.weight') and key in weights]:
+        prefix, kernel, tubelet = key.removesuffix('patch_embed.weight'), weights[key], target[key].shape[2]
+        part = model.get_submodule(prefix.removesuffix('.'))
+        if not isinstance(part, HasPositions) or kernel.shape[2] != 1 or tubelet == 1:
+            continue  # of a backbone from outside, or of patches as long
+        inflated[key] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
+        grid, table = part.grid, weights.get(f'{prefix}pos_embed')
+        positions = part.fixed_positions()  # the model's own may be those of weights that it was given before
         if (
-            table is not None
-            and positions is not None
-            and grid.t > 1
-            and table.shape[1] == grid.h * grid.w
-            and table.shape[2] == positions.shape[2]
+            grid.t == 1
+            or positions is None
+            or table is None
+            or table.shape[1:] != (grid.h * grid.w, positions.shape[2])
         ):
-            steps = (positions[0, : grid.t] - positions[0, :1]).cpu()
-            inflated[f'{prefix}pos_embed'] = (table + steps[:, None]).flatten(0, 1)[None]
-    return {**state_dict, **inflated}, tuple(inflated)
-
-
-def _picked_head(file: Checkpoint, target: Checkpoint, label_map: str | Mapping[str, str]) -> StateDict:
-    """Pick the rows of the file's head that the model's classes are."""
-    head = ('head.weight', 'head.bias')
-    if target.kind != 'classifier':
-        raise ValueError('label_map is for the head of a Classifier, and this model has none. Leave it out.')
-    if file.kind != 'classifier':
-        raise ValueError(
-            f'{file.path}: holds no classifier, so label_map has no head to pick from. Give the checkpoint of a '
-            'fine-tuning, or leave label_map out.'
-        )
-    sizes = [len(side.tensors['head.weight']) for side in (file, target)]
-    rows = picked_rows(label_map, file.path, *sizes)
-    return {key: file.tensors[key][rows] for key in head}
+            continue
+        if prefix.startswith(TOKENIZERS):
+            positions = positions[:, :: grid.h * grid.w]  # one place at every time step
+        steps = (positions[0, : grid.t] - positions[0, :1]).cpu()
+        inflated[f'{prefix}pos_embed'] = (table + steps[:, None]).flatten(0, 1)[None]
+    return {**weights, **inflated}, tuple(inflated)
 
 
 def _wanted(file: Checkpoint, target: Checkpoint, takes_norm: bool, *, pretrains: bool) -> Callable[[str], bool]:
