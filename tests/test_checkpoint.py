@@ -508,7 +508,7 @@ def test_half_precision_files_are_loaded_at_the_precision_of_the_model(tmp_path)
         ),
         (
             dict(per_modality=True),
-            r'holds one shared decoder \(head\), the model has one decoder per modality \(head\.image, head\.video\)',
+            r'its decoders are head\., those of the model head\.image\., head\.video\.\. Give the model',
         ),
     ],
 )
@@ -524,7 +524,7 @@ def test_decoders_per_modality(tmp_path):
     same = tiny_autoencoder(per_modality=True)
     load_weights(same, path)
     assert_equal_states(same.state_dict(), source.state_dict())
-    with pytest.raises(ValueError, match=r'per modality \(head\.image, head\.video\), the model has one shared'):
+    with pytest.raises(ValueError, match=r'its decoders are head\.image\., head\.video\., those of the model head\.\.'):
         load_weights(tiny_autoencoder(), path)
     assert len(load_weights(tiny_classifier(), path).initialised) == 4
 

@@ -86,13 +86,10 @@ class Layout(NamedTuple):
         head: table of what else a classifier has.
         holds: the models that the layout has names for.
         fits: whether it can hold one of our state dicts, as far as the names do not say.
-        prefixes: prefix of the encoder's names in 'pretraining' and in a 'classifier'.
-        strips: prefixes that are dropped in reading.
+        prefixes: prefix of the encoder's names in 'pretraining' and in a 'classifier'. In reading all are dropped.
         leaves: their state dict -> the beginnings of names that have no place in ours.
         numbered: beginning of the decoder's blocks, where the next number, ``#`` in the table, is its norm.
-        needs_norm: whether the encoder of a pretraining model always ends in a norm.
         fixed_positions: whether positions are fixed sinusoids, which are in no file.
-        head_may_read_a_token: whether a classifier may read one token instead of the mean.
     """
 
     marks: tuple[str, ...]
@@ -102,12 +99,9 @@ class Layout(NamedTuple):
     holds: str = ''
     fits: Callable[[StateDict], bool] = lambda ours: True
     prefixes: Mapping[str, str] = {}
-    strips: tuple[str, ...] = ()
     leaves: Callable[[Collection[str]], tuple[str, ...]] = lambda theirs: ()
     numbered: str = ''
-    needs_norm: bool = True
     fixed_positions: bool = False
-    head_may_read_a_token: bool = False
 
     def table(self, kind: str, depth: int) -> tuple[Line, ...]:
         """The lines for a kind of model, see `kind_of`, whose decoder has ``depth`` blocks."""
@@ -340,9 +334,7 @@ LAYOUTS = {
         head=_POOLED,
         holds="fixed positions and, in pretraining, one MAEHead with tokens='decoder', embed_bias=False",
         prefixes=dict(pretraining='encoder.'),
-        strips=('backbone.', 'encoder.'),
         fixed_positions=True,
-        head_may_read_a_token=True,
     ),
     # ViTMAE and ViT as transformers names them; its VideoMAE has no class token
     'vit_mae': Layout(
@@ -365,9 +357,7 @@ LAYOUTS = {
         holds='image ViTs' + _PRETRAINED,
         fits=lambda ours: _has_decoder(ours, CLS_TOKEN),
         prefixes=dict(pretraining='vit.', classifier='vit.'),
-        strips=('vit.',),
         leaves=lambda keys: ('pooler.', *(() if 'decoder.decoder_pred.weight' in keys else ('decoder.',))),
-        head_may_read_a_token=True,
     ),
     # VideoMAE as transformers names it
     'huggingface': Layout(
@@ -384,10 +374,7 @@ LAYOUTS = {
         head=(Line('fc_norm.', 'norm.'), Line('classifier.', 'head.')),
         holds='fixed positions, without a class token',
         prefixes=dict(pretraining='videomae.', classifier='videomae.'),
-        strips=('videomae.',),
-        needs_norm=False,  # use_mean_pooling=True, the default of a new model there, removes it
         fixed_positions=True,
-        head_may_read_a_token=True,
     ),
     # github.com/EPFL-VILAB/MultiMAE
     'multimae': Layout(
@@ -403,7 +390,6 @@ LAYOUTS = {
         decoder=_MULTIMAE_DECODER,
         holds='a MultiMAE, or the encoder of one',
         leaves=_transfer_heads,
-        needs_norm=False,
     ),
     # MAE-ST in github.com/facebookresearch/SlowFast: the published files
     'slowfast': Layout(
@@ -458,7 +444,6 @@ LAYOUTS = {
         holds='image ViTs' + _PRETRAINED,
         fits=lambda ours: _has_decoder(ours, CLS_TOKEN),
         leaves=lambda keys: ('pooler.', *(() if 'decoder_pred.weight' in keys else ('mask_token', 'decoder_'))),
-        head_may_read_a_token=True,
     ),
 }
 
@@ -520,7 +505,7 @@ def translate(state_dict: Mapping, source: str | None = None, pool: str = 'mean'
     if source == NATIVE:
         return state_dict, ()
     layout = _layout(source)
-    for prefix in layout.strips:
+    for prefix in ('backbone.', *layout.prefixes.values()):
         state_dict = {key.removeprefix(prefix): x for key, x in state_dict.items()}
     left = tuple(key for key in state_dict if key.startswith(layout.leaves(state_dict)))
     state_dict = {key: x for key, x in state_dict.items() if key not in left}
@@ -534,10 +519,10 @@ def translate(state_dict: Mapping, source: str | None = None, pool: str = 'mean'
         ours = _with_pixels(ours, channels_first=False)
     except (KeyError, IndexError, RuntimeError) as error:  # a tensor is missing or has another shape
         raise _misfit(source, f'{type(error).__name__}: {error}.') from error
-    if layout.head_may_read_a_token and kind == 'classifier':
+    if kind == 'classifier':
         ours, head = _with_head_of(pool, ours)
         left += head
-    expected = {key for key in expected_keys(ours, needs_norm=layout.needs_norm) if _names_of(key, table)}
+    expected = {key for key in expected_keys(ours) if _names_of(key, table)}
     unplaced += [name for key in ours if key not in expected for name in _names_of(key, table)]
     missing = [name for key in sorted(expected - ours.keys()) for name in _names_of(key, table)]
     missing = [name for name in missing if name not in state_dict]

@@ -306,12 +306,9 @@ def _inflated(weights: StateDict, target: StateDict, model: nn.Module) -> tuple[
         inflated[key] = kernel.expand(-1, -1, tubelet, -1, -1) / tubelet
         grid, table = part.grid, weights.get(f'{prefix}pos_embed')
         positions = part.fixed_positions()  # the model's own may be those of weights that it was given before
-        if (
-            grid.t == 1
-            or positions is None
-            or table is None
-            or table.shape[1:] != (grid.h * grid.w, positions.shape[2])
-        ):
+        if positions is None or table is None or grid.t == 1:
+            continue
+        if table.shape[1:] != (grid.h * grid.w, positions.shape[2]):
             continue
         if prefix.startswith(TOKENIZERS):
             positions = positions[:, :: grid.h * grid.w]  # one place at every time step
@@ -355,8 +352,9 @@ def _check_fit(wanted: Callable[[str], bool], file: Checkpoint, target: Checkpoi
     theirs, ours = file.tensors, target.tensors
     if {file.kind, target.kind} == {'pretraining'} and file.decoders != target.decoders:
         raise ValueError(
-            f'{file.path}: holds {_decoder_words(file)}, the model has {_decoder_words(target)}. Give the model what '
-            "the file has: head=dict(type='MAEHead', ...) is shared, head=dict(image=..., video=...) is one each."
+            f'{file.path}: its decoders are {listed(file.decoders)}, those of the model {listed(target.decoders)}. '
+            "Give the model what the file has: head=dict(type='MAEHead', ...) is one for all modalities, "
+            'head=dict(image=..., video=...) one for each.'
         )
     missing = [key for key in ours if wanted(key) and key not in theirs]
     unexpected = [key for key in theirs if wanted(key) and key not in ours]
@@ -447,12 +445,6 @@ def _describe(side: Checkpoint) -> str:
             depth = num_blocks(f'{prefix}blocks.', side.tensors)
             text += f', {prefix}embed_dim={len(weight)}, {prefix}depth={depth}'
     return text
-
-
-def _decoder_words(side: Checkpoint) -> str:
-    if side.decoders == ['head.']:
-        return 'one shared decoder (head)'
-    return f'one decoder per modality ({", ".join(prefix.rstrip(".") for prefix in side.decoders)})'
 
 
 def _grouped(keys: Iterable[str]) -> str:

@@ -56,14 +56,10 @@ def num_blocks(prefix: str, keys: Collection[str]) -> int:
     return max((int(match[1]) + 1 for match in numbers if match), default=0)
 
 
-def expected_keys(keys: Collection[str], *, needs_norm: bool) -> set[str]:
+def expected_keys(keys: Collection[str]) -> set[str]:
     """List all keys of a model of ours that has the parts and as many blocks as occur in these keys.
 
     Blocks have biases of queries, keys and values everywhere or nowhere, as the first one has them.
-
-    Args:
-        keys: of a state dict, which may lack some.
-        needs_norm: whether a pretraining model has a norm of single tokens also if these keys do not.
     """
     kind, modalities, decoders = kind_of(keys), modalities_of(keys), decoders_of(keys)
     stems = [f'{TOKENIZERS}{name}.' for name in modalities] or ['backbone.']
@@ -71,7 +67,7 @@ def expected_keys(keys: Collection[str], *, needs_norm: bool) -> set[str]:
     layers |= {prefix + name for prefix in decoders for name in (*_DECODER, *(_CROSS_ATTENTION if modalities else ()))}
     if kind not in ('pretraining', 'encoder'):
         layers |= {'norm', 'head'}
-    elif TOKEN_NORM in keys or (kind == 'pretraining' and needs_norm):
+    elif TOKEN_NORM in keys:
         layers.add('backbone.norm')
     optional = [f'{prefix}cls_token' for prefix in ('backbone.', *decoders)]
     optional += [f'{stem}class_embed.weight' for stem in stems]
