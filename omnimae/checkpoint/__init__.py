@@ -5,8 +5,9 @@
 
 from .exporting import export_timm, export_transformers
 from .files import load_file, read_file, replacing, save_file, unwrap
+from .label_maps import read_label_map
 from .layouts import LAYOUTS, NATIVE, convert, export, recognise, to_multimodal, to_plain, translate
-from .loading import WEIGHTS, Checkpoint, LoadReport, load_weights
+from .loading import WEIGHTS, Checkpoint, CheckpointInit, LoadReport, load_weights
 from .names import kind_of
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     'NATIVE',
     'WEIGHTS',
     'Checkpoint',
+    'CheckpointInit',
     'LoadReport',
     'convert',
     'export',
@@ -23,6 +25,7 @@ __all__ = [
     'load_file',
     'load_weights',
     'read_file',
+    'read_label_map',
     'recognise',
     'replacing',
     'save_file',
