@@ -4,10 +4,10 @@
 """
 
 from .exporting import export_timm, export_transformers
-from .files import load_file, read_file, replacing, save_file, unwrap
+from .files import read_file, replacing, save_file, unwrap
 from .label_maps import read_label_map
 from .layouts import LAYOUTS, NATIVE, convert, export, recognise, to_multimodal, to_plain, translate
-from .loading import WEIGHTS, Checkpoint, CheckpointInit, LoadReport, load_weights
+from .loading import WEIGHTS, Checkpoint, CheckpointInit, LoadReport, load_file, load_weights
 from .names import kind_of
 
 __all__ = [

@@ -30,8 +30,6 @@ from torch import Tensor
 
 from omnimae.registry import FUNCTIONS
 
-from .names import StateDict
-
 WRAPPERS = ('state_dict', 'model', 'module', 'model_state')  # keys under which checkpoints keep the weights
 
 # Schemes of MMEngine's names of published weights -> their addresses.
@@ -42,33 +40,11 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
 }
 
 
-def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
-    """Read a checkpoint -> its tensors by name, and its metadata.
-
-    The file may be .safetensors or any file of ``torch.save``, or the address of one. Tensors are mapped from the file,
-    not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of OmniMAE, MAE and
-    VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. With an EMA hook, MMEngine stores the averaged
-    weights as ``state_dict``; ``meta['weights']`` says 'ema' or 'raw'.
-
-    Raises:
-        ValueError: as of `read_file`, or no tensors by name.
-    """
-    content = read_file(path, mmap=True)
-    state_dict = unwrap(content)
-    if not state_dict or not all(isinstance(value, Tensor) for value in state_dict.values()):
-        raise ValueError(f'{path}: holds no tensors by name, neither at the top nor under {", ".join(WRAPPERS)}.')
-    meta = content.get('meta')
-    meta = dict(meta) if isinstance(meta, dict) else {}
-    if 'state_dict' in content and not str(path).endswith('.safetensors'):
-        meta.setdefault('weights', 'ema' if 'ema_state_dict' in content else 'raw')
-    return dict(state_dict), meta
-
-
 def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
     """Read all of a checkpoint on the CPU; of .safetensors as {'state_dict': ..., 'meta': ...}.
 
     Args:
-        path: as of `load_file`.
+        path: .safetensors or any file of ``torch.save``, or the address of one.
         mmap: map the tensors from the file, which then has to stay. Zipped files of ``torch.save`` alone can be mapped.
 
     Raises:
@@ -92,7 +68,8 @@ def unwrap(content: Mapping) -> Mapping:
 @contextmanager
 def local_file(path: str) -> Iterator[str]:
     """Give a local path for a path or an address. A copy of http(s) stays; one of another storage is temporary."""
-    path = _address(path)
+    if path.partition('://')[0] in CATALOGUES:
+        path = _address(path)
     with ExitStack() as fetching:
         if path.startswith(('http://', 'https://')):
             path = _downloaded(path)
@@ -109,8 +86,6 @@ def local_file(path: str) -> Iterator[str]:
 def _address(path: str) -> str:
     """Look up MMEngine's names of published weights, such as ``torchvision://vit_b_16``."""
     scheme, _, name = path.partition('://')
-    if scheme not in CATALOGUES:
-        return path
     addresses = CATALOGUES[scheme]()
     name = get_deprecated_model_names().get(name, name) if scheme.startswith('open') else name
     if name not in addresses:

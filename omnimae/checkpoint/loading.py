@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
-from torch import nn
+from torch import Tensor, nn
 
 from omnimae.registry import WEIGHT_INITIALIZERS
 from omnimae.structures import HasPositions, unwrapped
 
-from .files import load_file
+from .files import WRAPPERS, read_file, unwrap
 from .label_maps import picked_head
 from .layouts import NATIVE, recognise, to_multimodal, to_plain, translate
 from .names import (
@@ -51,7 +51,7 @@ WEIGHTS = {'ema': 'the average (EMA)', 'raw': 'raw, not averaged'}
 class Checkpoint:
     """Weights and all that is known of them: a file that was read once, or a model.
 
-    What is told of its ``tensors``, by our names, raises ValueError where a file is not whole or its layout is unknown.
+    ``tensors``, and all that follows from them, raise ValueError if the layout is unknown or a tensor is missing.
 
     Attributes:
         content: tensors by the names of the file.
@@ -69,9 +69,25 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: str | os.PathLike, layout: str | None = None) -> Checkpoint:
-        """Read a file, see `load_file`; its layout is recognised if it is not given."""
-        content, meta = load_file(path)
-        return cls(content, str(path), meta, layout or recognise(content))
+        """Read a file; its layout is recognised if it is not given.
+
+        The file may be .safetensors or any file of ``torch.save``, or the address of one. Tensors are mapped from the
+        file, not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of OmniMAE,
+        MAE and VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. With an EMA hook, MMEngine stores the
+        averaged weights as ``state_dict``; ``meta['weights']`` says 'ema' or 'raw'.
+
+        Raises:
+            ValueError: as of `read_file`, or no tensors by name.
+        """
+        content = read_file(path, mmap=True)
+        state_dict = unwrap(content)
+        is_named = all(isinstance(key, str) and isinstance(x, Tensor) for key, x in state_dict.items())
+        if not state_dict or not is_named:
+            raise ValueError(f'{path}: holds no tensors by name, neither at the top nor under {", ".join(WRAPPERS)}.')
+        meta = dict(content['meta']) if isinstance(content.get('meta'), dict) else {}
+        if 'state_dict' in content and not str(path).endswith('.safetensors'):
+            meta.setdefault('weights', 'ema' if 'ema_state_dict' in content else 'raw')
+        return cls(dict(state_dict), str(path), meta, layout or recognise(state_dict))
 
     @cached_property
     def _translated(self) -> tuple[StateDict, tuple[str, ...]]:
@@ -123,6 +139,12 @@ class Checkpoint:
             return (tuple(json.loads(self.meta['classes'])),)
         stored = self.meta.get('dataset_meta')
         return tuple(tuple(names) for names in stored.values() if names) if isinstance(stored, dict) else ()
+
+
+def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
+    """Read a checkpoint -> its tensors by the names of the file, and its metadata. See `Checkpoint.read`."""
+    checkpoint = Checkpoint.read(path)
+    return checkpoint.content, dict(checkpoint.meta)
 
 
 class LoadReport(NamedTuple):
@@ -180,7 +202,7 @@ def load_weights(
 
     Args:
         model: a MaskedAutoencoder, a MultiMAE, a Classifier or a DensePredictor.
-        checkpoint: path or address, see `load_file`; or one that was read.
+        checkpoint: path or address, see `Checkpoint.read`; or one that was read.
         complete: refuse a checkpoint that leaves weights of the model at their initial values. Results of testing and
             inference would be meaningless.
         label_map: which class of the file each class of the model is, see `read_label_map`. Then rows of a head for
