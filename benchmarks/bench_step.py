@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import masked_row
-from omnimae.models.linear import linear
+from omnimae.models.ops import linear
 from omnimae.registry import MODELS
 from omnimae.structures import Masks, to_json
 

@@ -46,7 +46,7 @@ from omnimae.config import infer_num_classes, load_config
 from omnimae.engine import AutocastOptimWrapper, setup_distributed, setup_environment
 from omnimae.engine.compiling import compile_loss
 from omnimae.engine.precision import set_float32_precision
-from omnimae.models.vit import attend
+from omnimae.models.ops import attend
 from omnimae.planning import GIB, Source, count_step, memory_of
 from omnimae.registry import MODELS
 from omnimae.structures import to_json

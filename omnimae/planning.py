@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from omnimae.models import linear, vit
+from omnimae.models import ops
 from omnimae.registry import DATASETS
 
 GIB = 2**30
@@ -243,7 +243,7 @@ def _run(
 @contextmanager
 def as_on_a_card() -> Iterator[None]:
     """Disable the CPU paths of layers. Without a driver, fake tensors of a GPU have no backward pass."""
-    with patch.object(vit, 'SHORT', 0), patch.object(linear, 'USE_ONEDNN', False):
+    with patch.multiple(ops, SHORT=0, USE_ONEDNN=False):
         yield
 
 

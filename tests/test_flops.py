@@ -22,7 +22,7 @@ TINY = dict(embed_dim=24, depth=3, num_heads=2, patch_size=(2, 8, 8), clip_size=
 
 @pytest.fixture(autouse=True)
 def _scope(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr('omnimae.models.linear.USE_ONEDNN', False)  # whose products torch's counter does not know
+    monkeypatch.setattr('omnimae.models.ops.USE_ONEDNN', False)  # whose products torch's counter does not know
     with DefaultScope.overwrite_default_scope('omnimae'):
         yield
 

@@ -27,7 +27,7 @@ TARGET = dict(type='PixelTarget', normalize='patch', mean=MEAN, std=STD)
 
 @pytest.fixture(autouse=True)
 def _scope(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr('omnimae.models.linear.USE_ONEDNN', False)  # whose products torch's counter does not know
+    monkeypatch.setattr('omnimae.models.ops.USE_ONEDNN', False)  # whose products torch's counter does not know
     with DefaultScope.overwrite_default_scope('omnimae'):
         yield
 

@@ -13,7 +13,7 @@ import torch
 from torch.profiler import profile
 
 from omnimae.flops import masked_row
-from omnimae.models import linear
+from omnimae.models import ops
 from omnimae.planning import CARDS, GIB, Memory, Source, count_step, fitting_batch, sources_of
 from omnimae.registry import MODELS
 
@@ -53,7 +53,7 @@ def test_the_peaks_are_those_of_a_real_step(grad_checkpointing, monkeypatch):
     """Compared with what PyTorch's allocator notes: with checkpointing a block's activations are there once more."""
     backbone = dict(MODEL['backbone'], depth=6, grad_checkpointing=grad_checkpointing)
     model = MODELS.build({**MODEL, 'backbone': backbone, 'head': dict(MODEL['head'], depth=2)})
-    monkeypatch.setattr(linear, 'USE_ONEDNN', False)
+    monkeypatch.setattr(ops, 'USE_ONEDNN', False)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Size3, token_spans
 
-from .linear import Linear
 from .mae_head import PixelTarget
 from .multimodal_vit import place_table
-from .vit import Block, LayerNorm, Mlp, attend, resize_positions, run_blocks, xavier_attention, xavier_linear
+from .ops import Linear, attend
+from .vit import Block, LayerNorm, Mlp, resize_positions, run_blocks, xavier_attention, xavier_linear
 
 ERRORS = ('mse', 'l1', 'cross_entropy')
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from omnimae.registry import MODELS
 from omnimae.structures import without_autocast
 
-from .linear import Linear
+from .ops import Linear
 from .vit import LayerNorm, Mlp, xavier_linear
 
 

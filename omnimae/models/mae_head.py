@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks, Size3, check_pixel_statistics
 
-from .linear import Linear
+from .ops import Linear
 from .vit import Block, LayerNorm, PositionedModule, run_blocks, xavier_attention, xavier_linear
 
 

@@ -24,13 +24,11 @@ from torchvision.ops import StochasticDepth
 from omnimae.registry import MODELS
 from omnimae.structures import Grid, Size3
 
-from .linear import Linear, linear
+from .ops import Linear, attend, linear
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 POSITIONS = ('sincos1d', 'sincos2d', 'learned', 'separable')
-
-SHORT = 512  # tokens up to which torch's flash kernel for CPUs is slower in bfloat16 than attention written out
 
 # name: (embed_dim, depth, num_heads, mlp_ratio). S, B, L, H of arXiv:2010.11929; g of VideoMAE V2 (arXiv:2303.16727).
 ARCHITECTURES = {
@@ -213,13 +211,6 @@ class QVBiasedLinear(nn.Linear):
         """(..., D) -> (..., 3*D)."""
         q, k, v = self.bias.chunk(3)
         return linear(x, self.weight, torch.cat([q, torch.zeros_like(k), v]))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(B, heads, Q, d), (B, heads, K, d), (B, heads, K, d) -> (B, heads, Q, d): softmax(q k^T / sqrt(d)) v."""
-    if q.device.type == 'cpu' and q.dtype == torch.bfloat16 and k.shape[2] <= SHORT:
-        return torch.softmax(q @ k.transpose(2, 3) * q.shape[3] ** -0.5, 3, torch.float32).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import omnimae.models.linear as room
-from omnimae.models.linear import Linear
+from omnimae.models import ops
+from omnimae.models.ops import Linear
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, '_linear_pointwise'),
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _onednn(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(room, 'USE_ONEDNN', True)
+    monkeypatch.setattr(ops, 'USE_ONEDNN', True)
     torch.manual_seed(0)
 
 
@@ -51,8 +51,8 @@ def test_memory_in_any_order_is_read():
 
 def test_only_float32_on_the_cpu_goes_to_onednn(monkeypatch):
     calls = []
-    product = room._product
-    monkeypatch.setattr(room, '_product', lambda *args: (calls.append(args[0].dtype), product(*args))[1])
+    product = ops._product
+    monkeypatch.setattr(ops, '_product', lambda *args: (calls.append(args[0].dtype), product(*args))[1])
     ours, _ = layers()
     ours(torch.randn(2, 24))
     assert calls == [torch.float32]
