@@ -23,7 +23,8 @@ from omnimae.checkpoint import export, load_weights, save_file, to_plain
 from omnimae.config import load_config
 from omnimae.data.samplers import EvalSampler
 from omnimae.engine import LARS, frozen_model, knn
-from omnimae.engine.knn import _in_turn, _pooled
+from omnimae.engine.extraction import collect
+from omnimae.engine.knn import _pooled
 from omnimae.engine.reading import Readable
 from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.models import FrozenBackbone, LinearProbe
@@ -330,33 +331,22 @@ def knn_config(folder: Path, data: Path) -> Path:
 
 
 @pytest.mark.parametrize('world_size', [1, 2, 3, 5])
-@pytest.mark.parametrize('sizes', [(7,), (4, 4), (1, 5, 2)])
-def test_shares_of_the_ranks_come_back_in_order(sizes, world_size):
+@pytest.mark.parametrize('sizes', [(7,), (4, 4), (1, 5, 2), (1,)])
+def test_shares_of_the_ranks_come_back_in_order(sizes, world_size, monkeypatch):
     starts = np.cumsum([0, *sizes])
     dataset = type('Dataset', (), dict(starts=starts, skipped_rows=list))
-    shares = [list(EvalSampler(dataset=dataset, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    assert _in_turn(shares) == list(range(sum(sizes)))
-    assert len(shares[0]) - len(shares[-1]) <= 1  # what MMEngine's own way of collecting relies on
-
-
-def test_a_rank_without_samples_gathers_with_the_others(monkeypatch):
-    rows = torch.tensor([[1.0, 2.0]])
-    shares = [rows, torch.empty(0)]  # one sample, two ranks
-    monkeypatch.setattr(knn, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(knn, 'all_gather_object', lambda size: [(1, 2), (0, 0)])
-    sent = []
-    for share in shares:
-        monkeypatch.setattr(knn, 'all_gather', lambda padded: sent.append(padded) or [rows, torch.zeros(1, 2)])
-        assert torch.equal(knn._gather_in_turn(share), rows)
-    assert [tuple(padded.shape) for padded in sent] == [(1, 2), (1, 2)]
-
-
-def test_labels_of_some_samples_alone_are_refused():
-    batches = [dict(ids=['a', 'b'], labels=torch.tensor([1, 0])), dict(ids=['c'])]
-    loader = DataLoader(batches, batch_size=None)
-    batches = Readable(SimpleNamespace(), loader, 'val_dataloader', None)
-    with pytest.raises(ValueError, match='2 of 3 samples have labels. Give all sources labels'):
-        knn.extract(lambda batch: torch.zeros(len(batch['ids']), 4), batches)
+    rows = [list(EvalSampler(dataset=dataset, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    assert len(rows[0]) - len(rows[-1]) <= 1  # what MMEngine's own way of collecting relies on
+    batches = [[dict(ids=[str(x)], labels=torch.tensor([x])) for x in share] for share in rows]  # a rank may have none
+    shares = [collect(lambda batch: batch['labels'][:, None] * 2.0, share) for share in batches]
+    monkeypatch.setattr(knn, 'all_gather_object', lambda own: shares)
+    together = knn.extract(
+        lambda batch: batch['labels'][:, None],
+        Readable(SimpleNamespace(), DataLoader([], batch_size=None), 'loader', None),
+    )
+    assert together.ids.tolist() == [str(row) for row in range(sum(sizes))]
+    assert together.labels.tolist() == list(range(sum(sizes)))
+    assert together.features.tolist() == [[2.0 * row] for row in range(sum(sizes))]
 
 
 def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, capsys):

@@ -19,9 +19,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
-from torch import Tensor
 
 from omnimae.checkpoint import load_weights
 from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
@@ -30,14 +28,13 @@ from omnimae.engine import (
     digest,
     digest_of_data,
     dtype_of,
-    evaluating,
+    frozen_features,
     frozen_model,
     leave_distributed,
     setup_distributed,
     setup_environment,
     write_features,
 )
-from omnimae.structures import Batch
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -92,11 +89,6 @@ def main(words: Sequence[str] | None = None) -> None:
     load_weights(runner.model, args.checkpoint, complete=True)
     runner.model.eval()
 
-    def compute(batch: Batch) -> Tensor:
-        with evaluating(dtype_of(cfg), next(runner.model.parameters()).device):
-            samples = runner.model.test_step(batch)
-        return torch.stack([sample['features'] for sample in samples])
-
     built = runner.build_dataloader(loader, seed=runner.seed)
     origin = dict(
         weights=digest(runner.model),
@@ -105,6 +97,7 @@ def main(words: Sequence[str] | None = None) -> None:
         data=f'{digest_of_data(built.dataset)} {loader.dataset}',
     )
     key = ('test_cfg.' if args.data == 'bank' else '') + f'{args.data}_dataloader'
+    compute = frozen_features(runner.model, dtype_of(cfg))
     write_features(runner, compute, built, args.out, key=key, origin=origin, overwrite=args.overwrite)
     leave_distributed()
 

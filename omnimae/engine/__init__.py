@@ -2,7 +2,7 @@
 
 from .compat import leave_distributed, setup_distributed, setup_environment
 from .devices import choose_device
-from .extraction import digest, digest_of_data, frozen_model, write_features
+from .extraction import digest, digest_of_data, frozen_features, frozen_model, write_features
 from .folder import claim_folder
 from .hooks import (
     BrokenFileHook,
@@ -62,6 +62,7 @@ __all__ = [
     'digest_of_data',
     'dtype_of',
     'evaluating',
+    'frozen_features',
     'frozen_model',
     'leave_distributed',
     'setup_distributed',

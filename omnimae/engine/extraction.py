@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -28,6 +29,7 @@ from omnimae.structures import Batch
 from .compat import of_main_rank
 from .folder import lock, unlock
 from .hooks import lacking
+from .precision import device_of, evaluating
 from .reading import list_broken, naming_fatal_files
 
 SHARD_SIZE = 1024  # samples: 3 MB of ViT-B, 12 s of images at 80 a second
@@ -48,6 +50,31 @@ def frozen_model(model: dict) -> dict:
         norm=norm,
         data_preprocessor=dict(type='ClipPreprocessor', **statistics),
     )
+
+
+def frozen_features(model: BaseModel, dtype: str | None) -> Callable[[Batch], Tensor]:
+    """A FrozenBackbone, and the precision that it computes in -> a function: batch -> (B, D)."""
+
+    def compute(batch: Batch) -> Tensor:
+        with evaluating(dtype, device_of(model)):
+            samples = model.test_step(batch)
+        return torch.stack([sample['features'] for sample in samples])
+
+    return compute
+
+
+@torch.no_grad()
+def collect(compute: Callable[[Batch], Tensor], batches: Iterable[Batch]) -> Features:
+    """The features of all samples of some batches."""
+    ids: list[str] = []
+    labels: list[int] = []
+    features: list[Tensor] = []
+    for batch in batches:
+        ids += batch['ids']
+        labels += batch['labels'].tolist() if 'labels' in batch else []
+        features.append(compute(batch).float().cpu())
+    whole = torch.cat(features) if features else torch.empty(0, 0)
+    return Features(np.array(ids, str), np.array(labels, np.int64), whole.numpy())
 
 
 def write_features(
@@ -144,22 +171,18 @@ def _by_shard(loader: DataLoader, shards: Mapping[str, list[np.ndarray]]) -> Ite
         yield name, (next(batches) for _ in range(number))
 
 
-@torch.no_grad()
 def _shard(compute: Callable[[Batch], Tensor], batches: Iterator[Batch]) -> dict[str, np.ndarray]:
-    """What is stored of a shard: that of `Features`, and (files, 2) what could not be read and why."""
-    ids: list[str] = []
-    labels: list[int] = []
-    features: list[Tensor] = []
+    """The contents of a shard: those of `Features`, and (files, 2) paths and reasons of files that cannot be read."""
     broken: list[tuple[str, str]] = []
-    for batch in batches:
-        broken += batch['failures']
-        if batch['ids']:
-            ids += batch['ids']
-            labels += batch['labels'].tolist() if 'labels' in batch else []
-            features.append(compute(batch).float().cpu())
-    whole = torch.cat(features) if features else torch.empty(0, 0)
-    content = Features(np.array(ids, str), np.array(labels, np.int64), whole.numpy())
-    return {**content._asdict(), 'broken': np.array(broken, str).reshape(-1, 2)}
+
+    def readable() -> Iterator[Batch]:
+        for batch in batches:
+            broken.extend(batch['failures'])
+            if batch['ids']:
+                yield batch
+
+    content = collect(compute, readable())._asdict()
+    return {**content, 'broken': np.array(broken, str).reshape(-1, 2)}
 
 
 def _finish(runner: Runner, out: Path, folder: Path, shards: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather, all_gather_object, get_world_size
+from mmengine.dist import all_gather_object
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -20,60 +20,31 @@ from omnimae.evaluation import ClipAccuracy, Features, knn, knn_accuracy
 from omnimae.registry import HOOKS, LOOPS
 from omnimae.structures import Batch, pooled_views, require, unwrapped
 
+from .extraction import collect, frozen_features
 from .hooks import lacking
-from .precision import dtype_of, evaluating
+from .precision import device_of, dtype_of, evaluating
 from .reading import Readable
-from .testing import Evaluation, device_of
+from .testing import Evaluation
 
 
-@torch.no_grad()
 def extract(compute: Callable[[Batch], Tensor], batches: Readable) -> Features:
-    """Features of all samples that can be read, in their order in the data set, whole on every rank.
+    """Features of all samples that can be read, in the order of the data set, on every rank.
 
     Args:
         compute: a batch of the loader -> (B, D).
-        batches: of test samples, by an EvalSampler; with several ranks each has its share.
+        batches: of labelled samples, by an EvalSampler. With several ranks each has its share.
     """
-    ids: list[str] = []
-    labels: list[int] = []
-    features = []
-    for _, batch in batches:
-        ids += batch['ids']
-        labels += batch['labels'].tolist() if 'labels' in batch else []
-        features.append(compute(batch).float().cpu())
+    own = collect(compute, (batch for _, batch in batches))
     batches.finish()
-    together = [_in_turn(all_gather_object(part)) for part in (ids, labels)]
-    if len(together[1]) not in (0, len(together[0])):
-        raise ValueError(
-            f'{len(together[1])} of {len(together[0])} samples have labels. Give all sources labels, or extract them '
-            'one by one.'
-        )
-    whole = _gather_in_turn(torch.cat(features) if features else torch.empty(0))
-    return Features(np.array(together[0]), np.array(together[1], np.int64), whole.numpy())
+    return _in_turn(all_gather_object(own))
 
 
-def _in_turn(shares: Sequence[list]) -> list:
-    """Undo what EvalSampler did: the first of each rank, then the second of each, ... One that has none left is out."""
-    together = [item for share in shares for item in share]
-    return [together[place] for place in _turns([*map(len, shares)])]
-
-
-def _turns(sizes: Sequence[int]) -> list[int]:
-    """Sizes of shares -> where each item of `_in_turn` is in all of them one after the other."""
-    turns = [turn * len(sizes) + rank for rank, size in enumerate(sizes) for turn in range(size)]
-    return np.argsort(turns).tolist()
-
-
-def _gather_in_turn(share: Tensor) -> Tensor:
-    """(rows of this rank, D) -> (rows of all, D), in turn."""
-    if get_world_size() == 1:
-        return share
-    sizes, dims = zip(*all_gather_object((len(share), share.shape[-1])), strict=True)
-    padded = share.new_zeros(max(sizes), max(dims))  # a rank without rows does not know D
-    if len(share):
-        padded[: len(share)] = share
-    parts = [part[:size] for part, size in zip(all_gather(padded), sizes, strict=True)]
-    return torch.cat(parts)[_turns(sizes)]
+def _in_turn(shares: Sequence[Features]) -> Features:
+    """Undo EvalSampler: the first sample of each rank, then the second of each, and so on."""
+    shares = [share for share in shares if len(share.ids)]  # features of no sample have no width
+    turns = np.concatenate([np.arange(len(share.ids)) for share in shares])
+    order = np.argsort(turns, kind='stable')
+    return Features(*(np.concatenate(parts)[order] for parts in zip(*shares, strict=True)))
 
 
 @LOOPS.register_module()
@@ -120,6 +91,7 @@ class KNNTestLoop(Evaluation, MMEngineTestLoop):
         self.runner.model.eval()
         self.runner.logger.info(f'Features of the bank, {len(self.bank_dataloader.dataset)} samples:')
         batches = Readable(self.runner, self.bank_dataloader, 'test_cfg.bank_dataloader', 'k-NN')
+        self._features = frozen_features(self.runner.model, self.dtype)
         bank = extract(self._features, batches)
         self.bank, self.labels = (torch.from_numpy(part).to(device_of(self.runner.model)) for part in bank[:0:-1])
         return super().run()
@@ -130,11 +102,6 @@ class KNNTestLoop(Evaluation, MMEngineTestLoop):
         votes = knn(features, self.bank, self.labels, self.num_classes, k=self.k, temperature=self.temperature)
         scores = votes.masked_fill(votes == 0, -torch.inf)  # a class without a vote is in no top k
         return [dict(scores=row, probabilities=share) for row, share in zip(scores, votes, strict=True)]
-
-    def _features(self, batch: Batch) -> Tensor:
-        with evaluating(self.dtype, device_of(self.runner.model)):
-            samples = self.runner.model.test_step(batch)
-        return torch.stack([sample['features'] for sample in samples])
 
 
 @HOOKS.register_module()

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
 DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -25,6 +26,11 @@ def evaluating(dtype: str | None, device: torch.device | str) -> AbstractContext
     """
     wanted, device_type = DTYPES[dtype], torch.device(device).type
     return nullcontext() if wanted is None or not computes(wanted, device_type) else torch.autocast(device_type, wanted)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's parameters."""
+    return next(model.parameters()).device
 
 
 def computes(dtype: torch.dtype, device_type: str) -> bool:

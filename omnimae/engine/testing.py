@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
 
 import torch
 from mmengine.dist import master_only
@@ -12,18 +11,17 @@ from mmengine.runner import Runner
 from mmengine.runner import TestLoop as MMEngineTestLoop
 from mmengine.runner import ValLoop as MMEngineValLoop
 from mmengine.runner.loops import _parse_losses, _update_losses
-from torch import nn
 from torch.utils.data import DataLoader
 
 from omnimae.registry import LOOPS
 from omnimae.structures import Batch
 
-from .precision import dtype_of, evaluating
+from .precision import device_of, dtype_of, evaluating
 from .reading import Readable, judge_of
 
 
 class EvaluationRunner(Runner):
-    """A Runner that does not train: its config goes beside its log, and that of a training in the folder stays."""
+    """A Runner that does not train. It writes its config beside its log and keeps the training's config."""
 
     @master_only
     def dump_config(self) -> None:
@@ -32,9 +30,14 @@ class EvaluationRunner(Runner):
 
 
 class Evaluation:
-    """What the loops below share: files that cannot be read are left out, or refused on all ranks at the end."""
+    """What the loops below share.
+
+    Files that cannot be read are listed. They are left out if no metric needs every sample. Otherwise the evaluation
+    fails, on all ranks, at its end.
+    """
 
     mode: str
+    fp16: bool
     runner: Runner
     dataloader: DataLoader
     evaluator: Evaluator
@@ -62,43 +65,21 @@ class Evaluation:
         return metrics
 
     def predict(self, batch: Batch) -> list:
-        """What the model makes of the samples of a batch."""
-        raise NotImplementedError
+        """Evaluate the samples of one batch, in the precision that the recipe trains in."""
+        dtype = 'float16' if self.fp16 else dtype_of(self.runner.cfg)
+        with evaluating(dtype, device_of(self.runner.model)):
+            return getattr(self.runner.model, f'{self.mode}_step')(batch)
 
 
 @LOOPS.register_module()
 class ValLoop(Evaluation, MMEngineValLoop):
-    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in.
-
-    Where no metric needs every sample, those that cannot be read are left out and listed, see `Readable`.
-    """
+    """MMEngine's ValLoop, with the same options. See `Evaluation` and `Readable`."""
 
     mode = 'val'
-
-    def predict(self, batch: Batch) -> list:
-        """Validate one batch."""
-        with _predicting(self):
-            return self.runner.model.val_step(batch)
 
 
 @LOOPS.register_module()
 class TestLoop(Evaluation, MMEngineTestLoop):
-    """MMEngine's, by the same name and with the same options, which predicts in what the recipe trains in.
-
-    Where no metric needs every sample, those that cannot be read are left out and listed, see `Readable`.
-    """
+    """MMEngine's TestLoop, with the same options. See `Evaluation` and `Readable`."""
 
     mode = 'test'
-
-    def predict(self, batch: Batch) -> list:
-        """Test one batch."""
-        with _predicting(self):
-            return self.runner.model.test_step(batch)
-
-
-def _predicting(loop: ValLoop | TestLoop) -> AbstractContextManager:
-    return evaluating('float16' if loop.fp16 else dtype_of(loop.runner.cfg), device_of(loop.runner.model))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
