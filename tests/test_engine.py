@@ -589,6 +589,9 @@ param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
     log = next((tmp_path / 'work').rglob('*.log')).read_text()
     effective = 'Effective batch: 8 = 2 per rank x 1 ranks x 4 accumulated micro-batches; '
     assert f'{effective}3 optimizer steps per epoch, 6 in all.' in log
+    assert log.count('parameters: lr 0.001, weight decay ') == len(runner.optim_wrapper.param_groups)
+    assert 'paramwise_options' not in log  # MMEngine's hundreds of lines
+    assert 'before_train_iter' not in log
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -399,6 +399,8 @@ def test_two_ranks_test_like_one_to_the_last_sample(data, tmp_path, pretrained, 
     words = [config, pretrained, '--launcher', 'pytorch', '--out', tmp_path / 'two.json']
     ranks = run_ranks(TOOLS / 'test.py', *words, output=tmp_path, cwd=tmp_path)
     assert [rank.returncode for rank in ranks] == [0, 0], ranks[0].stderr[-2000:]
+    assert not (tmp_path / '.dist_test').exists()
+    assert not [*tmp_path.rglob('collected')]  # where the ranks exchanged results
     one = build_runner(config, tmp_path / 'one', {'test_evaluator.out_file': str(tmp_path / 'one.npz')})
     load_weights(one.model, pretrained)
     metrics = one.test()

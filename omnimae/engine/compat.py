@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 import mmengine.hooks.checkpoint_hook as checkpoint_hook_module
+import mmengine.optim.optimizer.default_constructor as constructor_module
 import mmengine.runner.checkpoint as checkpoint_module
 import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
@@ -82,6 +83,9 @@ def apply_patches() -> None:
     runner_module.find_latest_checkpoint = checkpoint_to_resume
     runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
     runner_module.get_device = choose_device  # MMEngine takes any accelerator that it knows, also what nobody tried
+    # MMEngine logs each parameter with its options, and 140 lines of which hook is called when.
+    constructor_module.print_log = log_no_options
+    Runner.get_hooks_info = lambda runner: ', '.join(type(hook).__name__ for hook in runner.hooks)
     for method in (save_checkpoint, register_default_hooks, build_param_scheduler, _init_model_weights):
         setattr(Runner, method.__name__, method)
 
@@ -283,6 +287,12 @@ def build_param_scheduler(runner: Runner, scheduler: Any) -> Any:
             'one. Give optim_wrapper.optimizer.lr, or param_scheduler=None.'
         )
     return _build_param_scheduler(runner, scheduler)
+
+
+def log_no_options(message: str, *args: Any, **options: Any) -> None:
+    """As MMEngine's ``print_log``, without one line for each option of each parameter."""
+    if not message.startswith('paramwise_options'):
+        print_log(message, *args, **options)
 
 
 class FileClientIfAsked:

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,13 @@ class ThroughputHook(Hook):
             f'Effective batch: {" = ".join([str(sampler.global_batch_size), *dict.fromkeys(cuts)])}; '
             f'{len(runner.train_dataloader)} optimizer steps per epoch, {runner.max_iters} in all.'
         )
+        sizes: Counter[str] = Counter()
+        for group in runner.optim_wrapper.param_groups:
+            values = {'lr': group.get('initial_lr', group.get('lr')), 'weight decay': group.get('weight_decay')}
+            text = ', '.join(f'{key} {x:.4g}' for key, x in values.items() if x is not None)
+            sizes[text] += sum(x.numel() for x in group['params'])
+        lines = ''.join(f'\n  {size:,} parameters: {options}' for options, size in sizes.items())
+        runner.logger.info(f'Optimizer groups:{lines}')
 
     def after_train_iter(
         self,

@@ -48,6 +48,9 @@ class Evaluation:
         runner.call_hook(f'before_{mode}')
         runner.call_hook(f'before_{mode}_epoch')
         runner.model.eval()
+        for metric in self.evaluator.metrics:
+            if getattr(metric, 'collect_dir', '') is None:  # MMEngine would take .dist_test/ in the current folder
+                metric.collect_dir = os.path.join(runner.log_dir, 'collected')
         batches = Readable(runner, self.dataloader, f'{mode}_dataloader', judge_of(self.evaluator.metrics))
         losses: dict = {}
         for number, batch in batches:
