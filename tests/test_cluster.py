@@ -27,7 +27,7 @@ from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, wr
 from torch.distributed import HashStore, TCPStore
 
 from omnimae.engine import folder, heartbeat
-from omnimae.engine.compat import _translate_slurm
+from omnimae.engine.distributed import _translate_slurm
 from omnimae.engine.heartbeat import Heartbeat
 from omnimae.meeting import ROUND, connect, meet, unreachable
 from omnimae.registry import HOOKS
@@ -538,7 +538,7 @@ def test_a_run_that_is_started_again_at_once_begins_as_it_was_told(tmp_path: Pat
     first = tmp_path / 'first.pth'
     first.touch()
     cfg = Config(dict(work_dir=str(tmp_path / 'work'), load_from=str(first), **begins))
-    assert f'so the training begins with {first}.' in folder.claim_folder(cfg, go_on=True)
+    assert f'so the training starts with {first}.' in folder.claim_folder(cfg, go_on=True)
     assert (cfg.get('resume', False), cfg.load_from) == (bool(begins), str(first))
     (tmp_path / 'work' / 'preempted.pth').touch()
     assert folder.claim_folder(cfg, go_on=True) is None
@@ -940,7 +940,7 @@ def test_a_step_is_saved_while_the_gpu_waits(tmp_path: Path, monkeypatch: pytest
         torch.testing.assert_close(ours[f'module.{name}'], weight, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize('place', sorted({*heartbeat.DOINGS, *heartbeat.WAITS}), ids=str)
+@pytest.mark.parametrize('place', sorted({*heartbeat.ACTIVITIES, *heartbeat.WAITS}), ids=str)
 def test_what_a_rank_does_is_known_by_functions_that_exist(place):
     file, function = place
     package, _, rest = file.partition('/')

@@ -16,7 +16,7 @@ from torch.distributed import HashStore
 
 from omnimae.apis import get_model
 from omnimae.config import load_config
-from omnimae.engine import AutocastOptimWrapper, choose_device, compat, devices, setup_distributed
+from omnimae.engine import AutocastOptimWrapper, choose_device, compat, devices, distributed, setup_distributed
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +36,8 @@ class Meeting:
         monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
         monkeypatch.setattr(torch.cuda, 'set_device', lambda index: setattr(self, 'device', index))
         monkeypatch.setattr(torch.distributed, 'init_process_group', self._meet)
-        monkeypatch.setattr(compat, 'meet', lambda seconds: (HashStore(), ['here', 'here']))
-        monkeypatch.setattr(compat.heartbeat, 'begin', lambda *_, **options: setattr(self, 'watch', options))
+        monkeypatch.setattr(distributed, 'meet', lambda seconds: (HashStore(), ['here', 'here']))
+        monkeypatch.setattr(distributed.heartbeat, 'begin', lambda *_, **options: setattr(self, 'watch', options))
         for name, value in dict(RANK=1, LOCAL_RANK=1, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2).items():
             monkeypatch.setenv(name, str(value))
 
@@ -89,8 +89,8 @@ def test_sources_of_other_modalities_use_a_part_of_the_model_each():
         head = dict(rgb=dict(type='CrossAttentionHead'), depth=dict(type='CrossAttentionHead'))
         return Config(dict(model=dict(head=head), train_dataloader=dict(dataset=dict(sources=sources))))
 
-    assert not compat.parts_vary(config(('rgb', 'depth'), ('depth', 'rgb')))
-    assert compat.parts_vary(config(('rgb', 'depth'), ('rgb',)))
+    assert not distributed.parts_vary(config(('rgb', 'depth'), ('depth', 'rgb')))
+    assert distributed.parts_vary(config(('rgb', 'depth'), ('rgb',)))
 
 
 @pytest.mark.parametrize('gpus', [0, 2])

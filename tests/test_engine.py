@@ -36,7 +36,8 @@ from torch import Tensor, nn
 from omnimae import registry
 from omnimae.checkpoint import load_file, load_weights
 from omnimae.config import load_config
-from omnimae.engine.hooks import BrokenFileHook, EMAHook, HeadSizeHook, LabelHook, StepSeedHook
+from omnimae.engine.hooks import BrokenFileHook, EMAHook, StepSeedHook
+from omnimae.engine.labels import HeadSizeHook, LabelHook
 from omnimae.engine.optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR, warmup_cosine
 from omnimae.engine.saving import PlainCheckpointHook
 from omnimae.evaluation import ClipAccuracy, SegmentationScore, load_scores
@@ -589,7 +590,8 @@ param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
     log = next((tmp_path / 'work').rglob('*.log')).read_text()
     effective = 'Effective batch: 8 = 2 per rank x 1 ranks x 4 accumulated micro-batches; '
     assert f'{effective}3 optimizer steps per epoch, 6 in all.' in log
-    assert log.count('parameters: lr 0.001, weight decay ') == len(runner.optim_wrapper.param_groups)
+    assert log.count(' parameters: lr ') == len(runner.optim_wrapper.param_groups)
+    assert '  6,912 parameters: lr 0.0004219, weight decay 0.05' in log  # two layers below the head: 0.75**3
     assert 'paramwise_options' not in log  # MMEngine's hundreds of lines
     assert 'before_train_iter' not in log
 
@@ -922,7 +924,7 @@ def test_classes_that_never_occur_are_named_once():
     train, val = runner.said
     assert train.startswith(
         'train_dataloader: 8 of 1000 classes never occur: class 992, class 993, class 994, class 995, class 996 and 3 '
-        'more. If that is not meant, check num_classes and the labels'
+        'more. If this is not intended, check num_classes and the labels'
     )
     assert val.startswith('val_dataloader: 1 of 1000 classes never occur: class 999. If')
     runner = labelled_runner(3, [1, 2], [0, 1, 2], names=('cat', 'dog', 'fox'))

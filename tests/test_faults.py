@@ -278,7 +278,7 @@ def test_checkpoints_elsewhere_belong_to_one_run_too(tmp_path: Path, is_noted: b
 
 @pytest.mark.parametrize('place', ['/proc/work', '/dev/full/work'])
 def test_a_folder_that_cannot_be_written_is_named(place: str):
-    with pytest.raises(ValueError, match=rf'^{place} cannot be written \(.*\)\. Make room there, or give ano'):
+    with pytest.raises(ValueError, match=rf'^{place} cannot be written \(.*\)\. Free some space, or give ano'):
         claim(Path(place))
 
 

@@ -337,5 +337,5 @@ def test_a_full_disk_costs_lines_of_logs_and_says_which(config: Path, tmp_path: 
     assert [json.loads(line)['step'] for line in lines] == [1, 5, 6]
     said = ''.join(capsys.readouterr())
     for place in (Path(runner.log_dir, f'{runner.timestamp}.log'), lines and 'scalars.json', 'vis_data'):
-        assert said.count(f'{place} cannot be written (File too large). Training goes on') == 1, place
+        assert said.count(f'{place} cannot be written (File too large). Training continues') == 1, place
     assert 'Logging error' not in said

@@ -1,16 +1,15 @@
 """What MMEngine's Runner needs from us: optimizer and schedule, train loop, hooks, checkpoints, workarounds."""
 
-from .compat import leave_distributed, setup_distributed, setup_environment
+from .compat import setup_environment
 from .devices import choose_device
+from .distributed import leave_distributed, setup_distributed
 from .extraction import digest, digest_of_data, frozen_features, frozen_model, write_features
 from .folder import claim_folder
 from .hooks import (
     BrokenFileHook,
     EarlyStoppingHook,
     EMAHook,
-    HeadSizeHook,
     IterTimerHook,
-    LabelHook,
     LoggerHook,
     PredictionHook,
     ReconstructionHook,
@@ -19,12 +18,13 @@ from .hooks import (
     ThroughputHook,
 )
 from .knn import KNNHook, KNNTestLoop
+from .labels import HeadSizeHook, LabelHook
 from .loops import EpochTrainLoop
 from .optim import LARS, AutocastOptimWrapper, LayerDecayConstructor, WarmupCosineLR
 from .precision import dtype_of, evaluating
-from .rescue import RescueHook
+from .preemption import PreemptionHook, RescueHook
 from .resuming import ResumeHook
-from .saving import CheckpointHook, ExportHook, PlainCheckpointHook, PreemptionHook
+from .saving import CheckpointHook, ExportHook, PlainCheckpointHook
 from .testing import EvaluationRunner, TestLoop, ValLoop
 
 __all__ = [

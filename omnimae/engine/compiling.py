@@ -1,4 +1,4 @@
-"""torch.compile of what a training step spends its time on: the loss of a whole micro-batch and its gradient."""
+"""torch.compile of the loss of a whole micro-batch and its gradient, in which training spends its time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 
 def compile_loss(model: nn.Module, options: bool | Mapping[str, Any] | None) -> bool:
-    """Compile in place what ``model(..., mode='loss')`` computes in training; ``options`` are those of torch.compile.
+    """Compile in place what ``model(..., mode='loss')`` computes in training. ``options`` are those of torch.compile.
 
-    That makes one graph for each modality. Everything else runs as it is: evaluation, and micro-batches smaller than
-    the largest so far of their modality, which end every pass over a source; a graph for each of their sizes would take
-    longer than they do. So the sources of a modality should have one batch size. Masks are drawn outside the graph and
-    DropPath draws from PyTorch's generator, so both are those of a training that is not compiled. Names of parameters
-    stay, and a copy of the model is not compiled.
+    This makes one graph for each modality. Evaluation is not compiled. Nor are micro-batches smaller than the largest
+    so far of their modality, as at the end of a pass over a source: compiling for each size would take longer. So the
+    sources of a modality should have one batch size. Masks are drawn outside the graph, and DropPath uses PyTorch's
+    generator, so both are the same with and without compilation. Parameters keep their names. A copy of the model is
+    not compiled.
 
     Returns:
         Whether anything is compiled.
@@ -33,20 +33,20 @@ def compile_loss(model: nn.Module, options: bool | Mapping[str, Any] | None) -> 
     if given.get('backend', 'inductor') == 'inductor':
         if next(model.parameters()).device.type == 'cpu':
             _check_compiler()
-        from torch._inductor import config as inductor  # half a second that only this needs
+        from torch._inductor import config as inductor  # takes half a second
 
-        inductor.fallback_random = True  # else it has random numbers of its own
+        inductor.fallback_random = True  # else it draws other random numbers
     if any(getattr(module, 'grad_checkpointing', False) for module in model.modules()):
         from torch._dynamo import config as dynamo
 
-        # It cuts a graph within DDP, to send gradients earlier, and fails where there is activation checkpointing.
+        # In DDP it would split the graph to send gradients earlier, which fails with activation checkpointing.
         dynamo.optimize_ddp = False
     model._compiled_call_impl = _CompiledLoss(model, given)  # type: ignore[assignment]  # where Module.compile puts it
     return True
 
 
 class _CompiledLoss:
-    """What a compiled model calls in place of its ``forward`` and its hooks."""
+    """A compiled model calls this in place of its ``forward`` and its hooks."""
 
     def __init__(self, model: Any, options: dict[str, Any]) -> None:
         self.model = model
@@ -69,7 +69,7 @@ class _CompiledLoss:
 
 
 def _check_compiler() -> None:
-    """Refuse to begin where TorchInductor lacks its compiler for CPUs; for GPUs Triton says so itself."""
+    """Raise before training if TorchInductor lacks its compiler for CPUs. For GPUs Triton does so itself."""
     name = os.environ.get('CXX') or ('clang++' if sys.platform == 'darwin' else 'g++')
     if sys.platform != 'win32' and shutil.which(name) is None:
         raise ValueError(

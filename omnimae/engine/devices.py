@@ -1,7 +1,4 @@
-"""The device that everything computes on, and what keeps a run from a GPU that is there.
-
-Tools, Runner and ``omnimae.apis`` all ask here. Only the CPU and CUDA have ever been run.
-"""
+"""The device for tools, Runner and ``omnimae.apis``, and why a GPU cannot be used. Only CPU and CUDA are tested."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-# one entry for each NVIDIA GPU of the machine
+# folder, pattern: one entry for each NVIDIA GPU of the machine
 _CARDS = (Path('/proc/driver/nvidia/gpus'), '*'), (Path('/dev'), 'nvidia[0-9]*')
 _DRIVER = Path('/proc/driver/nvidia/version')
 
@@ -22,7 +19,7 @@ _DRIVER = Path('/proc/driver/nvidia/version')
 def choose_device() -> str:
     """The device named by the environment variable ``OMNIMAE_DEVICE``, else 'cuda' where PyTorch has a GPU, else 'cpu'.
 
-    Others, as Apple's 'mps', are never taken by themselves: nothing of ours was run on them.
+    Others, such as Apple's 'mps', are untested and never chosen automatically.
 
     Raises:
         RuntimeError: the machine has a GPU, PyTorch cannot use it, and nobody asked for the CPU.
@@ -38,7 +35,7 @@ def choose_device() -> str:
 def _checked(name: str) -> str:
     try:
         is_kind = torch.device(name).index is None
-    except RuntimeError:  # how PyTorch says that it knows none of that name
+    except RuntimeError:  # PyTorch does not know the name
         is_kind = False
     if not is_kind:
         raise ValueError(
@@ -50,7 +47,7 @@ def _checked(name: str) -> str:
 
 @cache
 def _refuse_idle_card(visible: str | None) -> None:
-    """Raise if a GPU would stay idle, although ``CUDA_VISIBLE_DEVICES`` does not say so."""
+    """Raise if a GPU would stay idle, unless ``CUDA_VISIBLE_DEVICES`` asks for that."""
     if visible is not None and not re.match(r'\s*(\d|GPU-|MIG-)', visible):  # '', '-1', Slurm's 'NoDevFiles'
         return
     if not _has_card():
@@ -74,7 +71,7 @@ def _refuse_idle_card(visible: str | None) -> None:
 def _has_card() -> bool:
     if any(any(folder.glob(pattern)) for folder, pattern in _CARDS):
         return True
-    command = shutil.which('nvidia-smi')  # all there is under WSL
+    command = shutil.which('nvidia-smi')  # the only sign under WSL
     try:
         return command is not None and not subprocess.run([command, '-L'], capture_output=True, timeout=20).returncode
     except (OSError, subprocess.TimeoutExpired):
@@ -82,7 +79,7 @@ def _has_card() -> bool:
 
 
 def _reason() -> str:
-    """Why PyTorch has no GPU, in its own words, as one sentence."""
+    """PyTorch's own reason for not using the GPU, as one sentence."""
     try:
         torch.cuda.init()
     except Exception as error:  # RuntimeError, AssertionError, DeferredCudaCallError

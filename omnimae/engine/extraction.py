@@ -1,7 +1,7 @@
-"""Frozen features of a data set as files: written as they come, shared among ranks, gone on with after a kill.
+"""Frozen features of a data set in files, computed by several ranks, continued after a kill.
 
-Features are written in shards of consecutive samples. A shard that is there is whole, so what a run that was killed
-has left to do are the shards that are missing, on any number of ranks.
+Features are written in shards of consecutive samples. A shard that exists is complete. So after a kill only the missing
+shards remain to be computed, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from omnimae.evaluation.npz import join_npz, read_npz, write_npz
 from omnimae.registry import MODELS
 from omnimae.structures import Batch
 
-from .compat import of_main_rank
+from .distributed import of_main_rank
 from .folder import lock, unlock
-from .hooks import lacking
+from .labels import lacking
 from .precision import device_of, evaluating
 from .reading import list_broken, naming_fatal_files
 
@@ -36,14 +36,14 @@ SHARD_SIZE = 1024  # samples: 3 MB of ViT-B, 12 s of images at 80 a second
 
 
 def frozen_model(model: dict) -> dict:
-    """The config of any model of ours -> that of its backbone alone, with the norm that its features have.
+    """The config of any of our models -> that of its backbone alone, with the norm of the model's features.
 
-    Of several modalities it sees RGB.
+    A model of several modalities takes RGB.
     """
     norm = model.get('norm', getattr(MODELS.get(model['type']), 'feature_norm', 'token'))
     preprocessor = model.get('data_preprocessor') or {}
-    colours = (preprocessor.get('modalities') or {}).get('rgb', preprocessor)
-    statistics = {key: value for key, value in colours.items() if key in ('mean', 'std')}
+    rgb = (preprocessor.get('modalities') or {}).get('rgb', preprocessor)
+    statistics = {key: value for key, value in rgb.items() if key in ('mean', 'std')}
     return dict(
         type='FrozenBackbone',
         backbone=model['backbone'],
@@ -53,7 +53,7 @@ def frozen_model(model: dict) -> dict:
 
 
 def frozen_features(model: BaseModel, dtype: str | None) -> Callable[[Batch], Tensor]:
-    """A FrozenBackbone, and the precision that it computes in -> a function: batch -> (B, D)."""
+    """A FrozenBackbone and its precision -> a function: batch -> (B, D)."""
 
     def compute(batch: Batch) -> Tensor:
         with evaluating(dtype, device_of(model)):
@@ -88,17 +88,17 @@ def write_features(
     overwrite: bool = False,
     shard_size: int = SHARD_SIZE,
 ) -> None:
-    """Features of the samples that can be read, in their order in the data set, as .npz: see `load_features`.
+    """Write the features of all readable samples, in the order of the data set, as .npz: see `load_features`.
 
     Args:
-        runner: says where the log goes, and the list of files that cannot be read.
+        runner: has the log and the work directory, which gets the list of unreadable files.
         compute: a batch of the loader -> (B, D).
-        loader: of test samples by an EvalSampler; its rows are shared out anew.
+        loader: of test samples by an EvalSampler. Its rows are distributed again.
         out: a file that ends in .npz, or a folder, which keeps the shards.
         key: of the loader in the config.
-        origin: what the features depend on, name -> text. Shards of another origin are no part of these.
-        overwrite: begin anew, whatever shards there are.
-        shard_size: samples in a file; of shards that are there it is theirs.
+        origin: what the features depend on, name -> text. Existing shards of another origin are refused.
+        overwrite: ignore existing shards.
+        shard_size: samples in a file. Existing shards keep their size.
     """
     names = lacking(loader.dataset)
     if names and len(names) < len(loader.dataset.names):  # type: ignore[attr-defined]
@@ -108,7 +108,7 @@ def write_features(
     rows = type(sampler)(dataset=loader.dataset, rank=0, world_size=1).shares
     shards = _begin(folder, rows, dict(origin), overwrite, shard_size)
     missing = [name for name in shards if not (folder / name).exists()]
-    barrier()  # all have looked before the first is written
+    barrier()  # all ranks have listed the missing shards before the first is written
     if len(missing) < len(shards):
         runner.logger.info(f'Going on in {folder}: {len(shards) - len(missing)} of {len(shards)} shards are there.')
     own = missing[get_rank() :: get_world_size()]
@@ -127,7 +127,7 @@ def write_features(
 def _begin(
     folder: Path, rows: Sequence[np.ndarray], origin: dict[str, str], overwrite: bool, shard_size: int
 ) -> dict[str, list[np.ndarray]]:
-    """Name -> rows of each shard, by source; the main rank prepares the folder."""
+    """Name -> rows of each shard, by source. The main rank prepares the folder."""
     share = -(-sum(map(len, rows)) // get_world_size())
     size = of_main_rank(lambda: _prepare(folder, origin, overwrite, min(shard_size, share)))
     cuts = np.cumsum([0, *map(len, rows)])
@@ -140,10 +140,10 @@ def _begin(
 
 
 def _prepare(folder: Path, origin: dict[str, str], overwrite: bool, shard_size: int) -> int:
-    """Make the folder, or find what is there to be of this origin; return the size of shards."""
+    """Make the folder, or check that its shards have this origin. Returns the size of a shard."""
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder.resolve(), '--out')
-    for unfinished in folder.glob('*.npz.*.tmp'):  # of a run that was killed
+    for unfinished in folder.glob('*.npz.*.tmp'):  # left by a killed run
         unfinished.unlink()
     index, found = folder / INDEX, sorted(folder.glob('features_*.npz'))
     if overwrite:
@@ -157,13 +157,13 @@ def _prepare(folder: Path, origin: dict[str, str], overwrite: bool, shard_size: 
     known = json.loads(index.read_text()) if index.exists() else dict(origin={})
     if others := [name for name, text in origin.items() if known['origin'].get(name) != text]:
         raise ValueError(
-            f'{folder} has features of other {" and ".join(others)}. Give another --out, or begin anew by --overwrite.'
+            f'{folder} has features of other {" and ".join(others)}. Give another --out, or recompute by --overwrite.'
         )
     return known['shard_size']
 
 
 def _by_shard(loader: DataLoader, shards: Mapping[str, list[np.ndarray]]) -> Iterator[tuple[str, Iterator[Batch]]]:
-    """The batches of each shard; no batch has samples of two, because the shares of the sampler are theirs."""
+    """The batches of each shard. No batch has samples of two shards, because the sampler's shares are the shards."""
     batches = iter(loader)
     batch_size = loader.batch_sampler.batch_size  # type: ignore[union-attr]
     for name, pieces in shards.items():
@@ -186,11 +186,11 @@ def _shard(compute: Callable[[Batch], Tensor], batches: Iterator[Batch]) -> dict
 
 
 def _finish(runner: Runner, out: Path, folder: Path, shards: list[str]) -> None:
-    """Count what there is; write the index of the folder, or the one file in its place."""
+    """Count the features. Write the index of the folder, or join the shards into one file."""
     if missing := [name for name in shards if not (folder / name).exists()]:
         raise ValueError(
-            f'{folder} lacks {len(missing)} of {len(shards)} shards, first {missing[0]}. Machines that do not share a '
-            'disk write each to its own: give --out a place that all ranks see, and run it again.'
+            f'{folder} lacks {len(missing)} of {len(shards)} shards, first {missing[0]}. Machines without a shared '
+            'disk write to their own. Give --out a place that all ranks see, and run it again.'
         )
     broken: dict[str, str] = {}
     sizes, width = [], 0
@@ -222,7 +222,7 @@ def _finish(runner: Runner, out: Path, folder: Path, shards: list[str]) -> None:
 
 
 def digest(model: nn.Module) -> str:
-    """A short name of what a model's weights are."""
+    """A hash of a model's weights."""
     found = hashlib.blake2b(digest_size=16)
     for name, value in sorted(model.state_dict().items()):
         found.update(name.encode())
@@ -231,6 +231,6 @@ def digest(model: nn.Module) -> str:
 
 
 def digest_of_data(dataset: Any) -> str:
-    """A short name of which samples a mixture has, in their order, and which of them are skipped."""
+    """A hash of the samples of a MixedDataset, their order, and which of them are skipped."""
     said = json.dumps([dataset.fingerprint(), dataset.skipped_rows()])
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()

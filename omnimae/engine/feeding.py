@@ -1,4 +1,4 @@
-"""The way of batches from the loader to the device, on a GPU beside its work on others."""
+"""Batches on their way from the loader to the device. A GPU copies one while it computes another."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from omnimae.structures import with_clips
 class Feed:
     """The micro-batches of each step, first on the host, then one after the other on the device.
 
-    On a GPU a stream of its own copies the next micro-batch while one is computed. After the last of a step that is the
-    first of the next step: the loop calls `look_ahead` before it waits for the device. The host need not wait for a
-    copy if batches are pinned (``train_dataloader.pin_memory=True``). On other devices nothing is done ahead.
+    On a GPU a separate stream copies the next micro-batch while one is computed. After the last one of a step the loop
+    calls `look_ahead`, which copies the first one of the next step, before it waits for the device. The host does not
+    wait for a copy if batches are pinned (``train_dataloader.pin_memory=True``). Other devices copy nothing ahead.
 
     Args:
         steps: from the loader.
-        preprocessor: of the model; its ``move`` checks on the host what has to be read there, and copies.
+        preprocessor: of the model. Its ``move`` checks values on the host, then copies the batch.
 
     Attributes:
-        seconds_ahead: that `look_ahead` waited for the loader.
-        is_waiting: for the loader, so that WaitEnded may be raised.
+        seconds_ahead: how long `look_ahead` waited for the loader.
+        is_waiting: whether it waits for the loader now, so that WaitEnded may be raised.
     """
 
     def __init__(self, steps: Iterator[list[dict[str, Any]]], preprocessor: Any) -> None:
         self.steps = steps
         self.preprocessor = preprocessor
-        on_gpu = hasattr(preprocessor, 'move') and preprocessor.device.type == 'cuda'  # others do as they do
+        on_gpu = hasattr(preprocessor, 'move') and preprocessor.device.type == 'cuda'
         self.stream = torch.cuda.Stream(preprocessor.device) if on_gpu else None
         self.seconds_ahead = 0.0
         self.is_waiting = False
         self._ahead: list[dict[str, Any]] | None = None  # the next step
-        self._error: StorageAwayError | None = None  # in its place
+        self._error: StorageAwayError | None = None  # in place of the next step
         self._first: dict[str, Any] = {}  # its first micro-batch, as it was sent
         self._sent: dict[str, Any] = {}
 
@@ -52,10 +52,7 @@ class Feed:
         return self._wait_for_step() if ahead is None else ahead
 
     def take(self, batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Copies of a step's micro-batches, to be changed at will. The first may be on the device already.
-
-        What a hook has replaced in it since then is not.
-        """
+        """Shallow copies of a step's micro-batches. The first may be on the device, but not a hook's replacements."""
         taken: list[dict[str, Any]] = [with_clips(batch) for batch in batches]
         if self._sent:
             self._wait()
@@ -64,7 +61,7 @@ class Feed:
         return taken
 
     def on_device(self, batches: Sequence[dict[str, Any]]) -> Iterator[Any]:
-        """Each micro-batch with what the model takes of it on the device, while the next one is on its way."""
+        """Each micro-batch with the model's inputs on the device. The next one is copied meanwhile."""
         if self.stream is None:
             yield from batches
             return
@@ -75,13 +72,13 @@ class Feed:
             yield here
 
     def look_ahead(self) -> None:
-        """Get the next step and send its first micro-batch, while the device computes this one."""
+        """Read the next step and send its first micro-batch, while the device computes this one."""
         if self.stream is None:
             return
         begin = time.time()
         try:
             self._ahead = self._wait_for_step()
-        except (StopIteration, WaitEnded):  # the step that is computed comes to its end
+        except (StopIteration, WaitEnded):  # the current step is still completed
             self._ahead = None
         except StorageAwayError as error:  # after this step
             self._error = error
@@ -102,11 +99,11 @@ class Feed:
             sent = self.preprocessor.move(batch)
         for x in tree_leaves(sent):
             if isinstance(x, Tensor):
-                x.record_stream(torch.cuda.current_stream())  # or its memory were free when this stream is done
+                x.record_stream(torch.cuda.current_stream())  # else its memory is free when this stream is done
         return sent
 
     def _wait(self) -> None:
-        """The device waits for what was sent; the host does not."""
+        """Let the device, not the host, wait for the copies."""
         torch.cuda.current_stream().wait_stream(self.stream)  # type: ignore[arg-type]  # there is one
 
 

@@ -1,4 +1,4 @@
-"""A work directory belongs to one run: a training locks it, and does not mix its files with those of another."""
+"""A work directory belongs to one run. A training locks it, and never mixes its files with those of another run."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 
-from .compat import find_latest_checkpoint, nothing_to_resume, of_main_rank
+from .compat import find_latest_checkpoint, nothing_to_resume
+from .distributed import of_main_rank
 
 LOCK = '.lock'
-_locks: dict[Path, IO[str]] = {}  # of this process; the kernel ends them with it, also after a kill
+_locks: dict[Path, IO[str]] = {}  # of this process; the kernel releases them at its end, also after a kill
 
 
 def claim_folder(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -> str | None:
-    """Decide what this run goes on from, and make sure that its folders are its alone; on all ranks, before Runner.
+    """Decide what this run resumes from, and reserve its folders. All ranks call this before they build a Runner.
 
-    They are ``cfg.work_dir`` and, where the CheckpointHook has an ``out_dir``, the folder of the same name there.
+    The folders are ``cfg.work_dir`` and, if the CheckpointHook has an ``out_dir``, the folder of the same name there.
 
-    The main rank decides for all. A machine that sees other files would train something else, and one that came in
-    place of another was not told to go on.
+    The main rank decides for all. A machine that sees other files would train something else. A machine that replaces
+    another one was not told to resume.
 
     Args:
-        cfg: says where the run goes (``work_dir``) and what it begins with (``resume``, ``load_from``), and gets what
-            was decided.
-        go_on: from the latest checkpoint in the folder; if there is none, begin as ``cfg`` says.
+        cfg: has the place of the run (``work_dir``) and its start (``resume``, ``load_from``). The decision is written
+            to these keys.
+        go_on: resume from the latest checkpoint in the folder. If there is none, start as ``cfg`` says.
         overwrite: move the files of another run into ``replaced_TIME/`` of the folder.
 
     Returns:
-        What is to be said in the log, too: that there was nothing to go on from.
+        A note for the log if there was nothing to resume from.
     """
     go_on |= bool(cfg.get('resume')) and cfg.get('load_from') is None
     wishes = all_gather_object((go_on, bool(cfg.get('resume')), cfg.get('load_from')))
@@ -62,7 +63,7 @@ def claim_folder(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -
 def _claim(
     folders: list[Path], go_on: bool, resumes: bool, source: str | None, overwrite: bool
 ) -> tuple[bool, str | None, str | None]:
-    """Lock the folders; give ``resume`` and ``load_from`` of the run, and what is to be said."""
+    """Lock the folders. Returns ``resume`` and ``load_from`` of the run, and the note for the log."""
     latest, note = find_latest_checkpoint(str(folders[0])) if go_on else None, None
     if latest is not None:
         resumes, source = True, latest
@@ -76,33 +77,31 @@ def _claim(
             folder.mkdir(parents=True, exist_ok=True)
             lock(folder, '--work-dir')
             for unfinished in [*folder.glob('*.pth.*.tmp'), *folder.glob('last_checkpoint.*.tmp')]:
-                unfinished.unlink()  # of a run that was killed
+                unfinished.unlink()  # left by a killed run
         except OSError as error:
             raise ValueError(
-                f'{folder} cannot be written ({error.strerror}). Make room there, or give another --work-dir.'
+                f'{folder} cannot be written ({error.strerror}). Free some space, or give another --work-dir.'
             ) from error
     is_own = go_on or (resumes and source is not None and Path(source).resolve().parent in folders)
-    found = {folder: _files_of_a_run(folder) for folder in folders}
-    for folder, files in found.items() if not is_own else ():
-        _make_room(folder, files, overwrite=overwrite)
+    for folder, files in [(folder, _files_of_a_run(folder)) for folder in folders if not is_own]:
+        if files:
+            _move_aside(folder, files, overwrite=overwrite)
     return resumes, source, note
 
 
 def _files_of_a_run(folder: Path) -> list[str]:
-    """Checkpoints and exports there, or the checkpoint elsewhere that a run in this folder has written."""
+    """Checkpoints and exports in the folder, or the checkpoint elsewhere that a run in this folder has written."""
     found = sorted(path.name for kind in ('*.pth', '*.safetensors') for path in folder.glob(kind))
     latest = find_latest_checkpoint(str(folder))
     return found or ([] if latest is None else [latest])
 
 
-def _make_room(folder: Path, found: list[str], *, overwrite: bool) -> None:
-    """Refuse the files of another run, or move them aside."""
-    if not found:
-        return
+def _move_aside(folder: Path, found: list[str], *, overwrite: bool) -> None:
+    """Move the files of another run into a folder, or refuse them."""
     if not overwrite:
         raise ValueError(
             f'{folder} has files of another run: {", ".join(found[:3])}{", ..." * (len(found) > 3)}. Go on with it by '
-            '--resume (without a path), give this run a folder of its own by --work-dir, or move those files aside by '
+            '--resume (without a path), give this run its own folder by --work-dir, or move those files aside by '
             '--overwrite.'
         )
     aside = folder / time.strftime('replaced_%Y%m%d_%H%M%S')
@@ -114,17 +113,12 @@ def _make_room(folder: Path, found: list[str], *, overwrite: bool) -> None:
 
 
 def lock(folder: Path, option: str) -> None:
-    """Lock a folder until this process ends, or calls `unlock`.
-
-    Args:
-        folder: resolved.
-        option: that names another folder.
-    """
+    """Lock a folder (a resolved path) until this process ends or calls `unlock`. ``option`` sets another folder."""
     if folder in _locks:
         return
     file = (folder / LOCK).open('a+')
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers do not inherit it: they may outlive a killed run
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers, which may outlive a killed run, do not inherit it
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             message = f'{folder} cannot be locked ({error.strerror}): start no second run there.'
@@ -133,7 +127,7 @@ def lock(folder: Path, option: str) -> None:
         file.seek(0)
         raise ValueError(
             f'{folder} is in use by another run: {file.read().strip() or "it has just started"}. Wait for its end, or '
-            f'give this one a place of its own by {option}.'
+            f'give this run another place by {option}.'
         ) from error
     file.truncate(0)
     file.write(f'process {os.getpid()} on {socket.gethostname()} since {time.strftime("%Y-%m-%d %H:%M:%S")}\n')
@@ -142,7 +136,7 @@ def lock(folder: Path, option: str) -> None:
 
 
 def unlock(folder: Path) -> None:
-    """Leave nothing of a lock of this process."""
+    """Release a lock of this process, and remove its file."""
     file = _locks.pop(folder, None)
     if file is not None:
         (folder / LOCK).unlink(missing_ok=True)

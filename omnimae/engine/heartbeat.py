@@ -1,9 +1,9 @@
-"""Ranks meet, watch each other, name who is late or dead, and save before they leave.
+"""Ranks watch each other, name late or dead ones, and save before they end.
 
-PyTorch's own time-outs come after 10 to 30 minutes, name nobody, and NCCL's end the process where it stands. Here a
-thread of each rank writes a sign of life to the store of the process group, with what the main thread does. The main
-rank reads them all, the others read its own; when it is silent, they read all. So a rank that was killed or stopped, or
-whose machine is gone, is told from one that validates, compiles or saves for a long time.
+PyTorch's time-outs come after 10 to 30 minutes and name no rank. NCCL's end the process at once. Here a thread of each
+rank writes a sign of life to the process group's store, with the activity of the main thread. The main rank reads all
+of them. The others read that of the main rank, and all of them if it is silent. This tells a rank that was killed or
+stopped, or whose machine is gone, from one that validates, compiles or saves for a long time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+import traceback
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from mmengine.logging import print_log
@@ -29,8 +29,8 @@ from omnimae.meeting import connect
 from omnimae.stopping import exit_now
 
 PACKAGE = str(Path(__file__).parents[1])
-# file, function -> what a rank does there
-DOINGS = {
+# file, function -> activity of a rank
+ACTIVITIES = {
     ('omnimae/engine/feeding.py', '_wait_for_step'): 'waits for data',
     ('omnimae/engine/loops.py', 'run_iter'): 'trains',
     ('omnimae/engine/loops.py', '_validate_if_due'): 'validates',
@@ -38,7 +38,7 @@ DOINGS = {
     ('mmengine/runner/runner.py', 'save_checkpoint'): 'saves a checkpoint',
     ('mmengine/runner/runner.py', 'load_or_resume'): 'loads a checkpoint',
 }
-# Where a rank may wait for others. With NCCL the host waits for its GPU, and that for the others.
+# Functions in which a rank may wait for others. With NCCL the host waits for its GPU, which waits for the others.
 WAITS = {
     ('torch/distributed/distributed_c10d.py', ''),
     ('torch/autograd/graph.py', '_engine_run_backward'),
@@ -50,10 +50,10 @@ WAITS = {
 class Heartbeat:
     """Signs of life of this rank, and a watch over those of the others.
 
-    A rank that gives none for ``silence`` seconds is dead. One that others wait for is late; it is named after as long,
-    and given up after ``patience``. Whoever finds that out leaves a verdict in the store. All leave: the first of the
-    living saves, the others wait for it. A process that finds itself late, because it was stopped itself, judges nobody
-    for the time that it missed.
+    A rank without a sign of life for ``silence`` seconds is dead. A rank that others wait for is late. It is named
+    after the same time, and given up after ``patience``. The rank that finds this out writes a verdict to the store.
+    Then all end: the first living rank saves, and the others wait for it. A process that was itself stopped does not
+    count the time that it missed.
 
     Args:
         rank: of this process.
@@ -62,10 +62,10 @@ class Heartbeat:
         patience: seconds.
 
     Attributes:
-        rescue: saves what training has come to, and returns the path; None where there is nothing to save.
-        exit_code: of a rank that leaves because it lost others.
-        step: of training, counted from 1; 0 before it.
-        progress: any number that changes while the rank goes on.
+        rescue: saves the training and returns the path. None if there is nothing to save.
+        exit_code: of a rank that ends because it lost others.
+        step: of training, counted from 1; 0 before training.
+        progress: a number that changes while the rank makes progress.
     """
 
     def __init__(self, rank: int, hosts: list[str], *, silence: float, patience: float) -> None:
@@ -78,26 +78,26 @@ class Heartbeat:
         self.over = threading.Event()
         self.leaving = threading.Lock()
         self.verdict: dict[int, str] = {}
-        self.beats: dict[int, list[Any]] = {}  # rank -> number, what it does, whether it waits, seconds at one place
+        self.beats: dict[int, list[Any]] = {}  # rank -> number, activity, whether it waits, seconds at one place
         now = time.monotonic()
-        self.answered = now  # when the store did last
-        self.seen = dict.fromkeys(range(len(hosts)), now)  # rank -> when it gave the last new sign
+        self.answered = now  # time of the store's last answer
+        self.seen = dict.fromkeys(range(len(hosts)), now)  # rank -> time of its last new sign
         self._mark, self._looked, self._seconds = (0, 0, 0), now, 0.0  # at one place
         self._reported: dict[int, float] = {}
 
     def start(self) -> None:
-        """Begin."""
+        """Start both threads."""
         for target in (self._beat, self._judge):
             threading.Thread(target=target, daemon=True, name=f'heartbeat{target.__name__}').start()
 
     def stop(self) -> None:
-        """End: from now on ranks may go."""
+        """Stop watching: from now on ranks may end."""
         self.over.set()
 
     def _connect(self) -> Store:
-        return connect(self.silence)  # the connection of the process group may be in use for minutes
+        return connect(self.silence)  # the process group's connection may be busy for minutes
 
-    # the thread that talks to the store, and may have to wait for it
+    # The thread that talks to the store, and may wait for it.
 
     def _beat(self) -> None:
         try:
@@ -112,7 +112,7 @@ class Heartbeat:
                 if store.check(['verdict']):
                     self.verdict = {int(rank): text for rank, text in json.loads(store.get('verdict')).items()}
                 self.answered = time.monotonic()
-        except RuntimeError:  # the process with the store is gone
+        except RuntimeError:  # the process that has the store is gone
             self.answered = -float('inf')
 
     def _read(self, store: Store, rank: int, now: float) -> None:
@@ -124,14 +124,15 @@ class Heartbeat:
         self.beats[rank] = beat
 
     def _look(self) -> tuple[str, bool, float]:
-        """What the main thread does, whether that may be to wait for other ranks, and for how many seconds so far."""
-        frames = [*_stack(sys._current_frames().get(threading.main_thread().ident or 0))]
+        """What the main thread does, whether it may wait for other ranks, and for how many seconds so far."""
+        main = sys._current_frames().get(threading.main_thread().ident or 0)
+        frames = [frame for frame, _ in traceback.walk_stack(main)] if main is not None else []
         names = [(frame.f_code.co_filename, frame.f_code.co_name) for frame in frames]
-        doing = next((doing for name in names for place, doing in DOINGS.items() if _is(place, name)), 'is busy')
+        doing = next((text for name in names for place, text in ACTIVITIES.items() if _is(place, name)), 'is busy')
         waits = any(_is(place, name) for name in names for place in WAITS)
         mark = hash(tuple((id(frame), frame.f_lasti) for frame in frames)), _collectives(), self.progress
         now = time.monotonic()
-        passed, self._looked = min(now - self._looked, self.silence / 4), now  # while it was stopped, it did not wait
+        passed, self._looked = min(now - self._looked, self.silence / 4), now  # time in which it was stopped is no wait
         self._seconds = self._seconds + passed if mark == self._mark else 0.0
         self._mark = mark
         own = [frame for frame in frames if frame.f_code.co_filename.startswith(PACKAGE)] or frames
@@ -140,36 +141,36 @@ class Heartbeat:
         others = ' and may wait for other ranks' * waits
         return f'{step}{doing}{others} ({place})', waits, self._seconds
 
-    # the thread that judges, and waits for nobody
+    # The thread that judges. It never waits for the store.
 
     def _judge(self) -> None:
         before = time.monotonic()
         pause = min(1.0, self.interval)
         while not self.over.wait(pause):
             now = time.monotonic()
-            if now - before > pause + self.silence / 4:  # this process was stopped, and maybe all were
+            if now - before > pause + self.silence / 4:  # this process was stopped, and perhaps all were
                 self.answered, self.seen = now, dict.fromkeys(self.seen, now)
             before = now
             lost = self.verdict or self._lost(now)
-            if lost and not self.over.wait(1.0):  # at the end of a run the main rank may go a moment before this one
+            if lost and not self.over.wait(1.0):  # at the end of a run the main rank may end a moment before this one
                 self.leave(lost)
 
     def _lost(self, now: float) -> dict[int, str]:
         if now - self.answered > self.silence:
             silent = '' if self.answered < 0 else f' for {self.silence:g} s'
-            return {0: self._told(0, f'has not answered{silent}, nor has the store of its machine')}
+            return {0: self._about(0, f'has not answered{silent}, nor has the store of its machine')}
         if self.rank and now - self.seen[0] <= self.silence:
             return {}
         dead = {rank: now - seen for rank, seen in self.seen.items() if now - seen > self.silence and rank != self.rank}
         if dead:
-            limit = self.silence / 3  # whoever follows a silent main rank has not watched the others for longer
+            limit = self.silence / 3  # after the main rank fell silent, the others were watched no longer than this
             dead = {rank: now - seen for rank, seen in self.seen.items() if now - seen > limit and rank != self.rank}
             why = 'has given no sign of life for'
-            return {rank: self._told(rank, f'{why} {seconds:.0f} s') for rank, seconds in dead.items()}
+            return {rank: self._about(rank, f'{why} {seconds:.0f} s') for rank, seconds in dead.items()}
         return self._late(now)
 
     def _late(self, now: float) -> dict[int, str]:
-        """Name those whom others wait for; the result are those whom they waited for too long."""
+        """Log the late ranks. Returns those that are late for more than ``patience``."""
         waiting = {rank: seconds for rank, (_, _, waits, seconds) in self.beats.items() if waits}
         longest = max(waiting.values(), default=0.0)
         if longest <= self.silence:
@@ -183,26 +184,24 @@ class Heartbeat:
                 why = f'is late: for {longest:.0f} s {len(waiting)} rank(s) have waited for it'
                 apart = f'waits for others, and others wait elsewhere, for {waiting.get(rank, 0.0):.0f} s'
                 message = f'{self._name(rank)} {why if late else apart}'
-                print_log(self._told(rank, message), 'current', logging.WARNING)
+                print_log(self._about(rank, message), 'current', logging.WARNING)
         if longest <= self.patience:
             return {}
         if late:
-            return {rank: self._told(rank, f'has been waited for, for {longest:.0f} s') for rank in late}
-        return {rank: self._told(rank, f'waits, as all do, for {seconds:.0f} s') for rank, seconds in waiting.items()}
+            return {rank: self._about(rank, f'has been waited for, for {longest:.0f} s') for rank in late}
+        return {rank: self._about(rank, f'waits, as all do, for {seconds:.0f} s') for rank, seconds in waiting.items()}
 
     def _name(self, rank: int) -> str:
         return f'Rank {rank} of {len(self.hosts)} on {self.hosts[rank]}'
 
-    def _told(self, rank: int, why: str) -> str:
+    def _about(self, rank: int, why: str) -> str:
         last = f'It last said: {self.beats[rank][1]}' if rank in self.beats else 'It has said nothing yet'
         return f'{why}. {last}.'
 
-    # the end
-
     def fail(self, error: BaseException) -> None:
-        """This rank ends with an error of its own, or because it lost another one (see `is_loss`).
+        """Handle an error of this rank.
 
-        In the first case the others are told, and the error takes its course. In the second it does not return.
+        If it is the loss of another rank (see `is_loss`), this does not return. Otherwise it tells the other ranks.
         """
         if not is_loss(error):
             self.stop()
@@ -214,24 +213,24 @@ class Heartbeat:
         while time.monotonic() < end and not self.verdict and self.answered > 0:
             time.sleep(0.1)
         silent = [rank for rank, seen in self.seen.items() if seen < now + self.interval and rank != self.rank]
-        lost = self.verdict or {rank: self._told(rank, 'has gone') for rank in silent}
-        self.leave(lost if self.answered > 0 else {0: self._told(0, 'has gone')}, error)
+        lost = self.verdict or {rank: self._about(rank, 'has gone') for rank in silent}
+        self.leave(lost if self.answered > 0 else {0: self._about(0, 'has gone')}, error)
 
     def leave(self, lost: dict[int, str], error: BaseException | None = None) -> None:
-        """Name the lost ranks, save or wait until another one has, and end this process.
+        """Log the lost ranks, save or wait until another rank has saved, and end this process.
 
         Args:
             lost: rank -> what is wrong with it.
             error: that showed the loss.
         """
-        with self.leaving:  # for ever: the process ends within
+        with self.leaving:  # never released
             if not self.verdict:
                 self._tell(lost)
             lines = [f'{self._name(rank)} {why}' for rank, why in lost.items()]
             lines += [f'What showed it: {error}'] * (error is not None)
-            is_late = {*lost} >= {*range(len(self.hosts))}  # nobody is lost, and nobody goes on
+            is_late = {*lost} >= {*range(len(self.hosts))}  # all wait: no rank is lost, but none continues
             has_store = self.answered > 0 and time.monotonic() - self.answered < self.silence
-            if self.rank in lost and not is_late and has_store:  # else the launcher, which has the store, is gone
+            if self.rank in lost and not is_late and has_store:  # without a store the launcher is gone
                 lines.append('This is that rank: the others went on without it.')
             elif self.rank in self._savers({} if is_late else lost, has_store) and self.rescue is not None:
                 lines.append(self._save())
@@ -242,7 +241,7 @@ class Heartbeat:
             exit_now(self.exit_code())
 
     def _savers(self, lost: Collection[int], has_store: bool) -> set[int]:
-        """The first that lives; without the store nobody knows: the main rank, its next, or of the next machine."""
+        """The first living rank. Without the store that is unknown: ranks 0 and 1, and the first on another machine."""
         ranks = range(len(self.hosts))
         if has_store:
             return {next(rank for rank in ranks if rank not in lost)}
@@ -251,16 +250,16 @@ class Heartbeat:
     def _save(self) -> str:
         assert self.rescue is not None
         end = time.monotonic() + 600
-        while 'saves a checkpoint' in self._look()[0] and time.monotonic() < end:  # the main thread is at it
+        while 'saves a checkpoint' in self._look()[0] and time.monotonic() < end:  # by the main thread
             time.sleep(0.5)
         try:
             path = self.rescue()
-        except Exception as error:  # the reason why all leave is to be said in any case
+        except Exception as error:  # the log still has to say why all ranks end
             return f'Nothing was saved: {type(error).__name__}: {error} --resume goes on from the last checkpoint.'
         return 'Nothing new was to be saved.' if path is None else f'Saved {path}. Go on with --resume.'
 
     def _wait_for_rescue(self, has_store: bool) -> None:
-        """The launcher ends all when the first one leaves."""
+        """Wait for the rank that saves, because the launcher ends all ranks when the first one ends."""
         if not has_store:
             time.sleep(min(60.0, self.silence))
             return
@@ -268,7 +267,7 @@ class Heartbeat:
             self._connect().wait(['rescued'], timedelta(seconds=5 * self.silence))
 
     def _tell(self, lost: dict[int, str], key: str = 'verdict') -> None:
-        """Without waiting for a store that does not answer."""
+        """Write to the store, without waiting for long if it does not answer."""
 
         def tell() -> None:
             with suppress(RuntimeError):
@@ -280,15 +279,9 @@ class Heartbeat:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether an error says that other ranks cannot be reached, of gloo or NCCL."""
-    names = r'\b(gloo\b|nccl|processgroup)'  # in any message, which may as well name a file of igloos
+    """Whether an error of gloo or NCCL says that other ranks cannot be reached."""
+    names = r'\b(gloo\b|nccl|processgroup)'  # not 'igloos.jpg'
     return isinstance(error, RuntimeError) and bool(re.search(names, str(error), re.IGNORECASE))
-
-
-def _stack(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
 
 
 def _is(place: tuple[str, str], name: tuple[str, str]) -> bool:
@@ -296,11 +289,11 @@ def _is(place: tuple[str, str], name: tuple[str, str]) -> bool:
 
 
 def _collectives() -> int:
-    """How many this rank has begun."""
+    """The number of collectives that this rank has begun."""
     try:
         group: Any = dist.distributed_c10d._get_default_group()
         return group._get_sequence_number_for_group()
-    except (RuntimeError, ValueError):  # there is no group, or none that counts
+    except (RuntimeError, ValueError):  # there is no group, or it does not count
         return 0
 
 
@@ -315,6 +308,6 @@ def begin(rank: int, hosts: list[str], *, silence: float, patience: float) -> No
 
 
 def end() -> None:
-    """From now on ranks may go."""
+    """Stop the heartbeat of this process: from now on ranks may end."""
     if current is not None:
         current.stop()

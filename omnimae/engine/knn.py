@@ -21,7 +21,7 @@ from omnimae.registry import HOOKS, LOOPS
 from omnimae.structures import Batch, pooled_views, require, unwrapped
 
 from .extraction import collect, frozen_features
-from .hooks import lacking
+from .labels import lacking
 from .precision import device_of, dtype_of, evaluating
 from .reading import Readable
 from .testing import Evaluation
@@ -51,17 +51,17 @@ def _in_turn(shares: Sequence[Features]) -> Features:
 class KNNTestLoop(Evaluation, MMEngineTestLoop):
     """Test a frozen backbone by k-NN: the votes of the nearest samples of a bank are the scores (`evaluation.knn`).
 
-    The model is a FrozenBackbone. The bank is whole on every rank, the tested samples are shared out.
+    The model is a FrozenBackbone. Each rank has the whole bank, and a share of the tested samples.
 
     Args:
         runner: given by the Runner.
-        dataloader: given by the Runner: the samples to be classified.
+        dataloader: given by the Runner; the samples to classify.
         evaluator: given by the Runner; a ClipAccuracy.
         bank_dataloader: labelled training samples, cropped as in testing.
         num_classes: of the labels.
         k: neighbours that vote.
         temperature: of the votes' weights.
-        dtype: 'bfloat16' or 'float16' computes the features in it; None in what the config trains in.
+        dtype: precision of the features; None is that of the config's training.
     """
 
     mode = 'test'
@@ -106,18 +106,18 @@ class KNNTestLoop(Evaluation, MMEngineTestLoop):
 
 @HOOKS.register_module()
 class KNNHook(Hook):
-    """Follows what pretraining learns, by k-NN on two small labelled sets, every ``interval`` epochs.
+    """Measures pretraining by k-NN on two small labelled sets, every ``interval`` epochs.
 
-    The features are those of the raw weights (not of an average): tokens behind the backbone's norm, averaged. The
-    accuracy goes into log and curves as ``NAME/top1``. The training does not notice: every random generator is put
-    back, and nothing is kept in checkpoints. Two of them, with two names, follow images and videos. Files that cannot
-    be read are left out and listed; some are opened before training.
+    The features are the mean of the tokens after the backbone's norm, with the raw weights (not an average of them).
+    Log and curves have the accuracy as ``NAME/top1``. The hook changes neither the training's RNG state nor its
+    checkpoints. Two hooks with two names measure images and videos. Files that cannot be read are left out and listed.
+    Some are opened before training.
 
     Args:
-        bank_dataloader: labelled samples that vote; an EvalSampler, cropped as in testing. Some ten thousand do.
-        query_dataloader: labelled samples that are classified.
+        bank_dataloader: labelled samples that vote, by an EvalSampler, cropped as in testing. Ten thousand are enough.
+        query_dataloader: labelled samples to classify.
         name: of the curve.
-        interval: epochs between two; the last epoch is always followed by one.
+        interval: epochs between two measurements. There is always one after the last epoch.
         k: neighbours that vote.
         temperature: of the votes' weights.
     """
@@ -136,7 +136,7 @@ class KNNHook(Hook):
         self.name, self.interval, self.k, self.temperature = name, interval, k, temperature
 
     def before_train(self, runner: Runner) -> None:
-        """Build the loaders: a mistake in them is seen before the first step, and so is a backbone without features."""
+        """Build the loaders and check the backbone, so that a mistake is found before the first step."""
         require(unwrapped(runner.model).backbone, f'KNNHook {self.name!r}', 'pooled')
         self.built = {}
         for key, cfg in self.loaders.items():
@@ -146,13 +146,13 @@ class KNNHook(Hook):
             self.built[key].open_some()
 
     def _place(self, runner: Runner) -> str:
-        """Where the config has it."""
+        """Key of this hook in the config."""
         hooks = enumerate(runner.cfg.get('custom_hooks') or ())
         own = ('KNNHook', self.name)
         return next((f'custom_hooks.{n}' for n, x in hooks if (x.get('type'), x.get('name', 'knn')) == own), self.name)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Extract and count when due."""
+        """Measure when due."""
         if not (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
             return
         model = unwrapped(runner.model)
@@ -180,6 +180,6 @@ def _pooled(model: BaseModel, batch: Batch) -> Tensor:
 
 
 def _check_labels(loader: DataLoader, place: str) -> None:
-    """Refuse samples that cannot vote, or be counted, before any features are made."""
+    """Refuse samples without labels, before any features are computed."""
     if names := lacking(loader.dataset):
         raise ValueError(f'{place}: source {names[0]!r} has no labels, which k-NN needs. Give the dataset labels.')

@@ -18,42 +18,43 @@ from torch.utils.data import DataLoader
 
 from omnimae.registry import LOOPS
 from omnimae.stopping import StorageAwayError, WaitEnded
+from omnimae.structures import unwrapped
 
 from .compat import find_latest_checkpoint
 from .compiling import compile_loss
 from .devices import choose_device
 from .feeding import Feed
-from .hooks import unwrapped
 from .reading import append_lines, naming_fatal_files, raise_together
 
-# The last epoch with a validation, in the message hub. MMEngine logs whatever begins with `val`.
+# Key of the message hub: the last epoch that was validated. MMEngine logs all keys that begin with `val`.
 VALIDATED = 'epoch_of_validation'
 
 
 @LOOPS.register_module()
 class EpochTrainLoop(EpochBasedTrainLoop):
-    """An iteration is one optimizer step, of as many micro-batches as the batch sampler says.
+    """An iteration is one optimizer step of several micro-batches, whose number the batch sampler decides.
 
-    Iterations, schedules, intervals and checkpoints all count optimizer steps; ``train_step`` runs once a micro-batch,
-    the hooks once a step, with the list of its micro-batches. Training resumes inside an epoch at the step where it
-    stopped, and nothing before that step is read again.
+    Iterations, schedules, intervals and checkpoints count optimizer steps. ``train_step`` runs once for each
+    micro-batch. The hooks run once for each step, with the list of its micro-batches. Training resumes inside an epoch
+    at the step where it stopped. No earlier sample is read again.
 
-    The gradient and the logged values of a step do not depend on how it is cut into micro-batches and ranks. A loss is
-    the mean over something; a micro-batch counts as much as it has of it. That is its samples, unless the model says
-    otherwise: its ``begin_step(batches, sizes, num_samples)``, if it has one, is called before the first forward of a
-    step, without gradient, with the step's micro-batches on this rank, the numbers of their samples, and that of all
-    ranks. A size of 0 says that a micro-batch is there for the number only. ``begin_step`` may add arguments of
-    ``forward`` to the batches. It returns None, or for each micro-batch a count: () of what its loss is a mean over, or
-    (tasks,), which come back weighted as the argument ``shares``.
+    Gradient and logged values of a step do not depend on its division into micro-batches and ranks, apart from random
+    numbers: masks, DropPath and mixing are drawn for each micro-batch. The loss of a micro-batch is weighted by the
+    number of its samples. A model may choose other weights by a method ``begin_step(batches, sizes, num_samples)``. It
+    is called before the first forward of a step, without gradient, with the micro-batches of this rank, the numbers of
+    their samples, and the number of samples on all ranks. A micro-batch of size 0 only makes up the number. The method
+    may add arguments of ``forward`` to the batches. It returns None, or a count for each micro-batch: () is what its
+    loss is a mean over; (tasks,) comes back weighted as the argument ``shares``.
 
-    A hook may have a method ``count_step(runner, data_batch, counts)``, called after the update. It adds numbers of
-    this rank to the dict ``counts``, by the same names on all ranks. Their sums over ranks are the loop's ``counts`` in
-    ``after_train_iter``. A collective of the hook's own would wait for the device in every step. ``stop_waiting`` is
-    called when WaitEnded ended the wait for a step or a validation, ``stop_away(runner, error)`` when a storage does
-    not answer, on all ranks at the same place, ``on_error(runner, error)`` when another error ends training, and
-    ``stop_listening`` at the end of training, after errors, too.
+    A hook may have these methods besides MMEngine's:
 
-    Random numbers are not part of it: masks, DropPath and mixing are drawn micro-batch by micro-batch.
+    * ``count_step(runner, data_batch, counts)``, after the update, adds numbers of this rank to the dict ``counts``,
+      with the same keys on all ranks. In ``after_train_iter`` the loop's ``counts`` are their sums over ranks. A
+      collective in the hook would synchronise with the device in each step.
+    * ``stop_waiting(runner)``: WaitEnded has ended the wait for a step, or a validation.
+    * ``stop_away(runner, error)``, on all ranks at the same place: a storage does not answer.
+    * ``on_error(runner, error)``: another error ends training.
+    * ``stop_listening(runner)``: training has ended, with or without an error.
 
     Args:
         runner: given by the Runner.
@@ -61,7 +62,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         max_epochs: length of the training.
         val_begin: first epoch with a validation.
         val_interval: epochs between validations.
-        max_skipped: optimizer steps in a row that may be left out because a loss or a gradient is not finite.
+        max_skipped: consecutive steps that may be left out because a loss or a gradient is not finite.
     """
 
     def __init__(
@@ -89,15 +90,15 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self.max_skipped = max_skipped
         self._skipped_in_a_row = 0
         self._buffers: list[Tensor] = []  # of batch norms, if there are several ranks
-        self._form: dict[str, Any] | None = None  # of a batch; known where other ranks may wait for this one
-        # MMEngine would compile train_step, optimizer included, in 16 graphs, and fail where groups are ConfigDicts.
+        self._form: dict[str, Any] | None = None  # shapes of a batch, if other ranks may wait for this one
+        # MMEngine would compile train_step with the optimizer in 16 graphs, and fail if groups are ConfigDicts.
         runner._maybe_compile = self._compile  # type: ignore[method-assign]
         runner.message_hub.update_info('steps_per_epoch', len(self.dataloader))
-        # Schedulers are built before MMEngine's RuntimeInfoHook says this.
+        # MMEngine's RuntimeInfoHook sets this after the schedulers are built.
         runner.message_hub.update_info('max_iters', self.max_iters)
 
     def _compile(self, target: str) -> None:
-        """Called by the Runner between loading a checkpoint and training."""
+        """The Runner calls this between loading a checkpoint and training."""
         if compile_loss(unwrapped(self.runner.model), self.runner.cfg.get('compile')):
             self.runner.logger.info('The loss is compiled: the first step of each modality takes a minute or more.')
 
@@ -106,8 +107,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         if not hasattr(self.runner.optim_wrapper, 'skipped'):
             name = type(self.runner.optim_wrapper).__name__
             raise ValueError(
-                f'optim_wrapper.type is {name}, which makes a step whatever the loss is. Use '
-                "AutocastOptimWrapper, with dtype=None, 'bfloat16' or 'float16': it leaves out what is not finite."
+                f'optim_wrapper.type is {name}, which makes a step with any loss. Use AutocastOptimWrapper, with '
+                "dtype=None, 'bfloat16' or 'float16': it leaves out steps that are not finite."
             )
         self.runner.model.train()
         norms = [x for x in self.runner.model.modules() if isinstance(x, nn.modules.batchnorm._BatchNorm)]
@@ -116,7 +117,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         _check_mixing(unwrapped(self.runner.model), self.dataloader)
         try:
             self.runner.call_hook('before_train')
-            self._validate_if_due()  # a run that was stopped in a validation is resumed in front of it
+            self._validate_if_due()  # a run that was stopped in a validation repeats it
             while self.epoch < self.max_epochs and not self.stop_training:
                 self.run_epoch()
                 self._decide_current_val_interval()
@@ -133,7 +134,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def _validate_if_due(self) -> None:
-        """Validate behind an epoch that asks for it, once; a checkpoint knows whether that has been done."""
+        """Validate after an epoch if due, once: checkpoints store the last validated epoch."""
         runner, epoch = self.runner, self.epoch
         is_over = 0 < epoch == self.iter / len(self.dataloader)
         is_due = epoch >= self.val_begin and (epoch % self.val_interval == 0 or epoch == self.max_epochs)
@@ -150,10 +151,10 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             runner.call_hook('stop_waiting')
 
     def run_epoch(self) -> None:
-        """Train the steps of the epoch that are still to be done.
+        """Train the remaining steps of the epoch.
 
         Raises:
-            RuntimeError: a worker of the loader died; the message names the file that it was reading.
+            RuntimeError: a worker of the loader died. The message names the file that it was reading.
         """
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
@@ -169,7 +170,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self._epoch += 1
 
     def _steps(self, first: int) -> Iterator[list[dict[str, Any]]]:
-        """The micro-batches of each step: all before its hooks, so that waiting for them counts as data time."""
+        """The micro-batches of each step, read before its hooks, so that the wait counts as data time."""
         batches = iter(self.dataloader)
         for step in range(first, len(self.dataloader)):
             count = len(self.batch_sampler.step_sizes(step))
@@ -177,7 +178,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
                 with naming_fatal_files(self.runner, self.dataloader.dataset, 'train_dataloader'):
                     micro_batches = list(itertools.islice(batches, count))
             except StorageAwayError as error:
-                if self._form is None:  # one rank, or nothing was trained yet
+                if self._form is None:  # one rank, or no step was trained yet
                     raise
                 yield _NoData([tree_map(_zeros, self._form)] * count, error)
                 return
@@ -189,7 +190,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         """One optimizer step over the micro-batches ``data_batch``.
 
         Raises:
-            FloatingPointError: more than ``max_skipped`` steps in a row had a loss or a gradient that is not finite.
+            FloatingPointError: more than ``max_skipped`` consecutive steps were not finite.
         """
         runner, wrapper = self.runner, self.runner.optim_wrapper
         error = data_batch.error if isinstance(data_batch, _NoData) else None
@@ -217,7 +218,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         self._iter += 1
 
     def _begin_step(self, batches: list[dict[str, Any]], sizes: np.ndarray) -> Sequence[float | Tensor]:
-        """What the mean of each micro-batch counts in that of the step, 1 on average over micro-batches and ranks."""
+        """The weight of each micro-batch in the mean of the step, 1 on average over micro-batches and ranks."""
         own, num_samples = sizes[:, self.batch_sampler.rank].tolist(), int(sizes.sum())
         model, counts = unwrapped(self.runner.model), None
         begin_step: Any = getattr(model, 'begin_step', None)
@@ -226,7 +227,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
                 counts = begin_step(batches, own, num_samples)
         if counts is None:
             return [size * sizes.size / num_samples for size in own]
-        # Nothing waits for the device here.
+        # This does not synchronise with the device.
         counts = [count.to(choose_device(), non_blocking=True) for count in counts]
         table = torch.stack([count * (size > 0) for count, size in zip(counts, own, strict=True)])
         total = table.sum(0)
@@ -239,7 +240,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         return [1.0] * len(batches)
 
     def _note_skipped(self, idx: int, ids: list[list[str]], losses: list[float]) -> None:
-        """Write down what the step was made of, on any rank, and stop when there are too many in a row."""
+        """Log and list the samples of a step that was left out, of all ranks. Stop after too many in a row."""
         self._skipped_in_a_row += 1
         count = self.runner.message_hub.get_info('skipped_steps', 0) + 1
         self.runner.message_hub.update_info('skipped_steps', count)
@@ -261,7 +262,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
 
 
 class _NoData(list[dict[str, Any]]):
-    """Micro-batches of zeros, of a rank whose storage is away: with them it comes to where the others wait for it."""
+    """Micro-batches of zeros for a rank whose storage is away. With them it reaches the collectives of the others."""
 
     def __init__(self, micro_batches: list[dict[str, Any]], error: StorageAwayError) -> None:
         super().__init__(micro_batches)
@@ -279,16 +280,16 @@ def _zeros(x: Any) -> Any:
 def _read(
     logs: list[dict[str, Tensor]], weights: Sequence[float | Tensor], wrapper: Any, counts: dict[str, float]
 ) -> tuple[bool, dict[str, Tensor], dict[str, float]]:
-    """Whether the step was left out, the values that it logs, and the sum of ``counts`` over ranks; all on the host.
+    """Copy to the host: whether the step was left out, the values that it logs, and the sum of ``counts`` over ranks.
 
-    All come in one copy, the only one of a step, because each copy waits until the device has done the whole step. The
-    values are means over micro-batches and ranks; of this rank alone where the step was left out.
+    This is the only copy in a step, because each copy waits until the device has done the whole step. The values are
+    means over micro-batches and ranks, or of this rank alone if the step was left out.
     """
     parts = [torch.stack([*x.values()]).detach().float() for x in logs]  # may be in bfloat16, which has no 257
     own = torch.stack([part * weight for part, weight in zip(parts, weights, strict=True)]).mean(0)
     sums = torch.cat([own, torch.tensor([*counts.values()]).to(own, non_blocking=True)])
     all_reduce(sums)
-    of_wrapper = {'skipped': wrapper.skipped, **getattr(wrapper, 'logs', {})}  # a user's may know them on the host
+    of_wrapper = {'skipped': wrapper.skipped, **getattr(wrapper, 'logs', {})}  # a user may have them on the host
     rest = torch.stack([torch.as_tensor(x).to(own, non_blocking=True) for x in of_wrapper.values()])
     own, means, totals, rest = torch.cat([own, sums, rest]).cpu().split([len(own), len(own), len(counts), len(rest)])
     more = dict(zip(of_wrapper, rest, strict=True))
@@ -302,13 +303,13 @@ def _check_auto_scale_lr(options: Mapping[str, Any], global_batch_size: int) -> 
         factor = global_batch_size / options.get('base_batch_size', global_batch_size)
         raise ValueError(
             'auto_scale_lr.enable=True scales by train_dataloader.batch_size, which is one micro-batch of a rank: the '
-            f'rate would change with the machine. A step has global_batch_size={global_batch_size} on all. Remove '
-            f'auto_scale_lr and multiply optim_wrapper.optimizer.lr by {factor:g}.'
+            'learning rate would depend on the machine. A step has global_batch_size='
+            f'{global_batch_size} on all. Remove auto_scale_lr and multiply optim_wrapper.optimizer.lr by {factor:g}.'
         )
 
 
 def _check_batch_norm(model: nn.Module, batch_sampler: Any) -> None:
-    """Batch norms that train see the samples of a whole step."""
+    """Refuse batch norms that would see a part of a step."""
     accumulation, world_size = max(batch_sampler.accumulation), batch_sampler.world_size
     for name, module in model.named_modules():
         if not (isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training):
@@ -324,7 +325,7 @@ def _check_batch_norm(model: nn.Module, batch_sampler: Any) -> None:
 
 
 def _check_mixing(model: nn.Module, dataloader: DataLoader) -> None:
-    """Every micro-batch has two samples at least that are not replicas of each other."""
+    """Refuse mixing if a micro-batch has only replicas of one sample."""
     if getattr(model.data_preprocessor, 'mixing', None) is None:
         return
     dataset: Any = dataloader.dataset

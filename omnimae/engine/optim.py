@@ -1,7 +1,6 @@
 """Precision, parameter groups and learning rate of a training step.
 
-Where the paper (arXiv:2206.08356) is silent or the release differs from it, the number of the release is named at the
-line.
+If the paper (arXiv:2206.08356) lacks a number or the release differs from it, a comment has the release's number.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from .sharding import ShardedOptimizer
 class AutocastOptimWrapper(OptimWrapper):
     """Optimizer wrapper with autocast, on CPU and GPU.
 
-    MMEngine's AmpOptimWrapper refuses to run without a GPU (0.11.0rc0 still does). Gradient accumulation is not an
-    argument: the train loop says before each step how many micro-batches it has, and what each of them counts.
+    MMEngine's AmpOptimWrapper needs a GPU, also in 0.11.0rc0. Gradient accumulation is not an argument. The train loop
+    sets the number of micro-batches and their weights before each step.
 
-    A step is left out on all ranks when the loss of any of its micro-batches, on any rank, is not finite, or a gradient
-    is not. With float16 such a gradient counts as an overflow: it lowers the loss scale, and ``skipped`` stays false.
+    A step is left out on all ranks if the loss of a micro-batch on any rank, or a gradient, is not finite. With float16
+    such a gradient is an overflow: it lowers the loss scale, and ``skipped`` stays false.
 
-    A step does not wait for the device: PyTorch's fused Adams and LARS read there, as ``found_inf``, whether to leave
-    it out. With any other optimizer the host reads it, which is one wait per step.
+    A step does not synchronise with the device. PyTorch's fused Adams and LARS read on the device, as ``found_inf``,
+    whether to leave it out. For other optimizers the host reads it, which synchronises once a step.
 
     Attributes:
-        skipped: (), on the device: whether the last step was left out; for float16, because of its loss.
-        logs: () each, on the device: 'grad_norm' where it is clipped and 'loss_scale' with float16, of the last step.
+        skipped: (), on the device: whether the last step was left out. With float16: because of its loss.
+        logs: () each, on the device, of the last step: 'grad_norm' if it is clipped, 'loss_scale' with float16.
 
     Args:
         optimizer: the optimizer.
@@ -83,20 +82,24 @@ class AutocastOptimWrapper(OptimWrapper):
             yield
 
     def begin_step(self, weights: Sequence[float | Tensor]) -> None:
-        """Begin a step of as many micro-batches; the loss of each is multiplied with its weight, 1 on average."""
+        """Begin a step with one micro-batch for each weight. Losses are multiplied by the weights, 1 on average."""
         self._weights = weights
         self._accumulative_counts = len(weights)
         self._inner_count, self._max_counts = 0, -1  # micro-batches of this step; MMEngine counts those of the run
 
     def scale_loss(self, loss: Tensor) -> Tensor:
-        """() -> (): the part of a micro-batch in the loss of its step."""
+        """() -> (): the share of a micro-batch in the loss of its step."""
         part = super().scale_loss(loss)
         return part * self._weights[self._inner_count] if self._weights else part
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
-        """() -> gradients of the scaled loss, added to those that are there."""
+        """() -> gradients of the scaled loss, added to the existing ones."""
         self._finite.append(loss.detach().isfinite())
         super().backward(self.scaler.scale(loss), **kwargs)
+
+    def get_lr(self) -> dict[str, list[float]]:
+        """Learning rates by name. Empty if the optimizer finds its own."""
+        return super().get_lr() if all('lr' in group for group in self.param_groups) else {}
 
     def step(self, **kwargs: Any) -> None:
         """Unscale, clip and update, unless something is not finite."""
@@ -116,29 +119,28 @@ class AutocastOptimWrapper(OptimWrapper):
             self.logs['loss_scale'] = self.scaler.scale(torch.ones_like(norm))
 
     def _clip(self) -> Tensor:
-        """Clip the gradients and return their norm, (), from before it."""
+        """Clip the gradients. Returns their norm before that, ()."""
         parameters = [x for group in self.optimizer.param_groups for x in group['params'] if x.grad is not None]
         if self.clip_grad_kwargs and self.clip_func is nn.utils.clip_grad_norm_:
             norm = self.logs[self.grad_name] = self.clip_func(parameters, **self.clip_grad_kwargs)
             return norm
         norm = torch.stack(torch._foreach_norm([x.grad for x in parameters])).norm()
-        if self.clip_grad_kwargs:  # by value: afterwards an infinite one is as finite as the others
+        if self.clip_grad_kwargs:  # by value, which would hide an infinite gradient from the norm
             self.clip_func(parameters, **self.clip_grad_kwargs)
         return norm
 
     def _update(self, found_inf: Tensor, **kwargs: Any) -> None:
-        # that has the parameters of this rank
         own: Any = self.optimizer.optim if isinstance(self.optimizer, ShardedOptimizer) else self.optimizer
-        # torch 2.15: a fused SGD whose first step is left out takes uninitialised memory for its momentum.
+        # torch 2.15: if the first step of a fused SGD is left out, its momentum is uninitialised memory.
         if getattr(own, '_step_supports_amp_scaling', False) and not isinstance(own, torch.optim.SGD):
             own.grad_scale, own.found_inf = None, found_inf
             self.optimizer.step(**kwargs)
             del own.grad_scale, own.found_inf
-        elif not found_inf:  # waits
+        elif not found_inf:  # synchronises
             self.optimizer.step(**kwargs)
 
     def _update_scale(self, loss_is_finite: Tensor) -> None:
-        """Halve the scale after an overflow, double it after 2000 steps without. A loss that is not finite keeps it."""
+        """Halve the scale after an overflow, double it after 2000 steps without. Keep it if the loss is not finite."""
         state: Any = self.scaler._scale, self.scaler._growth_tracker  # tensors, once a loss was scaled
         before = [x.clone() for x in state]
         self.scaler.update()
@@ -150,7 +152,7 @@ class AutocastOptimWrapper(OptimWrapper):
         return {**super().state_dict(), 'scaler': self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A checkpoint of another precision has no loss scale (or an empty one); then the scale starts anew."""
+        """Load the state. The loss scale of a checkpoint with another precision is absent or empty, and starts anew."""
         state_dict = dict(state_dict)
         if scaler := state_dict.pop('scaler', None):
             self.scaler.load_state_dict(scaler)
@@ -159,22 +161,22 @@ class AutocastOptimWrapper(OptimWrapper):
 
 @OPTIMIZERS.register_module()
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling of SGD with momentum (arXiv:1708.03888), as MAE's linear probe has it.
+    """Layer-wise adaptive rate scaling of SGD with momentum (arXiv:1708.03888), as in MAE's linear probe.
 
     The gradient g of a weight w is scaled by trust_coefficient * |w| / |g + weight_decay * w|, then
     momentum_buffer = momentum * momentum_buffer + g and w -= lr * momentum_buffer. Parameters of one dimension (biases)
-    are neither scaled nor decayed. (MMPretrain's LARS scales them too, and keeps the learning rate of each step within
-    the momentum.)
+    are neither scaled nor decayed. (MMPretrain's LARS also scales them. Its momentum includes the learning rate of each
+    step.)
 
     Args:
         params: parameters, or groups of them.
         lr: learning rate.
-        momentum: share of the buffer that is kept.
+        momentum: factor of the buffer in each step.
         weight_decay: of the weights.
         trust_coefficient: size of a step relative to the weight, at a learning rate of 1.
     """
 
-    _step_supports_amp_scaling = True  # PyTorch's name for: it reads ``found_inf``
+    _step_supports_amp_scaling = True  # PyTorch's flag of an optimizer that reads ``found_inf``
 
     def __init__(
         self,
@@ -189,7 +191,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # MMEngine gives no closure
-        """Update every parameter that has a gradient, unless ``found_inf``, (), is there and not 0."""
+        """Update every parameter that has a gradient, unless there is a ``found_inf``, (), that is not 0."""
         found_inf = getattr(self, 'found_inf', None)
         for group in self.param_groups:
             for parameter in group['params']:
@@ -215,19 +217,20 @@ def _replace(old: Tensor, new: Tensor, found_inf: Tensor | None) -> None:
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayConstructor:
-    """Parameter groups with layer-wise learning rates, and weight decay where it belongs.
+    """Parameter groups with layer-wise learning rates, and no weight decay for some parameters.
 
-    Biases, norms and whatever else has one dimension are not decayed. Everything else is, as in OmniMAE's release, but
-    for what ``no_decay`` names: which tokens and positions are spared differs from method to method.
-    The backbone says which layer a parameter belongs to (`Backbone.layer_of`). With L layers, decay d and rule
-    'release' the learning rate is multiplied by d^(L+2) before them (patch embedding, class token, learned positions),
-    d^(L+1-i) in layer i and d after them. BEiT, MAE and the paper's notation have one factor d less everywhere: rule
-    'paper'.
+    Biases, norms and other parameters of one dimension are not decayed. All others are, as in OmniMAE's release, unless
+    ``no_decay`` names them, because methods differ in which tokens and positions they decay.
+
+    The backbone assigns parameters to layers (`Backbone.layer_of`). With L layers, decay d and rule 'release' the
+    learning rate is multiplied by d^(L+2) before the layers (patch embedding, class token, learned positions), by
+    d^(L+1-i) in layer i, and by d after the layers. Rule 'paper', of BEiT, MAE and the paper's notation, has one factor
+    d less everywhere.
 
     Args:
-        optim_wrapper_cfg: the wrapper's config, with ``optimizer``. What it leaves out is the optimizer's own default.
+        optim_wrapper_cfg: config of the wrapper, with ``optimizer``.
         paramwise_cfg: ``layer_decay`` (None: one learning rate, two groups), ``rule``, and ``no_decay``, names of
-            parameters, or endings of them: 'mask_token' is that of every decoder.
+            parameters or their endings. 'mask_token' is the one of each decoder.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -317,8 +320,8 @@ def _ends(name: str, ending: str) -> bool:
 def warmup_cosine(where: float, peak: float, warmup: float, start_lr: float, end_lr: float, rescale: bool) -> float:
     """Learning rate at the fraction ``where`` of the training, of which ``warmup`` is the linear part.
 
-    With ``rescale`` the cosine starts at the end of the warm-up. Without it the cosine is read at ``where`` itself,
-    so the rate drops where the two meet (the release's pretraining: from 1.6e-3 to 1.59015e-3).
+    With ``rescale`` the cosine starts at the end of the warm-up. Without it the cosine starts at 0, and the learning
+    rate drops after the warm-up (in the release's pretraining from 1.6e-3 to 1.59015e-3).
     """
     if where + 1e-6 <= warmup:
         return start_lr + (peak - start_lr) * where / warmup
@@ -331,18 +334,18 @@ def warmup_cosine(where: float, peak: float, warmup: float, start_lr: float, end
 class WarmupCosineLR(_ParamScheduler):
     """Linear warm-up, then a cosine, set before every optimizer step (see ``warmup_cosine``).
 
-    The peak is the optimizer's ``lr``; the rate of every group is multiplied by the same factor, floor included. The
-    rate follows from the step and the config alone, so a resumed run obeys the config it is resumed with.
+    The peak is the optimizer's ``lr``. All groups have the same factor, including ``end_lr``. The learning rate follows
+    from the step and the config alone, so a resumed run follows its own config.
 
     Args:
         optimizer: given by the Runner.
         warmup_epochs: length of the warm-up.
-        start_lr: rate of the first step.
-        end_lr: rate at the end.
+        start_lr: learning rate of the first step.
+        end_lr: learning rate at the end.
         rescale: whether the cosine starts at the end of the warm-up.
-        peak_in_warmup: whether the last step of the warm-up has the peak already, as in VideoMAE and MultiMAE, whose
-            warm-up is a linspace; else the first step after it.
-        end: epochs of the whole training; the Runner fills in those of the train loop.
+        peak_in_warmup: whether the peak is the last step of the warm-up, as in the linspace of VideoMAE and MultiMAE.
+            Otherwise it is the first step after the warm-up.
+        end: epochs of the whole training. The Runner sets it to those of the train loop.
     """
 
     def __init__(
@@ -364,7 +367,7 @@ class WarmupCosineLR(_ParamScheduler):
         self.warmup = warmup_epochs / end
         self.start_lr, self.end_lr, self.rescale = start_lr, end_lr, rescale
         self.peak = optimizer.defaults['lr']
-        # MMEngine tells a scheduler the epochs, not the steps; EpochTrainLoop leaves them in the message hub.
+        # MMEngine gives a scheduler the epochs, not the steps. EpochTrainLoop writes the steps to the message hub.
         self.num_steps = MessageHub.get_current_instance().get_info('max_iters')
         assert self.num_steps, 'build WarmupCosineLR after EpochTrainLoop'
         steps = round(self.warmup * self.num_steps)
@@ -379,12 +382,12 @@ class WarmupCosineLR(_ParamScheduler):
         return [base * lr / self.peak if base else 0.0 for base in self.base_values]
 
     def state_dict(self) -> dict[str, int]:
-        """Where the schedule stands."""
+        """The position in the schedule."""
         return {'last_step': self.last_step, '_global_step': self._global_step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take up the position and set the rate that the config has there (the optimizer's checkpoint set its own)."""
+        """Restore the position, and set this config's learning rate for it in place of the checkpoint's."""
         super().load_state_dict(state_dict)
-        self.last_step = self._global_step  # which stops one step before the end; a longer run goes on from there
+        self.last_step = self._global_step  # last_step stops one step before the end, but a longer run continues
         for group, value in zip(self.optimizer.param_groups, self._get_value(), strict=True):
             group['lr'] = value

@@ -1,4 +1,4 @@
-"""The precision of evaluation, and of products of float32 matrices."""
+"""The precision of evaluation, and of float32 matrix products."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ DTYPES = {None: None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 def dtype_of(cfg: Mapping[str, Any]) -> str | None:
-    """What a config trains in, and is evaluated in; of one that only tests ``test_cfg.dtype``. None is float32."""
+    """The precision of a config's training and evaluation; of a test-only config ``test_cfg.dtype``. None: float32."""
     recipe = cfg.get('optim_wrapper') or cfg.get('test_cfg') or {}
     return recipe.get('dtype') or ('float16' if recipe.get('type') == 'AmpOptimWrapper' else None)
 
 
 def evaluating(dtype: str | None, device: torch.device | str) -> AbstractContextManager:
-    """What a model predicts in: autocast to ``dtype``, see `dtype_of`, where the device is faster at it.
+    """The context of predictions: autocast to ``dtype``, see `dtype_of`, if the device is faster at it.
 
-    A GPU without bfloat16 evaluates in float32. So does a CPU without units for it (AVX512-BF16 or AMX): on an AMD EPYC
-    with AVX2, one thread, ViT-S takes 2.4 s in bfloat16 and 0.28 s in float32 for two clips of 8x112x112.
+    A GPU without bfloat16 evaluates in float32. So does a CPU without AVX512-BF16 and AMX. On an AMD EPYC with AVX2,
+    one thread, ViT-S takes 2.4 s in bfloat16 and 0.28 s in float32 for two clips of 8x112x112.
     """
     wanted, device_type = DTYPES[dtype], torch.device(device).type
     return nullcontext() if wanted is None or not computes(wanted, device_type) else torch.autocast(device_type, wanted)
@@ -34,7 +34,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def computes(dtype: torch.dtype, device_type: str) -> bool:
-    """Whether the device has units for bfloat16 or float16; PyTorch emulates them elsewhere, slower than float32."""
+    """Whether the device has units for the type. Without them PyTorch emulates it, slower than float32."""
     if device_type == 'cuda':
         return dtype == torch.float16 or torch.cuda.is_bf16_supported(including_emulation=False)
     if device_type == 'cpu' and dtype == torch.bfloat16:

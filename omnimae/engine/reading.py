@@ -1,4 +1,4 @@
-"""Files that cannot be read: how they are listed, and what an evaluation does without them."""
+"""Files that cannot be read: their list, and evaluation without them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from torch.utils.data import DataLoader, Dataset
 from omnimae.stopping import StorageAwayError
 from omnimae.structures import Batch
 
-SECONDS = 2.0  # in which files are opened before a training: some 500 photographs of ImageNet with two workers
+SECONDS = 2.0  # for which files are opened before a training: some 500 photographs of ImageNet with two workers
 
 
 def append_lines(file: Path, lines: Iterable[str]) -> None:
-    """Add lines to a text file. Names of files in them need not be text: their bytes are written as they are."""
+    """Add lines to a text file. File names in them may be any bytes, which are written unchanged."""
     with file.open('a', encoding='utf-8', errors='surrogateescape') as stream:
         stream.writelines(f'{line}\n' for line in lines)
 
 
 def list_broken(folder: str | Path, failures: Mapping[str, str]) -> Path:
-    """Add path -> reason to ``broken_files.txt`` there, a line each with a tab between, but for those listed already.
+    """Add new lines "path, tab, reason" to ``broken_files.txt`` in a folder.
 
-    Only the main rank writes. Returns the file, which the datasets take as ``skip``.
+    Only the main rank writes. Returns the file, which datasets accept as ``skip``.
     """
     file = Path(folder, 'broken_files.txt')
     if is_main_process() and failures:
@@ -43,15 +43,15 @@ def list_broken(folder: str | Path, failures: Mapping[str, str]) -> Path:
 
 @contextmanager
 def naming_fatal_files(runner: Runner, dataset: Any, key: str) -> Iterator[None]:
-    """If a worker of a loader dies (out of memory, a crash in a codec), list and say which file it was reading.
+    """If a worker of a loader dies (out of memory, a crash in a codec), list and name the file that it was reading.
 
     Args:
-        runner: says where the list goes.
+        runner: has the work directory for the list.
         dataset: of the loader.
         key: of the loader in the config.
 
     Raises:
-        RuntimeError: with the file and how to go on without it.
+        RuntimeError: a worker died. The message says how to continue without the file.
     """
     try:
         yield
@@ -76,14 +76,14 @@ def _resume(runner: Runner) -> str:
 class Readable:
     """The batches of an evaluation loader, numbered, without the samples that cannot be read.
 
-    These are warned of as they come. `finish` counts and lists those of all ranks, or refuses them: a score over fewer
-    samples would be another score.
+    Each such sample is logged at once. `finish` counts and lists those of all ranks. It refuses them if a metric needs
+    all samples, because a score over fewer samples is another score.
 
     Args:
-        runner: says where the log and the list go.
+        runner: has the log, and the work directory for the list.
         loader: of evaluation samples.
-        key: of the loader in the config, as 'val_dataloader'.
-        judge: what needs every sample, as 'ClipAccuracy'; None where some may be left out.
+        key: of the loader in the config, such as 'val_dataloader'.
+        judge: name of a metric that needs every sample, such as 'ClipAccuracy'; None if some may be left out.
 
     Attributes:
         failures: (source, path, reason) of each sample of this rank that could not be read.
@@ -104,7 +104,7 @@ class Readable:
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        """Read on the way; a storage that is away ends it, until all ranks know of it."""
+        """Keep the error of a storage that is away, to raise it on all ranks together."""
         try:
             with naming_fatal_files(self.runner, self.loader.dataset, self.key):
                 yield
@@ -112,7 +112,7 @@ class Readable:
             self._away = error
 
     def _note(self, batch: Any) -> bool:
-        """Whether there is something to evaluate in a batch."""
+        """Log the failures of a batch. Returns whether it has samples."""
         if not isinstance(batch, dict) or 'failures' not in batch:
             return True  # of a dataset of another kind
         for path, reason in batch['failures']:
@@ -122,15 +122,15 @@ class Readable:
         return bool(batch['ids'])
 
     def finish(self) -> None:
-        """Count and list what could not be read; all ranks call it.
+        """Count and list the samples that could not be read. All ranks call this.
 
         Raises:
-            StorageAwayError: on all ranks, a storage did not answer.
+            StorageAwayError: on all ranks, if a storage did not answer.
         """
         self._report(len(self.failures) + self._num_read)
 
     def open_some(self, seconds: float = SECONDS) -> None:
-        """Read samples before a training, for some seconds on each rank: all where they are few, else a random part."""
+        """Read samples before a training, for some seconds on each rank: all if they are few, else a random part."""
         begin = time.monotonic()
         sampler = getattr(self.loader.batch_sampler, 'sampler', self.loader.sampler)
         rows = np.random.default_rng(0).permutation([*sampler]).tolist()  # type: ignore[misc]
@@ -175,12 +175,12 @@ class Readable:
 
 
 def judge_of(metrics: Sequence[Any]) -> str | None:
-    """The name of a metric that needs every sample; one that does not says so: ``may_lack_samples = True``."""
+    """The name of a metric that needs every sample. Others have the attribute ``may_lack_samples = True``."""
     return next((type(metric).__name__ for metric in metrics if not getattr(metric, 'may_lack_samples', False)), None)
 
 
 class _Opening(Dataset):
-    """What reading a sample ends with, without the sample."""
+    """Whether samples can be read, without the samples."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -194,17 +194,17 @@ class _Opening(Dataset):
 
 
 def raise_together(error: StorageAwayError | None) -> None:
-    """Raise on all ranks what any of them met; all call it at the same place.
+    """Raise an error of any rank on all ranks. All ranks call this at the same place.
 
     Raises:
         StorageAwayError: any rank has an error.
     """
     met = [x for x in dist.all_gather_object(error and (type(error), message_of(error))) if x]
     if met:
-        kind, message = max(met, key=lambda pair: pair[0] is not StorageAwayError)  # one that stays comes first
+        kind, message = max(met, key=lambda pair: pair[0] is not StorageAwayError)  # a refusal first
         raise error or kind(message)
 
 
 def message_of(error: StorageAwayError) -> str:
-    """What it says, without what a loader's worker writes around it."""
+    """The text of an error, without the traceback that a loader's worker adds."""
     return str(error).strip().splitlines()[-1].removeprefix(f'{type(error).__module__}.{type(error).__name__}: ')

@@ -1,4 +1,4 @@
-"""What a training that goes on may change of the one that wrote its checkpoint: settings, data, seed, place."""
+"""What a resumed training may change: settings, data, seed, place."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from omnimae.registry import (
     PARAM_SCHEDULERS,
     TRANSFORMS,
 )
+from omnimae.structures import unwrapped
 
 from .compat import loaded_path
-from .hooks import unwrapped
 from .optim import WarmupCosineLR
 
 REGISTRIES = (MODELS, DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, OPTIM_WRAPPERS, PARAM_SCHEDULERS, HOOKS, LOOPS)
 
-# Arguments of optimizers on which depends what their state is made of.
+# Arguments of optimizers that decide which tensors their state has.
 OF_STATE = tuple(f'optim_wrapper.optimizer.{name}' for name in ('type', 'amsgrad', 'centered'))
 
-# Keys of a config that change no number of what is trained, apart from rounding; patterns of fnmatch. What is not here
-# counts as changing them, also what a user's own component takes.
+# Keys of a config that do not change what is trained, apart from rounding: patterns of fnmatch. All other keys do, also
+# those of a user's own component.
 FREE = (
     *('work_dir', 'resume', 'load_from', 'launcher', 'experiment_name', 'log_level', 'log_processor*'),
     *('visualizer*', 'default_scope', 'custom_imports.*', 'cfg', 'runner_type', 'env_cfg.mp_cfg.*'),
@@ -46,24 +46,24 @@ FREE = (
     *('train_cfg.max_epochs', 'train_cfg.max_skipped', 'randomness.deterministic', 'auto_scale_lr.*'),
     *('optim_wrapper.shard', 'optim_wrapper.optimizer.fused', 'optim_wrapper.optimizer.foreach'),
     'train_dataloader.dataset.reads_in_flight',
-    # which files they are, the fingerprint says
+    # the fingerprint compares the files
     *('train_dataloader.dataset.sources.*.root', 'train_dataloader.dataset.sources.*.ann_file'),
     *('train_dataloader.dataset.sources.*.skip', 'train_dataloader.dataset.sources.*.allow_outside'),
     *('train_dataloader.dataset.sources.*.extensions*', 'train_dataloader.dataset.sources.*.select'),
     *('train_dataloader.dataset.sources.*.classes*', 'train_dataloader.dataset.sources.*backend_args*'),
 )
-# of the hooks those that change what is trained
+# hooks that change what is trained
 BOUND = (*(f'default_hooks.{name}.*' for name in ('step_seed', 'sampler_seed', 'param_scheduler')), '*_hooks.*ema*')
-# of a loader what concerns the way of the samples, not which they are
+# keys of a loader that decide which samples there are, and in which order
 LOADER = ('dataset.', 'sampler.', 'batch_sampler.', 'collate_fn.', 'drop_last', 'num_batch_per_epoch')
+NO_STATE = "the optimizer's moments begin at zero"
 
-
-# what every run that goes on says
+# set in every resumed run
 OF_RESUMING = ('resume', 'load_from', 'default_hooks.resume.allow_changes')
 
 
 class Change(NamedTuple):
-    """A key of which a config says something else than the one in the checkpoint; None where one says nothing."""
+    """A key with different values in the checkpoint's config and in this one. None means that the key is not there."""
 
     key: str
     then: Any
@@ -71,7 +71,7 @@ class Change(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        """Whether the numbers stay."""
+        """Whether the change keeps the numbers of the training."""
         if any(fnmatchcase(self.key.lower(), pattern) for pattern in BOUND):
             return False
         if self.key.startswith('train_dataloader.') and not self.key.split('.', 1)[1].startswith(LOADER):
@@ -80,7 +80,7 @@ class Change(NamedTuple):
 
 
 def settings(text: str) -> dict[str, Any]:
-    """The values of a config's text by dotted key. Nothing of it is run: what is no plain value stays text.
+    """The values of a config's text by dotted key. No code of it is run: a value that is not plain stays text.
 
     Raises:
         SyntaxError: no config as MMEngine writes it.
@@ -120,7 +120,7 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _flat(key, value[0])
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         names = [str(number) for number in range(len(value))]
-        if key == 'custom_hooks':  # which of them are new is seen by their type, wherever they stand
+        if key == 'custom_hooks':  # are compared by type, at any position
             kinds = [str(item.get('type')) if isinstance(item, dict) else str(item) for item in value]
             names = [f'{kind}{kinds[:i].count(kind) + 1 if kind in kinds[:i] else ""}' for i, kind in enumerate(kinds)]
         for name, item in zip(names, value, strict=True):
@@ -130,7 +130,7 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Compare the settings of a checkpoint with those of a config, sorted by key; a default is the same as nothing."""
+    """Compare the settings of a checkpoint with those of a config, sorted by key. A missing key has its default."""
     keys = sorted(then.keys() | now.keys())
     differing = [key for key in keys if then.get(key) != now.get(key)]
     pairs = {key: [_value_of(side, key) if key not in side else side[key] for side in (then, now)] for key in differing}
@@ -138,7 +138,7 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def _value_of(values: Mapping[str, Any], key: str) -> Any:
-    """The default of a key that is not there, where its component has one."""
+    """The default of a missing key, if its component has one."""
     place, _, name = key.rpartition('.')
     kind = values.get(f'{place}.type')
     found = (registry.get(kind) for registry in (REGISTRIES if isinstance(kind, str) else ()))
@@ -149,7 +149,7 @@ def _value_of(values: Mapping[str, Any], key: str) -> Any:
 
 
 def table(changes: Sequence[Change]) -> str:
-    """A line each: key, then, now."""
+    """One line for each change: key, then, now."""
     rows = [('key', 'then', 'now'), *((change.key, _short(change.then), _short(change.now)) for change in changes)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return '\n'.join(f'  {key:{widths[0]}}  {then:{widths[1]}}  {now}' for key, then, now in rows)
@@ -161,7 +161,7 @@ def _short(value: Any) -> str:
 
 
 def compare_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints of a MixedDataset, a sentence a source."""
+    """The differences between two fingerprints of a MixedDataset, one sentence for each source."""
     said = [f'source {name!r} is gone' for name in then if name not in now]
     said += [f'source {name!r} is new, with {now[name]["rows"]} rows' for name in now if name not in then]
     if not said and [*then] != [*now]:
@@ -177,17 +177,17 @@ def compare_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Says what differs between a run and the checkpoint that it goes on from, and refuses what would change numbers.
+    """Compares a resumed run with its checkpoint, and refuses differences that would change the numbers.
 
-    The log has a table of all keys of the config that differ. Free to change are, among others, workers, size of a
-    micro-batch, ranks, intervals, validation, places of the data and of the run, and ``train_cfg.max_epochs``: a longer
-    run has at every step the rate that its schedule says. Everything else is refused: optimizer, schedule, model,
-    masks, transforms, global batch, another seed, data with other rows, an EMAHook that is gone or new, and a
-    checkpoint without the optimizer's state. Without a seed (``randomness.seed=None``) a run takes that of the
-    checkpoint.
+    The log has a table of all keys of the config that differ. Free to change are, among others, workers, micro-batch
+    size, number of ranks, intervals, validation, places of data and run, and ``train_cfg.max_epochs``. In a longer run
+    each step has the learning rate of the new schedule. Everything else is refused: optimizer, schedule, model, masks,
+    transforms, global batch size, another seed, data with other rows, an EMAHook that is removed or new, and a
+    checkpoint without the optimizer's state. A run without a seed (``randomness.seed=None``) takes the checkpoint's.
 
     Args:
-        allow_changes: go on with what this config says; the log names what follows. ``train.py --allow-changes``.
+        allow_changes: resume with this config in any case. The log names the consequences. ``train.py
+            --allow-changes`` sets it.
     """
 
     priority = 'HIGH'  # before EMAHook takes its weights
@@ -197,13 +197,13 @@ class ResumeHook(Hook):
         self._data: dict[str, Any] | None = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add what the config does not say: which rows the data have, and whose state the optimizer's is."""
+        """Store what the config does not say: the rows of the data, and the parameters of the optimizer's state."""
         checkpoint['meta']['data'] = self._fingerprint(runner)
         if 'optimizer' in checkpoint:
             checkpoint['meta']['parameters'] = _parameter_names(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Compare, and make of the checkpoint one that this run can go on from."""
+        """Compare, and adapt an allowed checkpoint to this run."""
         if not runner._resume:
             return
         path = loaded_path(runner)
@@ -226,7 +226,10 @@ class ResumeHook(Hook):
                 f'{"; ".join(dict.fromkeys(reasons.values()))}.'
             )
         if reasons or any(change.key.startswith(('optim_wrapper.', 'train_cfg.max_epochs')) for change in changes):
-            _adapt(runner, checkpoint, bound, bool(data))
+            _adapt(runner, checkpoint, [change.key for change in bound], bool(data))
+            hyperparameters = 'learning rate, weight decay and the like are those of this config'
+            said = [*reasons.values(), hyperparameters if 'optimizer' in checkpoint else NO_STATE]
+            runner.logger.info(f'Resumed with changes: {"; ".join(dict.fromkeys(said))}.')
         _take_seed(runner, meta)
 
     def _changes(self, runner: Runner, meta: Mapping[str, Any], path: str | None) -> list[Change]:
@@ -235,7 +238,7 @@ class ResumeHook(Hook):
         except (KeyError, SyntaxError):
             runner.logger.warning(f'{path} does not say its config, so nothing is compared with it.')
             return []
-        then['randomness.seed'] = meta.get('seed')  # also that of a run whose config had none
+        then['randomness.seed'] = meta.get('seed')  # also if the config of that run had none
         now.setdefault('randomness.seed', meta.get('seed'))
         return [change for change in compare(then, now) if change.key not in OF_RESUMING]
 
@@ -250,8 +253,8 @@ class ResumeHook(Hook):
 def _reasons(
     runner: Runner, checkpoint: dict[str, Any], bound: Sequence[Change], data: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """Why a checkpoint is refused, and what follows where it is not."""
-    anew = 'the unfinished epoch begins anew with what there is now'
+    """Why a checkpoint is refused, and the consequence if it is allowed."""
+    anew = 'the unfinished epoch starts again with the data of now'
     if data:
         yield f'is of a run with other data: {"; ".join(data)}. Some would be read twice and others never', anew
     before, now = _info(checkpoint).get('steps_per_epoch'), len(runner.train_dataloader)
@@ -261,22 +264,22 @@ def _reasons(
     if has_ema and 'ema_state_dict' not in checkpoint:
         yield (
             'has no average of the weights, and this run has an EMAHook',
-            'the average begins at the weights of the checkpoint',
+            'the average starts at the weights of the checkpoint',
         )
     elif not has_ema and 'ema_state_dict' in checkpoint:
         yield (
             'has the average of an EMAHook, which this run lacks',
-            'training goes on from the raw weights, without an average',
+            'training continues with the raw weights, without an average',
         )
     if 'optimizer' not in checkpoint:
         yield (
             'has no state of the optimizer (it is a best_*.pth, or of save_optimizer=False; epoch_N.pth has it)',
-            "the optimizer's moments begin at zero",
+            NO_STATE,
         )
     if bound:
         yield (
             f'is of a run with other settings, which change its numbers:\n{table(bound)}',
-            'what this config says holds from here on',
+            'the settings of this config hold from here on',
         )
 
 
@@ -289,7 +292,7 @@ def _has_ema(runner: Runner) -> bool:
 
 
 def _take_seed(runner: Runner, meta: dict[str, Any]) -> None:
-    """Give the sampler, which is built already, the seed that MMEngine will give the run; or keep an allowed one."""
+    """Give the sampler, which exists already, the seed that MMEngine will give the run. An allowed new seed stays."""
     own = runner._randomness_cfg.get('seed')
     seed = meta.get('seed') if own is None else own
     meta['seed'] = seed
@@ -299,47 +302,37 @@ def _take_seed(runner: Runner, meta: dict[str, Any]) -> None:
         runner.logger.info(f'The seed is that of the checkpoint, {seed}.')
 
 
-def _adapt(runner: Runner, checkpoint: dict[str, Any], bound: Sequence[Change], other_data: bool) -> None:
-    """Make of a checkpoint one of this config: what changes holds from its place on.
+def _adapt(runner: Runner, checkpoint: dict[str, Any], changed: Sequence[str], other_data: bool) -> None:
+    """Make a checkpoint fit this config, whose settings hold from its step on.
 
-    MMEngine would take hyperparameters and schedules out of the checkpoint, whatever the config says.
+    MMEngine would take hyperparameters and schedules from the checkpoint, whatever the config says.
     """
     meta, length = checkpoint['meta'], len(runner.train_dataloader)
-    said = []
-    keys = [change.key for change in bound]
-    if other_data or any(key.startswith(('train_dataloader.', 'randomness.')) for key in keys):
-        begin = meta['epoch'] * length
-        if meta['iter'] != begin:
-            said.append(f'epoch {meta["epoch"] + 1} begins anew, because its order is another one')
-        meta['iter'] = begin
+    if other_data or any(key.startswith(('train_dataloader.', 'randomness.')) for key in changed):
+        meta['iter'] = meta['epoch'] * length  # the samples come in another order, so the epoch starts again
     _info(checkpoint).update(steps_per_epoch=length, max_iters=runner.max_iters)
     if 'ema_state_dict' in checkpoint and not _has_ema(runner):
         raw = {key: checkpoint['ema_state_dict'].get(f'module.{key}', x) for key, x in checkpoint['state_dict'].items()}
-        checkpoint['state_dict'] = raw  # EMAHook had them change places
-        said.append('training goes on from the raw weights, without an average')
+        checkpoint['state_dict'] = raw  # EMAHook has exchanged the two
     if _place(runner, meta['epoch'], meta['iter'], length):
         checkpoint.pop('param_schedulers', None)
-    if {*OF_STATE} & {*keys}:
+    if {*OF_STATE} & {*changed}:
         checkpoint.pop('optimizer', None)
     if 'optimizer' in checkpoint:
         checkpoint['optimizer'] |= _regrouped(runner, checkpoint['optimizer'], meta.get('parameters'))
-        said.append('learning rate, weight decay and the like are those of this config')
-    else:
-        said.append("the optimizer's state begins anew")
-    runner.logger.info(f'Resumed with changes: {"; ".join(said)}.')
 
 
 def _place(runner: Runner, epoch: int, step: int, length: int) -> bool:
-    """Bring the schedules to a step by the config alone; False where they follow metrics, whose past is not known."""
+    """Advance the schedules to a step by the config alone. False if they follow metrics, whose past is unknown."""
     schedulers: Any = runner.param_schedulers or []
     if any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
         return False
+    others = [scheduler for scheduler in schedulers if not isinstance(scheduler, WarmupCosineLR)]
     for scheduler in schedulers:
         if isinstance(scheduler, WarmupCosineLR):
             scheduler.load_state_dict({'last_step': step, '_global_step': step})
-    others = [scheduler for scheduler in schedulers if not isinstance(scheduler, WarmupCosineLR)]
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', UserWarning)  # that there are no steps of the optimizer in between
+        warnings.simplefilter('ignore', UserWarning)  # that the optimizer makes no steps in between
         for number in range(1, step + 1 if others else 0):
             due = number % length == 0 and number // length <= epoch
             for scheduler in others:
@@ -353,7 +346,7 @@ def _regrouped(runner: Runner, state: Mapping[str, Any], names: Sequence[str] | 
     own = _parameter_names(runner)
     then = [number for group in state['param_groups'] for number in group['params']]
     now: dict[str, int] = {name: number for number, name in enumerate(own)}
-    if names is None and len(then) == len(own):  # of a checkpoint that does not name them
+    if names is None and len(then) == len(own):  # an old checkpoint does not name them
         names = own
     pairs = {number: now[name] for number, name in zip(then, names or (), strict=False) if name in now}
     numbers = iter(range(len(own)))

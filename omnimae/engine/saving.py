@@ -1,22 +1,20 @@
-"""What a run leaves on the disk to go on from: checkpoints that are whole, plain and fit; exports; preemption."""
+"""Checkpoints that are complete on the disk, hold plain data and fit the model; exports of weights."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process, master_only
+from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import LocalBackend, join_path
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import EMAHook, Hook
@@ -26,56 +24,42 @@ from torch import Tensor, nn
 
 from omnimae.checkpoint import load_file, replacing, save_file
 from omnimae.registry import HOOKS
-from omnimae.stopping import (
-    INTERRUPTED,
-    PREEMPTED,
-    SIGNALS,
-    StorageAwayError,
-    WaitEnded,
-    heard,
-    saving,
-    storage_patience,
-)
+from omnimae.structures import unwrapped
 
 from .compat import (
-    all_come,
     apply_patches,
-    exit_now,
-    exit_together,
     find_latest_checkpoint,
     loaded_path,
-    someone_waits,
+    save_alone,
     wait_until_written,
     written_later,
 )
-from .hooks import check_score, class_names, unwrapped
-from .reading import message_of
-from .sharding import ShardedOptimizer
+from .hooks import Batches, Logs
+from .labels import check_score, class_names, num_classes
 
 
 @HOOKS.register_module()
 class CheckpointHook(MMEngineCheckpointHook):
-    """MMEngine's, by the same name and with the same options, which removes old checkpoints last.
+    """MMEngine's CheckpointHook, which removes old checkpoints last. The options are the same.
 
-    MMEngine removes the oldest one, or the best so far, before it writes the new one. A run that is killed in between
-    has lost it: with ``max_keep_ckpts=1`` all there was. (0.11.0rc0 still does.) Where a run was resumed from another
-    folder, MMEngine removes the best one there. Here nothing is removed but in the run's own folder.
+    MMEngine removes the oldest checkpoint, or the best one, before it writes the new one. A kill in between loses it:
+    with ``max_keep_ckpts=1`` the only one. (Not mended in 0.11.0rc0.) If a run resumes from another folder, MMEngine
+    removes the best checkpoint there. This hook removes files in the run's own folder alone.
 
-    With ``save_best='accuracy/top1'`` every validation says in the log and in the curves (``accuracy/top1_best`` and
-    ``accuracy/top1_best_epoch``) what was best and when, beside what it is now. The weights are those that were
-    validated: the average, with an EMAHook. `ExportHook` writes them alone, too.
+    With ``save_best='accuracy/top1'`` each validation adds the best value and its epoch to the log and to the curves
+    ``accuracy/top1_best`` and ``accuracy/top1_best_epoch``. The weights are those that were validated: with an EMAHook
+    the averaged ones. `ExportHook` also writes them alone.
 
-    An epoch may take hours. So ``timed.pth`` is written, too, and in its place again, as often as no other checkpoint
-    was for some time. Training waits for the disk neither time: it is written in the background. It goes when training
-    is over.
+    An epoch may take hours. So ``timed.pth`` is written, again and again, if there was no other checkpoint for some
+    time. It is written in the background while training continues. It is removed after training.
 
     Args:
         args: of MMEngine's.
-        minutes: between checkpoints; None writes those that MMEngine does alone.
+        minutes: between checkpoints; None for MMEngine's checkpoints alone.
         kwargs: of MMEngine's.
 
     Raises:
-        FloatingPointError: the weights are not finite; the last good checkpoint stays.
+        FloatingPointError: the weights are not finite. The last good checkpoint stays.
     """
 
     def __init__(self, *args: Any, minutes: float | None = 15.0, **kwargs: Any) -> None:
@@ -84,7 +68,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     @property
     def best(self) -> dict[str, str]:
-        """Metric -> path of the checkpoint that was best in it so far."""
+        """Metric -> path of its best checkpoint so far."""
         if not self.save_best:
             return {}
         single = len(self.key_indicators) == 1
@@ -92,10 +76,10 @@ class CheckpointHook(MMEngineCheckpointHook):
         return {key: path for key, path in paths.items() if path}
 
     def before_train(self, runner: Runner) -> None:
-        """Find the best checkpoint of a resumed run in its own folder, if it was moved or copied there."""
+        """Check ``save_best``. Look for the best checkpoint of a resumed run in its own folder first."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
-            os.makedirs(self.out_dir, exist_ok=True)  # of another ``out_dir`` than the work directory
+            os.makedirs(self.out_dir, exist_ok=True)  # may be outside the work directory
         for key in self.save_best or ():
             if key != 'auto':
                 check_score(runner, key, 'default_hooks.checkpoint.save_best')
@@ -110,7 +94,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                     self.best_ckpt_path_dict[key] = here
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Keep what is best, and say so."""
+        """Save the best weights, and log the best score."""
         if not isinstance(runner._train_loop, BaseLoop):
             return  # Runner.val() alone
         super().after_val_epoch(runner, metrics)
@@ -121,15 +105,13 @@ class CheckpointHook(MMEngineCheckpointHook):
             runner.visualizer.add_scalars({f'{key}_best': score, f'{key}_best_{unit}': when}, step=runner.epoch)
             runner.logger.info(f'{key}: last {metrics[key]:.4f}, best {score:.4f} at {unit} {when}.')
 
-    def count_step(self, runner: Runner, data_batch: Any, counts: dict[str, float]) -> None:
-        """Whether it is time for a checkpoint, by the clock of the main rank (EpochTrainLoop)."""
+    def count_step(self, runner: Runner, data_batch: Batches, counts: dict[str, float]) -> None:
+        """Decide by the clock of the main rank whether a checkpoint is due (EpochTrainLoop)."""
         passed = (time.monotonic() - self._saved_at) / 60
         counts['time_to_save'] = is_main_process() and self.minutes is not None and passed >= self.minutes
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
-    ) -> None:
-        """Save if it is time."""
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batches, outputs: Logs = None) -> None:
+        """Save if a checkpoint is due."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         if runner.train_loop.counts['time_to_save']:
             self.check_finite(runner)
@@ -140,7 +122,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._saved_at = time.monotonic()
 
     def after_train(self, runner: Runner) -> None:
-        """Remove the checkpoint by time, if there is a later one."""
+        """Remove ``timed.pth``, unless it is the latest checkpoint."""
         super().after_train(runner)
         wait_until_written()
         is_last = os.path.basename(find_latest_checkpoint(runner.work_dir) or '') == 'timed.pth'
@@ -167,8 +149,6 @@ class CheckpointHook(MMEngineCheckpointHook):
                 )
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        if not self.save_best:  # and there may be no training: Runner.val()
-            return
         with self._removing_last():
             super()._save_best_checkpoint(runner, metrics)
 
@@ -176,7 +156,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _removing_last(self) -> Iterator[None]:
         backend = self.file_backend
         isfile, remove, outdated = backend.isfile, backend.remove, list[str]()
-        # Of a run that was resumed from another folder, the best so far is still there, and stays.
+        # If the run was resumed from another folder, the best checkpoint there stays.
         backend.isfile = lambda path: os.path.dirname(path) == self.out_dir and isfile(path)
         backend.remove = outdated.append
         try:
@@ -188,214 +168,45 @@ class CheckpointHook(MMEngineCheckpointHook):
                 remove(path)
 
 
-@HOOKS.register_module()
-class PreemptionHook(Hook):
-    """Saves and ends the run when somebody asks for it: Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 (Slurm's ``USR1@120``).
-
-    A rank that was signalled tells the others at the end of the optimizer step or validation that is running. All save
-    ``preempted.pth`` together. The exit code is 75, which ``slurm_train.sh`` answers with ``--resume``, and 130 after
-    Ctrl-C. A second Ctrl-C does not wait for the end of the step.
-
-    Data that do not come hold up no one: a rank that waits for them ends its wait at once, or, if there are several
-    ranks, after ``PATIENCE``, in which the others may finish the step with it. A validation ends at once: the resumed
-    run does it again. Ranks that do not meet in ``PATIENCE``, because one is in a collective with another, leave the
-    saving to the main one; where that is in the collective, the RescueHook saves when the others are gone.
-
-    A storage that does not answer ends the run in the same way, with the exit code 75, or 1 where it refuses to.
-    """
-
-    # Behind everything else of the step.
-    priority = 'LOWEST'
-    GRACE = 60.0  # seconds that a loader's worker outlives SIGTERM, which clusters send to every process
-    PATIENCE = 10.0  # seconds
-
-    def __init__(self) -> None:
-        self._before: dict[int, Any] = {}  # what the signals did before training
-        self._loop: Any = None
-        self._preempted = self._interrupted = False
-        self._validates = self._is_stopping = False
-
-    def before_train(self, runner: Runner) -> None:
-        """Listen, in this process and in the loader's workers."""
-        self._preempted = self._interrupted = self._validates = self._is_stopping = False
-        self._loop = runner.train_loop
-        if threading.current_thread() is threading.main_thread():  # no other may listen
-            self._before = {number: signal.signal(number, self._ask) for number in heard()}
-            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_wait)
-            saving.set()
-        for loader in [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else []):
-            loader.worker_init_fn = _Outliving(self.GRACE, loader.worker_init_fn)
-            loader.timeout += storage_patience() if loader.timeout else 0
-
-    @property
-    def was_asked(self) -> bool:
-        """Whether this rank was asked to stop."""
-        return self._preempted
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted |= number == signal.SIGINT
-        self._preempted = True
-        if not self._is_stopping:
-            others = get_world_size() > 1 and not self._validates
-            signal.setitimer(signal.ITIMER_REAL, self.PATIENCE if others else 0.01, 1.0)
-
-    def _end_wait(self, number: int, frame: FrameType | None) -> None:
-        feed = getattr(self._loop, 'feed', None)
-        if self._validates or (feed is not None and feed.is_waiting):
-            raise WaitEnded
-
-    def count_step(self, runner: Runner, data_batch: Any, counts: dict[str, float]) -> None:
-        """Say whether this rank was asked (EpochTrainLoop)."""
-        counts |= dict(asked_to_stop=self._preempted, interrupted=self._interrupted)
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Tensor] | None = None
-    ) -> None:
-        """Stop after this step if any rank was asked to."""
-        counts = runner.train_loop.counts
-        if counts['asked_to_stop']:
-            self._stop(runner, INTERRUPTED if counts['interrupted'] else PREEMPTED, step_is_over=True)
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Signals end the validation from now on."""
-        self._validates = bool(self._before)
-
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Let the ranks count together what they have; or leave, if another does."""
-        if batch_idx + 1 == len(runner.val_dataloader):
-            self._validates = False
-        elif self._validates and someone_waits():
-            raise WaitEnded
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Stop behind this validation."""
-        self._validates = False
-        if not isinstance(runner._train_loop, BaseLoop) or runner.train_loop is not self._loop:
-            return
-        asked = torch.tensor([float(self._preempted), float(self._interrupted)])
-        all_reduce(asked, 'max')
-        if asked[0]:
-            self._stop(runner, INTERRUPTED if asked[1] else PREEMPTED)
-
-    def stop_waiting(self, runner: Runner) -> None:
-        """Stop between two steps, because the data of the next do not come, or in a validation (EpochTrainLoop)."""
-        self._validates, self._is_stopping = False, True
-        self._stop(runner, self._code, together=all_come(self.PATIENCE))
-
-    @property
-    def _code(self) -> int:
-        return INTERRUPTED if self._interrupted else PREEMPTED
-
-    def stop_away(self, runner: Runner, error: StorageAwayError) -> None:
-        """Stop because a storage does not answer, which this rank or all know (EpochTrainLoop)."""
-        self._validates, self._is_stopping = False, True
-        together = all_come(self.PATIENCE)
-        if is_main_process() or not together:
-            runner.logger.error(message_of(error))
-        self._stop(runner, error.code, together=together, why='The storage is away')
-
-    def stop_listening(self, runner: Runner) -> None:
-        """Training ended, however: the signals do again what they did before (EpochTrainLoop)."""
-        saving.clear()
-        if self._before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _stop(
-        self, runner: Runner, code: int, step_is_over: bool = False, together: bool = True, why: str = 'Preempted'
-    ) -> None:
-        """Save and exit; not ``together`` where other ranks wait in the step for this one, so that only one saves."""
-        self._validates, self._is_stopping = False, True
-        if self._before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        take_own_weights(runner)
-        is_sharded = isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)
-        saves = together or (is_main_process() and not is_sharded)
-        if saves:
-            path = save_preempted(runner, runner.save_checkpoint, runner.iter + step_is_over, notes=is_main_process())
-            runner.logger.info(f'{why}: saved {path}, the exit code is {code}. Go on with --resume.')
-        for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
-            signal.signal(number, signal.SIG_IGN)
-        runner.visualizer.close()
-        if together:
-            exit_together(code)
-        exit_now(code)
-
-
-def take_own_weights(runner: Runner) -> None:
-    """Within a validation, which an EMAHook gives the averaged ones."""
-    for hook in runner.hooks:
-        if getattr(hook, 'is_swapped', False):
-            hook._swap_ema_parameters()
-
-
-def save_preempted(runner: Runner, save: Callable[..., None], steps: int, *, notes: bool = True) -> str:
-    """Save ``preempted.pth`` where the checkpoints are.
+def save_preempted(runner: Runner, steps: int, *, alone: bool = False) -> str:
+    """Save ``preempted.pth`` with the raw weights next to the other checkpoints, and note that it is the latest.
 
     Args:
         runner: what is saved.
-        save: as ``runner.save_checkpoint``.
-        steps: that it has done.
-        notes: that it is the latest.
+        steps: number of steps that it has done.
+        alone: save from this rank, without the others.
 
     Returns:
         Its path.
     """
     places = ((hook.out_dir, hook.backend_args) for hook in runner.hooks if isinstance(hook, CheckpointHook))
     folder, backend_args = next(places, (runner.work_dir, None))
+    for hook in runner.hooks:
+        if getattr(hook, 'is_swapped', False):  # in a validation the model has the averaged weights of our EMAHook
+            hook._swap_ema_parameters()
+    save = partial(save_alone, runner) if alone else runner.save_checkpoint
     meta = dict(epoch=runner.epoch, iter=steps)
     save(folder, 'preempted.pth', meta=meta, by_epoch=False, backend_args=backend_args)
     path = join_path(folder, 'preempted.pth', backend_args=backend_args)
-    if notes:
+    if alone or is_main_process():
         _note_latest(runner, path)
     return path
 
 
 def _note_latest(runner: Runner, path: str) -> None:
-    Path(runner.work_dir).mkdir(parents=True, exist_ok=True)  # another machine may have had it
+    Path(runner.work_dir).mkdir(parents=True, exist_ok=True)  # only another machine may have it so far
     with replacing(Path(runner.work_dir, 'last_checkpoint')) as file:
         file.write_text(path)
 
 
-class _Outliving:
-    """What a worker does first: get ready to live on for ``seconds`` after a SIGTERM that is not its parent's.
-
-    The other signals that ask for a stop are its parent's alone.
-    """
-
-    def __init__(self, seconds: float, then: Callable[[int], None] | None) -> None:
-        self.seconds, self.then = seconds, then
-
-    def __call__(self, worker: int) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        for number in SIGNALS:
-            if number != signal.SIGTERM:
-                signal.signal(number, signal.SIG_IGN)
-        threading.Thread(target=self._wait, daemon=True).start()
-        if self.then is not None:
-            self.then(worker)
-
-    def _wait(self) -> None:
-        parent, seconds = os.getppid(), self.seconds
-        received: signal.struct_siginfo | None = signal.sigwaitinfo([signal.SIGTERM])
-        while received is not None and received.si_pid != parent and seconds > 0:
-            begin = time.monotonic()
-            received = signal.sigtimedwait([signal.SIGTERM], seconds)
-            seconds -= time.monotonic() - begin
-        os._exit(0)
-
-
 @HOOKS.register_module()
 class PlainCheckpointHook(Hook):
-    """Keeps checkpoints plain data, that load with ``weights_only=True``, and refuses those of another model.
+    """Makes checkpoints plain data, which load with ``weights_only=True``, and refuses those of another model.
 
-    MMEngine stores its curves as HistoryBuffer objects with numpy scalars beside them; here they become tensors and
-    Python numbers, and buffers again on loading. The curves in memory are cut to ``HISTORY`` values: every update
-    copies the whole curve, 2.9 ms of CPU at 500,000 values, times a dozen curves, in every step. (The log files keep
-    everything.) Neither is mended in MMEngine 0.11.0rc0.
+    MMEngine stores its curves as HistoryBuffer objects and NumPy scalars. This hook stores tensors and Python numbers,
+    and makes buffers again on loading. In memory the curves are limited to ``HISTORY`` values, because each update
+    copies the whole curve: 2.9 ms of CPU at 500,000 values, for each of a dozen curves, in each step. The log files
+    keep all values. Neither is mended in MMEngine 0.11.0rc0.
     """
 
     HISTORY = 10_000
@@ -404,19 +215,19 @@ class PlainCheckpointHook(Hook):
         apply_patches()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Replace in place what is not plain."""
+        """Replace values that are not plain data."""
         for key in checkpoint.keys() - {'state_dict', 'ema_state_dict', 'optimizer'}:
             checkpoint[key] = _to_plain(checkpoint[key])
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Make buffers of the curves again."""
+        """Check the model, and make buffers of the curves again."""
         _check_fit(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint), loaded_path(runner))
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for key, (values, counts) in scalars.items():
             scalars[key] = HistoryBuffer(values.tolist(), counts.tolist())
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Bound the curves in memory."""
+        """Limit the curves in memory."""
         for buffer in runner.message_hub.log_scalars.values():
             buffer.max_length = self.HISTORY
 
@@ -435,7 +246,7 @@ def _to_plain(value: Any) -> Any:
 
 
 def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -> None:
-    """Names and shapes of ``weights`` must be those of ``model``."""
+    """Refuse ``weights`` whose names and shapes are not those of ``model``."""
     needed, given = ({key: tuple(value.shape) for key, value in x.items()} for x in (model.state_dict(), weights))
     misfits = [key for key in sorted(needed.keys() | given.keys()) if needed.get(key) != given.get(key)]
     if misfits:
@@ -449,18 +260,17 @@ def _check_fit(model: nn.Module, weights: dict[str, Tensor], path: str | None) -
 
 @HOOKS.register_module()
 class ExportHook(Hook):
-    """Writes weights alone as ``.safetensors``, at the end of training and, if asked, on the way.
+    """Writes weights alone as ``.safetensors``, at the end of training and every ``interval`` epochs.
 
-    The file's metadata and its name say whether the weights are 'raw' or 'ema'; with an EMAHook both are written. Of a
-    classifier the metadata also hold the names of its classes, where the training data know them. Where the
-    CheckpointHook keeps the best weights, they are written at the end, too: those that were validated.
+    The metadata and the file's name say whether the weights are 'raw' or 'ema'. With an EMAHook both are written. The
+    metadata of a classifier include the names of its classes if the training data have them. If the CheckpointHook
+    keeps the best weights, they are also written at the end, as they were validated.
 
     Args:
         interval: epochs between exports; -1 exports at the end only.
     """
 
-    # Behind EMAHook, so that the average includes the last step.
-    priority = 'VERY_LOW'
+    priority = 'VERY_LOW'  # after EMAHook, so that the average includes the last step
 
     def __init__(self, interval: int = -1) -> None:
         self.interval = interval
@@ -474,12 +284,12 @@ class ExportHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Export what a run lacks that was stopped between its last checkpoint and its export; and the best weights."""
+        """Export the best weights, and the last ones if the run was stopped between its last checkpoint and export."""
         if self._exported != runner.epoch:
             self._export(runner, runner.epoch)
         for hook in runner.hooks:
             for key, path in hook.best.items() if isinstance(hook, CheckpointHook) else ():
-                if os.path.isfile(path):  # else it is on a remote storage
+                if os.path.isfile(path):  # not on a remote storage
                     self._export_best(runner, key, Path(path))
 
     def _export(self, runner: Runner, epoch: int) -> None:
@@ -502,7 +312,6 @@ class ExportHook(Hook):
 
 
 def _class_names(runner: Runner) -> dict[str, str]:
-    """The names in the order of the labels, as JSON; nothing where there are none."""
-    size: Any = getattr(unwrapped(runner.model).data_preprocessor, 'num_classes', None)
-    names = class_names(runner.train_dataloader.dataset, size)
+    """The names in the order of the labels, as JSON. Empty if there are none."""
+    names = class_names(runner.train_dataloader.dataset, num_classes(runner))
     return {} if names is None else {'classes': json.dumps(names)}

@@ -76,13 +76,13 @@ class Evaluation:
 
 @LOOPS.register_module()
 class ValLoop(Evaluation, MMEngineValLoop):
-    """MMEngine's ValLoop, with the same options. See `Evaluation` and `Readable`."""
+    """MMEngine's ValLoop, in the precision of training and without unreadable files: see `Readable`."""
 
     mode = 'val'
 
 
 @LOOPS.register_module()
 class TestLoop(Evaluation, MMEngineTestLoop):
-    """MMEngine's TestLoop, with the same options. See `Evaluation` and `Readable`."""
+    """MMEngine's TestLoop, in the precision of training and without unreadable files: see `Readable`."""
 
     mode = 'test'
