@@ -34,9 +34,8 @@ from programs import ROOT, TOOLS, Program, environment, run_program, run_ranks
 from streams import Streams
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, hook_of, write_config, write_data
 
-from omnimae import checkpoint
+from omnimae.checkpoint import files, load_file, replacing
 from omnimae.apis import get_model
-from omnimae.checkpoint import load_file, replacing
 from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.engine import claim_folder
 from omnimae.engine.compat import find_latest_checkpoint, save_whole, wait_until_written
@@ -148,14 +147,14 @@ def test_the_latest_checkpoint_is_found_after_a_move_and_without_its_note(config
 def test_a_checkpoint_by_time_does_not_wait_for_the_disk(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Long epochs: saved in every step here, on a disk that waits for the step, and stopped within an epoch."""
     torch.set_num_threads(1)
-    to_disk, gone_on, events = checkpoint._to_disk, threading.Event(), []
+    to_disk, gone_on, events = files._to_disk, threading.Event(), []
 
     def slow(path: Path) -> None:
         gone_on.wait(60)
         events.append('written')
         to_disk(path)
 
-    monkeypatch.setattr(checkpoint, '_to_disk', slow)
+    monkeypatch.setattr(files, '_to_disk', slow)
     save, options = CheckpointHook.after_train_iter, {'default_hooks.checkpoint.minutes': 0.0}
 
     def timed(*args, **more):

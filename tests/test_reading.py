@@ -387,7 +387,7 @@ def test_ranks_share_the_shards_and_any_number_of_them_goes_on(extracting, tmp_p
     """Rank 1 of two was killed before its only shard; then one rank goes on."""
     extracting(tmp_path / 'whole.npz')
     monkeypatch.setattr(extraction, 'get_world_size', lambda: 2)
-    with pytest.raises(ValueError, match=r'out lacks 1 of 3 shards, first features_000001\.npz\. Machines that do not'):
+    with pytest.raises(ValueError, match=r'out lacks 1 of 3 shards, first features_000001\.npz\. Machines without'):
         extracting(tmp_path / 'out')
     monkeypatch.undo()
     extracting.tool.write_features = partial(extraction.write_features, shard_size=99)  # theirs counts
