@@ -236,7 +236,8 @@ def test_the_environment_names_a_kind_of_device(monkeypatch, name):
 
 def test_a_checkpoint_is_read_into_the_memory_of_the_cpu(tmp_path):
     torch.save({'curve': torch.ones(3, dtype=torch.float64)}, tmp_path / 'a.pth')
-    assert compat.load_from_plain(str(tmp_path / 'a.pth'), map_location='meta')['state_dict']['curve'].device.type == 'cpu'
+    checkpoint = compat.load_from_plain(str(tmp_path / 'a.pth'), map_location='meta')
+    assert checkpoint['state_dict']['curve'].device.type == 'cpu'
 
 
 def test_a_gpu_without_bfloat16_is_told_of_float16(monkeypatch):

@@ -34,8 +34,8 @@ from programs import ROOT, TOOLS, Program, environment, run_program, run_ranks
 from streams import Streams
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, hook_of, write_config, write_data
 
-from omnimae.checkpoint import files, load_file, replacing
 from omnimae.apis import get_model
+from omnimae.checkpoint import files, load_file, replacing
 from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.engine import claim_folder
 from omnimae.engine.compat import find_latest_checkpoint, save_whole, wait_until_written
