@@ -352,7 +352,7 @@ def test_a_broken_map_is_no_map(tmp_path):
     [
         (dict(type='LargeScaleJitter', size=8, scale=(2, 1)), r'scale=\(2, 1\) is not a range'),
         (dict(type='LargeScaleJitter', size=8, interpolation='area'), "interpolation='area' is unknown"),
-        (dict(type='ColorJitter', hue=0.7), 'hue=0.7 is not within 0..0.5'),
+        (dict(type='ColorJitter', hue=0.7), 'hue=0.7 is not in 0..0.5'),
     ],
 )
 def test_transforms_refuse(transform, message):

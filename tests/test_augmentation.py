@@ -198,9 +198,9 @@ def test_filter_and_fill_are_those_asked_for(interpolation, resample):
                 np.testing.assert_array_equal(TIMM[name](picture, strength)[0], np.asarray(expected))
                 seen.add(strength.signed)
     assert seen == {-0.9, 0.9}
-    with pytest.raises(ValueError, match="interpolation='bicubic' is none of policy='pytorchvideo'"):
+    with pytest.raises(ValueError, match="policy='pytorchvideo' has no interpolation='bicubic'"):
         RandAugment(policy='pytorchvideo', magnitude=9, num_layers=2, interpolation='bicubic')
-    with pytest.raises(ValueError, match=r'fill=\(300, 0, 0\) is no RGB colour. Give three levels from 0 to 255'):
+    with pytest.raises(ValueError, match=r'fill=\(300, 0, 0\) is not RGB. Give three levels from 0 to 255'):
         RandAugment(policy='timm', magnitude=9, num_layers=2, fill=(300, 0, 0))
 
 
@@ -221,8 +221,8 @@ def test_no_operation_is_done_with_probability_zero_and_all_with_one():
             "num_layers=15 cannot be drawn with policy='pytorchvideo'",
         ),
         (dict(num_layers=0), 'num_layers=0 cannot be drawn'),
-        (dict(magnitude=11), 'magnitude=11, magnitude_std=0.5 is no strength. Give 0 to 10'),
-        (dict(prob=2), 'prob=2 is not a probability'),
+        (dict(magnitude=11), r'magnitude=11 is not in 0\.\.10, or magnitude_std=0\.5 is negative'),
+        (dict(prob=2), r'prob=2 is not in 0\.\.1'),
     ],
 )
 def test_wrong_arguments_of_randaugment_say_the_remedy(change: dict, message: str):
@@ -234,7 +234,7 @@ def test_wrong_arguments_of_randaugment_say_the_remedy(change: dict, message: st
 @pytest.mark.parametrize('clip', [np.zeros((1, 8, 8, 1), np.uint8), np.zeros((1, 8, 8, 3), np.float32)])
 def test_randaugment_refuses_what_is_no_uint8_rgb(clip: np.ndarray):
     """Also where nothing is drawn: a map beside the picture would otherwise fail after some steps."""
-    with pytest.raises(ValueError, match=rf'is for uint8 RGB, and was given {clip.dtype} .*, {clip.shape[-1]}\)'):
+    with pytest.raises(ValueError, match=rf'takes uint8 RGB, not {clip.dtype} .*, {clip.shape[-1]}\)'):
         RandAugment(policy='timm', magnitude=9, num_layers=2, prob=0)(clip, np.random.default_rng(0))
 
 

@@ -378,7 +378,7 @@ def test_half_a_pixel_of_the_middle_crop(round_down, middle):
         (dict(type='RandomResizedCrop', size=8, interpolation='cubic'), "interpolation='cubic' is unknown. Choose one"),
         (dict(type='ResizeShort', size=8, interpolation='nearest'), "interpolation='nearest' is unknown. Choose one"),
         (dict(type='MultiScaleCrop', size=8, scales=(1, 1.2)), r'scales=\(1, 1.2\) are not shares of the short side'),
-        (dict(type='Flip', prob=2), 'prob=2 is not a probability'),
+        (dict(type='Flip', prob=2), r'prob=2 is not in 0\.\.1'),
     ],
 )
 def test_wrong_arguments_say_the_remedy(cfg, message):

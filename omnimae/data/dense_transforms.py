@@ -1,9 +1,8 @@
-"""Transforms of pictures and of the maps that belong to them: depth, or a class for every pixel.
+"""Transforms of RGB together with its maps: depth, or a class for every pixel.
 
-Called as those of `transforms`, once per picture or map, with generators of the same seed: what changes the geometry
-draws the same for all, what changes colours leaves maps alone. A map has one channel; it is resized to the nearest
-pixel and padded with what says that nothing is known: -1 in depth (int16, int32), 255 in classes (uint8). RGB is
-padded with grey.
+They are called as those of `transforms`, once for each modality, with generators of the same seed. So geometry changes
+in the same way for all. Changes of colour leave maps alone. A map has one channel. It is resized to the nearest pixel
+and padded with "unknown": -1 in depth (int16, int32), 255 in classes (uint8). RGB is padded with grey.
 
 Recipes: MultiMAE (arXiv:2204.01678), the numbers of its release.
 """
@@ -13,8 +12,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from omnimae.data.randaugment import brightness, color, contrast, grey, map_levels
-from omnimae.data.transforms import check_interpolation, is_rgb, needed_rng, resize
+from omnimae.data.randaugment import LEVELS, brightness, color, contrast, grey, map_levels
+from omnimae.data.transforms import check_interpolation, check_ranges, check_shares, is_rgb, needed_rng, resize
 from omnimae.registry import TRANSFORMS
 from omnimae.structures import UNKNOWN_CLASS, UNKNOWN_DEPTH
 
@@ -39,7 +38,7 @@ def resize_long(clip: np.ndarray, size: float, interpolation: str) -> np.ndarray
 
 @TRANSFORMS.register_module()
 class LargeScaleJitter:
-    """Resize so that the long side is ``size`` times a random factor (arXiv:2012.07177); one resampling, not two.
+    """Resize the long side to ``size`` times a random factor (arXiv:2012.07177), in one resampling.
 
     Args:
         size: in pixels.
@@ -49,8 +48,7 @@ class LargeScaleJitter:
 
     def __init__(self, *, size: int, scale: tuple[float, float] = (0.1, 2.0), interpolation: str = 'bilinear'):
         check_interpolation(interpolation)
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError(f'scale={tuple(scale)} is not a range of positive numbers. Give (low, high).')
+        check_ranges(scale=scale)
         self.size, self.scale, self.interpolation = size, scale, interpolation
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -60,7 +58,7 @@ class LargeScaleJitter:
 
 @TRANSFORMS.register_module()
 class RandomCrop:
-    """Cut a square of ``size`` anywhere; what is smaller is padded first, see `padded`."""
+    """Cut a square of ``size`` at a random place. A smaller clip is padded first, see `padded`."""
 
     def __init__(self, *, size: int):
         self.size = size
@@ -92,8 +90,8 @@ class ColorJitter:
 
     Args:
         brightness, contrast, saturation: a factor is drawn from 1 - value to 1 + value.
-        hue: a turn of the colour circle is drawn from -hue to hue.
-        grey_prob: probability of losing all colour afterwards.
+        hue: a rotation of the hue, in turns, is drawn from -hue to hue.
+        grey_prob: probability of becoming grey afterwards.
     """
 
     def __init__(
@@ -107,11 +105,9 @@ class ColorJitter:
         grey_prob: float = 0.0,
     ):
         self.strengths = (brightness, contrast, saturation, hue)
-        shares = dict(brightness=brightness, contrast=contrast, saturation=saturation, prob=prob, grey_prob=grey_prob)
-        for name, value in {**shares, 'hue': hue}.items():
-            limit = 0.5 if name == 'hue' else 1
-            if not 0 <= value <= limit:
-                raise ValueError(f'ColorJitter: {name}={value} is not within 0..{limit}. Give such a number.')
+        check_shares(brightness=brightness, contrast=contrast, saturation=saturation, prob=prob, grey_prob=grey_prob)
+        if not 0 <= hue <= 0.5:
+            raise ValueError(f'hue={hue} is not in 0..0.5. Give such a number.')
         self.prob, self.grey_prob = prob, grey_prob
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
@@ -131,9 +127,7 @@ class ColorJitter:
 
 
 def turn_hue(clip: np.ndarray, turn: float) -> np.ndarray:
-    """Turn the colour circle by that share of it."""
-    table = np.stack(
-        [(np.arange(256) + round(180 * turn)) % 180, np.arange(256), np.arange(256)], 1
-    )  # hue is in 0..179
+    """Rotate the hue by this share of a turn."""
+    table = np.stack([(LEVELS + round(180 * turn)) % 180, LEVELS, LEVELS], 1)  # hue is in 0..179
     hsv = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV) for frame in clip])
     return np.stack([cv2.cvtColor(frame, cv2.COLOR_HSV2RGB) for frame in map_levels(hsv, table)])

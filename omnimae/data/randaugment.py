@@ -1,6 +1,6 @@
 """RandAugment (arXiv:1909.13719) of one clip, in the two variants of the recipes: timm's and PyTorchVideo's.
 
-Own code, since MMPretrain's draws anew for every frame, from a generator that is not the sample's.
+MMPretrain's draws anew for every frame, and not from the sample's generator.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from omnimae.data.transforms import is_rgb, needed_rng
+from omnimae.data.transforms import check_shares, is_rgb, needed_rng
 from omnimae.registry import TRANSFORMS
 
 LEVELS = np.arange(256)
 
 
 class Strength(NamedTuple):
-    """How strongly an operation acts, the same for all frames.
+    """Strength of an operation, the same for all frames.
 
     Attributes:
         share: magnitude / 10, in 0..1.
-        signed: the same, or negative.
+        signed: the same with a random sign.
         resample: Pillow's filter; None for OpenCV's bilinear one.
-        fill: what shows where the frame has moved away.
+        fill: RGB of pixels from outside the frame.
     """
 
     share: float
@@ -36,87 +36,60 @@ class Strength(NamedTuple):
 
 
 def map_levels(clip: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3), (256,) or (256, 3) -> every value replaced by the table's; cut to 0..255, rounded down."""
+    """(T, H, W, 3), (256,) or (256, 3) -> each level replaced by the table's, clipped to 0..255 and rounded down."""
     table = table.clip(0, 255).astype(np.uint8)
     flat = clip.reshape(-1, clip.shape[2], 3)
     return cv2.LUT(flat, table if table.ndim == 1 else table[None]).reshape(clip.shape)
 
 
-def histogram(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (256, 3): how often each level occurs in each channel."""
+def _levels(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) -> (256, 3), how often each level occurs in each channel; (3,), the highest that occurs."""
     counts = [cv2.calcHist([frame], [channel], None, [256], [0, 256]) for channel in range(3)]
-    return np.stack([count.ravel() for count in counts], 1).astype(np.int64)  # OpenCV 4 gives columns, 5 rows
+    histogram = np.stack([count.ravel() for count in counts], 1).astype(np.int64)  # OpenCV 4 gives columns, 5 rows
+    return histogram, 255 - (histogram[::-1] > 0).argmax(0)
 
 
-def auto_contrast(clip: np.ndarray) -> np.ndarray:
-    """Stretch each channel of each frame to 0..255."""
-    return _per_frame(clip, [_stretching(histogram(frame)) for frame in clip])
-
-
-def _stretching(counts: np.ndarray) -> np.ndarray:
-    low, high = (counts > 0).argmax(0), _highest(counts)
+def _stretching(frame: np.ndarray) -> np.ndarray:
+    """Table that stretches each channel to 0..255."""
+    counts, high = _levels(frame)
+    low = (counts > 0).argmax(0)
     scale = 255 / np.maximum(high - low, 1)
     return np.where(high > low, LEVELS[:, None] * scale - low * scale, LEVELS[:, None])
 
 
-def equalize(clip: np.ndarray) -> np.ndarray:
-    """Make the levels of each channel of each frame equally frequent, as far as a table can."""
-    return _per_frame(clip, [_equalizing(histogram(frame)) for frame in clip])
-
-
-def _equalizing(counts: np.ndarray) -> np.ndarray:
-    step = (counts.sum(0) - counts[_highest(counts), range(3)]) // 255
+def _equalizing(frame: np.ndarray) -> np.ndarray:
+    """Table that makes the levels of each channel as equally frequent as a table can."""
+    counts, high = _levels(frame)
+    step = (counts.sum(0) - counts[high, range(3)]) // 255
     below = counts.cumsum(0) - counts
     return np.where(step > 0, (step // 2 + below) // np.maximum(step, 1), LEVELS[:, None])
 
 
-def _highest(counts: np.ndarray) -> np.ndarray:
-    """(256, 3) -> (3,): the highest level that occurs."""
-    return 255 - (counts[::-1] > 0).argmax(0)
+def _per_frame(clip: np.ndarray, table_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return np.concatenate([map_levels(frame[None], table_of(frame)) for frame in clip])
 
 
-def _per_frame(clip: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([map_levels(frame[None], table) for frame, table in zip(clip, tables, strict=True)])
-
-
-def invert(clip: np.ndarray) -> np.ndarray:
-    """Negative."""
-    return 255 - clip
-
-
-def posterize(clip: np.ndarray, bits: int) -> np.ndarray:
-    """Keep the upper ``bits``."""
-    return clip & np.uint8(256 - 2 ** (8 - bits))
-
-
-def solarize(clip: np.ndarray, threshold: float) -> np.ndarray:
-    """Invert what is not below the threshold."""
+def _solarized(clip: np.ndarray, threshold: float) -> np.ndarray:
     return map_levels(clip, np.where(LEVELS < threshold, LEVELS, 255 - LEVELS))
 
 
-def solarize_add(clip: np.ndarray, amount: int) -> np.ndarray:
-    """Brighten what is below 128."""
-    return map_levels(clip, np.where(LEVELS < 128, LEVELS + amount, LEVELS))
-
-
 def brightness(clip: np.ndarray, factor: float) -> np.ndarray:
-    """Move away from black (or towards it, ``factor`` < 1)."""
+    """Blend with black; ``factor`` > 1 moves away from it."""
     return map_levels(clip, _blend(np.float32(0), LEVELS, factor))
 
 
 def contrast(clip: np.ndarray, factor: float) -> np.ndarray:
-    """Move away from the mean grey of the frame."""
-    means = [np.float32(int(grey(frame).mean() + 0.5)) for frame in clip]
-    return _per_frame(clip, [_blend(mean, LEVELS, factor) for mean in means])
+    """Blend with the mean grey of the frame."""
+    return _per_frame(clip, lambda frame: _blend(np.float32(int(grey(frame).mean() + 0.5)), LEVELS, factor))
 
 
 def color(clip: np.ndarray, factor: float) -> np.ndarray:
-    """Move away from grey."""
+    """Blend with grey."""
     return np.stack([_blend_frames(np.repeat(grey(frame)[..., None], 3, -1), frame, factor) for frame in clip])
 
 
 def sharpness(clip: np.ndarray, factor: float) -> np.ndarray:
-    """Move away from the smoothed frame; the outermost pixels are not smoothed."""
+    """Blend with the smoothed frame; the outermost pixels are not smoothed."""
     kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
     result = clip.copy()
     for frame, sharpened in zip(clip, result, strict=True):
@@ -132,7 +105,7 @@ def grey(frame: np.ndarray) -> np.ndarray:
 
 
 def _blend(start: np.ndarray, end: np.ndarray, factor: float) -> np.ndarray:
-    """Away from ``start``, past ``end`` if ``factor`` > 1, in float32 as Pillow does it."""
+    """From ``start`` (0) to ``end`` (1) and beyond, in float32 as Pillow does it."""
     return start + np.float32(factor) * (end - start).astype(np.float32)
 
 
@@ -141,14 +114,14 @@ def _blend_frames(start: np.ndarray, end: np.ndarray, factor: float) -> np.ndarr
 
 
 def warp(clip: np.ndarray, matrix: tuple[float, ...], strength: Strength) -> np.ndarray:
-    """Pixel (x, y) of the result comes from (a x + b y + c, d x + e y + f), the corner of the frame being (0, 0)."""
+    """Pixel (x, y) of the result is that at (a x + b y + c, d x + e y + f); the corner of the frame is (0, 0)."""
     height, width = clip.shape[1:3]
     resample, fill = strength.resample, strength.fill
     if resample is not None:
         frames = (Image.fromarray(frame) for frame in clip)
         transform = Image.Transform.AFFINE
         return np.stack([np.asarray(f.transform(f.size, transform, matrix, resample, fillcolor=fill)) for f in frames])
-    # Ten times faster than Pillow. Like PyTorch it mixes the fill into the outermost pixels; Pillow draws a hard edge.
+    # Ten times as fast as Pillow. Like PyTorch it mixes the fill into the outermost pixels; Pillow has a hard edge.
     a, b, c, d, e, f = matrix
     centres = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])  # OpenCV counts from pixel centres
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -165,11 +138,11 @@ def rotation(clip: np.ndarray, degrees: float) -> tuple[float, ...]:
 Operation = Callable[[np.ndarray, Strength], np.ndarray]
 
 _COMMON: dict[str, Operation] = {
-    'AutoContrast': lambda clip, _: auto_contrast(clip),
-    'Equalize': lambda clip, _: equalize(clip),
-    'Invert': lambda clip, _: invert(clip),
+    'AutoContrast': lambda clip, _: _per_frame(clip, _stretching),
+    'Equalize': lambda clip, _: _per_frame(clip, _equalizing),
+    'Invert': lambda clip, _: 255 - clip,
     'Rotate': lambda clip, s: warp(clip, rotation(clip, 30 * s.signed), s),
-    'Posterize': lambda clip, s: posterize(clip, 4 - int(4 * s.share)),
+    'Posterize': lambda clip, s: clip & np.uint8(256 - 2 ** (4 + int(4 * s.share))),  # keeps the upper bits
     'Color': lambda clip, s: color(clip, 1 + 0.9 * s.signed),
     'Contrast': lambda clip, s: contrast(clip, 1 + 0.9 * s.signed),
     'Brightness': lambda clip, s: brightness(clip, 1 + 0.9 * s.signed),
@@ -182,12 +155,12 @@ _COMMON: dict[str, Operation] = {
 
 
 class Policy(NamedTuple):
-    """What is drawn from, and how.
+    """The operations and how they are drawn.
 
     Attributes:
         operations: by name.
-        replace: whether one operation may be drawn several times.
-        resamples: filters, one of which is drawn for each operation.
+        replace: whether an operation may be drawn several times.
+        resamples: filters; one is drawn for each operation.
     """
 
     operations: Mapping[str, Operation]
@@ -199,36 +172,36 @@ POLICIES = {
     'timm': Policy(
         _COMMON
         | {
-            'Solarize': lambda clip, s: solarize(clip, 256 - int(256 * s.share)),
-            'SolarizeAdd': lambda clip, s: solarize_add(clip, int(110 * s.share)),
+            'Solarize': lambda clip, s: _solarized(clip, 256 - int(256 * s.share)),
+            'SolarizeAdd': lambda clip, s: map_levels(clip, LEVELS + int(110 * s.share) * (LEVELS < 128)),
         },
         replace=True,
         resamples=(Image.Resampling.BILINEAR, Image.Resampling.BICUBIC),
     ),
     'pytorchvideo': Policy(
-        _COMMON | {'Solarize': lambda clip, s: solarize(clip, 255 * (1 - s.share))}, replace=False, resamples=(None,)
+        _COMMON | {'Solarize': lambda clip, s: _solarized(clip, 255 * (1 - s.share))}, replace=False, resamples=(None,)
     ),
 }
 
 
 @TRANSFORMS.register_module()
 class RandAugment:
-    """Draw ``num_layers`` operations, each carried out with probability ``prob``; all frames get the same.
+    """Draw ``num_layers`` operations and apply each with probability ``prob``. All frames get the same.
 
-    Policy 'timm' is 'rand-m{magnitude}-n{num_layers}-mstd{magnitude_std}-inc1' of timm, which OmniMAE's release uses
-    for images, and its siblings for clips too: 15 operations, drawn with replacement, bilinear or bicubic, and to the
-    last bit Pillow's numbers. Policy 'pytorchvideo' is that of OmniMAE's release for clips: 14 operations, drawn
-    without replacement, bilinear. PyTorchVideo computes in floating point; here every operation ends in whole levels,
-    which is up to one level of 255 darker.
+    Policy 'timm' is timm's 'rand-m{magnitude}-n{num_layers}-mstd{magnitude_std}-inc1'. OmniMAE's release uses it for
+    images, and its siblings for clips too. It draws from 15 operations with replacement, bilinear or bicubic. Its
+    numbers are Pillow's to the last bit. Policy 'pytorchvideo' is that of OmniMAE's release for clips. It draws from 14
+    operations without replacement, bilinear. PyTorchVideo computes in floating point. Here every operation ends in
+    whole levels, up to one level of 255 darker.
 
     Args:
         policy: 'timm' or 'pytorchvideo'.
         magnitude: mean strength, of 10.
         num_layers: operations per sample.
-        magnitude_std: standard deviation of the strength, which is drawn for each operation and cut to 0..10.
-        prob: of carrying out an operation.
+        magnitude_std: std of the strength, which is drawn for each operation and clipped to 0..10.
+        prob: of applying an operation.
         interpolation: 'bilinear' or 'bicubic', of the policy 'timm'; None draws one of the two for each operation.
-        fill: RGB of what shows where the frame has moved away.
+        fill: RGB of pixels from outside the frame.
     """
 
     def __init__(
@@ -250,20 +223,19 @@ class RandAugment:
             raise ValueError(f'num_layers={num_layers} cannot be drawn with policy={policy!r}. Give 1 to {most}.')
         if not 0 <= magnitude <= 10 or magnitude_std < 0:
             raise ValueError(
-                f'magnitude={magnitude}, magnitude_std={magnitude_std} is no strength. Give 0 to 10, and 0 or more.'
+                f'magnitude={magnitude} is not in 0..10, or magnitude_std={magnitude_std} is negative. Correct them.'
             )
-        if not 0 <= prob <= 1:
-            raise ValueError(f'prob={prob} is not a probability. Give a number from 0 to 1.')
+        check_shares(prob=prob)
         if interpolation is not None:
             filters = {resample.name.lower(): resample for resample in self.policy.resamples if resample is not None}
             if interpolation not in filters:
                 raise ValueError(
-                    f'interpolation={interpolation!r} is none of policy={policy!r}. Choose one of '
+                    f'policy={policy!r} has no interpolation={interpolation!r}. Choose one of '
                     f'{", ".join([*filters, "None"])}.'
                 )
             self.policy = self.policy._replace(resamples=(filters[interpolation],))
         if len(fill) != 3 or not all(0 <= level <= 255 for level in fill):
-            raise ValueError(f'fill={fill} is no RGB colour. Give three levels from 0 to 255.')
+            raise ValueError(f'fill={fill} is not RGB. Give three levels from 0 to 255.')
         self.magnitude, self.magnitude_std = magnitude, magnitude_std
         self.fill = tuple(fill)
         self.num_layers = num_layers
@@ -273,7 +245,7 @@ class RandAugment:
         """(T, H, W, 3) -> (T, H, W, 3)."""
         if clip.dtype != np.uint8 or not is_rgb(clip):
             raise ValueError(
-                f'RandAugment is for uint8 RGB, and was given {clip.dtype} of shape {clip.shape}. Beside maps take '
+                f'RandAugment takes uint8 RGB, not {clip.dtype} of shape {clip.shape}. For samples with maps use '
                 'ColorJitter.'
             )
         for name, strength in self.draw(needed_rng(rng, self)):
@@ -281,7 +253,7 @@ class RandAugment:
         return clip
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Strength]]:
-        """The operations to carry out, and how strongly."""
+        """Names and strengths of the operations to apply."""
         operations, replace, resamples = self.policy
         drawn = []
         for name in rng.choice(list(operations), self.num_layers, replace=replace).tolist():

@@ -1,9 +1,9 @@
-"""Transforms of one clip: uint8 RGB (T, H, W, 3) in, the same out; every frame gets the same change.
+"""Transforms of one clip: uint8 RGB (T, H, W, 3) -> the same. All frames get the same change.
 
-Those that move pixels also take maps of one channel (T, H, W, 1), of any type: depth, or classes.
+Those that move pixels also take maps (T, H, W, 1) of any dtype: depth or classes. An image is a clip of one frame.
 
 A transform is called as ``transform(clip, rng)``. All its randomness comes from ``rng``, which follows from the
-sample's address; evaluation passes None and allows no random transform. An image is a clip of one frame.
+sample's address. Evaluation passes None and allows no random transform.
 
 Recipes: OmniMAE (arXiv:2206.08356), B.1 and B.2, and the numbers of its release.
 """
@@ -34,7 +34,7 @@ class Box(NamedTuple):
 
 
 def is_rgb(clip: np.ndarray) -> bool:
-    """Whether the channels are colours, and not a map of depth or of classes."""
+    """Whether it is RGB, and no map of depth or classes."""
     return clip.shape[-1] == 3
 
 
@@ -42,11 +42,10 @@ def resize(clip: np.ndarray, height: int, width: int, interpolation: str, depth:
     """(T, H, W, 3) -> (T, height, width, 3), uint8; pixel centres are at half integers.
 
     A map, (T, H, W, 1), takes the nearest pixel. With ``depth='bicubic'`` depth (int16, int32) is filtered as Pillow
-    filters it, unless some of it is not known (negative).
+    filters it, unless some of it is unknown (negative).
 
-    'bilinear' mixes the four nearest pixels whatever the scale, without antialiasing: what the release does with clips.
-    'bicubic' widens its filter when it shrinks (antialiasing), as Pillow does: what the release does with images.
-    'bilinear_antialias' does so, too.
+    'bilinear' mixes the four nearest pixels at any scale, without antialiasing, as the release does with clips.
+    'bicubic' is antialiased as in Pillow, as the release does with images. So is 'bilinear_antialias'.
     """
     if not is_rgb(clip):
         if depth == 'bicubic' and clip.dtype != np.uint8 and clip.min() >= 0:
@@ -56,14 +55,14 @@ def resize(clip: np.ndarray, height: int, width: int, interpolation: str, depth:
         rows, columns = (_nearest(*lengths) for lengths in zip(clip.shape[1:3], (height, width), strict=True))
         return clip[:, rows][:, :, columns]
     if interpolation == 'bilinear':
-        # On a crop of a 1080p clip 8 times faster than PyTorch, which filters every row, and closer to float numbers.
+        # 8 times as fast as PyTorch on a crop of a 1080p clip, and closer to floating point.
         resized = np.empty((len(clip), height, width, 3), np.uint8)
         for frame, out in zip(clip, resized, strict=True):
             cv2.resize(frame, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
         return resized
     # Pillow's filter in a quarter of its time. On ImageNet crops 97 % of the values are Pillow's and the mean
-    # difference is 0.03; rarely, where the filter overshoots 0 or 255 between its two passes, it is up to 10.
-    # The copy is for the strides: those of image[None] let PyTorch put the colours apart, and all that follows is slow.
+    # difference is 0.03. Rarely, where the filter overshoots 0 or 255 between its two passes, it is up to 10.
+    # The copy is for the strides. With those of image[None] PyTorch's result is channels-first, and what follows slow.
     frames = torch.from_numpy(np.array(clip, order='C'))
     return _antialiased(frames, height, width, interpolation.removesuffix('_antialias')).numpy()
 
@@ -95,8 +94,8 @@ def random_box(
 ) -> Box:
     """A box of a random share of the area and a random aspect ratio: torchvision's rule, draw for draw.
 
-    Ten draws may fail to fit; then the box is the largest central one with an aspect ratio within ``ratio``. Without
-    ``redraw`` the first one counts, and a side that does not fit is cut: BYOL's rule (arXiv:2006.07733).
+    If ten draws do not fit, the box is the largest central one with an aspect ratio within ``ratio``. Without
+    ``redraw`` the first draw is taken, and a side that does not fit is cut: BYOL's rule (arXiv:2006.07733).
     """
     log_ratio = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
@@ -119,8 +118,8 @@ def random_box(
 class RandomResizedCrop:
     """Cut a random box and resize it to ``size``, in one resampling.
 
-    The release resizes a clip to a short side of 256 first and cuts then: two resamplings, with the same distribution
-    of boxes up to rounding. ``short_side=256`` does exactly that.
+    The release first resizes a clip to a short side of 256. These are two resamplings, with the same distribution of
+    boxes up to rounding. ``short_side=256`` does exactly that.
 
     Args:
         size: of the result; one number for a square, or (height, width).
@@ -129,7 +128,7 @@ class RandomResizedCrop:
         interpolation: 'bilinear' (no antialiasing, the recipe for clips) or 'bicubic' (antialiased, the recipe for
             images).
         short_side: first resize to this short side, bilinear; None cuts from the original frame.
-        redraw: whether a box that does not fit is drawn again, or its sides cut; see `random_box`.
+        redraw: whether a box that does not fit is drawn again, or cut; see `random_box`.
         depth: filter of depth, see `resize`: 'nearest', or 'bicubic' as in MultiMAE's pretraining.
     """
 
@@ -145,9 +144,7 @@ class RandomResizedCrop:
         depth: str = 'nearest',
     ):
         check_interpolation(interpolation, depth)
-        for name, (low, high) in dict(scale=scale, ratio=ratio).items():
-            if not 0 < low <= high:
-                raise ValueError(f'{name}={(low, high)} is not a range of positive numbers. Give (low, high).')
+        check_ranges(scale=scale, ratio=ratio)
         if scale[1] > 1:
             raise ValueError(f'scale={tuple(scale)} asks for more than the whole frame. Give shares of at most 1.')
         self.height, self.width = _height_width(size)
@@ -170,10 +167,10 @@ class RandomResizedCrop:
 class MultiScaleCrop:
     """Cut a box of one of few sizes at one of 13 places and resize it: what VideoMAE pretrains with (arXiv:1507.02159).
 
-    Height and width are shares of the short side of the frame, neighbours in ``scales`` or equal. One that differs from
-    ``size`` by less than 3 pixels is ``size``, where it fits (the release goes past the frame). The places are the
-    corners, the centres of the sides, the centre, and the four half-way between centre and corner. Pillow resizes the
-    released crops, so they are antialiased.
+    Height and width are shares of the frame's short side, equal or neighbours in ``scales``. A side within 3 pixels of
+    ``size`` becomes ``size`` if that fits (the release goes past the frame). The places are the corners, the centres of
+    the sides, the centre, and the four half-way between centre and corner. The release resizes with Pillow, so this is
+    antialiased.
 
     Args:
         size: of the result; one number for a square, or (height, width).
@@ -195,14 +192,14 @@ class MultiScaleCrop:
         shares = self.pairs[rng.integers(len(self.pairs))]
         height = _snapped(int(short * shares[0]), self.height, frame_height)
         width = _snapped(int(short * shares[1]), self.width, frame_width)
-        y, x = _PLACES[rng.integers(len(_PLACES))]  # in quarters of the room there is
+        y, x = _PLACES[rng.integers(len(_PLACES))]  # in quarters of the margin
         top, left = (frame_height - height) // 4 * y, (frame_width - width) // 4 * x
         crop = clip[:, top : top + height, left : left + width]
         return resize(crop, self.height, self.width, 'bilinear_antialias')
 
 
-def _snapped(length: int, size: int, room: int) -> int:
-    return size if abs(length - size) < 3 and size <= room else max(length, 1)
+def _snapped(length: int, size: int, largest: int) -> int:
+    return size if abs(length - size) < 3 and size <= largest else max(length, 1)
 
 
 _PLACES = [(y, x) for y in range(5) for x in range(5) if y % 2 == x % 2]
@@ -213,15 +210,14 @@ class Flip:
     """Mirror the whole clip left to right with probability ``prob``."""
 
     def __init__(self, *, prob: float = 0.5):
-        if not 0 <= prob <= 1:
-            raise ValueError(f'prob={prob} is not a probability. Give a number from 0 to 1.')
+        check_shares(prob=prob)
         self.prob = prob
 
     def __call__(self, clip: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """(T, H, W, 3) -> (T, H, W, 3)."""
         if needed_rng(rng, self).random() >= self.prob:
             return clip
-        # OpenCV mirrors one picture: the frames one above the other. NumPy takes forty times as long.
+        # OpenCV mirrors one picture, so the frames are stacked vertically. NumPy takes forty times as long.
         rows = np.ascontiguousarray(clip).reshape(-1, *clip.shape[2:])
         return cv2.flip(rows, 1).reshape(clip.shape)
 
@@ -262,7 +258,7 @@ class ThreeCrop:
 
     Args:
         size: of a view.
-        round_down: whether half a pixel of the centre's place is rounded down, as in VideoMAE, or up, as in SlowFast.
+        round_down: whether a centre at half a pixel is rounded down, as in VideoMAE, or up, as in SlowFast.
     """
 
     def __init__(self, *, size: int, round_down: bool = False):
@@ -280,12 +276,12 @@ class ThreeCrop:
             top = top[1:2] * 3
         return np.stack([clip[:, y : y + self.size, x : x + self.size] for y, x in zip(top, left, strict=True)])
 
-    def _offsets(self, room: int) -> tuple[int, int, int]:
-        return 0, room // 2 if self.round_down else (room + 1) // 2, room
+    def _offsets(self, margin: int) -> tuple[int, int, int]:
+        return 0, margin // 2 if self.round_down else (margin + 1) // 2, margin
 
 
 def needed_rng(rng: np.random.Generator | None, transform: object) -> np.random.Generator:
-    """``rng``, unless it is evaluation that asks."""
+    """``rng``. Without one, in evaluation, a ValueError."""
     if rng is None:
         name = type(transform).__name__
         raise ValueError(
@@ -302,7 +298,7 @@ def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def check_interpolation(interpolation: str, depth: str = 'nearest') -> None:
-    """Refuse what `resize` does not know."""
+    """Raise a ValueError for what `resize` does not know."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f'interpolation={interpolation!r} is unknown. Choose one of {", ".join(INTERPOLATIONS)}.')
     if depth not in ('nearest', 'bicubic'):
@@ -315,3 +311,17 @@ def _check_covers(clip: np.ndarray, height: int, width: int, transform: object) 
             f'{type(transform).__name__} cannot cut {height}x{width} (height x width) from a clip of '
             f'{clip.shape[1]}x{clip.shape[2]}. Put ResizeShort(size={max(height, width)}) before it.'
         )
+
+
+def check_shares(**values: float) -> None:
+    """Raise a ValueError for one that is not in 0..1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f'{name}={value} is not in 0..1. Give such a number.')
+
+
+def check_ranges(**values: tuple[float, float]) -> None:
+    """Raise a ValueError for one that is no range of positive numbers."""
+    for name, (low, high) in values.items():
+        if not 0 < low <= high:
+            raise ValueError(f'{name}={(low, high)} is not a range of positive numbers. Give (low, high).')
