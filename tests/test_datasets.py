@@ -423,14 +423,18 @@ def test_wrong_sources_fail_when_built_and_name_the_source(data, tmp_path):
     fails('', r"ann_file='nowhere.txt' does not exist", ann_file='nowhere.txt')
     fails('', r'holds no file that ends in .bmp', extensions=['.bmp'])
     fails('', r"has folders that are not in classes, \['dog'\]", classes=['cat'])
-    fails('', r"the label 1 of 'dog/4.jpg' is out of range, the first of 3; there are 1 classes", num_classes=1)
+    fails(
+        '',
+        r"the label 1 of 'dog/4.jpg' is out of range, the first of 3. Labels count from 0 to 0. Correct them",
+        num_classes=1,
+    )
     fails(
         'cat/0.jpg 0\ncat/1.jpg 7',
-        r"list.txt: the label 7 of 'cat/1.jpg' is out of range.* 5 classes, counted from 0",
+        r"list.txt: the label 7 of 'cat/1.jpg' is out of range.* Labels count from 0 to 4",
         ann_file=str(ann),
         num_classes=5,
     )
-    fails('cat/0.jpg 2', r'the label 2 .* there are 2 classes', ann_file=str(ann), classes=['cat', 'dog'])
+    fails('cat/0.jpg 2', r'the label 2 .* Labels count from 0 to 1', ann_file=str(ann), classes=['cat', 'dog'])
     fails('cat/0.jpg -1', r'the label -1 .* out of range', ann_file=str(ann))
     fails(
         'x/0.jpg 1\nx/1.jpg 1',
@@ -815,7 +819,7 @@ def hybrid(tmp_path, data) -> Path:
 
 
 def test_there_is_nothing_to_select_without_a_list(hybrid):
-    with pytest.raises(ValueError, match="select='k400/' picks lines of an ann_file, and there is none"):
+    with pytest.raises(ValueError, match="select='k400/' picks lines of ann_file, which is missing"):
         VideoDataset(root=str(hybrid), select='k400/')
 
 

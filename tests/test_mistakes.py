@@ -204,7 +204,7 @@ def test_numbers_of_another_unit_and_unknown_words(build: Any, message: str):
 
 
 def test_a_transform_of_another_package_is_refused_where_it_cannot_be_called(data: Path):
-    with pytest.raises(ValueError, match=r'transforms: mmpretrain\.CenterCrop is not called with a clip .* Wrap it'):
+    with pytest.raises(ValueError, match=r'transforms: mmpretrain\.CenterCrop does not take a clip .* Wrap it'):
         ImageDataset(root=str(data / 'pictures'), transforms=[dict(type='mmpretrain.CenterCrop', crop_size=32)])
 
 

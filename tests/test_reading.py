@@ -173,7 +173,7 @@ def test_nothing_that_can_be_read_is_an_error(data, tmp_path):
     with pytest.raises(ValueError, match=r'val_dataloader: 10 of 10 samples cannot be read.*Nothing is left'):
         build_runner(config, tmp_path / 'work').val()
     skip = {'val_dataloader.dataset.sources': dict(pictures=dict(skip=str(tmp_path / 'work' / 'broken_files.txt')))}
-    with pytest.raises(ValueError, match='skip of the sources leaves no sample to evaluate'):
+    with pytest.raises(ValueError, match='skip leaves out all samples'):
         build_runner(
             config,
             tmp_path / 'work',

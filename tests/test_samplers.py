@@ -315,16 +315,16 @@ def test_seed_is_drawn_when_none_is_given():
     [
         (
             dict(batch_size=24, global_batch_size=2048, world_size=8),
-            r'global_batch_size=2048 is not a multiple of batch_size=24 x 8 ranks = 192, .*'
+            r'global_batch_size=2048 is not a multiple of batch_size=24 x 8 ranks = 192. '
             r'Nearest: batch_size=16 or 32, or global_batch_size=1920 or 2112.',
         ),
         (
             dict(batch_size=32, global_batch_size=2048, world_size=3),
-            r'batch_size=32 x 3 ranks = 96, .* Nearest: global_batch_size=2016 or 2112.',
+            r'batch_size=32 x 3 ranks = 96. Nearest: global_batch_size=2016 or 2112.',
         ),
         (
             dict(batch_size=32, global_batch_size=64, world_size=8),
-            r'batch_size=32 x 8 ranks = 256, .* Nearest: batch_size=4 or 8, or global_batch_size=256.',
+            r'batch_size=32 x 8 ranks = 256. Nearest: batch_size=4 or 8, or global_batch_size=256.',
         ),
         (
             dict(batch_size=30, global_batch_size=30, world_size=1),
@@ -352,16 +352,16 @@ def test_seed_is_drawn_when_none_is_given():
         (dict(batch_size=dict(image=2.5), world_size=1), r'^batch_size.image=2.5 is no whole number'),
         (
             dict(batch_size=dict(s0=32, s1=24), global_batch_size=2048, world_size=8),
-            r'^global_batch_size=2048 is not a multiple of batch_size.s1=24 x 8 ranks = 192, .*'
+            r'^global_batch_size=2048 is not a multiple of batch_size.s1=24 x 8 ranks = 192. '
             r'Nearest: batch_size.s1=16 or 32, or global_batch_size=1536 or 2304.$',
         ),
         (
             dict(batch_size=dict(s0=8, s1=12), world_size=2),
-            r'differs between sources, \[8, 12\], .* Give global_batch_size, a multiple of 48.',
+            r'differs between sources, \[8, 12\], .* Set global_batch_size to a multiple of 48.',
         ),
         (
             dict(batch_size=32, global_batch_size=64, world_size=1, repeats=dict(s1=0.01)),
-            r"Source 's1' has no step: one pass over it is 25 steps of global_batch_size=64, times repeats=0.01. "
+            r"Source 's1' has no step: one pass has 25 steps of global_batch_size=64, times repeats=0.01. "
             r'Set repeats to at least 0.04',
         ),
     ],
@@ -374,9 +374,9 @@ def test_sizes_that_do_not_fit_say_the_nearest_that_do(sizes, message):
 
 
 def test_wrong_repeats_say_the_remedy():
-    with pytest.raises(ValueError, match=r"repeats names \['ssv2'\], but the sources are \['s0'\]"):
+    with pytest.raises(ValueError, match=r"repeats has \['ssv2'\], but the sources are \['s0'\]"):
         MixedSampler(dataset=mixed((4, 1)), repeats=dict(ssv2=0.25))
-    with pytest.raises(ValueError, match=r"repeats\['s0'\]=0 is not positive. To leave a source out"):
+    with pytest.raises(ValueError, match=r"repeats={'s0': 0} is not positive. To leave a source out"):
         MixedSampler(dataset=mixed((4, 1)), repeats=dict(s0=0))
 
 
@@ -410,7 +410,7 @@ def test_known_evaluation_shares():
     batches = EvalBatchSampler(sampler=EvalSampler(dataset=dataset, rank=0, world_size=2), batch_size=2)
     assert list(batches) == [[0, 2], [4], [6]]
     for size in (0, dict(image=4)):
-        with pytest.raises(ValueError, match=f'batch_size={size} is not positive. Give one number for all sources'):
+        with pytest.raises(ValueError, match=f'batch_size={size} is no positive integer. Give one number'):
             EvalBatchSampler(sampler=batches.sampler, batch_size=size)
 
 

@@ -153,7 +153,9 @@ def test_read_only_folders(tmp_path, monkeypatch):
     forbid(monkeypatch, tmp_path)
     assert read_list(file, ['.jpg']).paths == ['a.jpg']
     [cached] = (tmp_path / 'cache' / 'omnimae').iterdir()
-    assert re.fullmatch(rf'{tmp_path}/\.list\S+ cannot be written \(Read-only.*\), so {cached} holds.*', told[0])
+    assert re.fullmatch(
+        rf'{tmp_path}/\.list\S+ cannot be written \(Read-only.*\), so its rows are stored in {cached}.', told[0]
+    )
     with monkeypatch.context() as patch:
         patch.setattr(annotations, '_text_of', None)
         assert read_list(file, ['.jpg']).paths == ['a.jpg']
@@ -161,7 +163,7 @@ def test_read_only_folders(tmp_path, monkeypatch):
     forbid(monkeypatch, tmp_path, cached.parent)
     assert read_list(file, ['.jpg']).paths == ['a.jpg']
     assert len(told) == 2
-    assert 'every rank reads it anew' in told[1]
+    assert 'every rank parses it' in told[1]
 
 
 def test_a_user_without_a_home_has_no_cache(tmp_path, monkeypatch):

@@ -1,18 +1,18 @@
 """Sources of samples: folders or lists of image and video files, and their mixture.
 
-An `Address` asks for a training sample: all its randomness follows from the address, so any worker of any run makes
-the same one. A plain int asks for an evaluation sample: no randomness, all test views.
+The key of a training sample is an `Address`. All its randomness follows from it, so every worker of every run makes the
+same sample. The key of an evaluation sample is an int: no randomness, all test views.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import cycle
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,29 +35,29 @@ from omnimae.data.transport import new_storage, sendable
 from omnimae.registry import DATASETS, FUNCTIONS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample, with_clips
 
-MAX_ATTEMPTS = 20  # broken files in a row before a training sample is given up
-NUM_PROBED = 16  # files of a list that must not all be missing
+MAX_ATTEMPTS = 20  # broken files in a row before training stops
+NUM_PROBED = 16  # files of a list that are looked for; one must exist
 
 
 class ReadingNotes:
-    """What each process is reading, seen by the one that forked it even after it died: no exception tells.
+    """The file that each process reads. The process that forked it sees it even after a crash.
 
-    A process has the slot of its id; others rarely share it, and then the last one counts.
+    The slot follows from the process id. If two processes share one, which is rare, the last one counts.
     """
 
     SLOTS, SIZE = 1024, 4096
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, self.SLOTS * self.SIZE)  # takes the pages that are written to
+        self._memory = mmap.mmap(-1, self.SLOTS * self.SIZE)  # only pages that are written to take memory
 
     def write(self, path: str) -> None:
-        """Note that this process begins to read ``path``."""
+        """Note that this process starts to read ``path``."""
         text = os.fsencode(f'{os.getpid()} {path}\0')[: self.SIZE]
         begin = os.getpid() % self.SLOTS * self.SIZE
         self._memory[begin : begin + len(text)] = text
 
     def read(self, process: int) -> str | None:
-        """What the process with this id began to read last; None if it noted nothing."""
+        """The path that the process with this id noted last, or None."""
         begin = process % self.SLOTS * self.SIZE
         pid, _, path = os.fsdecode(self._memory[begin : begin + self.SIZE].split(b'\0')[0]).partition(' ')
         return path if pid == str(process) else None
@@ -69,26 +69,25 @@ READING = ReadingNotes()
 class FileDataset(Dataset):
     """Samples from files of one modality.
 
-    A subclass has ``modality`` and ``default_extensions``, and passes a reader on or defines `read`.
+    A subclass has ``modality`` and ``default_extensions``. It passes a reader on, or defines `read`.
 
     Args:
         reader: lists and reads the files. A class that defines `read` needs none.
         root: folder of the files.
-        ann_file: list of ``path label`` or ``path`` lines, paths relative to ``root``, or of spans in videos; see
-            `read_list`. Without it all files below ``root`` are taken, with its sub-folders as classes; see
+        ann_file: list of ``path label`` or ``path`` lines with paths relative to ``root``, or of spans in videos, see
+            `read_list`. Without it all files below ``root`` are taken and its sub-folders are the classes, see
             `scan_folder`. From Python also `Rows`.
-        transforms: configs of the transforms, applied in this order.
-        replicas: crops of each sample in training; the file is read once for all.
-        classes: class names in the order of their indices, or the path of a text file with one name a line; by default
-            the names of the sub-folders, sorted as text ('10' before '2', as torchvision does).
-        num_classes: how many classes the model knows; labels are checked against it.
-        extensions: endings of the files, lower case; by default the usual ones of the modality.
-        select: only lines of ``ann_file`` count that contain it, as one folder of a list of many.
-        skip: a file of paths, one a line up to a tab, as ``broken_files.txt`` of a run: training takes others instead,
-            evaluation leaves them out.
+        transforms: configs of the transforms, in order.
+        replicas: crops of each training sample. The file is read once for all.
+        classes: class names in the order of their indices, or a text file with one name a line. The default are the
+            names of the sub-folders, sorted as text ('10' before '2', as torchvision does).
+        num_classes: of the model; labels are checked against it.
+        extensions: of the files, lower case. The default are the usual ones of the modality.
+        select: keeps only the lines of ``ann_file`` that contain it, such as one folder.
+        skip: a file with a path before the first tab of each line, such as ``broken_files.txt`` of a run. Training
+            replaces these files, evaluation leaves them out.
         allow_outside: whether lines of ``ann_file`` may name files outside ``root``.
-        backend_args: of ``mmengine.fileio``, for files that are not on a local disk. ``ann_file`` and ``classes`` may
-            be local all the same.
+        backend_args: of ``mmengine.fileio``, for remote files. ``ann_file`` and ``classes`` may be local.
     """
 
     modality: str
@@ -115,14 +114,16 @@ class FileDataset(Dataset):
             raise ValueError(f'replicas={replicas} makes no crop. Give 1 or more.')
         self.reader = FileReader() if reader is None else reader
         self.root = root
-        self._roots = storage.ROOTS  # also for workers that are not forked from this process
+        self._roots = storage.ROOTS  # for spawned workers
         self.replicas = replicas
         self.backend_args = storage.backend_args_of(root, backend_args)
         self.transforms = [_build_transform(transform) for transform in transforms]
         if isinstance(classes, str):
             classes = read_classes(classes, backend_args=storage.args_of_list(classes, root, backend_args))
         if ann_file is None and select is not None:
-            raise ValueError(f'select={select!r} picks lines of an ann_file, and there is none. Give it, or no select.')
+            raise ValueError(
+                f'select={select!r} picks lines of ann_file, which is missing. Give ann_file, or no select.'
+            )
         if isinstance(ann_file, Rows):
             rows, ann_file = ann_file, None
         else:
@@ -162,18 +163,17 @@ class FileDataset(Dataset):
         """A training sample for an `Address`, an evaluation sample for an int.
 
         Raises:
-            BrokenFileError: in evaluation, the file cannot be read. In training another row, drawn from the address,
-                takes its place.
+            BrokenFileError: the file cannot be read, in evaluation. Training takes another row, drawn from the address.
         """
         return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(key)
 
     def skipped_rows(self) -> list[int]:
-        """Return the rows that evaluation leaves out: those with a file that ``skip`` lists."""
+        """The rows with a file that ``skip`` lists. Evaluation leaves them out."""
         rows = range(len(self)) if self.skipped else ()
         return [row for row in rows if self._file_to_skip(row) is not None]
 
     def fingerprint(self) -> dict[str, Any]:
-        """How many rows there are, and digests of what they are, wherever the files lie."""
+        """The number of rows and digests of their content. They do not depend on ``root``."""
         ids = None if self.ids is self.paths else self.ids.digest()
         partners = {f'files of {folder}': paths.digest() for folder, paths in self.partners.items()}
         return dict(rows=len(self), paths=self.paths.digest(), ids=ids, **partners) | {
@@ -190,9 +190,9 @@ class FileDataset(Dataset):
         return self.reader.read(path if isinstance(path, File) else self._file_at(path), rng)
 
     def files_of_sample(self, key: int | Address) -> Sequence[str]:
-        """Paths of the files that the sample of this key reads, in that order: they are read ahead.
+        """Paths of the files that the sample of this key reads, in order, to read them ahead.
 
-        A subclass that reads others says which. Those that it does not ask `storage` for are not read ahead for long.
+        Reading ahead stops if they are not read by `storage`.
         """
         row = key.index if isinstance(key, Address) else key
 
@@ -227,7 +227,7 @@ class FileDataset(Dataset):
         return self.read(file, rng)
 
     def _generators(self, address: Address, attempt: int = 0) -> Iterator[np.random.Generator]:
-        """Give the randomness of a sample: that of its file and clip, then that of each replica."""
+        """Generators of a sample: one for its file and clip, then one for each replica."""
         seeds = np.random.SeedSequence((address.seed, address.source, address.index, attempt))
         return map(np.random.default_rng, seeds.spawn(1 + self.replicas))
 
@@ -243,7 +243,7 @@ class FileDataset(Dataset):
             except BrokenFileError as error:
                 failures.append((error.path, error.reason))
                 continue
-            crops = [self._transform(*pair) for pair in zip(cycle(clips), replica_rngs, strict=False)]
+            crops = [self._transform(*pair) for pair in zip(itertools.cycle(clips), replica_rngs, strict=False)]
             return self._sample(row, crops, failures)
         listing = '\n'.join(f'{path}: {reason}' for path, reason in failures)
         raise ValueError(f'{MAX_ATTEMPTS} files in a row below {self.root!r} cannot be read. Check them:\n{listing}')
@@ -251,8 +251,7 @@ class FileDataset(Dataset):
     def _evaluation_sample(self, row: int) -> Sample:
         crops = [self._transform(clip, None) for clip in self._read(row, None)]
         if not isinstance(crops[0], Mapping):
-            views = np.stack(crops)  # (clips, [crops,] T, H, W, 3)
-            crops = [*views.reshape(-1, *views.shape[-4:])]
+            crops = [view for crop in crops for view in crop.reshape(-1, *crop.shape[-4:])]  # ([3,] T, H, W, 3)
         sample = self._sample(row, crops, [])
         sample['clips'] = {name: views[None] for name, views in sample['clips'].items()}
         return sample
@@ -290,8 +289,8 @@ class FileDataset(Dataset):
             row = int(wrong.argmax())
             raise ValueError(
                 f'{origin}: the label {self.labels[row]} of {self.paths[row]!r} is out of range, the first of '
-                f'{wrong.sum()}; there are {"" if num_classes is None else f"{num_classes} "}classes, counted from 0. '
-                'Correct the labels, or num_classes.'
+                f'{wrong.sum()}. Labels count from 0{"" if num_classes is None else f" to {num_classes - 1}"}. Correct '
+                'them, or num_classes.'
             )
 
     def _check_not_all_missing(self, ann_file: str) -> None:
@@ -308,11 +307,8 @@ class FileDataset(Dataset):
                 f'ann_file={ann_file!r} are relative to root={self.root!r}; correct one of the two.'
             )
         if missing:
-            print_log(
-                f'{ann_file}: {len(missing)} of {len(paths)} files looked for are missing, first {missing[0]!r}.',
-                'current',
-                logging.WARNING,
-            )
+            told = f'{ann_file}: {len(missing)} of {len(paths)} files looked for are missing, first {missing[0]!r}.'
+            print_log(told, 'current', logging.WARNING)
 
 
 def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:
@@ -330,8 +326,8 @@ def _build_transform(cfg: dict) -> Callable[[np.ndarray, np.random.Generator | N
         inspect.signature(transform).bind(None, None)
     except TypeError as error:
         raise ValueError(
-            f'transforms: {cfg["type"]} is not called with a clip (T, H, W, 3) and a generator, as ours are. Wrap it '
-            'in a class of your own that is.'
+            f'transforms: {cfg["type"]} does not take a clip (T, H, W, 3) and a generator. Wrap it in a class that '
+            'does.'
         ) from error
     return transform
 
@@ -358,16 +354,16 @@ class VideoDataset(FileDataset):
     """Clips of videos; see `FileDataset` for the other arguments.
 
     Args:
-        make_reader: gives the reader of the sampling and the number of clips in training; by default a `VideoFiles`.
+        make_reader: makes the reader from the sampling and the number of training clips. The default is `VideoFiles`.
         clip_seconds: length of a clip; 2.7 for SSv2 and EK100, 2.0 for K400 in the paper's recipe.
         num_frames: frames of a clip.
-        num_clips: test clips of a video, evenly spread over it (training takes one at a random time).
-        new_clips: every replica is a clip from another random time, as in MAE-ST, instead of a crop of the same one.
-        to_end: whether the last of the test clips ends with the video, and a single one lies in its middle; else a
-            single one, or the first of several, begins with it, and the last does not reach the end.
-        sampling: 'dense', as said above, or a rule that counts frames: 'sparse', 'strided', 'spread' or 'resampled',
-            see `ClipSampling`. ``clip_seconds`` and ``to_end`` have no meaning then.
-        stride: of the rules that have one, in frames.
+        num_clips: test clips of a video, evenly spread over it. Training takes one at a random time.
+        new_clips: every replica is a clip at another random time, as in MAE-ST, not a crop of the same one.
+        to_end: the last test clip ends with the video, and a single one is in its middle. Otherwise the first begins
+            with the video, and the last does not reach the end.
+        sampling: 'dense', or a rule that counts frames: 'sparse', 'strided', 'spread' or 'resampled', see
+            `ClipSampling`. These ignore ``clip_seconds`` and ``to_end``.
+        stride: of 'strided', 'spread' and 'resampled', in frames.
         reader: 'pyav', 'decord', or another key of `omnimae.data.media.READERS`. For spans in long videos 'pyav', which
             does not decode them from the start.
         replicas: see `FileDataset`.
@@ -399,7 +395,7 @@ class VideoDataset(FileDataset):
 
 
 class Source(Protocol):
-    """What a mixture needs of a dataset; one of your own need not be a `FileDataset`."""
+    """What a mixture needs of a dataset, which need not be a `FileDataset`."""
 
     modality: str
     replicas: int
@@ -411,14 +407,13 @@ class Source(Protocol):
 
 @DATASETS.register_module()
 class MixedDataset(Dataset):
-    """Several sources side by side; a batch takes samples of one (`MixedBatchSampler`, `EvalBatchSampler`).
+    """Several sources. A batch takes samples of one (`MixedBatchSampler`, `EvalBatchSampler`).
 
     Args:
         sources: name -> config of a dataset.
-        num_classes: how many classes the model tells apart. When given, every source has labels and all have the same
-            class names; an error says the right number.
-        reads_in_flight: files that each process of a loader reads at once while it decodes another, see `ReadAhead`;
-            0 reads a file when it is decoded. The samples are the same.
+        num_classes: of the model. If given, every source needs labels, and all need the same class names.
+        reads_in_flight: files that each process of a loader reads at once while it decodes another, see `ReadAhead`. 0
+            reads a file when it is decoded. The samples are the same.
     """
 
     def __init__(
@@ -433,7 +428,7 @@ class MixedDataset(Dataset):
                 f'reads_in_flight={reads_in_flight!r} is no whole number from 0 on. Give 0 to read nothing ahead.'
             )
         self._reads = ReadAhead(reads_in_flight) if reads_in_flight else None
-        self._reads_by_itself: set[int] = set()  # numbers of sources that do not ask for what is read ahead
+        self._reads_by_itself: set[int] = set()  # numbers of sources that do not use what is read ahead
         if not sources:
             raise ValueError('sources is empty. Name at least one: sources=dict(NAME=dict(type=...)).')
         self.names = tuple(sources)
@@ -446,10 +441,9 @@ class MixedDataset(Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, key: int | Address) -> Sample:
-        """The sample of an `Address`, or of a row counted through all sources; it names its source.
+        """The sample of an `Address`, or of a row counted through all sources. It names its source.
 
-        That of a row whose file is broken has no clip, and says why in ``failures``. Whether it may be left out only
-        those know who evaluate.
+        A row with a broken file has no clips, and the reason in ``failures``. The evaluation decides about it.
         """
         number, own_key = self._locate(key)
         source = self.sources[number]
@@ -459,11 +453,11 @@ class MixedDataset(Dataset):
             if isinstance(key, Address):
                 raise
             sample = Sample(modality=source.modality, failures=[(error.path, error.reason)])
-        # one of another form is for a collate function of its own
+        # other forms are for other collate functions
         return {**with_clips(sample), 'source': self.names[number]} if isinstance(sample, dict) else sample
 
     def __getitems__(self, keys: Sequence[int | Address]) -> list[Sample]:
-        """The samples of a batch. Meanwhile the files of what follows are read ahead; torch's loaders call this."""
+        """The samples of a batch, as torch's loaders ask. Meanwhile the files of the following ones are read ahead."""
         if self._reads is None:
             return [self[key] for key in keys]
         self._reads.plan([*keys, *following_keys(keys)], self._files_of)
@@ -492,24 +486,24 @@ class MixedDataset(Dataset):
         return number, int(row - self.starts[number])
 
     def skipped_rows(self) -> list[int]:
-        """Return the rows, counted through all sources, that evaluation leaves out: see `FileDataset`."""
+        """The rows, counted through all sources, that evaluation leaves out, see `FileDataset`."""
         skipped: Iterator[list[int]] = (getattr(source, 'skipped_rows', list)() for source in self.sources)
         return [int(start) + row for start, rows in zip(self.starts, skipped, strict=False) for row in rows]
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """What the rows of each source are, see `FileDataset.fingerprint`; of one of another kind their number."""
+        """Source -> `FileDataset.fingerprint`, or only the number of rows for other datasets."""
         return {
             name: source.fingerprint() if hasattr(source, 'fingerprint') else {'rows': len(source)}
             for name, source in zip(self.names, self.sources, strict=True)
         }
 
     def being_read(self, process: int) -> str | None:
-        """The file that a loader's worker, living or dead, began to read last; None if it is not known."""
+        """The file that a loader's worker, living or dead, started to read last; None if unknown."""
         return READING.read(process)
 
     @property
     def metainfo(self) -> dict:
-        """Class names of each source; MMEngine hands it to metrics and visualisers."""
+        """Class names of each source, for MMEngine's metrics and visualisers."""
         return {name: getattr(source, 'classes', None) for name, source in zip(self.names, self.sources, strict=True)}
 
 
@@ -527,7 +521,7 @@ def _build_source(name: str, cfg: dict) -> Source:
 
 
 def _check_classes(sources: Mapping[str, Source], num_classes: int) -> None:
-    """All sources are labelled with the same ``num_classes`` classes, as far as they know them."""
+    """Raise a ValueError unless all sources have labels of the same ``num_classes`` classes."""
     known: dict[str, tuple[str, ...]] = {}
     for name, source in sources.items():
         classes, labels = (getattr(source, attribute, None) for attribute in ('classes', 'labels'))
@@ -544,27 +538,21 @@ def _check_classes(sources: Mapping[str, Source], num_classes: int) -> None:
             )
         if classes is not None:
             known[name] = tuple(classes)
-    if not known:
-        return
-    first = next(iter(known))
+    for (name, classes), (other, others) in itertools.pairwise(known.items()):
+        if classes != others:
+            only = {name: sorted({*classes} - {*others}), other: sorted({*others} - {*classes})}
+            found = '; '.join(f'only {key!r} has {_some(names)}' for key, names in only.items() if names)
+            raise ValueError(
+                f'Sources {name!r} and {other!r} have different classes: {found or "the same names in another order"}. '
+                'Give both the same classes, a list or a file with one name a line.'
+            )
     for name, classes in known.items():
-        if classes != known[first]:
-            raise ValueError(_describe_difference(first, known[first], name, classes))
-    if (count := len(known[first])) != num_classes:
-        raise ValueError(
-            f'num_classes={num_classes}, but source {first!r} has {count} classes: {_some(known[first])}. Set '
-            f'num_classes={count}, there and in the model; or, if its folders are not all, give it classes, a list or '
-            'a file with one name a line.'
-        )
-
-
-def _describe_difference(name: str, classes: tuple[str, ...], other: str, others: tuple[str, ...]) -> str:
-    only = {name: sorted(set(classes) - set(others)), other: sorted(set(others) - set(classes))}
-    found = '; '.join(f'only {name!r} has {_some(names)}' for name, names in only.items() if names)
-    return (
-        f'Sources {name!r} and {other!r} have different classes: {found or "the same names in another order"}. Give '
-        'both the same classes, a list or a file with one name a line.'
-    )
+        if len(classes) != num_classes:
+            raise ValueError(
+                f'num_classes={num_classes}, but source {name!r} has {len(classes)} classes: {_some(classes)}. Set '
+                f'num_classes={len(classes)}, there and in the model; or, if its folders are not all, give it classes, '
+                'a list or a file with one name a line.'
+            )
 
 
 def _some(names: Sequence[str]) -> str:
@@ -575,9 +563,8 @@ def _some(names: Sequence[str]) -> str:
 def collate_clips(samples: Sequence[Sample]) -> Batch:
     """Samples of one modality -> a batch with all their replicas: clips (R, ...) each -> (B, ...).
 
-    The clip lies channels-last in memory, as it was decoded and as patches are made of it. Several aligned clips of a
-    sample stay apart by name. Samples without a clip, which could not be read, leave their ``failures`` alone; a batch
-    of nothing else has no clip either.
+    Clips are channels-last in memory, as they are decoded and cut into patches. Samples that could not be read only add
+    their ``failures``. A batch of only such samples has no clips.
     """
     modalities = sorted({sample['modality'] for sample in samples})
     if len(modalities) > 1:
@@ -605,7 +592,7 @@ def collate_clips(samples: Sequence[Sample]) -> Batch:
 
 
 def _joined(clips: Sequence[Tensor], samples: Sequence[Sample]) -> Tensor:
-    """(R, ..., C, T, H, W) each, of the given samples -> (B, ..., C, T, H, W), with channels side by side in memory."""
+    """(R, ..., C, T, H, W) of each sample -> (B, ..., C, T, H, W), channels-last in memory."""
     sizes = {tuple(clip.shape[1:]): sample['id'] for clip, sample in zip(clips, samples, strict=True)}
     if len(sizes) > 1:
         raise ValueError(f'Clips of different sizes cannot be stacked: {sizes}. End the transforms with a crop.')

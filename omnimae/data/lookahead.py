@@ -1,4 +1,4 @@
-"""Which samples a loader's process will be asked for next. A batch's list says it of the batches that follow it."""
+"""The samples that a loader's process needs next. The keys of a batch carry those of the following batches."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
-NUM_BATCHES = 64  # that follow: some for each worker
-NUM_KEYS = 32  # of each, and of those that a worker looks at
+NUM_BATCHES = 64  # following ones; some for each worker
+NUM_KEYS = 32  # of each batch, and those that a worker uses
 
 
 class Keys(list):
-    """What a batch is made of.
+    """The keys of a batch.
 
     Attributes:
-        following: the keys of the next batches, each pickled by itself: they are sent many times, to workers that open
-            their own.
+        following: the keys of each of the next batches, pickled: all are sent to all workers, which load their own.
     """
 
     following: Sequence[bytes] = ()
 
 
 def look_ahead(batches: Iterable[list[Any]]) -> Iterator[Keys]:
-    """The same batches, which know what follows them. Nothing is drawn before the first is."""
+    """The same batches with their ``following``. Nothing is drawn before the first ``next``."""
     window: deque[tuple[list[Any], bytes]] = deque()
     for batch in batches:
         window.append((batch, pickle.dumps(batch[:NUM_KEYS])))
@@ -42,13 +41,13 @@ def _first_of(window: deque[tuple[list[Any], bytes]]) -> Keys:
 
 
 def num_workers() -> int:
-    """Processes that share the batches of this one's loader; 1 if it has no workers."""
+    """Processes that share the batches of the loader; 1 without workers."""
     worker = get_worker_info()
     return 1 if worker is None else worker.num_workers
 
 
 def following_keys(keys: Sequence[Hashable]) -> list[Any]:
-    """Keys that this process will be asked for after ``keys``, in order; batches go to the workers in turn."""
+    """Keys that this process needs after ``keys``, in order. Batches go to the workers in turn."""
     following: list[Any] = []
     for data in getattr(keys, 'following', ())[num_workers() - 1 :: num_workers()]:
         following += pickle.loads(data)

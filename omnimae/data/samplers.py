@@ -1,7 +1,7 @@
-"""Which rows make which batch: in training one modality a step, the same on all ranks; in evaluation each row once.
+"""Which rows make a batch. In training a step has one source, the same on all ranks. Evaluation takes each row once.
 
-The steps of an epoch follow from (seed, epoch) alone, so training goes on at any step without a saved state, and the
-samples of a step are the same whatever the number of ranks.
+The steps of an epoch follow from (seed, epoch) alone. So training resumes at any step without a saved state, and the
+samples of a step are the same for any number of ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omnimae.data.lookahead import Keys, look_ahead
 from omnimae.registry import DATA_SAMPLERS
 from omnimae.structures import Address, sizes_by_source
 
-# First word after (seed, epoch) of what is drawn for: no two uses share a stream of random numbers.
+# First word after (seed, epoch): each use has its own stream of random numbers.
 _SCHEDULE, _ROWS, _ADDRESS = range(3)
 
 
@@ -29,27 +29,24 @@ class MixedSampler:
 
     Args:
         dataset: given by MMEngine.
-        repeats: source name -> how often an epoch goes through it, 1 by default. 0.25 takes another random quarter of
-            the steps each epoch; 2.5 takes two and a half passes, each in its own order.
-        seed: given by MMEngine; all ranks agree on a random one when it is None.
+        repeats: source name -> passes of an epoch, 1 by default. 0.25 takes another random quarter of the steps each
+            epoch. 2.5 takes two and a half passes, each in its own order.
+        seed: given by MMEngine; None draws one for all ranks.
     """
 
     def __init__(self, *, dataset: MixedDataset, repeats: Mapping[str, float] | None = None, seed: int | None = None):
         repeats = dict(repeats or {})
         if unknown := sorted(set(repeats) - set(dataset.names)):
-            raise ValueError(f'repeats names {unknown}, but the sources are {list(dataset.names)}. Name those.')
-        for name, value in repeats.items():
-            if value <= 0:
-                raise ValueError(
-                    f'repeats[{name!r}]={value} is not positive. To leave a source out, drop it from sources.'
-                )
+            raise ValueError(f'repeats has {unknown}, but the sources are {list(dataset.names)}. Use their names.')
+        if wrong := {name: value for name, value in repeats.items() if value <= 0}:
+            raise ValueError(f'repeats={wrong} is not positive. To leave a source out, drop it from sources.')
         self.dataset = dataset
         self.repeats = tuple(repeats.get(name, 1.0) for name in dataset.names)
         self.seed = sync_random_seed() if seed is None else seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the orders of this epoch from now on; MMEngine's DistSamplerSeedHook calls it."""
+        """Use the orders of this epoch from now on. MMEngine's DistSamplerSeedHook calls it."""
         self.epoch = epoch
 
     def schedule(self, epoch: int, steps: tuple[int, ...]) -> np.ndarray:
@@ -63,7 +60,7 @@ class MixedSampler:
         return rng.permutation(len(self.dataset.sources[source]))
 
     def address_seed(self, epoch: int, pass_index: int) -> int:
-        """What `Address.seed` is in one pass of an epoch."""
+        """`Address.seed` in one pass of an epoch."""
         return int(self._seeds(epoch, _ADDRESS, pass_index).generate_state(1, np.uint64)[0])
 
     def _seeds(self, epoch: int, *words: int) -> np.random.SeedSequence:
@@ -72,35 +69,35 @@ class MixedSampler:
 
 @DATA_SAMPLERS.register_module()
 class MixedBatchSampler:
-    """Batches of one source each, addressed to this rank.
+    """The batches of this rank, each of one source.
 
-    An optimizer step takes ``global_batch_size`` samples (replicas count) of one source, spread over all ranks and
-    over ``accumulation = global_batch_size / (batch_size * world size)`` micro-batches. With a ``batch_size`` for each
-    source or modality the accumulation of each follows; which samples make a step does not depend on it. A source of n
-    rows with r replicas has
+    An optimizer step takes ``global_batch_size`` samples of one source, replicas included. They are spread over all
+    ranks and over ``accumulation = global_batch_size / (batch_size * world size)`` micro-batches. Each source has its
+    own accumulation if ``batch_size`` differs. The samples of a step do not depend on it. A source of n rows with r
+    replicas has
 
         int(ceil(n * r / global_batch_size) * repeats)
 
-    steps an epoch, and which step takes which source is a random permutation. OmniMAE on 64 x 32 = 2048: ImageNet
+    steps an epoch. A random permutation says which step takes which source. OmniMAE on 64 x 32 = 2048: ImageNet
     1281167 rows -> 626 steps, SSv2 168913 rows x 4 replicas x 0.25 -> int(330 * 0.25) = 82, together 708.
 
-    No row is dropped or counted twice: the last step of a pass takes those that are left, as many on each rank and in
-    each micro-batch as they suffice for. One that is left without has a row that does not count; `step_sizes` says so.
+    No row is dropped or counted twice. The last step of a pass spreads the remaining rows over ranks and micro-batches.
+    A micro-batch without one gets a row that does not count, see `step_sizes`.
 
-    Iterating yields the micro-batches, ``len(step_sizes(step))`` of them for each step; ``len()`` counts **steps**.
+    Iterating yields micro-batches, ``len(step_sizes(step))`` for each step. ``len()`` counts **steps**.
 
     Attributes:
         batch_sizes: of each source.
         accumulation: of each source.
-        start_step: set it to begin the next iteration at this step of the epoch; the steps before cost nothing.
+        start_step: set it to start the next iteration at this step of the epoch. Steps before it cost nothing.
         steps_per_epoch: the same as ``len()``.
 
     Args:
         sampler: given by MMEngine.
         batch_size: samples per rank and micro-batch: one number, or source name or modality -> number, as in
             ``dict(image=256, video=32)``. Replicas count: 32 are 8 videos in 4 crops each.
-        global_batch_size: samples per optimizer step; by default what one micro-batch of every rank makes.
-        rank, world_size: of this process; by default as MMEngine says.
+        global_batch_size: samples per optimizer step. The default is one micro-batch of every rank.
+        rank, world_size: of this process; the default is MMEngine's.
     """
 
     def __init__(
@@ -132,7 +129,7 @@ class MixedBatchSampler:
             math.ceil(len(source) / rows)
             for source, rows in zip(sampler.dataset.sources, self._rows_per_step, strict=True)
         )
-        # The small number keeps 0.29 * 100 = 28.999999999999996 from becoming 28.
+        # 1e-9 because 0.29 * 100 = 28.999999999999996.
         self.steps = tuple(int(n * r + 1e-9) for n, r in zip(self._steps_per_pass, sampler.repeats, strict=True))
         self.steps_per_epoch = sum(self.steps)
         self._check_every_source_has_steps()
@@ -145,7 +142,7 @@ class MixedBatchSampler:
         return look_ahead(self._batches())
 
     def _batches(self) -> Iterator[list[Address]]:
-        # A loader with workers calls iter() twice and draws from the second only; nothing here runs before a draw.
+        # A loader with workers calls iter() twice and uses the second. So nothing runs before the first next().
         first_step, self.start_step = self.start_step, 0
         epoch = self.sampler.epoch
         schedule = self.sampler.schedule(epoch, self.steps)
@@ -154,12 +151,12 @@ class MixedBatchSampler:
         for source in schedule[first_step:].tolist():
             rows, seed = next(streams[source])
             counts = self._counts(source, len(rows))
-            shares = np.resize(rows, (*counts.shape, counts[0, 0]))  # begins again when the rows run out
+            shares = np.resize(rows, (*counts.shape, counts[0, 0]))  # starts again when the rows run out
             for share, count in zip(shares[:, self.rank].tolist(), counts[:, self.rank].tolist(), strict=True):
                 yield [Address(source, row, seed) for row in share[: max(count, 1)]]
 
     def _steps_of(self, source: int, epoch: int, first_step: int) -> Iterator[tuple[np.ndarray, int]]:
-        """The rows of each step of one source over all ranks, and the seed of their addresses."""
+        """For each step of one source: its rows over all ranks, and the seed of their addresses."""
         rows_per_step = self._rows_per_step[source]
         for step in range(first_step, self.steps[source]):
             pass_index, position = divmod(step, self._steps_per_pass[source])
@@ -169,7 +166,7 @@ class MixedBatchSampler:
             yield order[position * rows_per_step : (position + 1) * rows_per_step], seed
 
     def step_sizes(self, step: int) -> np.ndarray:
-        """-> (accumulation of its source, world size): how many samples of each micro-batch count in a step."""
+        """-> (accumulation, world size): how many samples of each micro-batch of a step count."""
         if self._plan[0] != self.sampler.epoch:
             self._plan = self.sampler.epoch, self._plan_of(self.sampler.epoch)
         source, num_rows = self._plan[1][step]
@@ -186,28 +183,28 @@ class MixedBatchSampler:
         return np.stack([schedule, num_rows], 1)
 
     def _counts(self, source: int, num_rows: int) -> np.ndarray:
-        """-> (accumulation, world size): rows of each micro-batch; the last ones have what is left, or none."""
+        """-> (accumulation, world size): rows of each micro-batch; the last ones have fewer or none."""
         shares = self.accumulation[source] * self.world_size
         size = math.ceil(num_rows / shares)
         return (num_rows - size * np.arange(shares)).clip(0, size).reshape(-1, self.world_size)
 
     def _check_every_source_has_steps(self) -> None:
-        facts = zip(self.sampler.dataset.names, self.steps, self._steps_per_pass, self.sampler.repeats, strict=True)
-        for name, steps, per_pass, repeat in facts:
-            if steps == 0:
+        for number, name in enumerate(self.sampler.dataset.names):
+            if self.steps[number] == 0:
+                steps = self._steps_per_pass[number]
                 raise ValueError(
-                    f'Source {name!r} has no step: one pass over it is {per_pass} steps of global_batch_size='
-                    f'{self.global_batch_size}, times repeats={repeat}. Set repeats to at least {1 / per_pass:.4g}, or '
-                    'lower global_batch_size.'
+                    f'Source {name!r} has no step: one pass has {steps} steps of global_batch_size='
+                    f'{self.global_batch_size}, times repeats={self.sampler.repeats[number]}. Set repeats to at least '
+                    f'{1 / steps:.4g}, or lower global_batch_size.'
                 )
 
 
 def _default_global_batch(batch_sizes: Sequence[int], world_size: int) -> int:
-    """What one micro-batch of every rank makes."""
+    """The samples of one micro-batch of every rank."""
     if len({*batch_sizes}) > 1:
         raise ValueError(
-            f'batch_size differs between sources, {list(batch_sizes)}, and every step has the same number of samples. '
-            f'Give global_batch_size, a multiple of {math.lcm(*batch_sizes) * world_size}.'
+            f'batch_size differs between sources, {list(batch_sizes)}, but all steps have as many samples. Set '
+            f'global_batch_size to a multiple of {math.lcm(*batch_sizes) * world_size}.'
         )
     return batch_sizes[0] * world_size
 
@@ -215,7 +212,7 @@ def _default_global_batch(batch_sizes: Sequence[int], world_size: int) -> int:
 def _check_sizes(
     sizes: Mapping[str, tuple[str, int]], global_batch_size: int, world_size: int, replicas: Mapping[str, int]
 ) -> None:
-    """Every source's replicas divide its batch size, which times ``world_size`` divides ``global_batch_size``."""
+    """Replicas must divide the batch size, and batch size x ``world_size`` must divide ``global_batch_size``."""
     for key, size in sizes.values():
         own = {name: replicas[name] for name in sizes if sizes[name][0] == key}
         unit = math.lcm(*own.values())
@@ -231,7 +228,7 @@ def _check_sizes(
             whole = math.lcm(*(number for _, number in sizes.values())) * world_size
             raise ValueError(
                 f'global_batch_size={global_batch_size} is not a multiple of {key}={size} x {world_size} ranks '
-                f'= {size * world_size}, so no number of accumulated micro-batches makes it. Nearest: '
+                f'= {size * world_size}. Nearest: '
                 + (f'{key}={" or ".join(map(str, nearest))}, or ' if nearest else '')
                 + f'global_batch_size={_list_multiples(whole, global_batch_size)}.'
             )
@@ -245,16 +242,15 @@ def _list_multiples(unit: int, value: int) -> str:
 
 @DATA_SAMPLERS.register_module()
 class EvalSampler:
-    """Every row of every source once, shared out over the ranks in turn: rank r takes rows r, r + world size, ...
+    """Every row of every source once: rank r takes rows r, r + world size, ...
 
-    Rows are plain numbers, counted through all sources: they ask a dataset for evaluation samples. Taking from each
-    rank in turn gives them back in order, as MMEngine collects results. Rows whose files a source is to ``skip`` are
-    left out.
+    Keys are ints, counted through all sources: the keys of evaluation samples. MMEngine collects results from the ranks
+    in turn, so they are in order. Rows with files to ``skip`` are left out.
 
     Args:
         dataset: given by MMEngine.
-        seed: given by MMEngine; not used, nothing is random.
-        rank, world_size: of this process; by default as MMEngine says.
+        seed: given by MMEngine, not used.
+        rank, world_size: of this process; the default is MMEngine's.
 
     Attributes:
         shares: the rows of this rank, of each source.
@@ -265,14 +261,13 @@ class EvalSampler:
     ):
         rank = get_rank() if rank is None else rank
         world_size = get_world_size() if world_size is None else world_size
-        skipped = dataset.skipped_rows()
         rows = [np.arange(*ends) for ends in itertools.pairwise(dataset.starts.tolist())]
-        if skipped:
+        if skipped := dataset.skipped_rows():
             rows = [part[~np.isin(part, skipped)] for part in rows]
             print_log(f'{len(skipped)} of {len(dataset)} samples are left out, as skip says.', 'current')
         starts = np.cumsum([0, *map(len, rows)]).tolist()
         if not starts[-1]:
-            raise ValueError('skip of the sources leaves no sample to evaluate. Repair the files, or give others.')
+            raise ValueError('skip leaves out all samples. Repair the files, or shorten skip.')
         firsts = [(rank - start) % world_size for start in starts]
         self.shares = [part[first::world_size] for first, part in zip(firsts, rows, strict=False)]
 
@@ -293,7 +288,7 @@ class EvalBatchSampler:
 
     def __init__(self, *, sampler: EvalSampler, batch_size: int):
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f'batch_size={batch_size} is not positive. Give one number for all sources, 1 or more.')
+            raise ValueError(f'batch_size={batch_size} is no positive integer. Give one number for all sources.')
         self.sampler = sampler
         self.batch_size = batch_size
 

@@ -1,6 +1,6 @@
 """Columns of many strings and numbers, in memory or mapped from a file that all processes of a machine share.
 
-`stored` keeps what was read of a long list or of many archives, so that it is read once a machine and not once a rank.
+`stored` keeps the content of a long list or of many archives, so each machine parses it once, not each rank.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ALIGNMENT = 64  # bytes, at which each column begins
 
 
 class StringTable(Sequence[str]):
-    """An unchanging list of strings in two flat buffers.
+    """An immutable list of strings in two flat buffers.
 
-    Worker processes share them; of a Python list of millions of strings each worker makes its own copy in time, because
-    counting references writes to every string.
+    Worker processes share them. Each worker would copy a Python list of strings, because counting references writes to
+    every string.
 
     Attributes:
-        text: all strings one after the other, UTF-8; what is none is kept as it is.
-        ends: where each string ends in it.
+        text: all strings joined, in UTF-8; other bytes are kept as they are.
+        ends: end of each string in ``text``.
     """
 
     text: NDArray[np.uint8]
@@ -49,12 +49,12 @@ class StringTable(Sequence[str]):
 
     @classmethod
     def of(cls, strings: Iterable[str]) -> StringTable:
-        """The strings as a table, which they may be already."""
+        """The strings as a table; a table is returned as it is."""
         return strings if isinstance(strings, cls) else cls(strings)
 
     @classmethod
     def of_bytes(cls, strings: Sequence[bytes]) -> StringTable:
-        """The table of strings that `encode` made these of."""
+        """The table of strings that are encoded, see `encode`."""
         table = cls(())
         table._set_bytes(strings)
         return table
@@ -68,7 +68,7 @@ class StringTable(Sequence[str]):
 
     @classmethod
     def of_buffers(cls, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringTable:
-        """The table that has these attributes."""
+        """The table with these attributes."""
         bounds = np.concatenate([[0], ends, [len(text)]])
         if (bounds[1:] < bounds[:-1]).any() or bounds[-2] != bounds[-1]:
             raise ValueError('the ends of its strings are wrong')
@@ -97,7 +97,7 @@ class StringTable(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def digest(self) -> str:
-        """The same for the same strings in the same order."""
+        """Digest of the strings and their order."""
         return digest(self.text, np.asarray(self.ends, '<i8'))
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class StringTable(Sequence[str]):
 
 
 def digest(*parts: Any) -> str:
-    """Of bytes, or what holds some: 50 ms for a million paths."""
+    """Digest of bytes or buffers: 50 ms for a million paths."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         found.update(part)
@@ -113,12 +113,12 @@ def digest(*parts: Any) -> str:
 
 
 def encode(text: str) -> bytes:
-    """What a file or folder with this name has on a disk."""
+    """A file name -> its bytes on disk."""
     return text.encode('utf-8', 'surrogateescape')
 
 
 def decode(text: bytes) -> str:
-    """The name that `encode` makes these bytes of."""
+    """The inverse of `encode`."""
     return text.decode('utf-8', 'surrogateescape')
 
 
@@ -171,9 +171,9 @@ def replacing(file: str | os.PathLike, mode: str = 'w', **options: Any) -> Itera
 
 
 def read_table(file: str | os.PathLike, about: Any) -> Columns | None:
-    """The columns of a file, mapped into memory; None if there is no such file, or one about something else.
+    """The columns of a file, mapped into memory; None if there is no such file, or ``about`` differs.
 
-    A mapped page that a network does not give would end the process, so files of other file systems are read.
+    Files that are not on a local disk are read, because a mapped page that a network does not give ends the process.
     """
     try:
         is_on_disk = os.major(os.stat(file).st_dev) != 0
@@ -185,7 +185,7 @@ def read_table(file: str | os.PathLike, about: Any) -> Columns | None:
 
 
 def parse_table(data: bytes | NDArray[np.uint8], about: Any = None) -> Columns | None:
-    """The columns in the bytes of a table; None if they are none, or about something else."""
+    """Bytes of a table -> its columns; None if they are no table, or ``about`` differs."""
     data = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
     try:
         start, size = np.frombuffer(data[len(MAGIC) : len(MAGIC) + 16].tobytes(), '<i8').tolist()
@@ -200,7 +200,7 @@ def parse_table(data: bytes | NDArray[np.uint8], about: Any = None) -> Columns |
             end = start + begin + dtype.itemsize * int(np.prod(shape))
             arrays[name] = data[start + begin : end].view(dtype).reshape(shape)
         return {name: _column(name, arrays) for name in told['names']}
-    except (ValueError, KeyError, TypeError, SyntaxError):  # the last is of NumPy, for a dtype
+    except (ValueError, KeyError, TypeError, SyntaxError):  # SyntaxError is NumPy's for a dtype
         return None
 
 
@@ -217,13 +217,13 @@ def _padded(size: int) -> int:
 def stored(
     beside: str, about: Mapping[str, Any], make: Callable[[], Columns], check: Callable[[Columns], bool] | None = None
 ) -> Columns:
-    """What ``make`` makes, kept in a file for the next time, and for the other processes of this machine.
+    """The columns of ``make``, stored in a file for the next time and for other processes of this machine.
 
     Args:
-        beside: the file. Where it cannot be written, a cache folder has it ($XDG_CACHE_HOME/omnimae), or else nobody.
-        about: what it depends on. A file that says something else is made anew.
+        beside: the file. If it cannot be written, a file in $XDG_CACHE_HOME/omnimae, or none.
+        about: what the columns depend on. A file with another ``about`` is replaced.
         make: makes the columns.
-        check: whether to believe the columns of a file.
+        check: whether to trust the columns of a file.
     """
     beside = os.path.abspath(beside)
     cache = _cache_folder()
@@ -257,14 +257,14 @@ def _keep(columns: Columns, about: Any, places: Sequence[str]) -> Columns:
             reason = reason or f'{places[0]} cannot be written ({error.strerror})'
             continue
         if reason:
-            print_log(f'{reason}, so {place} holds what is read there.', 'current', logging.WARNING)
+            print_log(f'{reason}, so its rows are stored in {place}.', 'current', logging.WARNING)
         return read_table(place, about) or columns
-    print_log(f'{reason}, so every rank reads it anew at each start.', 'current', logging.WARNING)
+    print_log(f'{reason}, so every rank parses it at each start.', 'current', logging.WARNING)
     return columns
 
 
 def _cache_folder() -> Path | None:
-    """None for a user without a home, as in a container that runs with any number of a user."""
+    """None for a user without a home, as in a container with an arbitrary user id."""
     try:
         return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'omnimae'
     except RuntimeError:
@@ -273,7 +273,7 @@ def _cache_folder() -> Path | None:
 
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
-    """One process of this machine at a time. A folder that many machines share need not know locks."""
+    """One process of this machine at a time. The lock is local: shared folders may not support locks."""
     folder = os.path.join(tempfile.gettempdir(), f'omnimae-{os.getuid()}')
     opened: int | None = None
     with suppress(OSError):

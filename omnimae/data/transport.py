@@ -1,7 +1,7 @@
-"""How tensors get from a loader's worker to the process that it works for: in memory that both see.
+"""Shared memory for tensors from a loader's worker to the main process.
 
-PyTorch takes files in /dev/shm for that. Docker gives it 64 MB, less than a batch of clips, and a worker that writes
-more dies of a bus error. Memory without a name (memfd_create) is the same without that limit.
+PyTorch uses files in /dev/shm. Docker limits it to 64 MB, less than a batch of clips, and a worker that writes more
+dies of a bus error. Anonymous memory (memfd_create) has no such limit.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch.utils.data import get_worker_info
 
 
 def new_storage(num_bytes: int) -> torch.UntypedStorage:
-    """Memory for a tensor; shared with the main process from the start, which saves a copy, if this is a worker."""
+    """Memory for a tensor. In a worker it is shared with the main process from the start, which saves a copy."""
     if get_worker_info() is None or not num_bytes:
         return torch.UntypedStorage(num_bytes)
     try:
         file = os.memfd_create('batch')
-    except (AttributeError, OSError):  # not Linux, or a system that forbids it
+    except (AttributeError, OSError):  # not Linux, or forbidden
         return torch.UntypedStorage._new_shared(num_bytes)
-    kind: Any = torch.UntypedStorage  # of whose methods torch's stubs do not know this one
+    kind: Any = torch.UntypedStorage  # torch's stubs lack this method
     try:
         os.ftruncate(file, num_bytes)
         return kind._new_shared_fd_cpu(file, num_bytes)
     finally:
-        os.close(file)  # the storage keeps one of its own
+        os.close(file)  # the storage has its own descriptor
 
 
 def sendable(x: Tensor) -> Tensor:
-    """The same numbers, if this is a worker in memory that the main process sees, too."""
+    """The same tensor; in a worker a copy in shared memory."""
     if get_worker_info() is None:
         return x
     copy = torch.empty(0, dtype=x.dtype)
