@@ -88,6 +88,21 @@ def few_root(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope='session')
+def quarter_root(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`few_root` with a quarter of what is trained on: two images of each photograph, the videos of three of them."""
+    root = tmp_path_factory.mktemp('quarter') / 'demo'
+    shutil.copytree(few_root, root, copy_function=os.link)
+    for path in root.rglob('images/train/*/*'):
+        if path.stem >= '00002':
+            path.unlink()
+    for path in root.rglob('train.txt'):
+        lines = path.read_text().splitlines(keepends=True)
+        path.unlink()  # it is that of the whole data
+        path.write_text(''.join(line for line in lines if line.split('/')[1].startswith(('brick', 'camera', 'coffee'))))
+    return root
+
+
 @pytest.fixture(autouse=True)
 def _gradients() -> Iterator[None]:
     """A tool that runs in this process must not switch gradients off for what follows."""

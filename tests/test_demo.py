@@ -41,7 +41,7 @@ def read(path: Path) -> tuple[np.ndarray, str, float]:
     """-> frames (T, H, W, 3), codec, seconds."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        frames = np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(stream)])
+        frames = np.stack([frame.to_ndarray(format='rgb24', threads=1) for frame in container.decode(stream)])
         return frames, stream.codec_context.name, len(frames) / float(stream.average_rate)
 
 

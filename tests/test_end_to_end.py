@@ -26,6 +26,8 @@ SHORT = [
     'log_processor.window_size=1',
     'train_dataloader.num_workers=0',
     'train_dataloader.persistent_workers=False',
+    'train_dataloader.batch_size=8',
+    'train_dataloader.batch_sampler.global_batch_size=8',
     'default_hooks.logger.interval=1',
     'default_hooks.checkpoint.interval=1',
     'default_hooks.checkpoint.max_keep_ckpts=2',
@@ -157,11 +159,11 @@ def scalars(work: Path) -> list[dict]:
 
 
 @pytest.fixture(scope='module')
-def pretrained(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(quarter_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work directory of two epochs of pretraining: one, and one more after a resume."""
     work = tmp_path_factory.mktemp('pretrain')
     options = [*SHORT, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2', 'custom_hooks.0.interval=2']
-    env = environment(OMNIMAE_DATA=str(few_root.parent))
+    env = environment(OMNIMAE_DATA=str(quarter_root.parent))
     train = [TOOLS / 'train.py', 'configs/demo/pretrain.py', '--work-dir', work]
     command(*train, '--cfg-options', *options, output=work / 'said', env=env)
     (work / 'epoch_2.pth').unlink()
@@ -182,9 +184,9 @@ def test_resuming_repeats_the_run(pretrained: Path):
     assert {'reconstruction/image', 'reconstruction/video'} <= second[-1].keys()
 
 
-def test_fine_tune_test_and_count_again(pretrained: Path, few_root: Path, tmp_path: Path):
+def test_fine_tune_test_and_count_again(pretrained: Path, quarter_root: Path, tmp_path: Path):
     weights = pretrained / 'epoch_2_raw.safetensors'
-    config, env = 'configs/demo/finetune_videos.py', environment(OMNIMAE_DATA=str(few_root.parent))
+    config, env = 'configs/demo/finetune_videos.py', environment(OMNIMAE_DATA=str(quarter_root.parent))
     run = functools.partial(command, output=tmp_path / 'said', env=env)
     short = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'param_scheduler.warmup_epochs=0']
     options = [*SHORT, *short, f'model.init_cfg.checkpoint={weights}']
@@ -201,12 +203,14 @@ def test_fine_tune_test_and_count_again(pretrained: Path, few_root: Path, tmp_pa
     assert accuracy(stored['scores'], stored['labels'], (1,))['top1'] == pytest.approx(validated, abs=1e-4)
 
 
-def test_pictures_of_an_image_and_a_video(pretrained: Path, few_root: Path, tmp_path: Path):
-    image = min(few_root.glob('images/val/chelsea/*.jpg'))
-    video = min(few_root.glob('videos/val/pan_left/chelsea_*'))
+def test_pictures_of_an_image_and_a_video(pretrained: Path, quarter_root: Path, tmp_path: Path):
+    image = min(quarter_root.glob('images/val/chelsea/*.jpg'))
+    video = min(quarter_root.glob('videos/val/pan_left/chelsea_*'))
     weights = pretrained / 'epoch_2_raw.safetensors'
     words = [TOOLS / 'visualize_reconstruction.py', 'configs/demo/pretrain.py', weights, image, video]
-    command(*words, '--out-dir', tmp_path / 'out', output=tmp_path, env=environment(OMNIMAE_DATA=str(few_root.parent)))
+    command(
+        *words, '--out-dir', tmp_path / 'out', output=tmp_path, env=environment(OMNIMAE_DATA=str(quarter_root.parent))
+    )
     assert {path.suffix for path in (tmp_path / 'out').iterdir()} == {'.png', '.gif'}
 
 

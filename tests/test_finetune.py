@@ -12,6 +12,7 @@ import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -30,7 +31,7 @@ from omnimae.data.formats.preparation import prepare
 from omnimae.registry import DATA_SAMPLERS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 FINETUNE = Path(__file__).parents[1] / 'configs' / 'omnimae' / 'finetune'
-# What a test changes to run a recipe: width, depth, batch and length (of training and of clips). Nothing else.
+# What a test changes to run a recipe: width, depth, batch, length (of training and of clips), size. Nothing else.
 SMALL = {
     'model.init_cfg': None,
     'model.backbone.embed_dim': 24,
@@ -137,6 +138,8 @@ def test_trains_validates_and_tests(method, name, benchmark, data, tmp_path, mon
         options[f'{part}.topk'] = (1, 2)
     options['test_evaluator.out_file'] = str(tmp_path / 'scores.npz')
     cfg = load_config(FINETUNE.parents[1] / method / 'finetune' / f'{name}.py', options)
+    halve_sizes(cfg._cfg_dict)
+    cfg.model.backbone.clip_size = (cfg.model.backbone.clip_size[0], 112, 112)
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'work'), f'{name}_{next(_number)}'
     runner = Runner.from_cfg(cfg)
     runner.train()
@@ -164,6 +167,17 @@ def test_trains_validates_and_tests(method, name, benchmark, data, tmp_path, mon
         parts = ('verb_top1', 'noun_top1', 'unseen_action_top1', 'tail_verb_top1', 'tail_noun_top1', 'tail_action_top1')
         assert {f'accuracy/{part}' for part in parts} <= metrics.keys(), json.dumps(metrics)
         submits(cfg, data / 'epic100', tmp_path)
+
+
+def halve_sizes(value: Any) -> None:
+    """Of everything that resizes to 224 pixels, or to 256 before it crops."""
+    if isinstance(value, dict):
+        if value.get('size') in (224, 256):
+            value['size'] = {224: 112, 256: 128}[value['size']]
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            halve_sizes(item)
 
 
 def submits(cfg: Config, root: Path, folder: Path) -> None:

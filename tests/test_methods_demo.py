@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +10,6 @@ import torch
 from tiny_run import build_runner, losses_of
 
 DEMO = Path(__file__).parents[1] / 'configs' / 'demo'
-
-
-@pytest.fixture(scope='module')
-def quarter_root(few_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`few_root` with a quarter of what is trained on: two images of each photograph, the videos of three of them."""
-    root = tmp_path_factory.mktemp('quarter') / 'demo'
-    shutil.copytree(few_root, root, copy_function=os.link)
-    for path in root.rglob('images/train/*/*'):
-        if path.stem >= '00002':
-            path.unlink()
-    for path in root.rglob('train.txt'):
-        lines = path.read_text().splitlines(keepends=True)
-        path.unlink()  # it is that of the whole data
-        path.write_text(''.join(line for line in lines if line.split('/')[1].startswith(('brick', 'camera', 'coffee'))))
-    return root
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_files_lists_and_splits(images, tmp_path):
     assert lists['val'] == [f'train/{name}/{i:04}.jpg {label}' for label, name in enumerate('ab') for i in (16, 17)]
     assert lists['test'][0] == 'test/a/0000.jpg 0'
     with av.open(str(root / 'videos' / 'train' / 'up_fast' / '00000.mp4')) as container:
-        frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+        frames = [frame.to_ndarray(format='rgb24', threads=1) for frame in container.decode(video=0)]
     assert np.stack(frames).shape == (motion.NUM_FRAMES, *motion.FRAME_SIZE, 3)
 
 

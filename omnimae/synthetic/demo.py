@@ -242,7 +242,7 @@ def make_maps(root: str | Path) -> int:
             if not array.exists():
                 array.parent.mkdir(parents=True, exist_ok=True)
                 with av.open(str(video)) as container:
-                    frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+                    frames = [frame.to_ndarray(format='rgb24', threads=1) for frame in container.decode(video=0)]
                 np.save(array, np.stack([blurred_brightness(frame) for frame in frames]).astype(np.uint8))
         lines = [f'{path.relative_to(root / "videos" / split)}\n' for path in listed]
         (root / 'depth' / 'videos' / f'{split}.txt').write_text(''.join(lines))
