@@ -315,7 +315,7 @@ def test_arguments_that_cannot_be_used(root, more, message):
 @pytest.mark.parametrize(
     ('pixels', 'modality', 'message'),
     [
-        (np.zeros((8, 8, 3), np.uint8), dict(kind='depth'), 'has colours, and a map has one channel'),
+        (np.zeros((8, 8, 3), np.uint8), dict(kind='depth'), 'has several channels, but a map has one'),
         (np.zeros((8, 9), np.uint8), dict(kind='depth'), r"different sizes, \{'rgb': \(8, 8\), 'other': \(8, 9\)\}"),
         (np.zeros((8, 8), np.uint16), dict(kind='classes'), 'which has to be 8 bits'),
     ],

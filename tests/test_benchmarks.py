@@ -544,7 +544,7 @@ SSV2, INAT = 'something-something-v2', 'train2018.json'
             r"json, images\[1\]: no 'file_name'\. Give the file",
         ),
         ('inat18', INAT, lambda x: x['categories'][2].pop('id'), r"json, categories\[2\]: no 'id'\. Give the file"),
-        ('inat18', INAT, lambda x: x.pop('images'), r"train2018.json has no 'images'"),
+        ('inat18', INAT, lambda x: x.pop('images'), r"train2018.json, top level: no 'images'"),
         (
             'inat18',
             INAT,

@@ -527,5 +527,5 @@ def test_reasons_say_what_is_wrong(tmp_path: Path):
     assert reason('text.jpg') == 'not an image that Pillow reads'
     assert reason('cut.jpg') == 'Premature end of JPEG file'
     assert not re.fullmatch(r'\W*\d+', reason('cut.tif'))
-    with pytest.raises(BrokenImageError, match='colors.png: has colours, and a map has one channel'):
+    with pytest.raises(BrokenImageError, match='colors.png: has several channels, but a map has one'):
         read_stored_map(str(tmp_path / 'colors.png'))

@@ -68,7 +68,9 @@ def test_the_background_stays_within_its_picture():
     framed[[0, -1]] = framed[:, [0, -1]] = 0  # beyond its edge a picture goes on, here in black
     for seed in range(30):
         film = draw_film(WHITE, framed, 'up_slow', np.random.default_rng(seed))
-        for frame in frames_of(film._replace(drift=film.drift / np.linalg.norm(film.drift) * motion.BEHIND[1])):
+        for frame in frames_of(
+            film._replace(drift=film.drift / np.linalg.norm(film.drift) * motion.BACKGROUND_SPEED[1])
+        ):
             dark = frame[..., 0] < 100
             assert dark.all(0).sum() <= 1
             assert dark.all(1).sum() <= 1

@@ -32,7 +32,7 @@ DIRECTIONS = {'down': (1, 0), 'left': (0, -1), 'right': (0, 1), 'up': (-1, 0)}
 SPEEDS = {'fast': (26.0, 34.0), 'slow': (9.0, 13.0)}  # pixels a second
 MOTIONS = tuple(f'{direction}_{speed}' for direction in DIRECTIONS for speed in SPEEDS)  # in the order of the labels
 SPLITS = {'train': 1.0, 'val': 0.125, 'test': 0.25}  # share of the number of training videos
-BEHIND = (0.0, 12.0)  # speed of the background, in any direction
+BACKGROUND_SPEED = (0.0, 12.0)  # speed of the background, in any direction
 FRAME_SIZE = (32, 32)
 FRONT_SIDE = 18  # of the front picture, which is cut to a disc
 PERIOD = 36  # pixels after which the front picture comes back
@@ -47,23 +47,23 @@ class Film(NamedTuple):
     """What a video shows."""
 
     front: np.ndarray  # (h, w, 3) uint8
-    behind: np.ndarray  # (h, w, 3) uint8
+    background: np.ndarray  # (h, w, 3) uint8
     start: np.ndarray  # place of the front picture
     velocity: np.ndarray  # of the front picture, pixels a second
     drift: np.ndarray  # velocity of the background
     pan: np.ndarray  # where the window on the background begins, 0..1 of the places that the drift allows
 
 
-def draw_film(front: np.ndarray, behind: np.ndarray, motion: str, rng: np.random.Generator) -> Film:
+def draw_film(front: np.ndarray, background: np.ndarray, motion: str, rng: np.random.Generator) -> Film:
     """Two pictures (h, w, 3) and a motion of ``MOTIONS`` -> a film at random places and speeds."""
     direction, speed = motion.split('_')
     angle = rng.uniform(0, 2 * np.pi)
     return Film(
         front,
-        behind,
+        background,
         rng.uniform(0, PERIOD, 2),
         np.array(DIRECTIONS[direction]) * rng.uniform(*SPEEDS[speed]),
-        np.array([np.sin(angle), np.cos(angle)]) * rng.uniform(*BEHIND),
+        np.array([np.sin(angle), np.cos(angle)]) * rng.uniform(*BACKGROUND_SPEED),
         rng.uniform(size=2),
     )
 
@@ -72,8 +72,8 @@ def frames_of(film: Film) -> Iterator[np.ndarray]:
     """A film -> its frames (h, w, 3) uint8."""
     size = np.array(FRAME_SIZE)
     travel = np.abs(film.drift) * (NUM_FRAMES - 1) / RATE
-    side = int(np.ceil((size + BEHIND[1] * NUM_FRAMES / RATE).max()))
-    behind = cv2.resize(film.behind, (side, side), interpolation=cv2.INTER_CUBIC)
+    side = int(np.ceil((size + BACKGROUND_SPEED[1] * NUM_FRAMES / RATE).max()))
+    background = cv2.resize(film.background, (side, side), interpolation=cv2.INTER_CUBIC)
     first = film.pan * (side - size - travel) + np.where(film.drift < 0, travel, 0)
     front = cv2.resize(film.front, (FRONT_SIDE, FRONT_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     rows, columns = (np.indices((FRONT_SIDE, FRONT_SIDE)) - (FRONT_SIDE - 1) / 2) ** 2
@@ -81,7 +81,7 @@ def frames_of(film: Film) -> Iterator[np.ndarray]:
     height, width = FRAME_SIZE
     for seconds in np.arange(NUM_FRAMES) / RATE:
         y, x = first + film.drift * seconds
-        canvas = _moved(behind, -y, -x, width, height).astype(np.float32)
+        canvas = _moved(background, -y, -x, width, height).astype(np.float32)
         y, x = (film.start + film.velocity * seconds) % PERIOD - (PERIOD - size) / 2 - FRONT_SIDE / 2
         # near the edge of the period one part of the disc has not left yet, and the other is back
         for top in (y - PERIOD, y, y + PERIOD):
@@ -101,8 +101,8 @@ def _moved(picture: np.ndarray, y: float, x: float, width: int, height: int) -> 
 
 def make_video(path: Path, rng: np.random.Generator, *, images: Sequence[str], motion: str) -> None:
     """Write a video of one motion that shows two of these images."""
-    front, behind = (read_image(images[number])[0] for number in rng.integers(len(images), size=2))
-    write_video(path, frames_of(draw_film(front, behind, motion, rng)), RATE, FRAME_SIZE)
+    front, background = (read_image(images[number])[0] for number in rng.integers(len(images), size=2))
+    write_video(path, frames_of(draw_film(front, background, motion, rng)), RATE, FRAME_SIZE)
 
 
 def split_images(images: Path, size: int) -> dict[str, list[tuple[str, int]]]:

@@ -149,12 +149,6 @@ def read_json(file: Path) -> Any:
         raise ValueError(f'{file} is not JSON: {error}. Fetch it again.') from None
 
 
-def json_part(content: Any, key: str, file: Path) -> list:
-    if not isinstance(content, dict) or key not in content:
-        raise ValueError(f'{file} has no {key!r}. Give the file as it is distributed.')
-    return content[key]
-
-
 def label_of(text: str, index: dict[str, int], file: Path, place: str, *, indices: bool = True) -> int:
     """A class name, or with ``indices`` a class index, -> class index."""
     if text in index:

@@ -21,7 +21,6 @@ from omnimae.data.formats.annotation_files import (
     find,
     find_any,
     index_files,
-    json_part,
     label_of,
     read_csv,
     read_json,
@@ -117,7 +116,7 @@ def read_inat18(root: Path) -> Annotation:
         file = find(root, f'{split}2018.json', folders=ANNOTATIONS)
         content = read_json(file)
         images, annotations, categories = (
-            json_part(content, key, file) for key in ('images', 'annotations', 'categories')
+            field_of(content, key, file, 'top level') for key in ('images', 'annotations', 'categories')
         )
         if split == 'train':
             classes = dict(sorted(_by_id(categories, 'categories', 'name', file).items()))

@@ -109,16 +109,16 @@ def plan_of(root: Path, size: int) -> tuple[list[list[File]], list[str], int]:
     if not data:
         raise ValueError(f'root={str(root)!r} holds no image, video or .npy file. Correct it.')
     plan: list[list[File]] = []
-    room = 0
+    left = 0  # bytes in the last archive
     for name in data:
         found = _stat(root / name)
         file = File(name, found.st_size, found.st_mtime_ns)
         needed = BLOCK + -(-file.size // BLOCK) * BLOCK
-        if needed > room:
+        if needed > left:
             plan.append([])
-            room = size
+            left = size
         plan[-1].append(file)
-        room -= needed
+        left -= needed
     return plan, lists, len(names) - len(data) - len(lists)
 
 
@@ -156,8 +156,8 @@ def _holds(archive: Path, files: Sequence[File]) -> bool:
         members, others = scan(str(archive))
     except (OSError, ValueError):
         return False
-    told = [(member.name, member.size, member.time) for member in members]
-    return not others and told == [(file.name, file.size, _seconds(file)) for file in files]
+    found = [(member.name, member.size, member.time) for member in members]
+    return not others and found == [(file.name, file.size, _seconds(file)) for file in files]
 
 
 def _write(root: Path, archive: Path, files: Sequence[File]) -> None:

@@ -25,10 +25,10 @@ def test_starts(duration: float, seconds: float, num_clips: int, *, to_end: bool
     They are i * max(duration - seconds, 0) / num_clips, without the last possible start. With ``to_end`` it is used,
     and a single clip is in the middle.
     """
-    room = max(duration - seconds, 0.0)
+    last = max(duration - seconds, 0.0)
     if not to_end:
-        return [i * room / num_clips for i in range(num_clips)]
-    return [room / 2] if num_clips == 1 else [room * (i / (num_clips - 1)) for i in range(num_clips)]
+        return [i * last / num_clips for i in range(num_clips)]
+    return [last / 2] if num_clips == 1 else [last * (i / (num_clips - 1)) for i in range(num_clips)]
 
 
 test_starts.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
@@ -64,8 +64,8 @@ def strided_test(num: int, stride: int, num_frames: int, num_clips: int) -> list
     """Test clips of VideoMAE: every ``stride``-th frame, clips evenly spaced; one clip is in the middle."""
     grid = np.arange(0, num, stride)
     grid = np.append(grid, np.full(max(num_frames - len(grid), 0), grid[-1]))
-    room = len(grid) - num_frames
-    starts = [room // 2] if num_clips == 1 else [int(i * (room / (num_clips - 1))) for i in range(num_clips)]
+    last = len(grid) - num_frames
+    starts = [last // 2] if num_clips == 1 else [int(i * (last / (num_clips - 1))) for i in range(num_clips)]
     return [grid[start : start + num_frames] for start in starts]
 
 
@@ -77,8 +77,8 @@ def resampled(num: int, start: float, length: float, num_frames: int) -> Indices
 
 def resampled_test_starts(num: int, length: float, num_clips: int) -> list[int]:
     """Starts of the test clips of SlowFast, an integer number of frames apart; one clip is in the middle."""
-    room = max(num - length, 0) + SAME_TIME
-    return [int(room / 2)] if num_clips == 1 else [i * int(room / (num_clips - 1)) for i in range(num_clips)]
+    last = max(num - length, 0) + SAME_TIME
+    return [int(last / 2)] if num_clips == 1 else [i * int(last / (num_clips - 1)) for i in range(num_clips)]
 
 
 def segments(num: int, num_frames: int, rng: np.random.Generator | None) -> Indices:

@@ -114,7 +114,7 @@ def _decode_map(data: bytes) -> tuple[NDArray, int]:
     """-> numbers (H, W, 1)."""
     image = _open(data)
     if len(image.getbands()) > 1:
-        raise ValueError('has colours, and a map has one channel')
+        raise ValueError('has several channels, but a map has one')
     if image.format in JPEGS:
         return decode_jpeg(data, 'GRAY'), _orientation(image)
     maximum = _maximum_of(image, data)

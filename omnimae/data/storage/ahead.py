@@ -75,7 +75,7 @@ class ReadAhead:
         self._is_begun = True  # whether the plan is read ahead
         self._num_alive = self._num_idle = self._num_in_flight = self._bytes_unused = 0
         self._expected: float | None = None  # bytes of a file
-        self._seconds = 0.0  # of reads that nobody began ahead: half the last one, half what it was before
+        self._seconds = 0.0  # a read that is not ahead: running mean that halves with each one
         self._keys: list[Any] = []  # of the samples, in their order
         self._files_of: Callable[[Any], Sequence[File]] = lambda key: []
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
 from mmengine.fileio import BaseStorageBackend, FileClient, HTTPBackend, PetrelBackend, get_file_backend
 from mmengine.fileio.backends import backends as theirs
@@ -19,14 +19,21 @@ from mmengine.fileio.backends import prefix_to_backends as theirs_by_prefix
 
 from omnimae.registry import FUNCTIONS
 
-Kind = TypeVar('Kind', bound=type[BaseStorageBackend])
 BACKENDS: dict[str, type[BaseStorageBackend]] = {}
 PREFIXES: dict[str, type[BaseStorageBackend]] = {}  # by prefix of the address
 _instances: dict[str, BaseStorageBackend] = {}
 
 
 class RangeBackend(BaseStorageBackend):
-    """Reads parts of files, and so also whole ones."""
+    """Reads parts of files, and so also whole ones.
+
+    A subclass with a ``name`` is used for ``backend_args=dict(backend=name)`` and for addresses with its prefixes.
+    """
+
+    def __init_subclass__(cls, name: str | None = None, prefixes: Iterable[str] = ()) -> None:
+        if name is not None:
+            BACKENDS[name] = cls
+            PREFIXES.update(dict.fromkeys(prefixes, cls))
 
     def get_range(self, filepath: str, start: int = 0, stop: int | None = None) -> bytes:
         """The bytes [start, stop) of a file, or fewer if it ends before."""
@@ -39,17 +46,6 @@ class RangeBackend(BaseStorageBackend):
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
         """The whole file, decoded."""
         return self.get(filepath).decode(encoding)
-
-
-def backend(name: str, prefixes: Sequence[str] = ()) -> Callable[[Kind], Kind]:
-    """Register a class for addresses that begin with a prefix and for ``backend_args=dict(backend=name)``."""
-
-    def register(kind: Kind) -> Kind:
-        BACKENDS[name] = kind
-        PREFIXES.update(dict.fromkeys(prefixes, kind))
-        return kind
-
-    return register
 
 
 @cache

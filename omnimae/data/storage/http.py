@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 from mmengine.fileio import HTTPBackend as MMEngineHTTPBackend
 
-from omnimae.data.storage.backends import RangeBackend, backend
+from omnimae.data.storage.backends import RangeBackend
 from omnimae.data.storage.patience import timeout
 from omnimae.stopping import StorageRefusedError
 
@@ -27,8 +27,7 @@ ELSEWHERE = (301, 302, 303, 307, 308)  # redirects in a circle, as without a log
 BEYOND_THE_END = 416
 
 
-@backend('http', ('http', 'https'))
-class HTTPBackend(RangeBackend, MMEngineHTTPBackend):
+class HTTPBackend(RangeBackend, MMEngineHTTPBackend, name='http', prefixes=('http', 'https')):
     """Replaces MMEngine's backend of the same name, which has no timeout.
 
     A network error or a busy server is a ConnectionError or TimeoutError. A missing file is a FileNotFoundError. A
@@ -46,9 +45,9 @@ class HTTPBackend(RangeBackend, MMEngineHTTPBackend):
             if answer.status != http.client.PARTIAL_CONTENT:
                 is_packed = answer.headers.get('Content-Encoding') == 'gzip'  # though we did not ask for it
                 return (gzip.decompress(data) if is_packed else data)[start:stop]
-            told = answer.headers.get('Content-Range', f'bytes {start}-')
-            if not told.startswith(f'bytes {start}-'):  # as some caches do
-                raise ConnectionError(f'asked for the bytes from {start} on, but the server sent {told!r}')
+            content_range = answer.headers.get('Content-Range', f'bytes {start}-')
+            if not content_range.startswith(f'bytes {start}-'):  # as some caches do
+                raise ConnectionError(f'asked for the bytes from {start} on, but the server sent {content_range!r}')
             return data
 
     def exists(self, filepath: str) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
-from omnimae.data.storage.backends import RangeBackend, backend
+from omnimae.data.storage.backends import RangeBackend
 from omnimae.data.storage.patience import AWAY, timeout
 from omnimae.stopping import StorageRefusedError
 
@@ -30,8 +30,7 @@ REFUSALS = ('NoCredentials', 'PartialCredentials', 'RefreshError', 'DefaultCrede
 MISTAKES = (TypeError, ValueError, AttributeError, NotImplementedError, ImportError)  # in arguments or installations
 
 
-@backend('fsspec', tuple(PACKAGES))
-class FsspecBackend(RangeBackend):
+class FsspecBackend(RangeBackend, name='fsspec', prefixes=PACKAGES):
     """Files of every storage that fsspec reads, by their addresses, such as ``s3://BUCKET/NAME``.
 
     Credentials are those of the storage's own tools. For S3 these are ``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``, the role

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from mmengine.logging import print_log
 
-from omnimae.data.storage.backends import RangeBackend, backend, find_backend
+from omnimae.data.storage.backends import RangeBackend, find_backend
 from omnimae.data.storage.local import Span, is_there
 from omnimae.data.storage.patience import UNREACHABLE, lost_root, remember_root
 from omnimae.data.tables import Columns, StringTable, parse_table, stored
@@ -102,8 +102,7 @@ def root_of(path: str) -> str | None:
     return path if is_sharded(path) else None
 
 
-@backend('shards')
-class ShardsBackend(RangeBackend):
+class ShardsBackend(RangeBackend, name='shards'):
     """Members of archives by address. Other addresses are files beside the archives, such as lists."""
 
     is_thread_safe = True
@@ -366,22 +365,23 @@ def index(root: str) -> Columns:
 def _index(root: str, archives: Sequence[str], stats: Sequence[tuple[int, int]]) -> Columns:
     rows: list[tuple[str, int, int, int]] = []  # name, archive, begin, size
     labels: dict[tuple[int, str], str] = {}  # (archive, name without ending) -> text of a .cls file
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     print_log(f'{root}: reading the headers of {len(archives)} archives, once', 'current')
     for number, name in enumerate(archives):
         path = os.path.join(root, name)
         members, others = scan(path)
-        passed_over += others
+        skipped += others
         with open(path, 'rb') as file:
             for member in members:
                 stem, ending = os.path.splitext(member.name)
                 if ending == '.cls':
-                    labels[number, stem] = _text(os.pread(file.fileno(), min(member.size, 4096), member.begin))
+                    data = os.pread(file.fileno(), min(member.size, 4096), member.begin)
+                    labels[number, stem] = data.decode('utf-8', 'replace').strip()
                 else:
                     rows.append((member.name, number, member.begin, member.size))
-    if passed_over:
-        told = ', '.join(f'{count} {kind}' for kind, count in sorted(passed_over.items()))
-        print_log(f'{root}: skipped members of the archives: {told}', 'current', logging.WARNING)
+    if skipped:
+        counts = ', '.join(f'{count} {kind}' for kind, count in sorted(skipped.items()))
+        print_log(f'{root}: skipped members of the archives: {counts}', 'current', logging.WARNING)
     if not rows:
         raise ValueError(f'{root}: its {len(archives)} archives hold no file. Correct root.')
     codes = _codes_of(rows, labels)
@@ -425,14 +425,10 @@ def _with_archive(name: str, archive: str) -> str:
     return posixpath.join(folder, f'{stem}~{Path(archive).stem}{dot}{ending}')
 
 
-def _text(data: bytes) -> str:
-    return data.decode('utf-8', 'replace').strip()
-
-
 def scan(path: str) -> tuple[list[Member], Counter[str]]:
     """The files in an archive, each name once, and the number of members of other kinds."""
     found: dict[str, Member] = {}
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     with open(path, 'rb') as file:
         head = file.read(6)
         if head[:2] == b'\x1f\x8b' or head[:3] == b'BZh' or head == b'\xfd7zXZ\0' or head[:4] == b'\x28\xb5\x2f\xfd':
@@ -448,9 +444,9 @@ def scan(path: str) -> tuple[list[Member], Counter[str]]:
                     if info.isdir():
                         continue
                     if not info.isreg() or info.issparse() or not name:
-                        passed_over[_kind_of(info)] += 1
+                        skipped[_kind_of(info)] += 1
                         continue
-                    passed_over['older members of a name'] += name in found
+                    skipped['older members of a name'] += name in found
                     found[name] = Member(name, info.offset_data, info.size, int(info.mtime))
                 end = archive.offset
         except (tarfile.TarError, EOFError) as error:
@@ -463,7 +459,7 @@ def scan(path: str) -> tuple[list[Member], Counter[str]]:
                 raise ValueError(
                     f'{path} continues after its end at byte {end}: joined archives. Give them as separate files.'
                 )
-    return [*found.values()], +passed_over
+    return [*found.values()], +skipped
 
 
 def _kind_of(info: tarfile.TarInfo) -> str:
