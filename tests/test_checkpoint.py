@@ -20,6 +20,7 @@ from omnimae.checkpoint import (
     export,
     export_timm,
     export_transformers,
+    layouts,
     load_file,
     load_weights,
     recognise,
@@ -210,6 +211,23 @@ def test_unknown_layouts_are_refused():
         convert({'conv1.weight': torch.zeros(1)})
     with pytest.raises(ValueError, match=r"source='omnimea' is unknown\. Choose from native, omnimae"):
         convert(released_state('vitb_in1k_ft'), 'omnimea')
+
+
+def test_a_new_layout_is_one_table(monkeypatch):
+    """The one of the guide, in both directions."""
+    [entry] = re.findall(r"```python\n('example': .*?)```", (ROOT / 'docs' / 'extending.md').read_text(), re.DOTALL)
+    for name, layout in eval(f'{{{entry}}}', vars(layouts)).items():
+        monkeypatch.setitem(layouts.LAYOUTS, name, layout)
+    backbone = dict(tiny_backbone(48, 2, (1, 32, 32)), patch_size=(1, 8, 8))
+    for model in (dict(type='Classifier', num_classes=5), dict(type='FrozenBackbone')):
+        state = randomised(MODELS.build(dict(model, backbone=backbone))).state_dict()
+        theirs = export(state, 'example')
+        assert recognise(theirs) == 'example'
+        assert theirs['stem.kernel'].shape == (48, 3, 8, 8)
+        assert torch.equal(theirs['layers.1.k.bias'], state['backbone.blocks.1.attn.qkv.bias'][48:96])
+        assert_equal_states(convert(theirs), state)
+    with pytest.raises(ValueError, match=r'has patches of 2 frames, and this layout is for images alone'):
+        export(tiny_classifier().state_dict(), 'example')
 
 
 def test_one_decoder_per_modality_has_no_released_layout():
