@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny_run import CLASSIFY, PRETRAIN, RECONSTRUCTED, build_runner, write_config, write_data
 
 from omnimae.checkpoint import load_weights
+from omnimae.commands import load_run_config
 from omnimae.config import default_work_dir, load_config
 from omnimae.engine import setup_distributed
 
@@ -153,15 +154,18 @@ def test_two_ranks_train_and_test_like_one(tmp_path: Path):
     np.testing.assert_allclose(*(score['scores'][i] for score, i in zip(scores, order, strict=True)), atol=1e-6)
 
 
-def test_the_command_line_says_what_is_resumed(tmp_path: Path):
+def test_the_command_line_says_what_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('omnimae.commands.setup_environment', lambda: None)
+    monkeypatch.setenv('LOCAL_RANK', '0')
     spec = importlib.util.spec_from_file_location('train', TOOLS / 'train.py')
     train = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train)
     config = write_config(tmp_path / 'classify.py', CLASSIFY, tmp_path, "load_from = 'weights.pth'\n")
 
     def configured(*words: str) -> Config:
-        cfg = load_config(config)
-        train.apply_arguments(cfg, train.parse_args([str(config), *words]))
+        args = train.parse_args([str(config), *words])
+        cfg = load_run_config(args)
+        train.apply_arguments(cfg, args)
         return cfg
 
     assert (configured().get('resume', False), configured().load_from) == (False, 'weights.pth')

@@ -36,6 +36,7 @@ ALLOWED = {
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'config', 'fitting', 'visualization', 'evaluation', 'stopping', 'meeting'},
     'inputs': FLOOR | {'data'},
+    'commands': FLOOR | {'config', 'engine'},
     # features as the frozen evaluation defines them
     'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }

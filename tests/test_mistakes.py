@@ -219,9 +219,7 @@ def test_a_config_without_a_training_says_so(config: Path, tmp_path: Path, monke
     none = [f'{part}=None' for part in ('train_dataloader', 'train_cfg', 'optim_wrapper')]
     words = ['train', str(config), '--work-dir', str(tmp_path / 'w'), '--cfg-options', *none]
     monkeypatch.setattr('sys.argv', words)
-    with pytest.raises(
-        ValueError, match=r'c\.py has no training: give it train_dataloader, train_cfg and optim_wrapper'
-    ):
+    with pytest.raises(ValueError, match=r'c\.py has no training\. Add train_dataloader, train_cfg and optim_wrapper'):
         load_tool('train').main()
     assert not (tmp_path / 'w').exists()
 

@@ -1,4 +1,4 @@
-"""Draw what the training loader yields: for each source one page of samples, after cropping, replicas together.
+"""Draw samples as the training loader yields them, one page for each source, with replicas side by side.
 
 python tools/browse_dataset.py CONFIG --out-dir D
 """
@@ -26,14 +26,14 @@ IMAGES_PER_ROW = 4
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Draw what the training loader yields.')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pages, one per source')
     return parser.parse_args(argv)
 
 
 def first_batches(loader: DataLoader) -> dict[str, Batch]:
-    """Read the first micro-batch of each source, cut to a few samples, and none of those between."""
+    """Read a few samples of the first micro-batch of each source."""
     dataset, batches = loader.dataset, {}
     for addresses in loader.batch_sampler:
         source = addresses[0].source
@@ -71,7 +71,7 @@ def _note(batch: Batch, row: int, classes: Sequence[str] | None) -> str:
 
 
 def _aligned_page(batch: Batch, name: str, replicas: int, notes: Sequence[str]) -> Image.Image:
-    """Draw the modalities of a sample side by side, of a video one below the other; the target comes last."""
+    """Draw the modalities of a sample side by side, those of a video one below the other. The target is last."""
     clips = {**batch['clips'], **({'target': batch['target']} if 'target' in batch else {})}
     num_frames = next(iter(clips.values())).shape[2]
     chosen = strip_frames(num_frames)
@@ -89,7 +89,7 @@ def _aligned_page(batch: Batch, name: str, replicas: int, notes: Sequence[str]) 
 
 
 def _image_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
-    """(S, R, H, W, 3): the replicas of a sample side by side, or several samples when there are none."""
+    """(S, R, H, W, 3) -> rows of the replicas of a sample, or of several samples without replicas."""
     if samples.shape[1] > 1:
         return [Row(replicas, caption=note) for replicas, note in zip(samples, notes, strict=True)]
     starts = range(0, len(samples), IMAGES_PER_ROW)
@@ -97,7 +97,7 @@ def _image_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
 
 
 def _video_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
-    """(S, R, T, H, W, 3): each replica as a strip of frames, those of a sample one below the other."""
+    """(S, R, T, H, W, 3) -> a strip of frames of each replica, those of a sample one below the other."""
     num_replicas, num_frames = samples.shape[1:3]
     chosen = strip_frames(num_frames)
     rows = []
@@ -109,11 +109,7 @@ def _video_rows(samples: np.ndarray, notes: Sequence[str]) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the pages.
-
-    Raises:
-        ValueError: the config has no training loader, or its data cannot be used.
-    """
+    """Draw the pages."""
     args = parse_args(argv)
     setup_environment()
     cfg = load_config(args.config)
@@ -132,5 +128,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
+    sys.stdout.reconfigure(errors='backslashreplace')  # file names may be no text
     main()

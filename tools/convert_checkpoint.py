@@ -41,10 +41,10 @@ FOLDERS = ('timm', 'huggingface')  # what transformers calls VideoMAE, ViTMAE an
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Convert weights between layouts.')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help='path or URL of a published checkpoint, or one of ours')
     parser.add_argument('dst', help='file to write, .pth or .safetensors; a folder for timm and huggingface')
-    parser.add_argument('--source', choices=sorted(LAYOUTS), help='layout of SRC; recognised when not given')
+    parser.add_argument('--source', choices=sorted(LAYOUTS), help='layout of SRC; recognised by default')
     targets = [NATIVE, 'mae', *(name for name in LAYOUTS if name != 'vit_mae')]
     parser.add_argument('--to', choices=targets, default=NATIVE, help='layout of DST; default: ours')
     parser.add_argument('--config', help='config of the model; videomae, timm and huggingface need its clip size')

@@ -1,4 +1,4 @@
-"""Count the arithmetic of a model, attention included, and what masking saves.
+"""Count the multiply-adds of a model, attention included, and the reduction by masking.
 
 python tools/get_flops.py CONFIG
 """
@@ -17,7 +17,7 @@ from omnimae.structures import require
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Count the arithmetic of a model, and what masking saves.')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
     return parser.parse_args(argv)
 
@@ -36,7 +36,7 @@ def describe(model: nn.Module) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per row; reductions are against the row of that modality in which nothing is hidden."""
+    """One line per row. Reductions are relative to the row of the same modality without hidden tokens."""
     whole = {row.modality: row.total for row in rows if row.num_visible == row.num_tokens}
     lines = [f'{"GMACs of one clip":36}{"K / N":>13}{"encoder":>10}{"decoder":>10}{"total":>10}{"reduction":>11}']
     for row in rows:

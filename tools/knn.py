@@ -1,9 +1,8 @@
-"""Classify stored features by their nearest neighbours among others, and count the accuracy.
+"""Compute the k-NN accuracy of stored features, which tools/extract_features.py writes.
 
 python tools/knn.py BANK.npz QUERIES.npz [--k 20] [--temperature 0.07] [--topk 1 5]
 
-tools/extract_features.py writes such files, or folders of them. For a checkpoint:
-tools/test.py configs/omnimae/knn/... CHECKPOINT.
+Folders of features are read too. To test a checkpoint directly: tools/test.py configs/omnimae/knn/... CHECKPOINT.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from omnimae.structures import to_json
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='k-NN on stored features.')
-    parser.add_argument('bank', type=Path, metavar='BANK.npz', help='features of the training samples, which vote')
-    parser.add_argument('queries', type=Path, metavar='QUERIES.npz', help='features of the samples to be classified')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('bank', type=Path, metavar='BANK.npz', help='features of the training samples')
+    parser.add_argument('queries', type=Path, metavar='QUERIES.npz', help='features of the samples to classify')
     parser.add_argument('--k', type=int, default=20, help='neighbours that vote; default: 20')
-    parser.add_argument('--temperature', type=float, default=0.07, help='of the weights of the votes; default: 0.07')
-    parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='default: 1 5')
+    parser.add_argument('--temperature', type=float, default=0.07, help='of the softmax over votes; default: 0.07')
+    parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='top-K accuracy; default: 1 5')
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Vote and count."""
+    """Compute the accuracy."""
     args = parse_args(words)
     bank, queries = load_features(args.bank), load_features(args.queries)
     metrics = knn_accuracy(bank, queries, k=args.k, temperature=args.temperature, topk=args.topk)

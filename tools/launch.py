@@ -1,12 +1,12 @@
-"""PyTorch's torchrun, which lets its ranks save and exits as they do; dist_train.sh starts it, with its arguments.
+"""PyTorch's torchrun, except that ranks have time to save. dist_train.sh starts it.
 
-torchrun hands SIGINT, SIGHUP and SIGTERM on to the ranks, kills those that still run after 30 seconds, and exits with
-1. A SIGUSR1 kills it alone, and the ranks train on. Here ranks get SIGUSR1, too. They have as many seconds as
-TORCH_ELASTIC_SHUTDOWN_TIMEOUT says, 120 if nothing does: a checkpoint of 8 GB can take longer than 30. A second Ctrl-C
-kills them at once. The exit code is 75 or 130 where all ranks left with it (see tools/train.py), else 1.
+torchrun passes SIGINT, SIGHUP and SIGTERM to the ranks, kills them after 30 seconds, and exits with 1. SIGUSR1 kills
+torchrun alone, and the ranks train on. Here ranks get SIGUSR1, too. They have TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds
+(default 120), because a checkpoint of 8 GB can take longer than 30. A second Ctrl-C kills them at once. The exit code
+is 75 or 130 if all ranks exit with it (see tools/train.py), else 1.
 
-Machines meet by NNODES, NODE_RANK, MASTER_ADDR and PORT of the environment, within MEET_TIMEOUT seconds (120). With
-MAX_RESTARTS=N a failure starts the ranks of all machines again, with --resume, at most N times; a signal does not.
+Machines meet by the environment variables NNODES, NODE_RANK, MASTER_ADDR and PORT, within MEET_TIMEOUT seconds (120).
+With MAX_RESTARTS=N a failure restarts the ranks of all machines with --resume, at most N times. A signal does not.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _codes: list[int] = []  # exit codes of ranks that were signalled
 
 
 def start(ranks: PContext) -> None:
-    """Start the ranks; from now on torchrun answers signals. A second start is one after a failure."""
+    """Start the ranks. Then torchrun handles signals. A second start follows a failure and resumes."""
     signal.set_wakeup_fd(-1)
     if next(_starts):
         ranks.args = {rank: (*words, '--resume') for rank, words in ranks.args.items()}
@@ -64,12 +64,12 @@ def start(ranks: PContext) -> None:
 
 
 def close(ranks: PContext, death_sig: signal.Signals | None = None, timeout: int = 120) -> None:
-    """Hand a signal on and wait for the ranks, whatever comes meanwhile, but for Ctrl-C."""
+    """Pass a signal on and wait for the ranks. Meanwhile only Ctrl-C has an effect."""
     if death_sig is not None:
         for number in heard():
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGINT, lambda *_: _signal(ranks, signal.SIGKILL))
-    _signal(ranks, signal.SIGCONT)  # a stopped one hears no other signal
+    _signal(ranks, signal.SIGCONT)  # a stopped process handles no other signal
     _close(ranks, death_sig, timeout)
     _codes.extend(rank.proc.poll() or 0 for rank in ranks.subprocess_handlers.values())
 
@@ -81,14 +81,14 @@ def _signal(ranks: PContext, number: signal.Signals) -> None:
 
 
 def exit_code(codes: Collection[int]) -> int:
-    """That of the ranks, if all that failed left because of a signal: some before they could listen to it."""
+    """Exit code of the ranks if all failed ranks ended by a signal, even before they could handle it; else 1."""
     ended = {-number: INTERRUPTED if number == signal.SIGINT else PREEMPTED for number in SIGNALS}
     failed = {ended.get(code, code) for code in codes} - {0}
     return failed.pop() if len(failed) == 1 and failed <= {PREEMPTED, INTERRUPTED} else 1
 
 
 def find(machines: StaticTCPRendezvous) -> RendezvousInfo:
-    """As torchrun, but who does not come is left to `assign`."""
+    """As torchrun, but `assign` reports missing machines."""
     if machines._store is None:
         is_host, host, port = machines.rank == 0, machines.master_addr, machines.master_port
         machines._store = TCPStore(host, port, None, is_host, machines.timeout, False, multi_tenant=True)
@@ -96,16 +96,16 @@ def find(machines: StaticTCPRendezvous) -> RendezvousInfo:
 
 
 def find_again(machines: DynamicRendezvousHandler) -> RendezvousInfo:
-    """As torchrun, but the main machine says again where the store is: one that is new has not heard it."""
+    """As torchrun, but the main machine announces the store again, for machines that are new."""
     machines._bootstrap_store_info = None
     return _find_again(machines)
 
 
 def assign(agent: LocalElasticAgent, store: Store, rank: int, size: int, spec: Any) -> Any:
-    """Number the ranks, once all machines are there.
+    """Number the ranks when all machines have come.
 
     Raises:
-        RuntimeError: names those that are not, that are there twice, or that count other machines.
+        RuntimeError: a machine is missing, came twice, or has another NNODES.
     """
     seconds = _meet_timeout(os.environ)
     own = f'{socket.gethostname()} {os.getpid()} {size}'
@@ -132,7 +132,7 @@ def assign(agent: LocalElasticAgent, store: Store, rank: int, size: int, spec: A
 
 
 def start_workers(agent: LocalElasticAgent, group: WorkerGroup) -> Any:
-    """Give the ranks of all machines the same name of this start: they do not count restarts alike."""
+    """Give the ranks of all machines the same id of this start. Their counts of restarts may differ."""
     assert group.store is not None
     if group.group_rank == 0:
         group.store.set('round', uuid.uuid4().hex)
@@ -141,7 +141,7 @@ def start_workers(agent: LocalElasticAgent, group: WorkerGroup) -> Any:
 
 
 def monitor(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
-    """As torchrun, but ranks that were asked to stop are not started again."""
+    """As torchrun, but ranks that a signal ended are not restarted."""
     result = _monitor(agent, group)
     codes = [failure.exitcode for failure in result.failures.values()]
     if result.state == WorkerState.FAILED and exit_code(codes) != 1:
@@ -150,11 +150,11 @@ def monitor(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
 
 
 def rendezvous(env: Mapping[str, str]) -> list[str]:
-    """Arguments of torchrun: where the machines meet.
+    """Arguments of torchrun for the place where machines meet.
 
     Raises:
         RuntimeError: the port is in use.
-        ValueError: a variable is missing, or is no number that it can be.
+        ValueError: a variable is missing or no valid number.
     """
     nodes, restarts = whole_number(env, 'NNODES', 1, least=1), whole_number(env, 'MAX_RESTARTS', 0)
     needed = ('NODE_RANK', 'MASTER_ADDR') if nodes > 1 else ()
@@ -180,7 +180,7 @@ def rendezvous(env: Mapping[str, str]) -> list[str]:
 
 
 def _own_address(host: str) -> str:
-    """That by which this machine talks to the main one: its name may mean nothing to the others."""
+    """Address by which this machine reaches the main one. Others may not know its name."""
     with suppress(OSError):
         for family, kind, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
             with suppress(OSError), socket.socket(family, kind) as probe:

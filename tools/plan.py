@@ -1,4 +1,4 @@
-"""Say what a training will cost before it starts: memory, batch size, hours, loader cores, shared memory.
+"""Predict what a training costs: memory, batch size, hours, loader cores, host memory.
 
 python tools/plan.py CONFIG [--gpus N] [--gpu h100|a100|4090|...] [--memory GB] [--tflops T]
                             [--rows SOURCE=N ...] [--cfg-options k=v ...]
@@ -16,6 +16,7 @@ from torch import nn
 
 import omnimae.data
 import omnimae.engine  # noqa: F401  # fills the registries
+from omnimae.commands import add_cfg_options, new_parser
 from omnimae.config import OptionAction, infer_num_classes, load_config
 from omnimae.planning import (
     CARDS,
@@ -37,29 +38,26 @@ from omnimae.structures import sizes_by_source
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Say what a training will cost before it starts.')
-    parser.add_argument('config', help='path of the config')
-    parser.add_argument('--gpus', type=int, default=1, help='how many devices')
-    parser.add_argument('--gpu', default='h100', choices=[*CARDS], help='which one')
-    parser.add_argument('--memory', type=float, help='GiB of each, in place of what the data sheet says')
-    parser.add_argument('--tflops', type=float, help='bfloat16 TFLOP/s of each, in place of what the data sheet says')
+    parser = new_parser(__doc__)
+    parser.add_argument('--gpus', type=int, default=1, help='number of devices; default: 1')
+    parser.add_argument('--gpu', default='h100', choices=[*CARDS], help='their kind; default: h100')
+    parser.add_argument('--memory', type=float, help='GiB of each; default: that of the data sheet')
+    parser.add_argument('--tflops', type=float, help='bfloat16 TFLOP/s of each; default: those of the data sheet')
     parser.add_argument(
-        '--rows', nargs='+', action=OptionAction, default={}, metavar='SOURCE=N', help='how many files a source has'
+        '--rows', nargs='+', action=OptionAction, default={}, metavar='SOURCE=N', help='number of files of a source'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
 class Part(NamedTuple):
-    """What is known about one source."""
+    """Plan of one source."""
 
     source: Source
     count: StepCount
     memory: Memory
     batch_size: int  # of the config
-    fitting: int  # the largest that fits and divides; 0 if none does
+    fitting: int  # the largest that fits and divides the global batch, or 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:

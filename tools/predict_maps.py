@@ -1,10 +1,10 @@
-"""Segment images, or tell their depth, with a fine-tuned DensePredictor.
+"""Segment images, or predict their depth, with a fine-tuned DensePredictor.
 
 python tools/predict_maps.py CONFIG CHECKPOINT INPUT... --out-dir D
 
-Of every image D has its map at the image's size, NUMBER_NAME.png: classes in 8 bits, or depth in 16, in the unit that
-the model was trained in. NUMBER_NAME_picture.png shows image and map side by side. Both are upright, turned as the EXIF
-of the image says: to train with such maps, set ``aligned_as='upright'`` in the source, see `AlignedDataset`.
+D gets a map of each image at its size, NUMBER_NAME.png: classes in 8 bits, or depth in 16, in the unit of the training
+data. NUMBER_NAME_picture.png shows image and map side by side. Both are upright, as the EXIF of the image says. To
+train with such maps, set ``aligned_as='upright'`` in the source, see `AlignedDataset`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from omnimae.visualization.sheets import Row, sheet
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Write predicted maps of images.')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the weights')
     parser.add_argument('inputs', nargs='+', metavar='input', help='image files, or folders of them')
@@ -58,5 +58,5 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')  # names of files need not be text
+    sys.stdout.reconfigure(errors='backslashreplace')  # file names may be no text
     main()

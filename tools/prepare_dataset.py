@@ -1,9 +1,9 @@
-"""Make the files that the configs expect of a dataset.
+"""Make the lists and classes.txt that the configs expect of a dataset, or make a small dataset.
 
 python tools/prepare_dataset.py DATASET --root DIR [...]
 
-Benchmarks are read as their authors distribute them, `DATASET --help` shows the layout; nothing is downloaded.
-An interrupted run goes on where it was, and a further one only looks at files that are new.
+Nothing is downloaded. `DATASET --help` shows the layout of files, which is that of the authors. An interrupted run
+continues, and a later run checks only new files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from omnimae.synthetic.motion import make_small
 
 
 def add_demo(datasets: argparse._SubParsersAction) -> None:
-    """The subcommand `demo`: real photographs and video files of a camera moving over them, made without network."""
+    """The subcommand `demo`: photographs, and videos of a camera moving over them, made without network."""
     parser = datasets.add_parser('demo', help=add_demo.__doc__)
     parser.add_argument('--size', type=int, default=8, help='training videos for each pair of photograph and motion')
     parser.add_argument('--seed', type=int, default=0)
@@ -35,7 +35,7 @@ def add_demo(datasets: argparse._SubParsersAction) -> None:
 
 
 def prepare_demo(args: argparse.Namespace) -> None:
-    """Make the demo data and say what lies where."""
+    """Make the demo data."""
     start = time.perf_counter()
     made = make_demo(args.root, size=args.size, seed=args.seed, workers=args.workers)
     num_maps = make_maps(args.root)
@@ -44,7 +44,7 @@ def prepare_demo(args: argparse.Namespace) -> None:
 
 
 def add_cifar10(datasets: argparse._SubParsersAction) -> None:
-    """The subcommand `cifar10`: the archive of its authors as JPEG files, ROOT/{train,test}/CLASS/NUMBER.jpg."""
+    """The subcommand `cifar10`: the authors' archive as JPEG files, ROOT/{train,test}/CLASS/NUMBER.jpg."""
     parser = datasets.add_parser('cifar10', help=add_cifar10.__doc__)
     parser.add_argument(
         '--archive', required=True, help='folder with cifar-10-batches-py, unpacked from cifar-10-python.tar.gz'
@@ -53,28 +53,28 @@ def add_cifar10(datasets: argparse._SubParsersAction) -> None:
 
 
 def prepare_cifar10(args: argparse.Namespace) -> None:
-    """Write the files and say how many."""
+    """Write the files."""
     print(f'{args.root}: {make_cifar10(args.root, args.archive)} images')
 
 
 def add_small(datasets: argparse._SubParsersAction) -> None:
-    """The subcommand `small`: lists of images, and videos of pictures that move over others, made from these images."""
+    """The subcommand `small`: lists of images, and videos of these images moving over each other."""
     parser = datasets.add_parser('small', help=add_small.__doc__)
     parser.add_argument(
         '--images',
         type=str,
         default='data/cifar10',
-        help='folder with train/CLASS and test/CLASS, as of CIFAR-10; the configs look for its images in data/cifar10',
+        help='folder with train/CLASS and test/CLASS, as of CIFAR-10; the configs expect data/cifar10',
     )
     parser.add_argument(
-        '--size', type=int, default=500, help='training videos of each motion, and half of the images of each class'
+        '--size', type=int, default=500, help='training videos of each motion, and half the images of each class'
     )
     parser.add_argument('--seed', type=int, default=0)
     parser.set_defaults(run=prepare_small)
 
 
 def prepare_small(args: argparse.Namespace) -> None:
-    """Make the data of the small experiments and say what lies where."""
+    """Make the data of the small experiments."""
     start = time.perf_counter()
     made = make_small(args.root, args.images, size=args.size, seed=args.seed, workers=args.workers)
     seconds = time.perf_counter() - start
@@ -82,11 +82,12 @@ def prepare_small(args: argparse.Namespace) -> None:
 
 
 def add_multimae(datasets: argparse._SubParsersAction) -> None:
-    """The subcommand `multimae`: whether pictures have their pseudo labels, whole and of one size.
+    """The subcommand `multimae`: check that images have complete pseudo labels of the same size.
 
     ROOT/rgb/CLASS/NAME.jpg, ROOT/depth/CLASS/NAME.png (8 or 16 bits) and ROOT/semseg/CLASS/NAME.png (8 bits). Writes
-    ROOT/aligned_list.txt, an ann_file of what is whole, and ROOT/left_out.csv: what is not, and why. It makes no
-    labels; the published ones are of Omnidata's DPT-Hybrid (depth) and Mask2Former with a Swin-S (COCO's 133 classes).
+    ROOT/aligned_list.txt, an ann_file of complete samples, and ROOT/left_out.csv with the others and the reasons. Makes
+    no labels. The published ones are of Omnidata's DPT-Hybrid (depth) and of Mask2Former with a Swin-S (COCO's 133
+    classes).
     """
     layout = inspect.getdoc(add_multimae)
     parser = datasets.add_parser(
@@ -96,20 +97,22 @@ def add_multimae(datasets: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = ('rgb', 'depth', 'semseg')
-    parser.add_argument('--modalities', nargs='+', choices=names, default=names, help='those to check; default: all')
+    parser.add_argument(
+        '--modalities', nargs='+', choices=names, default=names, help='modalities to check; default: all'
+    )
     parser.add_argument('--num-classes', type=int, default=133, help='of semseg; default: 133')
     parser.add_argument(
         '--aligned-as',
         choices=ALIGNED_AS,
         default='stored',
-        help="how pictures that EXIF turns and their labels lie on each other, see AlignedDataset; default: 'stored'",
+        help="orientation of labels if EXIF rotates an image, see AlignedDataset; default: 'stored'",
     )
     add_parts(parser)
     parser.set_defaults(run=prepare_multimae)
 
 
 def prepare_multimae(args: argparse.Namespace) -> None:
-    """Check the samples and say what lacks."""
+    """Check the samples."""
     kinds: dict[str, dict] = dict(rgb={}, depth={}, semseg=dict(kind='classes', num_classes=args.num_classes))
     modalities = {name: kinds[name] for name in args.modalities}
     prepared = prepare_aligned(
@@ -125,7 +128,7 @@ def prepare_multimae(args: argparse.Namespace) -> None:
 
 
 def add_benchmark(datasets: argparse._SubParsersAction, name: str) -> None:
-    """The subcommand of a benchmark; its layout is the docstring of its reader."""
+    """The subcommand of a benchmark. Its help is the docstring of the benchmark's reader."""
     benchmark = BENCHMARKS[name]
     layout = inspect.getdoc(benchmark.read)
     parser = datasets.add_parser(
@@ -139,8 +142,8 @@ def add_benchmark(datasets: argparse._SubParsersAction, name: str) -> None:
             '--short-side',
             type=int,
             metavar='PIXELS',
-            help='also write copies of the videos with a short side of at most so many pixels, 256 by habit, to '
-            'videos_PIXELS below the root, and list those: they decode several times faster. The originals stay',
+            help='also write copies of the videos with at most this short side, usually 256, to ROOT/videos_PIXELS '
+            'and list these: they decode several times faster. The originals stay',
         )
     if benchmark.num_folds > 1:
         folds = range(1, benchmark.num_folds + 1)
@@ -150,7 +153,7 @@ def add_benchmark(datasets: argparse._SubParsersAction, name: str) -> None:
 
 
 def prepare_benchmark(args: argparse.Namespace) -> None:
-    """Write the lists of a benchmark and say what they hold."""
+    """Write the lists of a benchmark."""
     benchmark = BENCHMARKS[args.dataset]
     prepared = prepare(
         args.dataset,
@@ -172,11 +175,11 @@ def prepare_benchmark(args: argparse.Namespace) -> None:
 
 
 def add_shard(datasets: argparse._SubParsersAction) -> None:
-    """The subcommand `shard`: the data below a folder as a few tar archives, which are read without unpacking.
+    """The subcommand `shard`: pack the data of a folder into a few tar archives, which are read without unpacking.
 
-    Packs images, videos and .npy maps, copies lists (.txt, .csv, ...) that lie directly in ROOT, and reads all back.
-    Configs then take the new folder for the old one, and nothing else changes. An interrupted run goes on.
-    Of a ROOT that holds .tar archives already, as of WebDataset, it only writes their index.
+    Packs images, videos and .npy maps, copies lists (.txt, .csv, ...) of ROOT itself, and verifies everything. In
+    configs the new folder takes the place of the old one. An interrupted run continues. If ROOT has .tar archives
+    already, as of WebDataset, only their index is written.
     """
     layout = inspect.getdoc(add_shard)
     parser = datasets.add_parser(
@@ -192,7 +195,7 @@ def add_shard(datasets: argparse._SubParsersAction) -> None:
 
 
 def prepare_shards(args: argparse.Namespace) -> None:
-    """Write the archives, or the index of those that are there."""
+    """Write the archives, or the index of existing ones."""
     root = os.path.abspath(args.root)
     if root_of(root) is not None and args.out is None:
         columns = index(root)
@@ -224,15 +227,15 @@ def parse_size(text: str) -> int:
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:
-    """The arguments that share the work out to several machines."""
+    """Add the arguments that divide the work between machines."""
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         '--part',
         type=parse_part,
         metavar='NUMBER/TOTAL',
-        help='do this part of the work only, 3/16 the third of sixteen; each machine another one, in the same ROOT',
+        help='do only this part of the work, such as 3/16; each machine does another part in the same ROOT',
     )
-    either.add_argument('--merge', type=int, metavar='TOTAL', help='put together what so many parts made')
+    either.add_argument('--merge', type=int, metavar='TOTAL', help='merge the results of this many parts')
 
 
 def parse_part(text: str) -> Part:
@@ -255,8 +258,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in BENCHMARKS:
         add_benchmark(datasets, name)
     for dataset in datasets.choices.values():
-        dataset.add_argument('--root', required=True, help='folder of the dataset, data/NAME by habit')
-        dataset.add_argument('--workers', type=int, default=os.cpu_count(), help='processes')
+        dataset.add_argument('--root', required=True, help='folder of the dataset, usually data/NAME')
+        dataset.add_argument(
+            '--workers', type=int, default=os.cpu_count(), help='number of processes; default: all cores'
+        )
     args = parser.parse_args(argv)
     try:
         args.run(args)

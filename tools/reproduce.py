@@ -1,16 +1,16 @@
-"""Try a claim of the paper in small: pretrain, fine-tune and test all rows of an experiment, over seeds.
+"""Reproduce a claim of the paper at small scale: pretrain, fine-tune and test all rows of an experiment, over seeds.
 
 python tools/reproduce.py EXPERIMENT [--form reduced] [--seeds 3] [--work-dir work_dirs/reproduce] [--amp]
 
-EXPERIMENT is a declaration of configs/small, such as figure2, or the path of one's own; configs/small/figure2.yaml says
-how they are written. A row begins with a pretraining, or with nothing; every task is trained from there with each of
-its learning rates, the best of them on the validation split for the first seed is that of the row's other seeds, and
-the table shows the test split. All rows of a task have the same steps and the same augmentation.
+EXPERIMENT is a declaration in configs/small, such as figure2, or the path of your own. configs/small/figure2.yaml
+explains the format. A row starts with a pretraining, or from scratch. Each task is then trained with each of its
+learning rates. The one with the best validation score for the first seed is used for the row's other seeds. The table
+shows test scores. All rows of a task have the same steps and the same augmentation.
 
-What is done is not repeated, also by another experiment that needs the same: stop it at any time (Ctrl-C, or SIGTERM to
-lose no step) and give the same command to go on. Give it twice at once to use two cores or, each with a
-CUDA_VISIBLE_DEVICES of its own, two GPUs: a process takes the pieces that no other is at. WORK_DIR/EXPERIMENT_FORM
-(and _amp) gets table.md, results.json and plot.png.
+Finished pieces are never repeated, even if another experiment made them. Stop at any time (Ctrl-C, or SIGTERM to lose
+no step), and continue with the same command. Run it in two shells to use two cores, or two GPUs, each with its own
+CUDA_VISIBLE_DEVICES: processes share the pieces. WORK_DIR/EXPERIMENT_FORM (and _amp) gets table.md, results.json and
+plot.png.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ from omnimae.structures import to_json
 
 SMALL = Path(__file__).parents[1] / 'configs' / 'small'
 METRIC = 'accuracy/top1'
-NO_MATTER = {'log_level', 'log_processor', 'visualizer', 'default_hooks', 'env_cfg'}  # keys that change no result
-NO_MATTER |= {'num_workers', 'persistent_workers', 'val_interval'}
+IRRELEVANT = {'log_level', 'log_processor', 'visualizer', 'default_hooks', 'env_cfg'}  # keys that change no result
+IRRELEVANT |= {'num_workers', 'persistent_workers', 'val_interval'}
 UNITS = dict(image='images', video='clips')
-PATIENCE = 2.0  # seconds between looks at what other processes have finished
+PATIENCE = 2.0  # seconds between checks of other processes' pieces
 
 
 class Row(NamedTuple):
-    """A line of the table: the config of its pretraining, None from scratch; where it stands on the plot's axis."""
+    """A row of the table: the config of its pretraining, None from scratch; its place on the plot's x axis."""
 
     name: str
     pretrain: Path | None
@@ -67,7 +67,7 @@ class Row(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A column of the table: the config that measures a start; without rates nothing is trained."""
+    """A column of the table: a config, and the learning rates to try. Without any, nothing is trained."""
 
     name: str
     config: Path
@@ -75,11 +75,11 @@ class Task(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What a declaration says about one of its forms.
+    """One form of a declared experiment.
 
     Attributes:
-        data: file below OMNIMAE_DATA whose content says which data it is; None where nothing does.
-        options: changes of the configs, as of ``--cfg-options``, under ``pretrain`` and the names of the tasks.
+        data: file below OMNIMAE_DATA whose content identifies the data, or None.
+        options: changes of the configs, as in ``--cfg-options``, of ``pretrain`` and of each task.
     """
 
     name: str
@@ -94,15 +94,11 @@ class Experiment(NamedTuple):
 
 
 def load_experiment(name: str, form: str) -> Experiment:
-    """Read a declaration.
-
-    Raises:
-        ValueError: there is none of that name, or it is not written as configs/small/figure2.yaml.
-    """
+    """Read a declaration."""
     path = Path(name) if name.endswith('.yaml') else SMALL / f'{name}.yaml'
     if not path.is_file():
         known = ', '.join(sorted(file.stem for file in SMALL.glob('*.yaml')))
-        raise ValueError(f'EXPERIMENT {name}: there is no {path}. Known: {known}; or the path of a .yaml of your own.')
+        raise ValueError(f'EXPERIMENT {name}: there is no {path}. Known: {known}. Or give the path of your own .yaml.')
     try:
         said = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
@@ -143,7 +139,7 @@ def load_experiment(name: str, form: str) -> Experiment:
 
 
 def _form(path: Path, said: Mapping[str, Any], form: str) -> tuple[list[str], dict[str, Any]]:
-    """-> the rows that a form takes, and what it says."""
+    """Names of a form's rows, and its part of the declaration."""
     if form not in said['forms']:
         raise ValueError(f'{path}: there is no form {form!r}. Choose from {", ".join(said["forms"])}.')
     chosen = said['forms'][form]
@@ -182,18 +178,15 @@ def _config(path: Path, place: str, name: str) -> Path:
 
 
 class Workshop:
-    """Makes pieces, each once: a pretraining, or a task from one start with one rate and one seed.
+    """Makes each piece once: a pretraining, or a task from one start with one learning rate and one seed.
 
-    A piece has a folder, named after the digest of its config and of the data's record, so nothing else ever meets its
-    results. A piece that another process is at is None.
+    The folder of a piece has the digest of its config and of the data's record in its name. So results never get mixed
+    up. A piece that another process is making is None.
 
     Args:
         folder: of the pieces.
         amp: bfloat16 autocast in training.
         data: see `Experiment`.
-
-    Raises:
-        ValueError: the data's record is not there.
     """
 
     def __init__(self, folder: Path, amp: bool, data: str | None) -> None:
@@ -209,7 +202,7 @@ class Workshop:
         self._is_waiting = False
 
     def pretrain(self, row: Row, seed: int, options: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None]:
-        """-> the name of the piece, and what it gave."""
+        """-> the name of the piece, and its result."""
         cfg = self.config(row.pretrain, options, seed)
         name = self._name(_pretrain, row.pretrain, cfg, '')
         return name, self._once(_pretrain, name, cfg)
@@ -225,16 +218,12 @@ class Workshop:
         return self._once(make, self._name(make, task.config, cfg, start or 'scratch'), cfg, start)
 
     def weights(self, piece: str) -> str:
-        """Path of the weights that a piece left."""
+        """Path of a piece's weights."""
         [path] = (self.folder / piece).glob('*_raw.safetensors')
         return str(path)
 
     def config(self, path: Path, options: Mapping[str, Any], seed: int) -> Config:
-        """Read a config and change it.
-
-        Raises:
-            ValueError: an option that the config does not take.
-        """
+        """Read a config and change it."""
         cfg = copy.deepcopy(_load(path, json.dumps(options)))
         cfg.merge_from_dict({'randomness.seed': seed})
         if self.amp and 'optim_wrapper' in cfg:
@@ -242,15 +231,15 @@ class Workshop:
         return cfg
 
     def _name(self, make: Callable, path: Path, cfg: Config, start: str) -> str:
-        told = [make.__name__, self._told(cfg.to_dict()), start, self.record]
-        return f'{path.stem}_{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]}'
+        relevant = [make.__name__, self._relevant(cfg.to_dict()), start, self.record]
+        return f'{path.stem}_{hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]}'
 
-    def _told(self, value: Any) -> Any:
-        """What of a config can change a result, wherever the data lie."""
+    def _relevant(self, value: Any) -> Any:
+        """The part of a config that can change a result, independent of where the data are."""
         if isinstance(value, dict):
-            return {str(key): self._told(one) for key, one in value.items() if key not in NO_MATTER}
+            return {str(key): self._relevant(one) for key, one in value.items() if key not in IRRELEVANT}
         if isinstance(value, list | tuple):
-            return [self._told(one) for one in value]
+            return [self._relevant(one) for one in value]
         if isinstance(value, str) and value.startswith(f'{self.root}/'):
             return f'data/{value.removeprefix(self.root).lstrip("/")}'
         return value if isinstance(value, int | float | None) else str(value)
@@ -274,14 +263,14 @@ class Workshop:
                 for checkpoint in folder.glob('*.pth'):  # the exported weights stay
                     checkpoint.unlink()
         if not (is_ours or self._is_waiting or done.exists()):
-            print(f'Another process is at {name}; taking what it leaves.', flush=True)
+            print(f'Another process is making {name}; continuing with the rest.', flush=True)
             self._is_waiting = True
         return json.loads(done.read_text()) if done.exists() else None
 
 
 @contextlib.contextmanager
 def _claim(folder: Path) -> Iterator[bool]:
-    """Whether no other process is at a folder; it is let go of also when this process is killed."""
+    """Lock a folder, even if this process is killed, and tell whether no other process had locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / 'lock').open('w') as file:
         try:
@@ -293,7 +282,7 @@ def _claim(folder: Path) -> Iterator[bool]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file that another process never sees half."""
+    """Write a file at once, so that no other process sees a part of it."""
     part = path.with_name(f'{path.name}.{os.getpid()}')
     part.write_bytes(content)
     part.replace(path)
@@ -305,7 +294,7 @@ def _load(path: Path, options: str) -> Config:
 
 
 def _pretrain(cfg: Config, weights: None) -> dict[str, Any]:
-    """Pretrain to the end -> plain numbers of the piece. What cannot be counted says so before."""
+    """Pretrain -> numbers of the piece. Multiply-adds are counted first, so that an error costs no training."""
     with torch.device('meta'):
         rows = pretraining_rows(MODELS.build(cfg.model))
     runner, result = _fit(cfg)
@@ -314,26 +303,26 @@ def _pretrain(cfg: Config, weights: None) -> dict[str, Any]:
 
 
 def _train(cfg: Config, weights: str | None) -> dict[str, Any]:
-    """Train from the weights, or from scratch, and measure; a rate at which that diverges scores nothing."""
+    """Train from the weights, or from scratch, and test. A learning rate that diverges scores 0."""
     cfg.model.init_cfg = None if weights is None else dict(type='Checkpoint', checkpoint=weights)
     try:
         runner, result = _fit(cfg)
     except FloatingPointError as error:
         print(error, flush=True)
         return dict(val=0.0, test=0.0, has_diverged=True)
-    runner._resume = False  # else validation and test look for a checkpoint once more
+    runner._resume = False  # else validation and test would load a checkpoint
     result.update(val=runner.val()[METRIC], test=runner.test()[METRIC])
     result['samples'].update(val=len(runner.val_dataloader.dataset), test=len(runner.test_dataloader.dataset))
     return result
 
 
 def _fit(cfg: Config) -> tuple[Runner, dict[str, Any]]:
-    """Train to the end without a look at validation data, from the last checkpoint if there is one."""
+    """Train without validation, from the last checkpoint if there is one."""
     cfg.resume = True
     cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
     runner = Runner.from_cfg(cfg)
     runner.train()
-    times = runner.message_hub.get_scalar('train/time').data[0]  # of the last steps; a long curve is cut
+    times = runner.message_hub.get_scalar('train/time').data[0]  # of the last steps
     return runner, dict(
         steps=runner.max_iters,
         batch=runner.train_dataloader.batch_sampler.global_batch_size,
@@ -343,7 +332,7 @@ def _fit(cfg: Config) -> tuple[Runner, dict[str, Any]]:
 
 
 def _costs(runner: Runner, macs: Mapping[str, int]) -> dict[str, Any]:
-    """What a pretraining takes per sample of each modality: MACs of a forward pass, samples a second (median)."""
+    """Multiply-adds of a forward pass and median samples a second of a pretraining, for each modality."""
     costs = {}
     for modality, unit in UNITS.items():
         if (key := f'train/{unit}_per_second') in runner.message_hub.log_scalars:
@@ -353,7 +342,7 @@ def _costs(runner: Runner, macs: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _test(cfg: Config, weights: str | None) -> dict[str, Any]:
-    """Test a backbone as it is."""
+    """Test a backbone without training."""
     runner = Runner.from_cfg(cfg)
     if weights is not None:
         load_weights(runner.model, weights, complete=True)
@@ -361,7 +350,7 @@ def _test(cfg: Config, weights: str | None) -> dict[str, Any]:
 
 
 class Results:
-    """The numbers of an experiment so far, and what is made of them."""
+    """The numbers of an experiment so far, and their table and plot."""
 
     def __init__(self, experiment: Experiment, seeds: int) -> None:
         self.experiment, self.seeds = experiment, seeds
@@ -369,19 +358,19 @@ class Results:
         self.measurements: list[dict[str, Any]] = []
 
     def values(self, row: str, task: str) -> list[float]:
-        """Test accuracies of a cell, one a seed: with each the rate that is best on the first seed's validation."""
+        """Test accuracies of a cell, one a seed, with `best_rate`."""
         cell = [one for one in self.measurements if (one['row'], one['task']) == (row, task)]
         rate = self.best_rate(row, task)
         return [one['test'] for one in cell if one['rate'] == rate]
 
     def best_rate(self, row: str, task: str) -> float | None:
-        """The learning rate with the highest validation accuracy for the first seed; None where nothing is trained."""
+        """Learning rate with the highest validation accuracy for the first seed; None if nothing is trained."""
         cell = [one for one in self.measurements if (one['row'], one['task'], one['seed']) == (row, task, 0)]
         trained = [one for one in cell if one['rate'] is not None]
         return max(trained, key=lambda one: one['val'])['rate'] if trained else None
 
     def table(self) -> str:
-        """Markdown: a line per row of the experiment, mean and standard deviation over the seeds."""
+        """Markdown table of mean and std over the seeds."""
         tasks = [task.name for task in self.experiment.tasks]
         heads = ['pretraining', *tasks, 'seconds', 'MMACs image / video', 'samples a second image / video']
         lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
@@ -394,7 +383,7 @@ class Results:
         return '\n'.join(lines)
 
     def summary(self) -> str:
-        """Table, number of seeds, time and budgets, as markdown."""
+        """Table, number of seeds, time and budgets in Markdown."""
         one = self.experiment
         budgets = [f'pretraining {_budget(self.pretrainings)}'] * bool(self.pretrainings)
         for task in one.tasks:
@@ -414,14 +403,14 @@ class Results:
         return '\n'.join(lines) + '\n'
 
     def report(self, command: str) -> str:
-        """The page of the experiment, as markdown."""
+        """The experiment's page in Markdown."""
         return f'# {self.experiment.title}\n\n{self.summary()}* Command: `{command}`\n'
 
     def _seeds(self) -> str:
         return 'one seed' if self.seeds == 1 else f'mean ± standard deviation over {self.seeds} seeds'
 
     def _rate_in_words(self, row: Row, task: Task, rates: Sequence[float]) -> str:
-        """The best rate; at an end of those that were tried a better one may lie beyond."""
+        """The best learning rate, and whether it is the lowest or highest: a better one may lie beyond."""
         rate = self.best_rate(row.name, task.name)
         ends = {rates[0]: ' (lowest)', rates[-1]: ' (highest)'} if len(rates) > 1 else {}
         return f'{rate:g}{ends.get(rate, "")}'
@@ -430,7 +419,7 @@ class Results:
         return [row for row in self.experiment.rows if self.best_rate(row.name, task.name) is not None]
 
     def plot(self) -> bytes:
-        """Draw mean and standard deviation of every cell, and its seeds as dots -> PNG."""
+        """Draw mean and std of every cell, and its seeds as dots -> PNG."""
         tasks, rows = self.experiment.tasks, self.experiment.rows
         curve = self.experiment.axis is not None
         size = (max(3.2 * len(tasks), 4.5), 2.6 if curve else 0.9 + 0.32 * len(rows))
@@ -510,7 +499,7 @@ def _splits(samples: Mapping[str, int]) -> str:
 
 @functools.cache
 def machine() -> str:
-    """What the numbers were made on."""
+    """Processor or GPU, threads and PyTorch of this machine."""
     info = Path('/proc/cpuinfo')
     names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')]
     device = torch.cuda.get_device_name() if choose_device() == 'cuda' else (names or [platform.processor()])[0]
@@ -518,10 +507,9 @@ def machine() -> str:
 
 
 def run(experiment: Experiment, seeds: int, workshop: Workshop) -> Iterator[Results]:
-    """Make all pieces that no other process makes, seed by seed and row by row; the results so far after each row.
+    """Make all pieces that no other process makes, seed by seed and row by row. Yield the results after each row.
 
-    Raises:
-        ValueError: an option that a config does not take, before anything is run.
+    All configs are checked before anything runs.
     """
     options = {key: experiment.options.get(key, {}) for key in ('pretrain', *(task.name for task in experiment.tasks))}
     for row in experiment.rows:
@@ -539,12 +527,12 @@ def run(experiment: Experiment, seeds: int, workshop: Workshop) -> Iterator[Resu
             if is_rate_known and _add_row(results, row, seed, workshop, options):
                 todo.remove((seed, row))
                 yield results
-        if todo:  # others are at what is left
+        if todo:  # other processes make the rest
             time.sleep(PATIENCE)
 
 
 def _add_row(results: Results, row: Row, seed: int, workshop: Workshop, options: Mapping[str, Any]) -> bool:
-    """Make the pieces of a row that no other process is at; once all are there, add them to the results."""
+    """Make the pieces of a row that no other process makes. Once all are done, add them to the results."""
     start, pretrainings, measurements = None, [], []
     if row.pretrain:
         start, made = workshop.pretrain(row, seed, options['pretrain'])
@@ -570,19 +558,24 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('experiment', metavar='EXPERIMENT', help='name or path of a declaration')
-    parser.add_argument('--form', default='reduced', help='one of the forms that the declaration has')
-    parser.add_argument('--seeds', type=int, help='how many; default: as the form says')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/reproduce'), help='where the pieces go')
+    parser.add_argument('--form', default='reduced', help='a form of the declaration; default: reduced')
+    parser.add_argument('--seeds', type=int, help='number of seeds; default: that of the form')
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/reproduce'),
+        help='folder of results; default: work_dirs/reproduce',
+    )
     parser.add_argument('--amp', action='store_true', help='train in bfloat16 autocast')
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run what is missing and write table, numbers and plot."""
+    """Make the missing pieces, and write table, numbers and plot."""
     args = parse_args(words)
     setup_environment()
     if choose_device() == 'cpu':
-        torch.set_num_threads(1)  # another process uses another core better than another thread
+        torch.set_num_threads(1)  # a second process uses a second core better than a second thread
     command = ' '.join(['python tools/reproduce.py', *(sys.argv[1:] if words is None else words)])
     try:
         experiment = load_experiment(args.experiment, args.form)
@@ -596,7 +589,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f'reproduce.py: {error}')
     except KeyboardInterrupt:
-        sys.exit('reproduce.py: stopped; the same command goes on.')
+        sys.exit('reproduce.py: stopped. The same command continues.')
     print(results.report(command))
 
 

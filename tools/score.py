@@ -1,10 +1,10 @@
-"""Count the accuracies of stored scores, without the model: what tools/test.py --out FILE.json left in FILE.npz.
+"""Compute accuracies of stored scores: FILE.npz of tools/test.py --out FILE.json.
 
 python tools/score.py FILE.npz... [--topk 1 5] [--softmax] [--actions actions.csv [--submission FILE.zip]]
 
-Several files of the same samples are averaged: an ensemble. With --actions, which stands in the folder of
-EPIC-Kitchens-100, unseen participants and tail classes are counted where the official lists are there. --submission
-writes what the challenge takes, of scores with or without labels.
+Scores of several files of the same samples are averaged, as an ensemble. --actions is in the folder of
+EPIC-Kitchens-100. With the official lists beside it, unseen participants and tail classes are scored too. --submission
+writes a file for the challenge from scores with or without labels.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from omnimae.structures import to_json
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Count the accuracies of stored scores.')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('files', nargs='+', type=Path, metavar='FILE.npz', help='scores of the same samples')
-    parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='default: 1 5')
+    parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='top-K accuracy; default: 1 5')
     parser.add_argument('--softmax', action='store_true', help='rank by probabilities averaged over views, not logits')
-    parser.add_argument('--actions', type=Path, help="EPIC-Kitchens-100's actions.csv: count verbs and nouns too")
+    parser.add_argument('--actions', type=Path, help="EPIC-Kitchens-100's actions.csv: score verbs and nouns too")
     parser.add_argument(
-        '--submission', type=Path, metavar='FILE.zip', help='write what the EPIC-Kitchens challenge takes'
+        '--submission', type=Path, metavar='FILE.zip', help='write a submission to the EPIC-Kitchens challenge'
     )
     parser.add_argument(
         '--sls', nargs=3, type=int, default=[3, 3, 3], metavar=('PT', 'TL', 'TD'),
@@ -41,11 +41,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Count, and write the submission.
-
-    Raises:
-        ValueError: samples without labels, where they are to be counted.
-    """
+    """Write the submission, and compute metrics."""
     args = parse_args(words)
     scores = load_scores(args.files)
     actions = None if args.actions is None else load_actions(args.actions)

@@ -1,15 +1,14 @@
-"""Run the test loop of a config on a checkpoint: of this package, of MMEngine's Runner, or a released one.
+"""Test a checkpoint of this package, of MMEngine's Runner, or a published one.
 
 python tools/test.py CONFIG CHECKPOINT [--out FILE] [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
 
-The scores that --out writes are counted again, or averaged with those of other tests, by tools/score.py. Data without
-labels, such as a challenge's test set, have scores alone.
+tools/score.py computes metrics from the scores that --out writes, or averages them with those of other tests. Data
+without labels, such as a challenge's test set, have scores alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,33 +16,26 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from omnimae.checkpoint import Checkpoint, load_weights
-from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
-from omnimae.engine import EvaluationRunner, HeadSizeHook, leave_distributed, setup_distributed, setup_environment
+from omnimae.commands import add_run_arguments, load_run_config, new_parser
+from omnimae.config import infer_num_classes
+from omnimae.engine import EvaluationRunner, HeadSizeHook, leave_distributed, setup_distributed
 from omnimae.structures import to_json
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Test a checkpoint.')
-    parser.add_argument('config', help='path of the config')
+    parser = new_parser(__doc__)
     parser.add_argument('checkpoint', help='path or URL of the weights')
-    parser.add_argument('--work-dir', help='where the log goes; default: work_dirs/PATH BELOW configs')
+    add_run_arguments(parser)
     parser.add_argument(
         '--out', type=Path, metavar='FILE.json',
-        help='write the metrics there, ids, labels and scores of a classifier to FILE.npz, predicted maps below FILE/',
+        help='write metrics to this file, ids, labels and scores of a classifier to FILE.npz, predicted maps to FILE/',
     )  # fmt: skip
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='who starts the ranks')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='given by old launchers')
     return parser.parse_args(words)
 
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
-    cfg.launcher = args.launcher
     cfg.load_from, cfg.resume = None, False
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     for evaluator in evaluators:
@@ -56,14 +48,12 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
 def main() -> None:
     """Test."""
     args = parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    setup_environment()
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_run_config(args)
     if cfg.get('test_evaluator') is None:
-        raise ValueError(f'{args.config} has no test: give it test_dataloader, test_cfg and test_evaluator.')
+        raise ValueError(f'{args.config} has no test. Add test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)  # now, not when hours of testing are to be written
+        args.out.parent.mkdir(parents=True, exist_ok=True)  # an error now costs no hours of testing
     setup_distributed(cfg)
     checkpoint = Checkpoint.read(args.checkpoint)
     classes = max(checkpoint.classes, key=len, default=None)

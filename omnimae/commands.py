@@ -1,0 +1,45 @@
+"""Arguments that the tools share, and the config that follows from them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mmengine.config import Config
+
+from omnimae.config import OptionAction, default_work_dir, load_config
+from omnimae.engine import setup_environment
+
+
+def new_parser(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser for a tool that takes a config. Its --help shows the whole description."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='path of the config, or its name such as custom/pretrain')
+    return parser
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add --cfg-options."""
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'folder of the log') -> None:
+    """Add --work-dir, --cfg-options, --launcher and --local_rank."""
+    parser.add_argument('--work-dir', help=f'{work_dir}; default: work_dirs/PATH BELOW configs')
+    add_cfg_options(parser)
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='how ranks are started'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers')
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """Prepare this process for MMEngine's Runner, and load the config with the arguments of `add_run_arguments`."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    setup_environment()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
+    cfg.launcher = args.launcher
+    return cfg
