@@ -13,7 +13,7 @@ A step is forward, loss and backward, until the gradients are dropped; the optim
 
 The share of the peak is 6 FLOPs for each MAC that omnimae.flops counts in our forward pass (backward is taken as two of
 them), for plain as well, over the time, against torch's product of two square matrices of the same precision, and
-against that of our linear layers where omnimae/models/linear.py has a faster one. bf16 is autocast over float32
+against that of our linear layers where omnimae/models/ops.py has a faster one. bf16 is autocast over float32
 weights. All take turns, after warm-up; shares and ratios are medians over the rounds, each against the others of its
 round, and seconds are medians with their range.
 

@@ -1,4 +1,4 @@
-"""The words that every room shares, as types: Grid, Masks, Backbone, Head, Address, Sample, Batch.
+"""The shared types: Grid, Masks, Backbone, Head, Address, Sample, Batch.
 
 Legend: B batch, C channels, T frames, H W pixels, N = t*h*w tokens, K visible tokens, M decoded tokens. Tokens are
 numbered with t slowest, then h, then w.
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 Size3 = tuple[int, int, int]
 
-# In maps: pixels of which nothing is known, such as padding.
+# Values of unknown pixels in maps, such as padding.
 UNKNOWN_CLASS = 255
 UNKNOWN_DEPTH = -1
 
@@ -38,7 +38,7 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, clip_size: Sequence[int], patch_size: Size3) -> Grid:
-        """The grid of a clip of (T, H, W) pixels. A clip of one frame is one tubelet that does not move.
+        """The grid of a clip of (T, H, W) pixels. One frame makes one tubelet.
 
         Raises:
             ValueError: the patch does not divide the clip.
@@ -57,7 +57,7 @@ class Grid(NamedTuple):
 
 
 def token_spans(grids: Mapping[str, Grid]) -> dict[str, slice]:
-    """Where each modality's tokens stand when all follow one another."""
+    """The slice of each modality's tokens when all are concatenated."""
     ends = accumulate(grid.num_tokens for grid in grids.values())
     return {name: slice(end - grid.num_tokens, end) for (name, grid), end in zip(grids.items(), ends, strict=True)}
 
@@ -80,8 +80,8 @@ class Masks(NamedTuple):
         """(B, N) or (B, t, h, w) bool, True = hidden -> Masks that decode the hidden tokens.
 
         Raises:
-            ValueError: not boolean, or the rows hide different numbers of tokens. (The OmniMAE release mixes tokens of
-                different samples in that case without a word.)
+            ValueError: not boolean, or the rows hide different numbers of tokens. (The OmniMAE release then silently
+                mixes tokens of different samples.)
         """
         if hidden.dtype != torch.bool or hidden.dim() < 2:
             raise ValueError(
@@ -102,23 +102,23 @@ class Masks(NamedTuple):
 
 
 class Backbone(Protocol):
-    """All that models, heads, the optimizer, checkpoints, counts and tools ask of an encoder.
+    """What models, heads, the optimizer, checkpoints, counts and tools need of an encoder.
 
-    Nobody else knows the names of its parameters. It lacks at will what nobody asks of it: pretraining needs the
-    attributes but ``num_layers``, with ``patchify`` and ``encode``; a classifier, k-NN and features ``embed_dim`` and
-    ``pooled``; layer decay ``num_layers`` and ``layer_of``; heads for maps ``embed_dim``, ``num_layers`` and
+    No other code knows the names of its parameters. Each user needs some members only. Pretraining needs ``patchify``,
+    ``encode`` and all attributes but ``num_layers``. A classifier, k-NN and features need ``embed_dim`` and ``pooled``.
+    Layer decay needs ``num_layers`` and ``layer_of``. Heads for maps need ``embed_dim``, ``num_layers`` and
     ``feature_maps``.
 
-    Where its constructor takes ``final_norm``, False leaves out the norm after the last layer, which is called
-    ``norm``: a classifier has its own after the pooling.
+    A classifier has a norm of its own after the pooling. It sets ``final_norm=False`` where the constructor takes it.
+    That leaves out the norm after the last layer, which is called ``norm``.
 
     Attributes:
-        embed_dim: D, width of the tokens that it gives.
+        embed_dim: D, width of the output tokens.
         patch_size: (pt, ph, pw) pixels of a token, the smallest piece that can be hidden.
-        grid: tokens of the clips that it is made for.
-        num_extra_tokens: tokens that ``encode`` gives before those of the clip, as a class token.
+        grid: tokens of a clip of the size in the config, a `Grid`.
+        num_extra_tokens: tokens of ``encode`` before those of the clip, such as a class token.
         num_layers: L, of layer decay and feature maps.
-        layer_dims: width of the map of each layer, where they differ; one that has no such attribute has D everywhere.
+        layer_dims: optional, the width of each layer's map. D by default.
     """
 
     embed_dim: int
@@ -141,7 +141,7 @@ class Backbone(Protocol):
     ) -> list[Tensor]:
         """Modality -> (B, C, T, H, W) normalised -> (B, D, t, h, w) after each of ``layers``, numbers in 0..L-1.
 
-        The maps of ``modalities`` stand side by side along D. Each layer may have a grid of its own.
+        The maps of ``modalities`` are concatenated along D. Each layer may have a grid of its own.
         """
 
     def layer_of(self, name: str) -> int:
@@ -150,19 +150,19 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class HasPositions(Protocol):
-    """What has positions for a grid, as the published layouts do: our ViTs, tokenizers and MAEHeads."""
+    """A module with positions for a grid: our ViTs, tokenizers and MAEHeads."""
 
     grid: Grid
 
     def fixed_positions(self) -> Tensor | None:
-        """-> (1, N, D): what ``pos_embed`` begins with, for a checkpoint to replace; None if it is learned."""
+        """-> (1, N, D): the initial ``pos_embed``, which a checkpoint may replace. None if it is learned."""
 
 
 class Head(Protocol):
-    """What a MaskedAutoencoder asks of a decoder: to train ``loss``, to validate, draw and count all of it.
+    """What a MaskedAutoencoder needs of a decoder.
 
     Attributes:
-        target: a PixelTarget, or what has its methods.
+        target: a PixelTarget, or an object with its methods. Only pictures need it.
     """
 
     target: Any
@@ -171,26 +171,26 @@ class Head(Protocol):
         """(B, extra + K, D) encoded tokens -> (B, M, P) predictions for ``masks.decode``."""
 
     def loss(self, latent: Tensor, masks: Masks, grid: Grid, pixels: Tensor) -> dict[str, Tensor]:
-        """The same, and pixels (B, M, P) of the decoded patches in 0..1 -> {'loss': ...}."""
+        """As ``__call__``, with pixels (B, M, P) of the decoded patches in 0..1 -> {'loss': ...}."""
 
     def predicted_pixels(self, pixels: Tensor, decode: Tensor, grid: Grid) -> Tensor:
-        """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of those of their frames that are predicted."""
+        """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of their predicted frames."""
 
     def errors(self, prediction: Tensor, pixels: Tensor) -> Tensor:
         """(B, M, P) predictions, (B, M, P) `predicted_pixels` -> (B, M)."""
 
 
 def require(part: Backbone | Head, asker: str, *members: str) -> None:
-    """Refuse somebody's backbone or head that lacks a member, before it is used."""
+    """Refuse a backbone or head from outside that lacks a member, before it is used."""
     if missing := [name for name in members if not hasattr(part, name)]:
         raise ValueError(
-            f'{type(part).__name__} lacks {" and ".join(missing)}, which {asker} asks of it: see Backbone and Head in '
+            f'{type(part).__name__} lacks {" and ".join(missing)}, which {asker} needs. See Backbone and Head in '
             'omnimae/structures.py.'
         )
 
 
 def unwrapped(model: Any) -> Any:
-    """Give the model itself, within DDP."""
+    """The model itself, out of its DDP wrapper."""
     return getattr(model, 'module', model)
 
 
@@ -202,14 +202,13 @@ def gather_tokens(x: Tensor, tokens: Tensor) -> Tensor:
 def is_first(scores: Tensor, labels: Tensor) -> Tensor:
     """(B, classes, ...), (B, ...) -> (B, ...) bool: whether the label's score is above those of all other classes.
 
-    A tie is no answer, nor is NaN: a model of equal scores for all classes is right nowhere, where argmax has it right
-    on class 0.
+    A tie or NaN is wrong. So a model with equal scores is never right. (With argmax it would be right on class 0.)
     """
     return (~(scores < scores.gather(1, labels.unsqueeze(1)))).sum(1) == 1
 
 
 def without_autocast(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer makes of ``x`` in the precision of its weights: bfloat16 would round scores to equal ones."""
+    """Apply a layer in the precision of its weights. Bfloat16 would round different scores to equal ones."""
     x, device = x.to(next(layer.parameters()).dtype), x.device.type
     if not torch.amp.is_autocast_available(device):  # as on the meta device
         return layer(x)
@@ -218,7 +217,7 @@ def without_autocast(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 class Address(NamedTuple):
-    """Which sample to read and with which randomness; what the sampler hands to the dataset.
+    """Which sample to read, and its randomness. The sampler hands it to the dataset.
 
     Attributes:
         source: position of the source in ``MixedDataset.sources``.
@@ -228,7 +227,7 @@ class Address(NamedTuple):
     """
 
     source: int
-    index: int  # type: ignore[assignment]  # in place of tuple.index, which nobody calls
+    index: int  # type: ignore[assignment]  # replaces tuple.index
     seed: int
 
 
@@ -236,14 +235,14 @@ def sizes_by_source(batch_size: int | Mapping[str, int], sources: Mapping[str, A
     """How many samples of each source make a micro-batch, and the key that says so.
 
     Args:
-        batch_size: one number for all sources, or one for each source or modality; that of a source goes first.
-        sources: name -> what has a ``modality``: datasets, or their classes.
+        batch_size: one number for all sources, or one for each source or modality. A source's own takes precedence.
+        sources: name -> dataset or its class, with a ``modality``.
 
     Returns:
         Source name -> its key and number, such as ``('batch_size.video', 32)``.
 
     Raises:
-        ValueError: a key that is no source and no modality, a source without a number, or what is no number.
+        ValueError: an unknown key, a source without a number, or a value that is no whole number.
     """
     sizes: dict[str, tuple[str, Any]] = dict.fromkeys(sources, ('batch_size', batch_size))
     if isinstance(batch_size, Mapping):
@@ -269,18 +268,18 @@ def sizes_by_source(batch_size: int | Mapping[str, int], sources: Mapping[str, A
 
 
 class Sample(TypedDict, total=False):
-    """What a dataset returns for one address.
+    """What a dataset returns for an address.
 
     Attributes:
         clips: (R, C, T, H, W) with R replicas, in evaluation (1, V, C, T, H, W) with V test views, of each aligned
             modality. 'rgb' is uint8, and alone in most data sets. Depth is int16 or int32 with C=1, as stored, negative
             where unknown. A map of classes is uint8 with C=1, 255 where there is none. Absent if it cannot be read.
         modality: 'image' or 'video'.
-        label: class index; absent when the source has no labels.
-        target: (R, 1, T, H, W), depth or classes of every pixel, to be predicted; absent when the source has none.
-        id: names the sample in results and error messages (its path within the source).
-        source: name of the source that it is from, in a mixture.
-        failures: (path, reason) of each file that had to be replaced on the way; in evaluation why there is no clip.
+        label: class index. Absent if the source has no labels.
+        target: (R, 1, T, H, W), depth or classes of every pixel, to be predicted. Absent if the source has none.
+        id: names the sample in results and error messages. It is its path within the source.
+        source: name of its source in a MixedDataset.
+        failures: (path, reason) of each file that was replaced. In evaluation the reason why there are no clips.
     """
 
     clips: dict[str, Tensor]
@@ -293,15 +292,11 @@ class Sample(TypedDict, total=False):
 
 
 def check_pixel_statistics(place: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse what cannot be mean and std of RGB channels in 0..1, such as those of 0..255.
-
-    Raises:
-        ValueError: not three of each, or others.
-    """
+    """Refuse values that cannot be mean and std of RGB channels in 0..1, such as those of 0..255."""
     if len(mean) != 3 or len(std) != 3 or not all(0 <= x <= 1 for x in mean) or not all(0 < x <= 1 for x in std):
         raise ValueError(
-            f'{place}: mean={mean!r} and std={std!r} are of RGB channels with values in 0..1. Give three numbers of '
-            'each; divide those of 0..255 by 255.'
+            f'{place}: mean={mean!r} and std={std!r} must be three numbers each, of RGB channels in 0..1. Divide those '
+            'of 0..255 by 255.'
         )
 
 
@@ -342,11 +337,11 @@ class Batch(TypedDict, total=False):
     Attributes:
         clips: (B, C, T, H, W), in evaluation (B, V, C, T, H, W) with V test views, of each modality, as of `Sample`.
         modality: 'image' or 'video'.
-        labels: (B,) int64; absent when the source has no labels.
+        labels: (B,) int64. Absent if the source has no labels.
         target: (B, 1, T, H, W), as of `Sample`.
         ids: B names.
-        source: name of the source that they are from; absent without a mixture.
-        failures: (path, reason) of each file that had to be replaced; in evaluation of each sample left out.
+        source: name of their source in a MixedDataset.
+        failures: (path, reason) of each file that was replaced. In evaluation of each sample left out.
     """
 
     clips: dict[str, Tensor]
@@ -359,7 +354,7 @@ class Batch(TypedDict, total=False):
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """Text in JSON, that any reader takes: what is NaN or infinite is null; tensors and arrays are lists and numbers.
+    """Standard JSON: NaN and infinity become null, tensors and arrays become lists and numbers.
 
     Args:
         value: of dicts, lists, tensors, arrays and plain values.

@@ -248,15 +248,23 @@ ASKED = [
 
 @pytest.mark.parametrize(('member', 'model'), ASKED, ids=lambda x: x if isinstance(x, str) else x['type'])
 def test_a_model_says_which_member_its_backbone_lacks(member, model):
-    with pytest.raises(ValueError, match=f'Lacking lacks {member}, which {model["type"]} asks of it: see Backbone'):
+    with pytest.raises(ValueError, match=f'Lacking lacks {member}, which {model["type"]} needs. See Backbone'):
         MODELS.build(model | dict(backbone=dict(type='Lacking', missing=member)))
+
+
+def test_a_backbone_whose_grid_is_no_grid_is_named(monkeypatch):
+    monkeypatch.setattr(Grid, 'of', classmethod(lambda cls, clip_size, patch_size: (1, 1, 2)))
+    backbone = dict(type='Lacking', missing='pooled')
+    monkeypatch.setattr(Lacking, 'make_positions', lambda self, positions, grid, dim, **_: setattr(self, 'grid', grid))
+    with pytest.raises(ValueError, match=r'Lacking\.grid=\(1, 1, 2\) is a tuple\. Make it omnimae\.structures\.Grid'):
+        MODELS.build(MAE | dict(backbone=backbone))
 
 
 @pytest.mark.parametrize('member', ['num_layers', 'layer_of'])
 def test_layer_decay_says_which_member_a_backbone_lacks(member):
     model = MODELS.build(CLASSIFIER | dict(backbone=dict(type='Lacking', missing=member)))
     wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.0))
-    with pytest.raises(ValueError, match=rf'Lacking lacks {member}, which paramwise_cfg.layer_decay=0.5 asks of it'):
+    with pytest.raises(ValueError, match=rf'Lacking lacks {member}, which paramwise_cfg.layer_decay=0.5 needs'):
         LayerDecayConstructor(wrapper, dict(layer_decay=0.5))(model)
     LayerDecayConstructor(wrapper)(model)  # one rate for all asks for no layers
 
@@ -308,8 +316,13 @@ class MeanHead(nn.Module):
         return (latent.mean(1) @ self.weight.T)[:, None].expand(-1, masks.decode.shape[1], -1)
 
     def loss(self, latent, masks, grid, pixels):
-        prediction = self(latent, masks, grid).unflatten(2, (-1, pixels.shape[2]))
-        return {'loss': (prediction - pixels[:, :, None]).square().mean()}
+        return {'loss': self.errors(self(latent, masks, grid), pixels).mean()}
+
+    def predicted_pixels(self, pixels, decode, grid):
+        return pixels
+
+    def errors(self, prediction, pixels):
+        return (prediction.unflatten(2, (-1, pixels.shape[2])) - pixels[:, :, None]).square().mean((2, 3))
 
 
 VIT = dict(type='SpatioTemporalViT', embed_dim=12, depth=2, num_heads=2, patch_size=(2, 8, 8), clip_size=(4, 16, 16))
@@ -346,12 +359,12 @@ def test_what_cannot_be_counted_drawn_or_trained_says_so(tmp_path):
     with pytest.raises(ValueError, match=r'arithmetic of MeanHead cannot be counted, because it does not run without'):
         pretraining_rows(outside_head(fails=True))
     clip = torch.randint(256, (3, 4, 16, 16), dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r'MeanHead lacks target, which a reconstruction asks of it'):
+    with pytest.raises(ValueError, match=r'MeanHead lacks target, which a reconstruction needs'):
         reconstruct(outside_head(), clip, 'video')
-    with pytest.raises(ValueError, match=r'lacks predicted_pixels and errors, which MaskedAutoencoder.predict'):
-        outside_head().predict(clip[None], 'video')
     config = write_config(tmp_path / 'drawn.py', PRETRAIN + RECONSTRUCTED, write_data(tmp_path / 'data', 2, 1), DRAWN)
-    with pytest.raises(ValueError, match=r'MeanHead lacks target and errors, which ReconstructionHook asks of it'):
+    with pytest.raises(ValueError, match=r'MeanHead lacks target, which ReconstructionHook needs'):
         build_runner(config, tmp_path / 'work').train()
-    with pytest.raises(ValueError, match=r'Identity lacks loss, which MaskedAutoencoder asks of it'):
+    with pytest.raises(
+        ValueError, match=r'Identity lacks loss and predicted_pixels and errors, which MaskedAuto'
+    ):
         MODELS.build(MAE | dict(backbone=VIT, head=dict(type='torch.nn.Identity')))

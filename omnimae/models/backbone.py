@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from omnimae.registry import MODELS
-from omnimae.structures import require
+from omnimae.structures import Grid, require
 
 
 def build_backbone(cfg: Mapping[str, Any], asker: str, *members: str, final_norm: bool = True) -> Any:
-    """Build an encoder for a model that asks for these members of `Backbone`."""
+    """Build an encoder for a model that needs these members of `Backbone`."""
     kind = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
     if kind is not None and not final_norm:
         parameters = inspect.signature(kind).parameters
@@ -19,4 +19,9 @@ def build_backbone(cfg: Mapping[str, Any], asker: str, *members: str, final_norm
             cfg = {**cfg, 'final_norm': False}
     backbone = MODELS.build({**cfg})
     require(backbone, asker, *members)
+    if 'grid' in members and not isinstance(backbone.grid, Grid):
+        raise ValueError(
+            f'{type(backbone).__name__}.grid={backbone.grid!r} is a {type(backbone.grid).__name__}. Make it '
+            'omnimae.structures.Grid(t, h, w).'
+        )
     return backbone

@@ -30,8 +30,8 @@ class MaskedAutoencoder(BaseModel):
 
     Args:
         backbone: config of the encoder.
-        head: config of the decoder with its loss; or one per modality, ``dict(image=..., video=...)`` (Table 1c; DDP
-            then looks for unused parameters, since a batch has one modality).
+        head: config of the decoder with its loss, or one per modality, ``dict(image=..., video=...)`` (Table 1c). A
+            batch has one modality, so DDP then looks for unused parameters.
         mask_generator: one config per modality, ``dict(image=..., video=...)``.
         data_preprocessor: config of the ClipPreprocessor.
     """
@@ -62,7 +62,7 @@ class MaskedAutoencoder(BaseModel):
         else:
             self.head = nn.ModuleDict({key: MODELS.build({**learned, **cfg}) for key, cfg in head.items()})
         for modality in mask_generator:
-            require(self.head_of(modality), 'MaskedAutoencoder', 'loss')
+            require(self.head_of(modality), 'MaskedAutoencoder', 'loss', 'predicted_pixels', 'errors')
         self.mask_generator = {key: MODELS.build(cfg) for key, cfg in mask_generator.items()}
         for modality, generator in self.mask_generator.items():
             grid = self.backbone.grid
@@ -88,7 +88,7 @@ class MaskedAutoencoder(BaseModel):
         split = self._split(clip, modality, masks)
         latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
         losses = self.head_of(modality).loss(latent, split.masks, split.grid, split.pixels)
-        # a curve per modality; MMEngine would add up every name that contains 'loss'
+        # a curve per modality; MMEngine adds up every name that contains 'loss'
         return {**losses, f'mse_{modality}': losses['loss'].detach()}
 
     def predict(self, clip: Tensor, modality: str = 'video', masks: Masks | None = None) -> list[dict]:
@@ -97,7 +97,6 @@ class MaskedAutoencoder(BaseModel):
         The patches are in the space of the target (normalised unless the head predicts plain pixels).
         """
         head = self.head_of(modality)
-        require(head, 'MaskedAutoencoder.predict', 'predicted_pixels', 'errors')
         split = self._split(clip, modality, masks)
         latent = self.backbone.encode(split.visible, split.grid, split.masks.visible)
         patches = head(latent, split.masks, split.grid)
@@ -111,9 +110,9 @@ class MaskedAutoencoder(BaseModel):
         ]
 
     def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor] | None:
-        """The scored tokens of each micro-batch, where their number differs from sample to sample (EpochTrainLoop).
+        """Count the scored tokens of each micro-batch, where samples differ in it (EpochTrainLoop).
 
-        These masks are drawn here, for the whole step.
+        Then the masks of the whole step are drawn here.
         """
         generator = self._mask_generator(batches[0]['modality'])
         if getattr(generator, 'scores_all', False) and not any('masks' in batch for batch in batches):
@@ -128,7 +127,7 @@ class MaskedAutoencoder(BaseModel):
         return counts
 
     def draw_masks(self, clip: Tensor, modality: str = 'video', device: torch.device | None = None, **_: Any) -> Masks:
-        """Masks of a clip (B, C, T, H, W), on its device or another; what else ``forward`` takes is not used."""
+        """Masks of a clip (B, C, T, H, W), on its device or another. Other arguments of ``forward`` are ignored."""
         grid = Grid.of(clip.shape[2:], self.backbone.patch_size)
         return self._mask_generator(modality)(len(clip), grid, device or clip.device)
 
