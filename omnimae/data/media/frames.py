@@ -156,14 +156,22 @@ class ClipSampling(NamedTuple):
     - 'strided': every ``stride``-th frame (VideoMAE's pretraining)
     - 'spread': frames spread over ``stride * num_frames`` frames (VideoMAE's fine-tuning)
     - 'resampled': like 'spread', for a video resampled to 30 frames a second (MAE-ST, SlowFast).
+
+    Attributes:
+        sampling: one of these names.
+        clip_seconds: length of a dense clip.
+        num_frames: of a clip.
+        num_clips: test clips of a video. Training takes random ones.
+        to_end: of dense test clips, see `test_starts`.
+        stride: frames from one of the clip to the next.
     """
 
     sampling: str = 'dense'
-    clip_seconds: float = 2.7  # length of a dense clip
-    num_frames: int = 16  # of a clip
-    num_clips: int = 1  # test clips of a video; training takes random ones
-    to_end: bool = False  # of dense test clips, see `test_starts`
-    stride: int | None = None  # frames from one of the clip to the next
+    clip_seconds: float = 2.7
+    num_frames: int = 16
+    num_clips: int = 1
+    to_end: bool = False
+    stride: int | None = None
 
     def check(self) -> None:
         """Raise a ValueError if the sampling is unknown, or a number is wrong."""
