@@ -284,15 +284,15 @@ def test_two_partners_are_refused(tmp_path):
     oriented(tmp_path, (1, None), (1, None))
     Image.new('L', (3, 4)).save(tmp_path / 'depth' / 'a.bmp')
     for use in (lambda: dataset(tmp_path, modalities=SCENE), lambda: prepare_aligned(tmp_path, SCENE)):
-        with pytest.raises(ValueError, match="depth' has both 'a.bmp' and 'a.png', and partners share a stem"):
+        with pytest.raises(ValueError, match="depth' has both 'a.bmp' and 'a.png', which differ only in the extension"):
             use()
 
 
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
-        (dict(target='normals'), "target='normals': the target is to be one of them"),
-        (dict(target='rgb', modalities=dict(rgb={})), 'an input has to be left'),
+        (dict(target='normals'), "target='normals'. The target must be one of them"),
+        (dict(target='rgb', modalities=dict(rgb={})), 'at least one must remain'),
         (dict(aligned_as='exif'), "aligned_as='exif' is unknown. Choose 'stored' or 'upright'"),
         (dict(modalities=dict(rgb=dict(fodler='a'))), "modalities.rgb has no 'fodler'. Known are kind, folder, stride"),
         (dict(modalities=dict(heat={})), r"modalities.heat.kind='heat' is unknown. Choose one of 'rgb', 'depth'"),
@@ -317,7 +317,7 @@ def test_arguments_that_cannot_be_used(root, more, message):
     [
         (np.zeros((8, 8, 3), np.uint8), dict(kind='depth'), 'has several channels, but a map has one'),
         (np.zeros((8, 9), np.uint8), dict(kind='depth'), r"different sizes, \{'rgb': \(8, 8\), 'other': \(8, 9\)\}"),
-        (np.zeros((8, 8), np.uint16), dict(kind='classes'), 'which has to be 8 bits'),
+        (np.zeros((8, 8), np.uint16), dict(kind='classes'), 'store 8 bits'),
     ],
 )
 def test_maps_that_cannot_be_read(tmp_path, pixels, modality, message):

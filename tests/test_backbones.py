@@ -364,7 +364,5 @@ def test_what_cannot_be_counted_drawn_or_trained_says_so(tmp_path):
     config = write_config(tmp_path / 'drawn.py', PRETRAIN + RECONSTRUCTED, write_data(tmp_path / 'data', 2, 1), DRAWN)
     with pytest.raises(ValueError, match=r'MeanHead lacks target, which ReconstructionHook needs'):
         build_runner(config, tmp_path / 'work').train()
-    with pytest.raises(
-        ValueError, match=r'Identity lacks loss and predicted_pixels and errors, which MaskedAuto'
-    ):
+    with pytest.raises(ValueError, match=r'Identity lacks loss and predicted_pixels and errors, which MaskedAuto'):
         MODELS.build(MAE | dict(backbone=VIT, head=dict(type='torch.nn.Identity')))

@@ -712,8 +712,8 @@ def test_only_the_frames_of_the_clip_are_read(clips_root, monkeypatch):
 @pytest.mark.parametrize(
     ('array', 'message'),
     [
-        (np.zeros((30, 48, 64), np.float32), r'float32 \(30, 48, 64\), and maps are whole numbers'),
-        (np.zeros((48, 64), np.uint8), r'uint8 \(48, 64\), and maps are whole numbers'),
+        (np.zeros((30, 48, 64), np.float32), r'float32 \(30, 48, 64\); store integers of shape'),
+        (np.zeros((48, 64), np.uint8), r'uint8 \(48, 64\); store integers of shape'),
         (np.full((30, 48, 64), 30, np.uint8), 'has the class 30, and num_classes=30'),
         (np.zeros((30, 48, 60), np.uint8), r"different sizes, .*'semseg': \(48, 60\)"),
         (np.array([[['pickled']]], object), 'Python objects in dtype'),
@@ -734,7 +734,7 @@ def test_arrays_that_are_no_maps(clips_root, tmp_path, array, message):
 
 def test_modalities_of_video_that_cannot_be_used(clips_root):
     for modalities in (dict(depth={}), dict(rgb={}, depth=dict(valid='semseg'))):
-        with pytest.raises(ValueError, match="name one of kind='rgb' first, whose videos tell the time, and none with"):
+        with pytest.raises(ValueError, match="put one of kind='rgb' first, whose videos give the times, and use no"):
             clips_of(clips_root, modalities=modalities)
 
 

@@ -1,10 +1,10 @@
-"""Pictures beside maps of the same pixels: depth, or a class for every pixel; a folder each, files of the same names.
+"""RGB with maps of the same pixels, depth or classes: one folder for each modality, with files of the same names.
 
-The layout is MultiMAE's (arXiv:2204.01678), and that of ADE20K, Hypersim and NYUv2 as it is used with them:
+The layout is MultiMAE's (arXiv:2204.01678), also for ADE20K, Hypersim and NYUv2:
 
     root/rgb/some/where/name.jpg    root/depth/some/where/name.png    root/semseg/some/where/name.png
 
-Videos have videos of colours there and maps as arrays (no video format in use keeps 16 bits, nor classes as they are):
+Maps of videos are arrays. No common video format keeps 16 bits or exact class indices:
 
     root/rgb/some/where/name.mp4    root/depth/some/where/name.npy
 """
@@ -44,13 +44,13 @@ class Modality(NamedTuple):
     """How the files of one modality are read.
 
     Attributes:
-        kind: 'rgb'; 'depth': numbers of 8 or 16 bits, in whatever unit; 'classes': class indices of 8 bits, 255 where
-            there is none.
-        folder: below the root, where its files are.
-        stride: side of the square of pixels that becomes one, behind all transforms (MultiMAE's input of classes: 4).
-        valid: folder of masks that are 255, or white of 1 bit, where the depth is known; elsewhere it becomes -1.
+        kind: 'rgb', 'depth' (8 or 16 bits, in any unit), or 'classes' (8-bit class indices, 255 where there is none).
+        folder: of its files, below the root.
+        stride: side of the square of pixels that becomes one pixel after all transforms (MultiMAE's input of classes:
+            4).
+        valid: folder of masks that are 255, or white of 1 bit, where the depth is known. Elsewhere it becomes -1.
         reduce_zero_label: class 0 becomes none, and all others move down by one (ADE20K, NYUv2).
-        num_classes: a file of classes with others than these, or with none, counts as broken; None takes any.
+        num_classes: a file with other classes, or with none, counts as broken. None accepts any.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class Modality(NamedTuple):
 
     @classmethod
     def of(cls, name: str, cfg: Mapping[str, Any]) -> Modality:
-        """What a config describes."""
+        """Name and config of a modality -> the modality."""
         if unknown := sorted(set(cfg) - set(cls._fields)):
             raise ValueError(f'modalities.{name} has no {unknown[0]!r}. Known are {", ".join(cls._fields)}.')
         modality = cls(**{'kind': name, 'folder': name, **{word: x for word, x in cfg.items() if x is not None}})
@@ -96,8 +96,8 @@ class AlignedImages(FileReader):
         self.modalities = {name: Modality.of(name, cfg) for name, cfg in modalities.items()}
         if not {*self.modalities} - {target} or (target is not None and target not in self.modalities):
             raise ValueError(
-                f'modalities are {list(self.modalities)} and target={target!r}: the target is to be one of them, and '
-                'an input has to be left.'
+                f'modalities are {list(self.modalities)} and target={target!r}. The target must be one of them, and at '
+                'least one must remain as input.'
             )
         self.strides = {name: modality.stride for name, modality in self.modalities.items()}
         self.first = next(iter(self.modalities.values()))
@@ -168,8 +168,8 @@ class AlignedVideos(AlignedImages):
         self.sampling = sampling
         if self.first.kind != 'rgb' or any(modality.valid is not None for modality in self.modalities.values()):
             raise ValueError(
-                f"modalities={list(self.modalities)}: name one of kind='rgb' first, whose videos tell the time, and "
-                'none with valid=...: store negative depth where it is not known.'
+                f"modalities={list(self.modalities)}: put one of kind='rgb' first, whose videos give the times, and "
+                'use no valid=...: store negative depth where it is unknown.'
             )
 
     def read(self, file: File, rng: np.random.Generator | None) -> list[dict[str, NDArray]]:
@@ -190,34 +190,32 @@ class AlignedVideos(AlignedImages):
             length = min(video.duration for video in videos.values())
             clock = next(iter(videos.values()))
             for name, path in paths.items():
-                # of a VideoReader maps have what sampling needs
                 video: Any = videos.get(name) or MapVideo(path, clock, file.backend_args)
                 generator = None if seed is None else np.random.default_rng(seed)  # the same moments for all
                 [pixels] = self.sampling.read(video, 0.0, length, generator, clock=clock)
                 own = videos[name].orientation if name in videos else UPRIGHT
                 turn = _turn_of(path, own, self.aligned_as, clock.orientation)
-                pixels = orient(pixels, turn) if own == UPRIGHT else pixels  # the others come turned
+                pixels = orient(pixels, turn) if own == UPRIGHT else pixels  # turned videos are read upright
                 clips[name] = pixels if name in videos else _checked(pixels, self.modalities[name], path)
         return [self._checked_sizes(file, clips)]
 
 
 @DATASETS.register_module()
 class AlignedDataset(FileDataset):
-    """Samples of several modalities, aligned pixel by pixel: every transform does the same to all of them.
+    """Samples of several modalities, aligned pixel by pixel. A transform changes all in the same way.
 
-    Files belong together when their paths differ only in the modality's folder and in their endings.
+    The files of a sample have the same paths, except for the modality's folder and the extension.
 
     Args:
-        make_reader: gives the reader of ``root``, ``modalities``, ``target`` and ``aligned_as``.
+        make_reader: makes the reader from ``root``, ``modalities``, ``target`` and ``aligned_as``.
         root: folder of the modalities' folders.
-        modalities: name -> dict of a `Modality`; ``kind`` and ``folder`` are the name where they are left out. The
-            files of the first one count: each must have its partners.
-        target: the modality to be predicted, which is no input then; None has all as inputs.
-        aligned_as: how the files of a sample lie on each other. 'stored': pixel on pixel as they are stored, as maps
-            do that were made without regard to EXIF, MultiMAE's among them; all are turned as the picture's EXIF says.
-            'upright': as viewers show them, as maps of `predict_maps` do; each is turned as its own EXIF says. Samples
-            are upright in both cases, and both are the same where no EXIF turns a picture. Where sizes or the EXIF of
-            a map tell that it is the other one, the sample is broken.
+        modalities: name -> dict of a `Modality`. ``kind`` and ``folder`` default to the name. The files of the first
+            one are the samples; each needs its partners.
+        target: the modality to be predicted. It is no input. None makes all of them inputs.
+        aligned_as: how the files of a sample are aligned. 'stored': as stored, for maps made without regard to EXIF,
+            such as MultiMAE's. All are turned by the picture's EXIF. 'upright': as viewers show them, such as maps of
+            `predict_maps`. Each is turned by its own EXIF. Samples are upright in both cases. If sizes or the EXIF of a
+            map contradict it, the sample is broken.
         ann_file: as of `FileDataset`, of files of the first modality.
         kwargs: as of `FileDataset`.
     """
@@ -244,15 +242,15 @@ class AlignedDataset(FileDataset):
 class AlignedVideoDataset(AlignedDataset):
     """Clips of several modalities, aligned frame by frame and pixel by pixel; see `AlignedDataset`.
 
-    Maps are a .npy file of whole numbers, (frames, height, width), one for each frame of the first video. Other numbers
-    count as evenly spread over it, and are only near its frames in time. Depth may be negative where it is not known.
-    Of several videos the shortest says where clips end.
+    Maps are a .npy file of integers, (frames, height, width), one for each frame of the first video. Another number of
+    maps is spread evenly over it, so they match its frames only roughly. Depth may be negative where unknown. Clips end
+    with the shortest of several videos.
 
-    As of images, maps are aligned with the frames as stored and are turned with them, as the container's display matrix
-    says. For maps of frames as players show them, which ffmpeg and OpenCV give, set ``aligned_as='upright'``.
+    By default maps are aligned with the stored frames, and turned with them by the container's display matrix. For maps
+    of frames from players, ffmpeg or OpenCV set ``aligned_as='upright'``.
 
     Args:
-        clip_seconds, num_frames, sampling, stride: as of `VideoDataset`; testing takes one clip of a video.
+        clip_seconds, num_frames, sampling, stride: as of `VideoDataset`. Testing takes one clip of a video.
         kwargs: as of `AlignedDataset`.
     """
 
@@ -278,7 +276,7 @@ class MapVideo(TimedFrames):
 
     Args:
         path: of the array, (frames, height, width).
-        clock: the video. Maps as many as its frames begin with them; others are evenly spread over it.
+        clock: the video. As many maps as it has frames have the times of these. Others are spread evenly over it.
         backend_args: of ``mmengine.fileio``.
 
     Raises:
@@ -294,10 +292,10 @@ class MapVideo(TimedFrames):
         except (OSError, EOFError, ValueError) as error:
             raise BrokenFileError(path, f'{type(error).__name__}: {error}') from error
         if not isinstance(self.array, np.ndarray):
-            raise BrokenFileError(path, 'an archive of arrays, and maps are one array')
+            raise BrokenFileError(path, 'an archive of arrays; store one array')
         if self.array.ndim != 3 or not self.array.size or self.array.dtype.kind not in 'iu':
             raise BrokenFileError(
-                path, f'{self.array.dtype} {self.array.shape}, and maps are whole numbers (frames, height, width)'
+                path, f'{self.array.dtype} {self.array.shape}; store integers of shape (frames, height, width)'
             )
         times = clock.frame_times(0.0, clock.duration)
         if len(times) != len(self.array):
@@ -312,7 +310,7 @@ class MapVideo(TimedFrames):
         """
         if self.file is None or not self.array.flags.c_contiguous:
             return self.array[indices][..., None]
-        # A mapped page that its disk does not give would end the process.
+        # Not mapped: a page that its disk does not give would end the process.
         maps, size = np.empty((len(indices), *self.array.shape[1:], 1), self.array.dtype), self.array[0].nbytes
         for place, index in enumerate(indices):
             try:
@@ -330,7 +328,7 @@ def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:
             raise BrokenImageError(path, 'floating-point depth has no known unit; store 8 or 16 bits')
         return pixels.astype(np.int16 if pixels.dtype == np.uint8 else np.int32)
     if pixels.dtype != np.uint8:
-        raise BrokenImageError(path, f'classes of {pixels.dtype}, which has to be 8 bits')
+        raise BrokenImageError(path, f'classes of {pixels.dtype}; store 8 bits')
     if modality.reduce_zero_label:
         pixels = np.where(pixels == UNKNOWN_CLASS, pixels, pixels - np.uint8(1))  # 0 - 1 is 255
     if modality.num_classes is not None and (largest := int(pixels.max())) >= modality.num_classes:
@@ -339,12 +337,14 @@ def _checked(pixels: np.ndarray, modality: Modality, path: str) -> np.ndarray:
 
 
 def files_by_stem(folder: str, extensions: Sequence[str], backend_args: dict | None = None) -> dict[str, str]:
-    """Paths below a folder, by themselves without their endings."""
+    """Path without extension -> path, of the files below a folder."""
     found: dict[str, str] = {}
     for path in scan_files(folder, extensions, backend_args):
         other = found.setdefault(os.path.splitext(path)[0], path)
         if other != path:
-            raise ValueError(f'{folder!r} has both {other!r} and {path!r}, and partners share a stem. Move one.')
+            raise ValueError(
+                f'{folder!r} has both {other!r} and {path!r}, which differ only in the extension. Move one.'
+            )
     return found
 
 
@@ -360,11 +360,11 @@ def read_aligned(
     aligned_as: str = 'stored',
     backend_args: dict | None = None,
 ) -> dict[str, NDArray]:
-    """Read the pictures and maps of a sample, upright; that they are of one size, the caller checks.
+    """Read the pictures and maps of a sample, upright. The caller checks that their sizes agree.
 
     Args:
         modalities: by name.
-        path_of: gives the sample's file in a folder.
+        path_of: folder -> the sample's file there.
         aligned_as: as of `AlignedDataset`.
         backend_args: of ``mmengine.fileio``.
 
@@ -372,8 +372,7 @@ def read_aligned(
         By name: pictures (1, H, W, 3), uint8; maps (1, H, W, 1), depth as int16 or int32, classes as uint8.
 
     Raises:
-        BrokenImageError: a file that cannot be read in full, does not hold what the modality is, or says another
-            orientation.
+        BrokenImageError: a file cannot be read in full, is no such modality, or has another orientation.
     """
 
     def read(kind: str, folder: str) -> Stored:
@@ -403,7 +402,7 @@ def read_aligned(
 
 
 def _turn_of(path: str, own: int, aligned_as: str, orientation: int) -> int:
-    """Number of the orientation by which a file is turned: its own, or that of the picture if all are stored alike."""
+    """EXIF's number of the turn of a file: its own if 'upright', that of the picture if 'stored'."""
     if aligned_as == 'upright':
         return own
     if own not in (UPRIGHT, orientation):
