@@ -21,7 +21,10 @@ from torch.distributed import TCPStore
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / 'tools'
 FORKED = multiprocessing.get_context('forkserver')
-FORKED.set_forkserver_preload(['mmengine.runner', 'torch.utils.tensorboard', 'torchvision', 'av', 'cv2'])
+# setuptools has pkg_resources, which MMEngine imports; its visualizer imports matplotlib.
+FORKED.set_forkserver_preload(
+    ['mmengine.runner', 'torch.utils.tensorboard', 'torchvision', 'av', 'cv2', 'matplotlib.pyplot', 'setuptools']
+)
 
 
 @atexit.register

@@ -415,34 +415,36 @@ def test_custom_accumulation(name, gpus, accumulation):
 # Real steps
 
 
-@pytest.fixture
-def released_checkpoint(tmp_path, monkeypatch) -> dict[str, torch.Tensor]:
-    """Write a file in the released layout, of the shrunk model."""
+@pytest.fixture(scope='module')
+def released(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A file in the released layout, and the weights of the shrunk model that it has."""
     torch.manual_seed(1)
     state_dict = MODELS.build(shrink(load_config(CUSTOM / 'pretrain.py')).model).state_dict()
-    torch.save(export(state_dict), tmp_path / 'released.torch')
-    monkeypatch.setenv('OMNIMAE_CHECKPOINT', str(tmp_path / 'released.torch'))
+    path = tmp_path_factory.mktemp('released') / 'released.torch'
+    torch.save(export(state_dict), path)
+    return path, state_dict
+
+
+@pytest.fixture
+def released_checkpoint(released, monkeypatch) -> dict[str, torch.Tensor]:
+    """The weights of the file that configs begin with."""
+    path, state_dict = released
+    monkeypatch.setenv('OMNIMAE_CHECKPOINT', str(path))
     return state_dict
 
 
-@pytest.fixture
-def plain_config_text(monkeypatch) -> None:
-    """Keep the Runner from formatting its config with yapf, three times 1.5 seconds (the fork has none)."""
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **style: (text, True), raising=False)
-
-
 @pytest.mark.parametrize('path', RECIPES, ids=name_of)
-@pytest.mark.usefixtures('data_environment', 'released_checkpoint', 'plain_config_text')
+@pytest.mark.usefixtures('data_environment', 'released_checkpoint')
 def test_trains_a_step_of_each_source(path, tmp_path):
     """One step of each source, with validation, pictures, checkpoint and export behind them.
 
     Recipes whose shrunk runs differ in numbers alone have it once: larger models, longer schedules, other ratios.
     """
-    cfg = shrink(load_config(path))
-    run = re.sub(r'\d+(\.\d+)?', '0', json.dumps(cfg.to_dict(), sort_keys=True))
+    run = re.sub(r'\d+(\.\d+)?', '0', json.dumps(shrink(loaded(path)).to_dict(), sort_keys=True))
     if run in trained:
         return
     trained.add(run)
+    cfg = shrink(load_config(path))  # of the data and weights of this test
     cfg.work_dir, cfg.experiment_name = str(tmp_path / 'work'), f'{path.stem}_{next(_number)}'
     runner = Runner.from_cfg(cfg)
     runner.train()

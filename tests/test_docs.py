@@ -108,7 +108,7 @@ def written(kind: str, folder: str) -> str:
     return '\n'.join(lines) + '\n'
 
 
-@pytest.mark.parametrize(('kind', 'folder', 'text'), tables())
+@pytest.mark.parametrize(('kind', 'folder', 'text'), [*tables()])
 def test_recipe_tables(kind: str, folder: str, text: str):
     expected = written(kind, folder)
     if os.environ.get('UPDATE_GOLDEN'):
