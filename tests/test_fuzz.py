@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import tiny_autoencoder, tiny_classifier, videomae_file
 from test_mae import image_backbone, mae_file
+from tiny_models import GENERATORS
 
 from omnimae.checkpoint import export, load_weights, save_file, translate
 from omnimae.checkpoint.names import KERNEL
@@ -120,9 +121,7 @@ def test_clips_lie_within_the_video(duration: float, seconds: float, u: float, n
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.sampled_from(
-        ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking', 'PerFrameMasking', 'BlockMasking']
-    ),
+    st.sampled_from(GENERATORS),
     st.sampled_from(['hidden', 'visible']),
     st.builds(Grid, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
     st.floats(0, 1, exclude_min=True, exclude_max=True),

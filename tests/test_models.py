@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.utils import is_list_of
-from tiny_models import PRETRAINING, TRANSFER, batches, model_config
+from tiny_models import GENERATORS, PRETRAINING, TRANSFER, batches, model_config
 from torch import Tensor
 
 from omnimae.data.datasets import collate_clips
@@ -21,7 +21,6 @@ from omnimae.registry import MODELS
 from omnimae.structures import Grid, Masks
 
 GOLDEN = json.loads((Path(__file__).parent / 'data/omnimae_tiny.json').read_text())
-GENERATORS = ['RandomMasking', 'TubeMasking', 'FrameMasking', 'CausalMasking', 'PerFrameMasking', 'BlockMasking']
 
 
 def autoencoder(

@@ -9,11 +9,20 @@ import torch
 from torch import Tensor
 
 from omnimae.config import load_config
+from omnimae.models.masking import RandomMasking
+from omnimae.registry import MODELS
 
 DEMO = Path(__file__).parents[1] / 'configs' / 'demo'
 
 PRETRAINING = ('pretrain', 'mae', 'mae_st', 'videomae_v2', 'multimae', 'multimae_video')
 TRANSFER = ('finetune_videos', 'mae_finetune', 'linear_images', 'multimae_finetune', 'depth')
+
+# Mask generators of the package that hide a ratio.
+GENERATORS = [
+    name
+    for name, kind in MODELS.module_dict.items()
+    if isinstance(kind, type) and issubclass(kind, RandomMasking) and kind.__module__ == RandomMasking.__module__
+]
 
 
 def model_config(method: str, depth: int = 1) -> dict[str, Any]:
