@@ -222,7 +222,7 @@ def test_browse_dataset_shows_a_source_that_knows_no_classes(config, tmp_path, m
     browse = tool('browse_dataset')
     init = FileDataset.__init__
     monkeypatch.setattr(
-        FileDataset, '__init__', lambda self, **kwargs: init(self, **kwargs) or delattr(self, 'classes')
+        FileDataset, '__init__', lambda self, *args, **kwargs: init(self, *args, **kwargs) or delattr(self, 'classes')
     )
     browse.main([str(config), '--out-dir', str(tmp_path / 'pages')])
     assert len(list((tmp_path / 'pages').iterdir())) == 2
