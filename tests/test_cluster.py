@@ -718,7 +718,7 @@ def test_a_rank_that_was_stopped_did_not_wait(monkeypatch: pytest.MonkeyPatch):
     """As a whole job is, that Slurm suspends for hours: nobody is late then."""
     clock = [0.0]
     monkeypatch.setattr(heartbeat.time, 'monotonic', lambda: clock[0])
-    monkeypatch.setattr(heartbeat, '_stack', lambda frame: [])
+    monkeypatch.setattr(heartbeat.traceback, 'walk_stack', lambda frame: [])
     rank = Heartbeat(0, ['here', 'there'], silence=60, patience=1800)
     waited = []
     for clock[0] in (1.0, 11.0, 21.0, 9000.0, 9010.0):
