@@ -189,6 +189,11 @@ def require(part: Backbone | Head, asker: str, *members: str) -> None:
         )
 
 
+def unknown_mode(mode: str) -> ValueError:
+    """What a model's ``forward`` raises for other modes."""
+    return ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+
+
 def unwrapped(model: Any) -> Any:
     """The model itself, out of its DDP wrapper."""
     return getattr(model, 'module', model)

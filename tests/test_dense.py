@@ -273,7 +273,7 @@ def test_maps_stand_where_their_tokens_do():
         (lambda: build(VIT, dict(DPT, layers=(0, 1, 3, -1))), r'layers=\(0, 1, 3, -1\) are not ascending numbers'),
         (lambda: build(multimodal('rgb'), read=('rbg',)), r"read=\('rbg',\) .* Choose from \['rgb'\]"),
         (lambda: build(VIT, read='rgb'), r"read='rgb' is one name. Give a list: read=\('rgb',\)"),
-        (lambda: build(VIT, dict(DPT, layers=(0, 0, 1, 2))), r'ends in front of the last block, 3'),
+        (lambda: build(VIT, dict(DPT, layers=(0, 0, 1, 2))), r'ends before the last block, 3'),
         (lambda: MODELS.build(multimodal('depth')).grid, r"A lone clip is RGB, and .* \['depth'\]"),
         (lambda: build(VIT, dict(DPT, layers=(0, 1))), r'four scales: layers=\(0, 1\)'),
         (lambda: build(VIT, dict(CONVNEXT, embed_dim=100)), 'embed_dim=100 is no multiple of upscale=4 squared'),
@@ -283,7 +283,7 @@ def test_maps_stand_where_their_tokens_do():
         (lambda: build(VIT)(clips('rgb'), mode='tensor'), "mode='tensor' is unknown"),
         (
             lambda: build(OMNI).outputs({'rgb': torch.zeros(1, 3, 4, 32, 32)}),
-            'answers for images, and was given clips of 2 tubelets',
+            'DensePredictor takes images, and was given clips of 2 tubelets',
         ),
     ],
 )

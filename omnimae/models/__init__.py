@@ -1,4 +1,4 @@
-"""Backbones, mask generators, heads, and the models made of them; importing this room fills the registry."""
+"""Backbones, mask generators, heads, and the models made of them. The import registers them."""
 
 from .augment import MixupCutMix, RandomErasing
 from .classifier import Classifier

@@ -19,14 +19,14 @@ from omnimae.registry import MODELS
 class RandomErasing:
     """Replace a random box of a sample, with probability ``prob``; all frames lose the same box (arXiv:1708.04896).
 
-    The release erases images to black and clips to unit normal noise *in normalised units*, which uint8 cannot hold;
-    so both happen here, behind the normalisation, and not in the loader.
+    The release erases images to black, and clips to unit normal noise *in normalised units*, which uint8 cannot hold.
+    So both happen here, after the normalisation, and not in the loader.
 
     Args:
         fill: 'black', or 'noise' that is fresh in every pixel, channel and frame.
         prob: of erasing a sample.
         area: range of the box's share of the frame.
-        ratio: range of the box's height / width; its logarithm is uniform.
+        ratio: range of the box's height / width. Its logarithm is uniform.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RandomErasing:
                 box.copy_(black.expand_as(box))
 
     def draw_box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, left, height and width of a box in a frame of this size; of no size when ten draws do not fit."""
+        """Top, left, height and width of a box in a frame of this size. Its size is 0 if ten draws do not fit."""
         for _ in range(10):
             area = height * width * _uniform(*self.area)
             ratio = math.exp(_uniform(*map(math.log, self.ratio)))
@@ -75,13 +75,13 @@ class RandomErasing:
 class MixupCutMix:
     """Mix every sample with the one at the same place of the reversed batch, in the same way over the whole batch.
 
-    Either all pixels are mixed, share * own + (1 - share) * other (mixup, arXiv:1710.09412), or one box of all frames
-    is taken from the other (CutMix, arXiv:1905.04899), where the share is what the box leaves: cut in space only.
-    (MMPretrain's CutMix cuts time and height of a clip.) Targets are mixed with the same share. With an odd number of
-    samples the middle one is mixed with the first. (timm refuses such a batch; the release leaves its last sample as it
-    is, without label smoothing.) A lone sample stays as it is; EpochTrainLoop refuses micro-batches of one.
+    Mixup (arXiv:1710.09412) mixes all pixels: share * own + (1 - share) * other. CutMix (arXiv:1905.04899) takes a box
+    from the other sample, the same in all frames. Its share is the area outside the box. (MMPretrain's CutMix cuts time
+    and height of a clip.) Targets are mixed with the same share. With an odd number of samples the middle one is mixed
+    with the first. (timm refuses such a batch. The release leaves its last sample as it is, without label smoothing.) A
+    single sample stays as it is. EpochTrainLoop refuses micro-batches of one.
 
-    A batch is a micro-batch of one rank, as it is that of one GPU in the releases: each draws for itself.
+    Each micro-batch of each rank draws for itself, as each GPU does in the releases.
 
     Args:
         mixup_alpha: shares of mixup are drawn from Beta(alpha, alpha).
@@ -112,7 +112,7 @@ class MixupCutMix:
         return clip, _partners(targets).lerp_(targets, share)
 
     def draw_box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Top, bottom, left, right: a box of the frame's aspect ratio about any pixel, cut off at the frame's edge."""
+        """Top, bottom, left, right of a box around any pixel, with the frame's aspect ratio, cut at its edge."""
         side = math.sqrt(1 - Beta(self.cutmix_alpha, self.cutmix_alpha).sample().item())
         return *_span(int(height * side), height), *_span(int(width * side), width)
 

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first, pooled_views, without_autocast
+from omnimae.structures import is_first, pooled_views, unknown_mode, without_autocast
 
 from .backbone import build_backbone
 
@@ -20,24 +20,24 @@ Clip = Tensor | Mapping[str, Tensor]
 class Classifier(BaseModel):
     """Classify images or videos with a pretrained backbone (arXiv:2206.08356, section 4 and B.2).
 
-    As in the release, tokens are averaged *before* the final norm, so that norm starts fresh: the pretraining one
-    belongs to single tokens; MAE-ST begins with that one all the same. Over a MultiModalViT several modalities are
-    classified together, or RGB alone.
+    As in the release, tokens are averaged *before* the final norm. So the norm starts fresh: the pretrained one is of
+    single tokens. MAE-ST starts with the pretrained one. A MultiModalViT classifies several modalities together, or
+    RGB alone.
 
     Args:
-        backbone: config of the encoder; its own final norm is switched off.
+        backbone: config of the encoder. Its own final norm is switched off.
         num_classes: size of the linear head.
-        label_smoothing: of the cross-entropy; with mixing too: s smooths a target t to (1 - s) t + s / num_classes,
-            which is the same before and after mixing.
-        head_init_std: of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2); None takes
-            Xavier's, as MultiMAE does.
-        pretrained_norm: begin with the final norm of a pretraining checkpoint, as MAE-ST does.
-        dropout: share of the features that training drops in front of the head.
-        data_preprocessor: config of the ClipPreprocessor, where erasing and mixing of training batches stand, or of a
-            MultiModalPreprocessor; it is told ``num_classes``.
+        label_smoothing: of the cross-entropy. s turns a target t into (1 - s) t + s / num_classes, before and after
+            mixing alike.
+        head_init_std: std of the head's truncated-normal weights (the release: 2e-5 on IN1K, 0.01 on SSv2). None means
+            Xavier-uniform, as in MultiMAE.
+        pretrained_norm: start with the final norm of a pretraining checkpoint, as MAE-ST does.
+        dropout: share of the features that training drops before the head.
+        data_preprocessor: config of the ClipPreprocessor, with erasing and mixing of training batches, or of a
+            MultiModalPreprocessor. The model sets its ``num_classes``.
     """
 
-    feature_norm = 'pooled'  # of a FrozenBackbone of the same features
+    feature_norm = 'pooled'  # FrozenBackbone.norm that gives the same features
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class Classifier(BaseModel):
         mode: str = 'loss',
         clips: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used: a clip is a clip.
+        """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used.
 
-        A batch has a clip, or ``clips`` of several modalities by name; every method takes either.
+        The preprocessor gives a clip, or ``clips`` by modality. Every method takes either.
         """
         given: Clip = clips if clip is None else clip  # type: ignore[assignment]  # a batch has one of the two
         if mode == 'loss':
@@ -90,12 +90,12 @@ class Classifier(BaseModel):
             logits = self.view_logits(given)
             rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
             return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
-        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+        raise unknown_mode(mode)
 
     def loss(self, clip: Clip, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': right, in percent}.
+        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': accuracy in percent}.
 
-        Of mixed targets the answer is the class with the largest share.
+        The class with the largest share is the label of a mixed target.
         """
         logits = self.logits(clip)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -1,8 +1,8 @@
-"""Transfer to tasks that answer for every pixel: a backbone, a head for maps, and what its numbers mean.
+"""Transfer to dense prediction: a backbone, a head for maps, and a task that defines the loss.
 
-MultiMAE (arXiv:2204.01678), sections 4.2 and 4.3. The numbers are those of its release.
+MultiMAE (arXiv:2204.01678), sections 4.2 and 4.3. Default values are those of its release.
 
-Legend: B batch, D width, C channels of the answer, (H, W) pixels; clips (B, C, T, H, W), here T=1.
+Legend: B batch, D width, C channels of the prediction, (H, W) pixels; clips (B, C, T, H, W), here T=1.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from omnimae.registry import MODELS
-from omnimae.structures import UNKNOWN_CLASS, is_first, only_view
+from omnimae.structures import UNKNOWN_CLASS, is_first, only_view, unknown_mode
 
 from .backbone import build_backbone
 
 
 @MODELS.register_module()
 class SegmentationTask:
-    """A class for every pixel: cross-entropy over the pixels that have one.
+    """Semantic segmentation: cross-entropy over the pixels that have a class.
 
     Args:
-        num_classes: to be told apart.
+        num_classes: at most 255.
     """
 
     needs_largest_error = False
@@ -41,7 +41,7 @@ class SegmentationTask:
         return target != UNKNOWN_CLASS
 
     def loss(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'top1': pixels right, in percent}."""
+        """(B, classes, H, W), (B, 1, T=1, H, W) uint8 -> {'loss', 'top1': pixel accuracy in percent}."""
         target = target[:, 0, 0].long()
         known = self.known(target)
         count = known.sum().clamp(min=1)  # a crop of padding alone
@@ -56,7 +56,7 @@ class SegmentationTask:
         return [dict(classes=one) for one in classes.to(torch.uint8)]
 
     def resized_results(self, output: Tensor, size: tuple[int, int]) -> list[dict]:
-        """`results` of the output resized to (H, W), a class at a time: a photograph has no room for all of them."""
+        """`results` of the output resized to (H, W), one class at a time: all at once need too much memory."""
         best = F.interpolate(output[:, :1], size=size, mode='bilinear')
         classes = torch.zeros_like(best, dtype=torch.uint8)
         for label in range(1, self.num_classes):
@@ -68,11 +68,11 @@ class SegmentationTask:
 
 @MODELS.register_module()
 class DepthTask:
-    """Depth of every pixel, standardised with the mean and deviation of the data set.
+    """Depth of every pixel, standardised with the mean and std of the data set.
 
-    'berhu' is the reversed Huber loss (arXiv:1606.00373): up to c the error, beyond it (error^2 + c^2) / 2c, where c is
-    a fifth of the largest error of the step, on all ranks. (In the release, of the batch of each GPU.) 'l1' is the
-    error.
+    'berhu' is the reversed Huber loss (arXiv:1606.00373): the error up to c, and (error^2 + c^2) / 2c beyond. c is a
+    fifth of the largest error of the step, over all ranks. (In the release, of the batch of each GPU.) 'l1' is the
+    absolute error.
 
     Args:
         mean, std: of the depth, in the unit of the files; the released ones are those of NYUv2 in millimetres.
@@ -92,12 +92,12 @@ class DepthTask:
         return target >= 0
 
     def errors(self, output: Tensor, target: Tensor) -> Tensor:
-        """(B, 1, H, W), (B, 1, T=1, H, W) as stored -> (B, 1, H, W) in standard deviations, 0 where not known."""
+        """(B, 1, H, W), (B, 1, T=1, H, W) as stored -> (B, 1, H, W) in units of std, 0 where unknown."""
         errors = output.float() - (target[:, :, 0] - self.mean) / self.std
         return errors.abs().masked_fill(~self.known(target[:, :, 0]), 0)
 
     def loss(self, output: Tensor, target: Tensor, largest_error: Tensor | None = None) -> dict[str, Tensor]:
-        """(B, 1, H, W), (B, 1, T=1, H, W) as stored, negative where not known -> {'loss': mean over what is known}.
+        """(B, 1, H, W), (B, 1, T=1, H, W) as stored, negative where unknown -> {'loss': mean over known pixels}.
 
         ``largest_error``: () of the step; by default that of this batch on all ranks.
         """
@@ -121,18 +121,18 @@ class DepthTask:
 
 @MODELS.register_module()
 class DensePredictor(BaseModel):
-    """Answer for every pixel of images of one or several modalities.
+    """Predict a class or depth for every pixel of images of one or several modalities.
 
     Args:
-        backbone: config of a MultiModalViT, or of a SpatioTemporalViT for one modality; without its final norm, as in
-            the release.
+        backbone: config of a MultiModalViT, or of a SpatioTemporalViT for one modality. Its final norm is left out, as
+            in the release.
         head: config of a ConvNeXtHead or a DPTHead.
         task: config of a SegmentationTask or a DepthTask.
-        read: the modalities whose tokens the head reads, side by side; all that are given to the backbone work on them.
+        read: the modalities whose tokens the head reads, concatenated. The backbone sees all given modalities.
         data_preprocessor: config of a MultiModalPreprocessor.
     """
 
-    feature_norm = None  # of a FrozenBackbone of the same features
+    feature_norm = None  # FrozenBackbone.norm that gives the same features
 
     def __init__(
         self,
@@ -168,8 +168,8 @@ class DensePredictor(BaseModel):
         self.layers = [layer % depth for layer in self.head.layers]
         if self.layers[-1] != depth - 1:
             raise ValueError(
-                f'head.layers={self.head.layers} ends in front of the last block, {depth - 1}: those behind would not '
-                'be trained. End with it, or set backbone.depth.'
+                f'head.layers={self.head.layers} ends before the last block, {depth - 1}, so later blocks would not be '
+                'trained. End with it, or set backbone.depth.'
             )
         if self.layers != sorted({*self.layers}):
             raise ValueError(f'head.layers={self.head.layers} are not ascending numbers of blocks. Sort them.')
@@ -190,13 +190,13 @@ class DensePredictor(BaseModel):
             return self.loss(clips, target, largest_error)
         if mode == 'predict':
             return self.predict({name: only_view(clip) for name, clip in clips.items()})
-        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+        raise unknown_mode(mode)
 
     def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor] | None:
-        """The known pixels of each micro-batch (EpochTrainLoop).
+        """Count the known pixels of each micro-batch (EpochTrainLoop).
 
-        Where the loss needs the largest error of several micro-batches, they are all predicted beforehand, with the
-        random numbers that they will have: a third more work.
+        If the loss needs the largest error of several micro-batches, all are predicted first, with the random numbers
+        that they will have. That is a third more work.
         """
         if not all('target' in batch for batch in batches):
             return None  # forward will say so
@@ -216,23 +216,23 @@ class DensePredictor(BaseModel):
     def loss(
         self, clips: Mapping[str, Tensor], target: Tensor, largest_error: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Modality -> (B, C, 1, H, W), and (B, 1, 1, H, W) -> {'loss', ...}, what the task says."""
+        """Modality -> (B, C, 1, H, W), and (B, 1, 1, H, W) -> {'loss', ...} of the task."""
         given = {} if largest_error is None else dict(largest_error=largest_error)
         return self.task.loss(self.outputs(clips), target, **given)
 
     def predict(self, clips: Mapping[str, Tensor]) -> list[dict]:
-        """Modality -> (B, C, 1, H, W) -> B results, as the task says, of H x W pixels."""
+        """Modality -> (B, C, 1, H, W) -> B results of the task, of H x W pixels."""
         return self.task.results(self.outputs(clips))
 
     def outputs(self, clips: Mapping[str, Tensor]) -> Tensor:
         """Modality -> (B, C, 1, H, W), as stored or normalised -> (B, C of the task, H, W).
 
-        The result has the size of the largest modality: a map of classes may have been shrunk.
+        The result has the size of the largest modality, since a map of classes may be smaller.
         """
         if missing := [name for name in self.read if name not in clips]:
             raise ValueError(f'The head reads {list(self.read)}, and {missing} are not given. Set model.read.')
         size = max([tuple(clip.shape[3:]) for clip in clips.values()])  # torch.compile takes no generator
         maps = self.backbone.feature_maps(self.data_preprocessor.normalize(clips), self.layers, self.read)
         if maps[0].shape[2] != 1:
-            raise ValueError(f'DensePredictor answers for images, and was given clips of {maps[0].shape[2]} tubelets.')
+            raise ValueError(f'DensePredictor takes images, and was given clips of {maps[0].shape[2]} tubelets.')
         return self.head([x[:, :, 0] for x in maps], size)

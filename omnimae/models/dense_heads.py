@@ -1,7 +1,7 @@
-"""Heads that answer for every pixel: ConvNeXt blocks for segmentation, DPT for depth; as MultiMAE transfers with them.
+"""Heads for dense prediction, as in MultiMAE: ConvNeXt blocks for segmentation, DPT for depth.
 
-MultiMAE: arXiv:2204.01678, appendix; sizes and first weights: its release. A head reads feature maps of some blocks of
-the backbone (``layers``, numbers of blocks; -1 is the last) and knows nothing else of it.
+MultiMAE: arXiv:2204.01678, appendix. Sizes and initial weights are those of its release. A head reads feature maps of
+some blocks of the backbone, ``layers``. -1 is the last.
 
 Legend: B batch, D width of the maps, (h, w) tokens, (H, W) pixels.
 """
@@ -22,7 +22,7 @@ from .vit import LayerNorm, Mlp, xavier_linear
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise 7x7 convolution, LayerNorm and an MLP, added to the input (arXiv:2201.03545); no layer scale."""
+    """A depthwise 7x7 convolution, LayerNorm and an MLP, added to the input (arXiv:2201.03545), without layer scale."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -43,11 +43,11 @@ def dims_of(in_dim: int | Sequence[int], layers: Sequence[int]) -> list[int]:
 
 @MODELS.register_module()
 class ConvNeXtHead(BaseModule):
-    """Every token becomes ``upscale`` x ``upscale`` pixels of a map, on which ConvNeXt blocks work.
+    """Turns every token into ``upscale`` x ``upscale`` pixels of a map, then applies ConvNeXt blocks.
 
     Args:
-        in_dim: D of the maps, of each of the backbone's layers where they differ; the model fills it in.
-        out_channels: of the result; the model fills it in.
+        in_dim: D of the maps, or of each layer's map where they differ. The model sets it.
+        out_channels: of the result. The model sets it.
         embed_dim: numbers that a token is projected to: upscale^2 pixels of embed_dim / upscale^2 channels.
         upscale: pixels of the map along a side of a token.
         depth: blocks.
@@ -83,7 +83,7 @@ class ConvNeXtHead(BaseModule):
 
 
 class ResidualConv(nn.Module):
-    """Two 3x3 convolutions, each behind a ReLU, added to the input."""
+    """Two 3x3 convolutions, each after a ReLU, added to the input."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -115,13 +115,13 @@ class Fusion(nn.Module):
 class DPTHead(BaseModule):
     """Maps of four blocks at four scales, fused from coarse to fine (arXiv:2103.13413), with its head for depth.
 
-    No token but those of the maps is read (DPT's readout 'ignore'), no batch norm.
+    Only tokens of the maps are read (DPT's readout 'ignore'). There is no batch norm.
 
     Args:
-        in_dim: D of the maps, of each of the backbone's layers where they differ; the model fills it in.
-        out_channels: of the result; the model fills it in.
+        in_dim: D of the maps, or of each layer's map where they differ. The model sets it.
+        out_channels: of the result. The model sets it.
         layers: four blocks of the backbone.
-        layer_dims: channels of their maps, which get 4, 2, 1 and 1/2 pixels along the side of a token.
+        layer_dims: channels of their maps, which have 4, 2, 1 and 1/2 pixels along the side of a token.
         dim: channels of the fused map.
     """
 

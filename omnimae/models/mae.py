@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Head, Masks, gather_tokens, only_view, require
+from omnimae.structures import Grid, Head, Masks, gather_tokens, only_view, require, unknown_mode
 
 from .backbone import build_backbone
 
@@ -81,7 +81,7 @@ class MaskedAutoencoder(BaseModel):
             return self.loss(clip, modality, masks)
         if mode == 'predict':
             return self.predict(only_view(clip), modality, masks)
-        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+        raise unknown_mode(mode)
 
     def loss(self, clip: Tensor, modality: str = 'video', masks: Masks | None = None) -> dict[str, Tensor]:
         """(B, 3, T, H, W), uint8 or normalised -> {'loss', 'mse_<modality>'}; draws masks unless given."""

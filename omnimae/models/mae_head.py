@@ -1,4 +1,4 @@
-"""The neck-free head of a masked autoencoder: decoder, pixel targets and loss (arXiv:2206.08356, section 3.2).
+"""The head of a masked autoencoder: decoder, pixel targets and loss (arXiv:2206.08356, section 3.2).
 
 Legend: B batch, K visible tokens, M decoded tokens, N all tokens, D encoder width, P pixels of a patch, in the order
 (pt, ph, pw, c). Pixels are in 0..1.
@@ -22,12 +22,12 @@ from .vit import Block, LayerNorm, PositionedModule, run_blocks, xavier_attentio
 
 @MODELS.register_module()
 class PixelTarget(nn.Module):
-    """What the decoder has to predict of a patch.
+    """What the decoder predicts of a patch.
 
     Args:
-        normalize: 'channel' subtracts mean and divides by standard deviation of each channel over the patch (the
-            paper's target), 'patch' takes those of all channels together (MAE's); None leaves plain pixels (the
-            visualisation model of B.4).
+        normalize: 'channel' subtracts the mean and divides by the std of each channel over the patch (the paper's
+            target). 'patch' takes those of all channels together (MAE's). None leaves plain pixels (the visualisation
+            model of B.4).
         eps_on: where 1e-6 is added, 'variance' (OmniMAE) or 'deviation' (VideoMAE).
         frames: which frames of a tubelet are predicted: 'all'; 'first', one each, as the released MAE-ST was trained;
             'spread', one each, of frames spread over the clip with its first and last among them, as MAE-ST's
@@ -137,9 +137,9 @@ class MAEHead(PositionedModule):
         xavier_embed: begin with a Xavier-uniform projection, as OmniMAE and MAE do; False takes that of PyTorch's
             linear layer, as VideoMAE does.
         separate_qkv_init: as of the backbone.
-        mask_token_std: std of the normal distribution that the mask token begins with.
+        mask_token_std: std of the mask token's initial normal distribution.
         mask_token_cut: draw it within one std, as VideoMAE does.
-        pred_std: deviation of the prediction layer's first weights; None takes Xavier's, as everywhere else.
+        pred_std: std of the prediction layer's initial weights. None means Xavier-uniform, as in the other layers.
         target: a PixelTarget.
         grad_checkpointing: recompute activations in the backward pass.
     """

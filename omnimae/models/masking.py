@@ -4,8 +4,8 @@ A generator sees a grid and a count, never pixels. It splits the grid into *unit
 (single tokens, tubes through time, whole time slices) and draws the same number of hidden units for every sample.
 The randomness is torch's own, on the device of the clip.
 
-MAE-ST (arXiv:2205.09113, section 5) names them otherwise: agnostic is `RandomMasking`, space-only `TubeMasking`,
-time-only `FrameMasking`, block-wise `BlockMasking`. All of its masks round the visible tokens down.
+Names in MAE-ST (arXiv:2205.09113, section 5): agnostic is `RandomMasking`, space-only `TubeMasking`, time-only
+`FrameMasking`, block-wise `BlockMasking`. All of its masks round the visible tokens down.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class RandomMasking:
 
     Args:
         ratio: share of tokens to hide, between 0 and 1.
-        round_down: what is rounded down, 'hidden' as in OmniMAE's release or 'visible' as in MAE and MAE-ST: at 0.9 a
-            clip of 8x14x14 tokens shows 157 or 156, an image 20 or 19 (OmniMAE's paper prints 19). Of tubes and time
-            slices it is their number.
+        round_down: which number is rounded down, 'hidden' as in OmniMAE's release or 'visible' as in MAE and MAE-ST. At
+            0.9 a clip of 8x14x14 tokens shows 157 or 156, an image 20 or 19 (OmniMAE's paper has 19). For tubes and
+            time slices their number is rounded.
     """
 
     scores_all = True  # every decoded token counts in the loss
@@ -55,7 +55,7 @@ class RandomMasking:
         return hidden
 
     def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
-        """-> Masks of ``batch_size`` rows; tokens stand in raster order."""
+        """-> Masks of ``batch_size`` rows, in raster order."""
         units = self._units(grid, device)
         num_hidden = self.num_hidden(grid) // units.shape[1]
         order = self._order(batch_size, grid, device)
@@ -103,7 +103,7 @@ class FrameMasking(RandomMasking):
 
 @MODELS.register_module()
 class PerFrameMasking(RandomMasking):
-    """Hide the same number of places in every time slice, in each of them other ones."""
+    """Hide the same number of places in every time slice, drawn for each slice."""
 
     def _num_hidden_units(self, grid: Grid) -> int:
         places = grid.h * grid.w
@@ -118,12 +118,12 @@ class PerFrameMasking(RandomMasking):
 
 @MODELS.register_module()
 class BlockMasking(RandomMasking):
-    """Hide cuboids of tokens, one after another, until there are enough hidden; the last one is cut (MAE-ST).
+    """Hide cuboids of tokens, one after another, until enough are hidden. The last one is cut (MAE-ST).
 
     Args:
         ratio, round_down: as of `RandomMasking`.
-        min_size, max_size: (t, h, w) tokens, between which each side of a cuboid is drawn; a smaller grid limits them.
-            The paper does not say them.
+        min_size, max_size: (t, h, w) tokens, the range of each side of a cuboid. A smaller grid limits them. The paper
+            does not give them.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class BlockMasking(RandomMasking):
             inside &= along.view(batch_size, num_blocks, *(n if i == dim else 1 for i in (2, 3, 4)))
         inside = inside.flatten(2)
         first = torch.where(inside.any(1), inside.to(torch.uint8).argmax(1), num_blocks)
-        # Those of a block in raster order; those of none, which are hardly ever needed, in any.
+        # Tokens of a block in raster order. Tokens of none, which are rarely needed, in random order.
         within = torch.where(
             first < num_blocks,
             torch.arange(grid.num_tokens, device=device) / grid.num_tokens,
@@ -176,8 +176,7 @@ class CausalMasking(RandomMasking):
 class RunningCellMasking:
     """Hide the same share of every 2x2 cell of places, running through the cell over time (arXiv:2303.16727, 3.2).
 
-    Four patterns, a step of the run apart, of which each sample draws one; over four time slices every place is hidden
-    equally often.
+    Each sample uses one of four shifted patterns. Over four time slices every place is hidden equally often.
 
     Args:
         ratio: share of the cell to hide: 0.25, 0.5 or 0.75.
@@ -207,7 +206,7 @@ class RunningCellMasking:
         return ((position + pattern + t + 1) % 4 < int(4 * self.ratio)).flatten(1)
 
     def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
-        """-> Masks of ``batch_size`` rows; tokens stand in raster order."""
+        """-> Masks of ``batch_size`` rows, in raster order."""
         # as Masks.from_hidden, whose check of the counts would wait for the device
         order = self.patterns(grid, device).to(torch.uint8).argsort(dim=1, stable=True)
         order = order[torch.randint(4, (batch_size,), device=device)]
@@ -219,8 +218,8 @@ class RunningCellMasking:
 class DualMasking:
     """One mask for the encoder, another for the decoder (arXiv:2303.16727, section 3.2).
 
-    The decoder predicts what its own mask leaves. Tokens among these that the encoder sees do not count in the loss:
-    their number may differ from sample to sample.
+    The decoder predicts the tokens that its own mask shows. Those that the encoder sees do not count in the loss. Their
+    number may differ between samples.
 
     Args:
         encoder: config of the generator that hides tokens from the encoder.
@@ -242,7 +241,7 @@ class DualMasking:
         return grid.num_tokens - self.decoder.num_hidden(grid)
 
     def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
-        """-> Masks of ``batch_size`` rows; tokens stand in raster order."""
+        """-> Masks of ``batch_size`` rows, in raster order."""
         visible = self.encoder(batch_size, grid, device).visible
         decode = self.decoder(batch_size, grid, device).visible
         seen = torch.zeros(batch_size, grid.num_tokens, dtype=torch.bool, device=device).scatter(1, visible, True)
@@ -253,14 +252,14 @@ class DualMasking:
 class DirichletMasking:
     """Show a fixed number of tokens, shared out over the modalities at random (MultiMAE, arXiv:2204.01678, 3.1).
 
-    Each sample draws the modalities' shares from a Dirichlet distribution and shows so many random tokens of each. What
-    rounding, or a modality smaller than its share, leaves over or lacks is made up with tokens drawn from all.
+    Each sample draws the modalities' shares from a Dirichlet distribution, then random tokens of each. Random tokens of
+    all fix rounding errors, and replace the share that a small modality cannot fill.
 
     Args:
         num_visible: tokens of all modalities together that a sample shows.
-        alpha: concentration, of all modalities or of each by name. At 1 all shares are equally likely; small values
-            show mostly one modality, large ones all alike.
-        uniform_subsets: first draw, equally likely, which modalities take part.
+        alpha: concentration, one for all modalities or one for each by name. At 1 all shares are equally likely. Small
+            values show mostly one modality, large ones all equally.
+        uniform_subsets: first draw a subset of the modalities, uniformly.
     """
 
     def __init__(self, *, num_visible: int, alpha: float | Mapping[str, float] = 1.0, uniform_subsets: bool = False):

@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import Grid, Masks, only_view, token_spans
+from omnimae.structures import Grid, Masks, only_view, token_spans, unknown_mode
 
 
 class _Encoded(NamedTuple):
@@ -79,7 +79,7 @@ class MultiMAE(BaseModel):
             return self.loss(clips, masks, shares)
         if mode == 'predict':
             return self.predict({name: only_view(clip) for name, clip in clips.items()}, masks)
-        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+        raise unknown_mode(mode)
 
     def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> list[Tensor]:
         """Draw the masks of the step and count, (tasks,), the samples that hide something of each (EpochTrainLoop)."""

@@ -1,8 +1,8 @@
 """A plain Vision Transformer over patches of several aligned modalities: the encoder of MultiMAE (arXiv:2204.01678).
 
-A *tokenizer* per modality turns patches into tokens; the blocks see the tokens of all modalities as one sequence, then
-a few global tokens. Nothing but the tokenizer tells modalities apart. Clips are (B, C, T, H, W) in every modality, an
-image has T=1, a map of classes is a clip of one channel of integers.
+A *tokenizer* per modality turns patches into tokens. The blocks see the tokens of all modalities as one sequence,
+followed by a few global tokens. Only the tokenizer distinguishes modalities. Clips are (B, C, T, H, W) in every
+modality. An image has T=1. A map of classes has one channel of integers.
 
 Legend: B batch, K visible tokens, N tokens of a modality, D width, G global tokens, P values of one patch, in the order
 (pt, ph, pw, c), grid (t, h, w).
@@ -39,8 +39,8 @@ from .vit import (
 def place_table(grid: Grid, dim: int) -> Tensor:
     """-> (1, N, dim) float32: MultiMAE's fixed positions, for clips too.
 
-    Those of a place are MAE's with rows before columns. Time step t adds what the 1-D sinusoids change from step 0 to
-    t, so an image meets exactly the published table, and so does the first step of a clip. (Our choice: there is no
+    In space they are MAE's with rows before columns. Time step t adds the 1-D sinusoids of t minus those of step 0. So
+    an image, and the first step of a clip, has exactly the published table. (This is our choice. There is no
     published model of several modalities of video.)
     """
     if dim % 4:
@@ -54,10 +54,10 @@ class Tokenizer(nn.Module):
     """Patches of one modality -> tokens with their positions.
 
     Attributes:
-        channels: values that a prediction of a pixel has.
-        in_channels: values that a pixel of a clip has; of a map of classes it is one.
-        resize_mode: how positions are interpolated to clips of another size.
-        input_classes: how many classes a map may have; None for what is no map of classes, or may have any.
+        channels: values of a predicted pixel.
+        in_channels: values of a pixel of the clip, 1 in a map of classes.
+        resize_mode: interpolation of positions to clips of another size.
+        input_classes: number of classes of a map. None for other modalities, and for maps with any classes.
     """
 
     channels: int
@@ -74,7 +74,7 @@ class Tokenizer(nn.Module):
         self.register_buffer('pos_embed', self.fixed_positions())
 
     def fixed_positions(self) -> Tensor:
-        """-> (1, N, D): the sinusoids that ``pos_embed`` begins with; a checkpoint may replace them."""
+        """-> (1, N, D): the initial sinusoids of ``pos_embed``. A checkpoint may replace them."""
         return place_table(self.grid, self.embed_dim)
 
     def patchify(self, clip: Tensor) -> tuple[Tensor, Grid]:
@@ -92,13 +92,13 @@ class Tokenizer(nn.Module):
 
 @MODELS.register_module()
 class PatchTokenizer(Tokenizer):
-    """A linear layer on the values of a patch: colours, depth and the like.
+    """A linear layer on the values of a patch, such as RGB or depth.
 
     Args:
-        embed_dim: the backbone fills it in.
-        channels: of the modality, 3 for colours, 1 for depth.
+        embed_dim: the backbone sets it.
+        channels: of the modality, 3 for RGB, 1 for depth.
         patch_size: (pt, ph, pw) pixels.
-        clip_size: (T, H, W) that the position table is made for; other sizes get it interpolated.
+        clip_size: (T, H, W) of the position table. It is interpolated for other sizes.
     """
 
     def __init__(
@@ -115,15 +115,15 @@ class PatchTokenizer(Tokenizer):
 
 @MODELS.register_module()
 class ClassMapTokenizer(Tokenizer):
-    """A learned vector for each pixel's class, then a linear layer on those of a patch: semantic maps.
+    """For semantic maps: a learned vector for each pixel's class, then a linear layer on those of a patch.
 
     Args:
-        embed_dim: the backbone fills it in.
-        num_classes: that a map tells apart, 133 in COCO's panoptic maps.
+        embed_dim: the backbone sets it.
+        num_classes: of the maps, 133 in COCO's panoptic maps.
         class_dim: width of the vector of a class.
-        padding_class: one class more, for pixels with none (255) or with one of a higher number; its vector is zero.
-        patch_size: (pt, ph, pw) pixels of the map; MultiMAE's maps have a quarter of the image's height and width.
-        clip_size: (T, H, W) of the map that the position table is made for.
+        padding_class: an extra class with a zero vector, for pixels without a class (255) or with a higher number.
+        patch_size: (pt, ph, pw) pixels of the map. MultiMAE's maps have a quarter of the image's height and width.
+        clip_size: (T, H, W) of the map, for the position table.
     """
 
     resize_mode = 'bilinear'
@@ -158,7 +158,7 @@ class ClassMapTokenizer(Tokenizer):
 
 
 class ModalTokens(NamedTuple):
-    """Tokens of all modalities of a batch, as the encoder leaves them.
+    """Output tokens of all modalities of a batch.
 
     Attributes:
         x: (B, N of all modalities + G, D), one modality after the other, the global tokens last.
@@ -173,7 +173,7 @@ class ModalTokens(NamedTuple):
         return self.x[:, token_spans(self.grids)[modality]]
 
     def maps(self, modality: str) -> Tensor:
-        """-> (B, D, t, h, w): the tokens of one modality where they stand."""
+        """-> (B, D, t, h, w): the tokens of one modality as a map."""
         return self.of(modality).transpose(1, 2).unflatten(2, self.grids[modality])
 
     @property
@@ -184,18 +184,17 @@ class ModalTokens(NamedTuple):
 
 @MODELS.register_module()
 class MultiModalViT(BaseModule):
-    """The encoder of MultiMAE (arXiv:2204.01678, section 3.2): tokenizers, blocks, by default no norm behind them.
+    """The encoder of MultiMAE (arXiv:2204.01678, section 3.2): tokenizers, blocks, by default no final norm.
 
-    Any subset of the modalities may be given; the order of tokens is that of ``tokenizers``, whatever the order of the
-    input.
+    Any subset of the modalities may be given, in any order. The order of tokens is that of ``tokenizers``.
 
     Args:
         tokenizers: modality -> config of its tokenizer.
         arch: 'small', 'base', 'large', 'huge' or 'giant': gives embed_dim, depth, num_heads and mlp_ratio where they
             are not given.
-        num_global_tokens: learned tokens behind those of the modalities, without positions.
-        drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
-        final_norm: LayerNorm on the output tokens, as a ViT has it and MultiMAE has not.
+        num_global_tokens: learned tokens after those of the modalities, without positions.
+        drop_path_rate: DropPath rate of the last block. It grows linearly from 0 at the first.
+        final_norm: LayerNorm on the output tokens. MultiMAE has none.
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
     """
 
@@ -241,7 +240,7 @@ class MultiModalViT(BaseModule):
 
     @property
     def input_classes(self) -> dict[str, int]:
-        """Modality -> how many classes its maps may have, where there is a limit."""
+        """Modality -> number of classes of its maps, where limited."""
         return {name: x.input_classes for name, x in self.tokenizers.items() if x.input_classes is not None}
 
     @property
@@ -251,7 +250,7 @@ class MultiModalViT(BaseModule):
 
     @property
     def grid(self) -> Grid:
-        """Of a lone clip, which is RGB, of the size that its positions are made for."""
+        """Of a lone clip, which is RGB, of the configured size."""
         return self._rgb.grid
 
     @property

@@ -1,4 +1,4 @@
-"""Between loader and model: moves a batch to the device and owns the pixel statistics."""
+"""Moves batches from the loader to the device, and owns the pixel statistics."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ MODEL_INPUTS = ('clips', 'modality', 'labels', 'masks', *STEP_INPUTS)
 class ClipPreprocessor(BaseDataPreprocessor):
     """Move a batch to the device, augment it in training, normalise pixels when asked.
 
-    The only place that knows mean and std. Without ``erasing`` and ``mixing`` clips stay uint8 RGB; with them those of
-    training become normalised, and with ``mixing`` labels become targets (B, classes). A floating clip counts as
-    normalised already.
+    The only owner of mean and std. Without ``erasing`` and ``mixing`` clips stay uint8 RGB. With them training clips
+    are normalised. With ``mixing`` labels become targets (B, classes). A floating clip counts as normalised.
 
     Args:
         mean, std: per RGB channel, of pixels in 0..1.
         erasing: config of a `RandomErasing`.
         mixing: config of a `MixupCutMix`, which follows the erasing.
-        num_classes: of the model; the Classifier says it.
+        num_classes: of the model. The Classifier sets it.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class ClipPreprocessor(BaseDataPreprocessor):
         return inputs
 
     def move(self, data: Batch) -> dict:
-        """What the model takes of a batch, on its device; labels are checked on the host, before."""
+        """The model's inputs in a batch, on its device. Labels are checked on the host first."""
         if self.num_classes is not None and _is_on_host(data.get('labels')):
             _check_labels(data, self.num_classes)
         return self.cast_data({key: value for key, value in with_clips(data).items() if key in MODEL_INPUTS})
@@ -105,12 +104,12 @@ class ClipPreprocessor(BaseDataPreprocessor):
 
 
 def _is_on_host(tensor: Tensor | None) -> bool:
-    """Whether there are values to check. Those on the device were checked on their way, and to read them waits."""
+    """Whether there are values to check. Those on the device are checked already, and reading them would wait."""
     return tensor is not None and tensor.device.type == 'cpu'
 
 
 def _check_labels(data: Batch, num_classes: int) -> None:
-    # Before they go to the GPU, where a wrong one ends the process with an assertion that names nothing.
+    # On a GPU a wrong one ends the process with an assertion that names no sample.
     for name, label in zip(data['ids'], data['labels'].tolist(), strict=True):
         if not 0 <= label < num_classes:
             raise ValueError(
@@ -121,15 +120,15 @@ def _check_labels(data: Batch, num_classes: int) -> None:
 
 @MODELS.register_module()
 class MultiModalPreprocessor(BaseDataPreprocessor):
-    """Move a batch of several modalities, or of lone clips, which are RGB, to the device, normalise each when asked.
+    """Move a batch of several modalities to the device, normalise each when asked. A lone clip is RGB.
 
     Args:
-        modalities: name -> config of what normalises it; one without, such as a map of classes, stays as it is.
-        num_classes: that labels, or pixels of the target, may have; a Classifier or a DensePredictor says it.
-        target: the model predicts the target of a batch; a DensePredictor says it.
+        modalities: name -> config of its preprocessor. One without, such as a map of classes, stays as it is.
+        num_classes: of labels, or of pixels of the target. A Classifier or a DensePredictor sets it.
+        target: whether the model predicts the target of a batch. A DensePredictor sets it.
 
     Attributes:
-        input_classes: modality -> how many classes its maps may have, where there is a limit; the model fills it in.
+        input_classes: modality -> number of classes of its maps, where limited. The model sets it.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
     def move(self, data: Batch) -> dict:
         """A batch of the loader -> the arguments of the model's ``forward``, on its device, checked on the host before.
 
-        Labels go to a model that tells classes apart, the target to one that predicts it; others need not know of them.
+        Only a model with classes gets labels. Only a model that predicts it gets the target.
         """
         data = with_clips(data)
         keys = ['clips', 'masks', *STEP_INPUTS]
@@ -178,7 +177,7 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
                     )
 
     def _check_target(self, data: Batch) -> None:
-        # Before they go to the GPU, where a wrong one ends the process with an assertion that names nothing.
+        # On a GPU a wrong one ends the process with an assertion that names no sample.
         for name, target in zip(data['ids'], data['target'], strict=True):
             wrong = (target >= self.num_classes) & (target != UNKNOWN_CLASS)
             if wrong.any():
@@ -201,14 +200,14 @@ class MultiModalPreprocessor(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class DepthPreprocessor(nn.Module):
-    """Standardise depth by what lies between its extremes (MultiMAE, arXiv:2204.01678, section 4).
+    """Standardise depth with trimmed statistics (MultiMAE, arXiv:2204.01678, section 4).
 
-    The mean and deviation are those of each clip's values without its nearest and farthest. Negative values stand for
-    depth that is not known: they do not count, and become 0. (In the release's segmentation, pixels that are marked as
-    invalid count in mean and deviation before they become 0; in its depth estimation they do not.)
+    Mean and std are of each clip's values without its nearest and farthest. Negative values are unknown depth. They do
+    not count, and become 0. (In the release's segmentation invalid pixels count in mean and std before they become 0.
+    In its depth estimation they do not.)
 
     Args:
-        trim: share of the values that is left out at either end.
+        trim: share of the values that is left out at each end.
     """
 
     eps = 1e-6  # on the variance, of depth in 0..1
@@ -222,13 +221,13 @@ class DepthPreprocessor(nn.Module):
     def normalize(self, clip: Tensor) -> Tensor:
         """(B, 1, T, H, W) -> the same, standardised.
 
-        A floating clip counts as that already; uint8 and int16 hold 8 bits of depth, other integers 16.
+        A floating clip counts as standardised. uint8 and int16 hold 8 bits of depth, other integers 16.
         """
         if clip.is_floating_point():
             return clip
         depth = clip / 2 ** (8 if clip.dtype in (torch.uint8, torch.int16) else 16)
         known = (clip >= 0).flatten(1)
-        values = depth.flatten(1).masked_fill(~known, torch.inf).sort(1).values  # what is not known comes last
+        values = depth.flatten(1).masked_fill(~known, torch.inf).sort(1).values  # unknown ones come last
         count = known.sum(1, keepdim=True).double()
         place = torch.arange(values.shape[1], device=values.device)
         kept = (place >= (self.trim * count).long()) & (place < ((1 - self.trim) * count).long())

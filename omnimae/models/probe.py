@@ -13,23 +13,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first, pooled_views, without_autocast
+from omnimae.structures import is_first, pooled_views, unknown_mode, without_autocast
 
 from .backbone import build_backbone
 
 
 @MODELS.register_module()
 class FrozenBackbone(BaseModel):
-    """A backbone that is only looked at: features of images and clips, for k-NN and for files of features.
+    """Features of images and clips of a frozen backbone, for k-NN and for files of features.
 
-    Nothing of it is trained: no gradient, DropPath off, whatever mode the model is in.
+    It has no gradient and no DropPath, also in training mode.
 
     Args:
         backbone: config of the encoder.
-        norm: 'token' normalises each token by the backbone's final norm, where its config has one, and averages then:
-            what pretraining leaves (the release's feature ``last_patch_avg``). 'pooled' averages and normalises then:
-            what a fine-tuned Classifier has in front of its head, with the norm of its checkpoint. None only averages:
-            the tokens that a DensePredictor's head reads.
+        norm: 'token' normalises each token by the backbone's final norm, if it has one, then averages. Use it after
+            pretraining (the release's ``last_patch_avg``). 'pooled' averages, then normalises by the checkpoint's norm.
+            Use it for the features of a fine-tuned Classifier. None only averages, for those of a DensePredictor.
         data_preprocessor: config of the ClipPreprocessor.
     """
 
@@ -50,7 +49,7 @@ class FrozenBackbone(BaseModel):
         self.backbone.eval()
 
     def train(self, mode: bool = True) -> FrozenBackbone:
-        """Set the mode of what is on top of the backbone; the backbone stays as in evaluation."""
+        """Set the mode of all but the backbone, which stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -77,9 +76,9 @@ class FrozenBackbone(BaseModel):
 class FeatureNorm(_NormBase):
     """Batch normalisation of features, without scale and shift, over the batches of all ranks.
 
-    MAE (arXiv:2111.06377, appendix A) has each rank use its own batch, and the averages of rank 0. Features carry no
-    gradient, so the statistics of all ranks cost two sums, and any number of ranks gives the same. It is no
-    ``nn.BatchNorm1d`` for those who replace, or refuse, norms that see one rank.
+    In MAE (arXiv:2111.06377, appendix A) each rank uses its own batch, and the averages are those of rank 0. Features
+    have no gradient, so statistics of all ranks cost two sums. The result is the same for any number of ranks. It is no
+    ``nn.BatchNorm1d``, so that code which replaces or refuses per-rank norms leaves it alone.
     """
 
     # None in some batch norms, never in this one
@@ -92,7 +91,7 @@ class FeatureNorm(_NormBase):
         super().__init__(num_features, eps=1e-6, affine=False)
 
     def forward(self, x: Tensor, num_samples: int | None = None) -> Tensor:
-        """(B, D) without gradient -> (B, D). A single sample, which has no variance, is normalised as in evaluation.
+        """(B, D) without gradient -> (B, D). A single sample has no variance and is normalised as in evaluation.
 
         ``num_samples``: of all ranks together; by default each has B.
         """
@@ -137,12 +136,12 @@ class LinearProbe(FrozenBackbone):
     ):
         preprocessor = dict(data_preprocessor or dict(type='ClipPreprocessor'), num_classes=num_classes)
         super().__init__(backbone=backbone, norm=norm, data_preprocessor=preprocessor, init_cfg=init_cfg)
-        # not in FrozenBackbone, which would have nothing left to train: DDP refuses such a model, in testing too
+        # not in FrozenBackbone: DDP refuses a model without trained parameters, in testing too
         for part in (self.backbone, self.norm):
             part.requires_grad_(False)
         dim = self.backbone.embed_dim
         linear = nn.Linear(dim, num_classes)
-        # keys below ``head.``, so that a checkpoint of the probe serves wherever its backbone is wanted
+        # keys below ``head.``, so that the backbone of a probe's checkpoint loads anywhere
         self.head = nn.Sequential(FeatureNorm(dim), linear)
         nn.init.trunc_normal_(linear.weight, std=head_init_std)
         nn.init.zeros_(linear.bias)
@@ -155,7 +154,7 @@ class LinearProbe(FrozenBackbone):
         mode: str = 'loss',
         features: Tensor | None = None,
     ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict', of clips or of what `begin_step` made of them.
+        """What MMEngine calls: ``mode`` 'loss' or 'predict', of clips or of the features of `begin_step`.
 
         The modality is not used.
         """
@@ -169,7 +168,7 @@ class LinearProbe(FrozenBackbone):
             logits = self.logits(clip)
             rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
             return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
-        raise ValueError(f"mode={mode!r} is unknown. Choose 'loss' or 'predict'.")
+        raise unknown_mode(mode)
 
     def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> None:
         """Replace the clips by their features, normalised over the whole step: one update of the averages for each."""
@@ -177,11 +176,11 @@ class LinearProbe(FrozenBackbone):
         counted = torch.cat([x[:size] for x, size in zip(features, sizes, strict=True)])
         normalised = self.head[0](counted, num_samples).split(list(sizes))
         for batch, raw, x, size in zip(batches, features, normalised, sizes, strict=True):
-            batch['features'] = x if size else raw  # which do not count
+            batch['features'] = x if size else raw  # raw ones do not count
             del batch['clips']
 
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': right answers, in percent}."""
+        """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': accuracy in percent}."""
         return self._loss(self.logits(clip).squeeze(1), labels)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:

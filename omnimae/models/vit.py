@@ -1,8 +1,8 @@
 """A plain Vision Transformer over spatio-temporal patches of images and videos.
 
-The encoder of OmniMAE (arXiv:2206.08356, section 3.1) and of VideoMAE: pre-norm blocks, fixed sinusoidal positions;
-with options also that of MAE (class token, 2-D positions) and of MAE-ST (learned positions). An image is a clip of one
-frame.
+The encoder of OmniMAE (arXiv:2206.08356, section 3.1) and of VideoMAE has pre-norm blocks and fixed sinusoidal
+positions. Options give that of MAE (class token, 2-D positions) and of MAE-ST (learned positions). An image is a clip
+of one frame.
 
 Legend: B batch, C channels, T frames, H W pixels, (t, h, w) grid, N = t*h*w tokens, K visible tokens, D width,
 P pixels of one patch, in the order (pt, ph, pw, c).
@@ -41,7 +41,7 @@ ARCHITECTURES = {
 
 
 def patchify(clip: Tensor, patch_size: Size3) -> tuple[Tensor, Grid]:
-    """(B, C, T, H, W) -> (B, N, P) and the grid; a clip of one frame gives patches of one frame, P = ph*pw*C."""
+    """(B, C, T, H, W) -> (B, N, P) and the grid. For a clip of one frame P = ph*pw*C."""
     if clip.dim() != 5:
         raise ValueError(f'Clips have the shape (B, C, T, H, W), images T=1; got {tuple(clip.shape)}.')
     batch, channels, frames, height, width = clip.shape
@@ -62,9 +62,9 @@ def sinusoid_table(num_positions: int, dim: int) -> Tensor:
 
 
 def sinusoid_table_2d(grid: Grid, dim: int) -> Tensor:
-    """-> (1, h*w, dim) float32: MAE's table; the first half of the channels tells the column, the second the row.
+    """-> (1, h*w, dim) float32: MAE's table. The first half of the channels is for the column, the second for the row.
 
-    Each half has sines, then cosines, of the place times 10000^(-i / (dim/4)).
+    Each half has sines, then cosines, of the index times 10000^(-i / (dim/4)).
     """
     if grid.t != 1 or dim % 4:
         raise ValueError(
@@ -87,8 +87,8 @@ def fixed_table(positions: str, grid: Grid, dim: int) -> Tensor:
 def resize_positions(table: Tensor, source: Grid, target: Grid, mode: str = 'bicubic') -> Tensor:
     """(1, N, D) made for ``source`` -> (N', D) for ``target``.
 
-    An image takes the first temporal slice, as the release does; another number of tubelets is interpolated linearly
-    in time, another image size in space (both as VideoMAE does), by ``mode``.
+    An image takes the first time slice, as in the release. Another number of tubelets is interpolated linearly in time,
+    another image size in space by ``mode``, both as in VideoMAE.
     """
     if target == source:
         return table[0]
@@ -105,17 +105,17 @@ def resize_positions(table: Tensor, source: Grid, target: Grid, mode: str = 'bic
 
 
 def learned_table(num_positions: int, dim: int) -> nn.Parameter:
-    """-> (1, num_positions, dim): small random numbers to begin with, as in MAE-ST."""
+    """-> (1, num_positions, dim): initially truncated normal with std 0.02, as in MAE-ST."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_positions, dim), std=0.02))
 
 
 class PositionedModule(BaseModule):
-    """What encoder and decoder share: the positions of their tokens, made for one grid and resized to any other.
+    """Positions of tokens, of encoders and decoders. They are made for one grid and resized to any other.
 
-    Fixed ones are a buffer ``pos_embed`` (1, N, D). Learned ones are parameters: ``pos_embed`` of each token, or, with
-    'separable', ``pos_embed_space`` (1, h*w, D) and ``pos_embed_time`` (1, t, D), whose sum it is (MAE-ST,
-    arXiv:2205.09113). They have one for the class token, too, ``pos_embed_cls`` (1, 1, D), whose fixed one is zero.
-    Fixed ones may be where training begins: then they are parameters as well, that of the class token too.
+    Fixed positions are a buffer ``pos_embed`` (1, N, D). Learned ones are parameters: ``pos_embed`` of each token, or
+    with 'separable' ``pos_embed_space`` (1, h*w, D) plus ``pos_embed_time`` (1, t, D) (MAE-ST, arXiv:2205.09113).
+    The class token has a learned ``pos_embed_cls`` (1, 1, D), or zero if positions are fixed. With ``trained`` fixed
+    positions are parameters that start from the sinusoids, that of the class token too.
     """
 
     pos_embed: Tensor
@@ -124,7 +124,7 @@ class PositionedModule(BaseModule):
     pos_embed_cls: Tensor
 
     def make_positions(self, positions: str, grid: Grid, dim: int, *, cls_token: bool, trained: bool = False) -> None:
-        """Register 'sincos1d', 'sincos2d', 'learned' or 'separable' ones; fixed ones are trained on demand."""
+        """Register positions 'sincos1d', 'sincos2d', 'learned' or 'separable'. ``trained`` trains fixed ones."""
         if positions not in POSITIONS:
             raise ValueError(f'positions={positions!r} is unknown. Choose from {", ".join(POSITIONS)}.')
         self.positions, self.grid = positions, grid
@@ -144,7 +144,7 @@ class PositionedModule(BaseModule):
             self.pos_embed_cls = nn.Parameter(torch.zeros(1, 1, dim))
 
     def fixed_positions(self) -> Tensor | None:
-        """-> (1, N, D): the sinusoids that ``pos_embed`` begins with, for a checkpoint to replace; None if learned."""
+        """-> (1, N, D): the initial sinusoids, which a checkpoint may replace. None if learned."""
         if self.positions in ('learned', 'separable'):
             return None
         return fixed_table(self.positions, self.grid, self.pos_embed.shape[2])
@@ -163,7 +163,7 @@ class PositionedModule(BaseModule):
 
 
 def xavier_linear(module: nn.Module) -> None:
-    """Initialise every linear layer below: Xavier-uniform weight, zero bias (both halves of the release do)."""
+    """Initialise every linear layer in the module: Xavier-uniform weight, zero bias (as in the release)."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -172,7 +172,7 @@ def xavier_linear(module: nn.Module) -> None:
 
 
 def xavier_attention(module: nn.Module) -> None:
-    """Initialise the fused projections of every attention below as separate ones: Xavier-uniform weight of each."""
+    """Initialise queries, keys and values of every attention as separate layers with Xavier-uniform weights."""
     for attention in module.modules():
         if isinstance(attention, Attention):
             for weight in attention.qkv.weight.data.chunk(3):
@@ -193,7 +193,7 @@ class PatchEmbed(nn.Module):
             nn.init.xavier_uniform_(self.weight.view(embed_dim, -1))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(B, K, P) -> (B, K, D). Patches of one frame stand for that frame repeated over the tubelet."""
+        """(B, K, P) -> (B, K, D). Patches of one frame mean that frame repeated over the tubelet."""
         kernel = self.weight
         if patches.shape[-1] != kernel[0].numel():
             kernel = kernel.sum(2, keepdim=True)
@@ -203,8 +203,8 @@ class PatchEmbed(nn.Module):
 class QVBiasedLinear(nn.Linear):
     """Queries, keys and values, of which the keys have no bias.
 
-    Their third of ``bias`` has no effect and no gradient; it is there so that weights fit other models. (A softmax over
-    keys is the same whatever it is, but an optimizer would follow the noise of its gradient.)
+    Their third of ``bias`` has no effect and no gradient. It exists so that weights fit other models. (It would not
+    change the softmax over keys, but an optimizer would follow the noise of its gradient.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """(B, K, D) -> (B, K - first, D): every token is attended to, those from ``first`` on are answered."""
+        """(B, K, D) -> (B, K - first, D): queries from ``first`` on, keys and values of all tokens."""
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # gradients are stacked as the linear layer has them
@@ -266,7 +266,7 @@ class Block(nn.Module):
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor, *, grad_checkpointing: bool, first: int = 0) -> Tensor:
-    """(B, K, D) -> (B, K - first, D) through all blocks; the last one leaves out tokens whose output nobody reads.
+    """(B, K, D) -> (B, K - first, D) through all blocks. The last block outputs only tokens from ``first`` on.
 
     Checkpointing recomputes activations in the backward pass.
     """
@@ -327,7 +327,7 @@ class Sizes(NamedTuple):
         return cls(embed_dim, depth, num_heads, ratio if mlp_ratio is None else mlp_ratio)
 
     def blocks(self, *, qkv_bias: bool | str, drop_path_rate: float) -> nn.ModuleList:
-        """Make the blocks; the DropPath rate grows linearly to that of the last."""
+        """The blocks. DropPath grows linearly to the rate of the last."""
         return nn.ModuleList(
             Block(
                 self.embed_dim,
@@ -349,20 +349,19 @@ class SpatioTemporalViT(PositionedModule):
             are not given.
         qkv_bias: a bias for queries, keys and values; 'qv' leaves out that of the keys, as VideoMAE does.
         patch_size: (pt, ph, pw) pixels of a tubelet.
-        clip_size: (T, H, W) that the position table is made for. Clips of other sizes are accepted: their positions
-            are interpolated from it.
-        positions: 'sincos1d', over the number of the token; 'sincos2d', MAE's, for one time slice; 'learned', for every
-            token; 'separable', learned for places and for time slices, as in MAE-ST.
-        cls_token: a learned token before those of the clip, with a position of its own where these are learned;
-            `encode` gives it, `forward` does not.
-        pool: what `pooled` gives, the 'mean' over the tokens of the clip, or 'cls', the class token.
-        train_positions: train fixed positions, too, from the sinusoids on, as MAE's fine-tuning does.
-        xavier_patch_embed: begin with a Xavier-uniform patch embedding, as OmniMAE and MAE do; False takes that of
-            PyTorch's convolution, as VideoMAE does.
-        separate_qkv_init: draw the first weights of queries, keys and values as those of three layers, as MAE-ST does,
-            whose layers they are; False draws those of one, as OmniMAE, MAE and VideoMAE do.
-        drop_path_rate: DropPath rate of the last block; it grows linearly from 0 at the first.
-        final_norm: LayerNorm on the output tokens. Pretraining has it; a classifier normalises after pooling instead.
+        clip_size: (T, H, W) of the position table. It is interpolated for clips of other sizes.
+        positions: 'sincos1d' over the token's number, 'sincos2d' as in MAE for one time slice, 'learned' for every
+            token, or 'separable', learned in space and time, as in MAE-ST.
+        cls_token: a learned token before those of the clip, with a learned position if positions are learned. `encode`
+            returns it, `forward` does not.
+        pool: what `pooled` returns, the 'mean' over the tokens of the clip, or 'cls', the class token.
+        train_positions: train fixed positions, starting from the sinusoids, as in MAE's fine-tuning.
+        xavier_patch_embed: initialise the patch embedding Xavier-uniform, as OmniMAE and MAE do. False uses PyTorch's
+            default of a convolution, as VideoMAE does.
+        separate_qkv_init: initialise queries, keys and values as three layers, as MAE-ST does. False initialises them
+            as one, as OmniMAE, MAE and VideoMAE do.
+        drop_path_rate: DropPath rate of the last block. It grows linearly from 0 at the first.
+        final_norm: LayerNorm on the output tokens, for pretraining. A classifier normalises after pooling instead.
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
     """
 
