@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# How slurm_train.sh and slurm_test.sh make a job. They source this, with the arguments PARTITION JOB ... of their own.
+# Makes a job for slurm_train.sh and slurm_test.sh, which source this with their arguments PARTITION JOB ...
 PARTITION=$1
 JOB=$2
 
-# The words of a variable into the array `words`, as a shell reads them, quotes included, but nothing is expanded.
+# Split a variable into the array `words` as a shell does, with quotes but without expansion.
 split() {
     local text
     if ! text=$(xargs -rn1 printf '%s\n' <<<"${!1:-}"); then
@@ -18,7 +18,7 @@ srun_args=(${words[@]+"${words[@]}"})
 split SBATCH_ARGS
 sbatch_args=(${words[@]+"${words[@]}"})
 
-# The value of a job: of the one alone, where it is that by whose number its whole array is shown, too.
+# One value of a job. The number of an array's job also shows the whole array.
 value() { # JOB KEY
     scontrol --oneliner show job "$1" | sed -n "/^JobId=$1 /s/.* $2=\([^ ]*\).*/\1/p"
 }
@@ -26,8 +26,7 @@ seconds() { # [DAYS-]HOURS:MINUTES:SECONDS
     awk -F '[-:]' '{ print (NF > 3) * $1 * 86400 + $(NF - 2) * 3600 + $(NF - 1) * 60 + $NF }' <<<"$1"
 }
 
-# Within an allocation the defaults are what was allocated: its tasks, or a rank for each GPU. More on a node than there
-# are in all would be too many.
+# Within an allocation the defaults are its tasks, or a rank for each GPU.
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
     nodes=${SLURM_JOB_NUM_NODES:-1}
     GPUS=${GPUS:-${SLURM_NTASKS:-$((${SLURM_GPUS_ON_NODE:-1} * nodes))}}
@@ -43,17 +42,17 @@ resources=(
     ${PARTITION:+--partition "$PARTITION"} --job-name "$JOB"
     --ntasks "$GPUS" --ntasks-per-node "$per_node" ${cpus:+--cpus-per-task "$cpus"}
 )
-# Clusters without GPUs refuse --gres; a step has what its allocation has; and GPUs may be asked for in other ways.
+# No --gres on clusters without GPUs, in an allocation, or if other arguments request GPUs.
 if [[ -z ${SLURM_JOB_ID:-} && ! " ${srun_args[*]-} ${sbatch_args[*]-}" =~ \ (--gres|--gpus|-G) ]]; then
     if ! gres=$(sinfo --noheader --format %G ${PARTITION:+--partition "$PARTITION"} 2>/dev/null) || [[ $gres == *gpu* ]]; then
         resources+=(--gres "gpu:$per_node")
     fi
 fi
 
-# BATCH=1: submit the script that sources this, as it was called, and leave.
+# BATCH=1: submit the calling script with its arguments, and exit.
 if [[ -n ${BATCH:-} && -z ${SLURM_JOB_ID:-} ]]; then
     logs=work_dirs/slurm
-    mkdir -p "$(dirname "$logs/$JOB")" # Slurm makes no folders, and ends a job that has none for its log
+    mkdir -p "$(dirname "$logs/$JOB")" # Slurm makes no folders, and ends a job without a folder for its log
     number=$(sbatch --parsable "${resources[@]}" --requeue --open-mode append --signal USR1@120 \
         --output "$logs/$JOB-%j.log" ${sbatch_args[@]+"${sbatch_args[@]}"} \
         <<<"#!/usr/bin/env bash"$'\n'"exec bash $(printf '%q ' "$0" "$@")")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test on a Slurm cluster:  bash tools/slurm_test.sh PARTITION JOB CONFIG CHECKPOINT [arguments of test.py]
-# The environment is that of slurm_train.sh. TOOL=extract_features.py in it: that tool in place of test.py.
+# Environment variables as of slurm_train.sh. TOOL=extract_features.py runs that tool instead of test.py.
 set -euo pipefail
 if (($# < 4)); then
     sed -n '2,3s/^# //p' "$0" >&2

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster:  bash tools/slurm_train.sh PARTITION JOB CONFIG [arguments of train.py]
-# It waits for the job (srun). BATCH=1 submits it instead (sbatch); its log is work_dirs/slurm/JOB-NUMBER.log. In a batch
-# script or an allocation of your own it is a step of that.
-# From the environment: GPUS (all of them, 8), GPUS_PER_NODE (8), CPUS_PER_TASK (12); SRUN_ARGS and SBATCH_ARGS (further
-# arguments, such as SBATCH_ARGS='--time 24:00:00 --qos long --comment "two words"'); and all that Slurm reads itself.
-# A run that is preempted, comes to its time limit or gets SIGUSR1 saves and is queued again with --resume. BATCH=1 has
-# the signal sent 120 s before the limit; elsewhere say so: SRUN_ARGS='--time 24:00:00 --signal USR1@120'. An error ends
-# the job, and so does scancel (exit code 143).
+# It waits for the job (srun). BATCH=1 submits it instead (sbatch), with the log work_dirs/slurm/JOB-NUMBER.log. In your
+# own batch script or allocation it is a step.
+# Environment: GPUS (in all, 8), GPUS_PER_NODE (8), CPUS_PER_TASK (12), SRUN_ARGS and SBATCH_ARGS (more arguments, such
+# as SBATCH_ARGS='--time 24:00:00 --qos long --comment "two words"'), and Slurm's own variables.
+# After preemption, at the time limit and after SIGUSR1 a run saves and is queued again with --resume. BATCH=1 requests
+# the signal 120 s before the limit. Otherwise add SRUN_ARGS='--time 24:00:00 --signal USR1@120'. An error ends the job,
+# and so does scancel (exit code 143).
 set -euo pipefail
 if (($# < 3)); then
     sed -n '2,9s/^# //p' "$0" >&2
