@@ -1,4 +1,4 @@
-"""Build the site in build/site: `python docs/build.py`, after `pip install '.[docs]'`; `--serve` shows it as you write.
+"""Build the site in build/site: `python docs/build.py`, after `pip install '.[docs]'`. `--serve` shows it, with search.
 
 The pages are those of the repository, which GitHub shows, too: README, docs/, configs/README. They are laid out in
 build/pages, where Zensical reads them. Each linked source, such as a config, gets a page. Docstrings take the places of
@@ -8,7 +8,6 @@ the tables in docs/api/. A warning is an error.
 from __future__ import annotations
 
 import argparse
-import ast
 import posixpath
 import re
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ROOT / 'build' / 'pages'
+PAGES, SITE = ROOT / 'build' / 'pages', ROOT / 'build' / 'site'
 TEXTS = ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'docs/**/*.md', 'configs/README.md', 'benchmarks/results/*.md')
 PICTURES = ('docs/images/*', 'docs/site.css', 'benchmarks/results/*.png')
 SOURCES = ('.py', '.sh', '.yaml', '.json')
@@ -43,14 +42,8 @@ def page(path: str, text: str, sources: set[str]) -> str:
             sources.add(target)
         return posixpath.relpath(place(target), posixpath.dirname(place(path)) or '.')
 
-    text = LINK.sub(link, text)
-    return REFERENCE.sub(lambda match: '\n\n'.join(f'::: {name}' for name in match[1].split()), text)
-
-
-def source_page(path: str, text: str) -> str:
-    """A source: its docstring, then all of it."""
-    about = ast.get_docstring(ast.parse(text)) if path.endswith('.py') else None
-    return f'# {path}\n\n{(about or "").replace("``", "`")}\n\n```{path.rpartition(".")[2]}\n{text}```\n'
+    text = REFERENCE.sub(lambda match: '\n\n'.join(f'::: {name}' for name in match[1].split()), text)
+    return LINK.sub(link, text)
 
 
 def found(patterns: Iterable[str]) -> list[str]:
@@ -64,7 +57,8 @@ def lay_out() -> None:
     shutil.rmtree(PAGES, ignore_errors=True)
     sources: set[str] = set()
     pages = {path: page(path, (ROOT / path).read_text(), sources) for path in found(TEXTS)}
-    pages |= {path: source_page(path, (ROOT / path).read_text()) for path in sorted(sources)}
+    for path in sorted(sources):
+        pages[path] = f'# {path}\n\n```{path.rpartition(".")[2]}\n{(ROOT / path).read_text()}```\n'
     for path, text in pages.items():
         (PAGES / place(path)).parent.mkdir(parents=True, exist_ok=True)
         (PAGES / place(path)).write_text(text)
@@ -76,11 +70,13 @@ def lay_out() -> None:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description='Build the site in build/site.')
-    parser.add_argument('--serve', action='store_true', help='show it at http://localhost:8000')
+    parser.add_argument('--serve', action='store_true', help='show it at http://127.0.0.1:8000, where its search works')
     args = parser.parse_args()
     lay_out()
-    words = ['serve'] if args.serve else ['build', '--clean', '--strict']
-    return subprocess.call([sys.executable, '-m', 'zensical', *words], cwd=ROOT)
+    code = subprocess.call([sys.executable, '-m', 'zensical', 'build', '--clean', '--strict'], cwd=ROOT)
+    if args.serve and not code:
+        code = subprocess.call([sys.executable, '-m', 'http.server', '-d', str(SITE), '-b', '127.0.0.1'])
+    return code
 
 
 if __name__ == '__main__':
