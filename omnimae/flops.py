@@ -1,4 +1,4 @@
-"""Arithmetic of a forward pass, counted by PyTorch as the model runs on the meta device.
+"""Arithmetic of a forward pass. PyTorch counts it while the model runs on the meta device.
 
 It counts the multiply-accumulates (MACs) of linear layers (the patch embedding is one), of convolutions, and of both
 products of attention. Norms, biases, GELU and softmax are not counted.

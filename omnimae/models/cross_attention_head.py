@@ -1,4 +1,4 @@
-"""The head of one task of MultiMAE (arXiv:2204.01678, section 3.3): a small decoder that asks all modalities' tokens.
+"""The head of one task of MultiMAE (arXiv:2204.01678, section 3.3): cross-attention to all tokens.
 
 Legend: B batch, K visible tokens of all modalities, G global tokens, N tokens of the predicted modality, D width of the
 encoder, d of the decoder, P values of one patch, in the order (pt, ph, pw, c).
@@ -47,16 +47,15 @@ class CrossAttention(nn.Module):
 class CrossAttentionHead(BaseModule):
     """Predicts every patch of one modality from the encoded visible tokens of all.
 
-    The predicted modality's tokens are the queries: the encoder's own where it saw them, mask tokens elsewhere. They
-    attend once to everything the encoder saw, then to one another.
+    The queries are the tokens of the predicted modality: encoded ones where visible, mask tokens elsewhere. They attend
+    once to all encoded tokens, then to one another.
 
     Args:
-        in_dim, patch_sizes, channels, grids: of the backbone, and of its tokenizers by modality; the model fills them
-            in.
-        modality: what is predicted; by default the model fills in the name of the task.
+        in_dim, patch_sizes, channels, grids: of the backbone, and of its tokenizers by modality. The model sets them.
+        modality: which one is predicted. By default the model sets the name of the task.
         error: 'mse', 'l1', or 'cross_entropy' for class maps.
-        target: a PixelTarget that makes the target of the patch; None takes the patch as it is, normalised.
-        embed_dim, depth, num_heads: of the decoder; ``depth`` counts the blocks behind the cross-attention.
+        target: a PixelTarget. None predicts the normalised patch itself.
+        embed_dim, depth, num_heads: of the decoder. ``depth`` counts the blocks after the cross-attention.
         float32: compute this decoder outside autocast, as the release does for class maps.
     """
 
@@ -97,7 +96,7 @@ class CrossAttentionHead(BaseModule):
         if isinstance(self.target, PixelTarget):
             self._check_pixel_target(self.target)
         self.float32 = float32
-        # of all modalities, that each finds its places there, whatever the length of its clips
+        # the largest of all modalities, so that it has positions for each
         self.grid = Grid(*map(max, zip(*grids.values(), strict=True)))
         self.mask_token = nn.Parameter(torch.zeros(1, embed_dim))
         self.register_buffer('pos_embed', self.fixed_positions())
@@ -133,7 +132,7 @@ class CrossAttentionHead(BaseModule):
             )
 
     def fixed_positions(self) -> Tensor:
-        """-> (1, N, d): the sinusoids that ``pos_embed`` begins with."""
+        """-> (1, N, d): the initial sinusoids of ``pos_embed``."""
         return place_table(self.grid, self.mask_token.shape[1])
 
     def forward(self, latent: Tensor, visible: Tensor, grids: Mapping[str, Grid], grid: Grid) -> Tensor:
@@ -167,14 +166,13 @@ class CrossAttentionHead(BaseModule):
         return self.pred(run_blocks(self.blocks, x, grad_checkpointing=False))
 
     def _places(self, modality: str, grid: Grid) -> Tensor:
-        """-> (N, d): what tells the tokens of a modality where they are, and whose."""
+        """-> (N, d): positions of the tokens of a modality, plus its embedding."""
         return self.modality_embed[modality] + resize_positions(self.pos_embed, self.grid, grid, 'bilinear')
 
     def errors(self, prediction: Tensor, patches: Tensor) -> Tensor:
         """(B, N, P), (B, N, P) normalised patches or classes -> (B, N): mean error of each token, in float32.
 
-        The patches of an image are one frame, which every frame of a predicted tubelet has to match. Pixels without a
-        class have no error.
+        An image has one frame, the target of every frame of the predicted tubelet. Pixels without a class have none.
         """
         prediction = prediction.float()
         if self.error == 'cross_entropy':

@@ -14,7 +14,7 @@ from omnimae.structures import Grid, Masks, only_view, token_spans, unknown_mode
 
 
 class _Encoded(NamedTuple):
-    """Clips cut into patches, what the encoder saw of them and made of that."""
+    """Patches of the clips, which of them are visible, and the encoder's output."""
 
     patches: dict[str, Tensor]  # (B, N, P) normalised, or classes
     grids: dict[str, Grid]
@@ -26,13 +26,13 @@ class _Encoded(NamedTuple):
 class MultiMAE(BaseModel):
     """MultiMAE (arXiv:2204.01678): one encoder of several modalities, a small decoder for each task.
 
-    Masks are over the tokens of all given modalities, one after the other in the order of the backbone's tokenizers:
-    every sample shows the encoder equally many tokens, but not equally many of each modality. Only ``visible`` counts:
-    every other token is predicted and scored.
+    Masks are over the concatenated tokens of all given modalities, in the order of the backbone's tokenizers. Every
+    sample has the same number of visible tokens, but not of each modality. Every token that is not ``visible`` is
+    predicted and scored.
 
     Args:
         backbone: config of a MultiModalViT.
-        head: task -> config of a CrossAttentionHead. A task is named after the modality that it predicts, or says it.
+        head: task -> config of a CrossAttentionHead. The task's name is the predicted modality, or the config has it.
         mask_generator: config of a DirichletMasking.
         data_preprocessor: config of a MultiModalPreprocessor.
         uncertainty: weigh the tasks with learned variances (arXiv:1705.07115): exp(-s) * loss + s.
@@ -99,9 +99,8 @@ class MultiMAE(BaseModel):
     ) -> dict[str, Tensor]:
         """Modality -> (B, C, T, H, W) -> {'loss', '<error>_<task>'}; draws masks unless given.
 
-        Of each sample the mean over the hidden tokens counts, then the mean over the samples that hide any. A task
-        whose modality is not given has no part in it. Given ``shares``, of those that have, the loss of each is
-        multiplied with its share.
+        A task's loss is the mean over the hidden tokens of a sample, then over the samples that hide any. Tasks whose
+        modality is not given are left out. ``shares`` are factors for the losses of the other tasks.
         """
         encoded = self._encode(clips, masks)
         tasks = self._tasks_of(encoded.grids)
@@ -147,7 +146,7 @@ class MultiMAE(BaseModel):
         ]
 
     def draw_masks(self, clips: Mapping[str, Tensor], device: torch.device | None = None, **_: Any) -> Masks:
-        """Masks of clips, on their device or another; what else ``forward`` takes is not used."""
+        """Masks of clips, on their device or another. Other arguments of ``forward`` are ignored."""
         clip = next(iter(clips.values()))
         return self.mask_generator(len(clip), self.backbone.grids_of(clips), device or clip.device)
 
@@ -156,7 +155,7 @@ class MultiMAE(BaseModel):
         return self.head[task]
 
     def grid_of(self, modality: str, grids: Mapping[str, Grid]) -> Grid:
-        """The grid of a modality, as it is, or as it has to be beside those that are given."""
+        """The grid of a modality. If it is not given, the one that fits the given modalities."""
         if modality in grids:
             return grids[modality]
         given, grid = next(iter(grids.items()))
