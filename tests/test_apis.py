@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, write_config, write_data
 
+import omnimae
 from omnimae.apis import (
     ZOO,
     ClassificationInferencer,
@@ -326,3 +329,26 @@ def test_the_zoo_is_the_nine_released_files():
         assert find_config(published.config).is_file()
         assert f'`{name}`' in table
         assert f'`{published.config}`' in table
+
+
+def test_predictions_of_a_run_are_a_table(data, config, checkpoint, tmp_path):
+    run, broken = tmp_path / 'run', tmp_path / 'broken, \u00e4.png'
+    run.mkdir()
+    broken.write_bytes(b'no image')
+    (run / 'config.py').write_text(f'_base_ = {str(config)!r}\n')
+    with pytest.raises(ValueError, match='it has config.py, and no checkpoint. Give the --out of omnimae finetune'):
+        omnimae.predict(broken, run)
+    shutil.copy(checkpoint, run / 'epoch_9_raw.safetensors')
+    (run / 'epoch_10_raw.safetensors').write_bytes(b'not looked at')
+    shutil.copy(checkpoint, run / 'best_accuracy_top1_epoch_2_raw.safetensors')
+    table = omnimae.predict([data / 'pictures', broken], run, tmp_path / 'new' / 'table.csv', device='cpu')
+    with table.open(newline='') as file:
+        rows = [*csv.DictReader(file)]
+    assert [*rows[0]] == ['input', 'class', 'score', 'class_2', 'score_2', 'error']  # two classes: no third to fifth
+    best = [result.guesses[0] for result in infer(config, checkpoint)(data / 'pictures')]
+    assert [(row['class'], row['score'], row['error']) for row in rows[:-1]] == [
+        (str(guess.label), f'{guess.probability:.6f}', '') for guess in best
+    ]
+    assert rows[-1]['input'] == str(broken)
+    assert not rows[-1]['class']
+    assert rows[-1]['error'] == 'not an image that Pillow reads'

@@ -38,6 +38,7 @@ ALLOWED = {
     'inputs': FLOOR | {'data'},
     'commands': FLOOR | {'config', 'engine'},
     # features as the frozen evaluation defines them
+    'predictions': FLOOR | {'apis', 'checkpoint', 'engine', 'inputs'},
     'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry

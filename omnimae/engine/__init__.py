@@ -4,7 +4,7 @@ from .compat import setup_environment
 from .devices import choose_device
 from .distributed import leave_distributed, setup_distributed
 from .extraction import digest, digest_of_data, frozen_features, frozen_model, write_features
-from .folder import claim_folder
+from .folder import claim_folder, find_run
 from .hooks import (
     BrokenFileHook,
     EarlyStoppingHook,
@@ -62,6 +62,7 @@ __all__ = [
     'digest_of_data',
     'dtype_of',
     'evaluating',
+    'find_run',
     'frozen_features',
     'frozen_model',
     'leave_distributed',

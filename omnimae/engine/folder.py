@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -110,6 +111,33 @@ def _move_aside(folder: Path, found: list[str], *, overwrite: bool) -> None:
         if path.name != LOCK and not path.name.startswith('replaced_'):
             path.rename(aside / path.name)
     print_log(f'The files of another run in {folder} are in {aside.name}/ now.', 'current', logging.WARNING)
+
+
+def find_run(folder: str | os.PathLike) -> tuple[Path, Path]:
+    """Find the config of a run and its weights: the best ones if the run kept them, else the last.
+
+    Raises:
+        ValueError: the folder has no config, several configs, or no checkpoint.
+    """
+    folder = Path(folder)
+    configs = sorted(path for path in folder.glob('*.py'))
+    configs = [folder / 'config.py'] if folder / 'config.py' in configs else configs
+    exports = sorted(folder.glob('*.safetensors'), key=_quality)
+    checkpoint = exports[-1] if exports else find_latest_checkpoint(str(folder))
+    if len(configs) != 1 or checkpoint is None:
+        found = ', '.join(path.name for path in configs) or 'no config'
+        raise ValueError(
+            f'{folder} is not the folder of one run that has saved a checkpoint: it has {found}, and '
+            f'{"no checkpoint" if checkpoint is None else Path(checkpoint).name}. Give the --out of omnimae finetune, '
+            'a work directory, or a config and a checkpoint.'
+        )
+    return configs[0], Path(checkpoint)
+
+
+def _quality(path: Path) -> tuple[bool, int, bool]:
+    """Best before last, late before early, averaged before raw: as they were validated."""
+    numbers = re.findall(r'\d+', path.stem)
+    return path.name.startswith('best_'), int(numbers[-1]) if numbers else -1, path.stem.endswith('_ema')
 
 
 def lock(folder: Path, option: str) -> None:

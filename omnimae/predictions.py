@@ -1,0 +1,78 @@
+"""From a run to a table: the classes of images and videos as CSV."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from omnimae.apis import Classification, ClassificationInferencer
+from omnimae.checkpoint import replacing
+from omnimae.engine import find_run
+from omnimae.inputs import Input
+
+TEXT = 'utf-8', 'surrogateescape'  # file names may be no text
+
+
+def predict(
+    inputs: Input | Sequence[Input],
+    model: str | os.PathLike,
+    out: str | os.PathLike = 'predictions.csv',
+    *,
+    checkpoint: str | os.PathLike | None = None,
+    topk: int = 5,
+    device: torch.device | str | None = None,
+    num_workers: int = 0,
+) -> Path:
+    """Write the classes of images and videos to a CSV file, see `write_predictions`.
+
+    Args:
+        inputs: paths, folders and arrays, see `list_inputs`.
+        model: folder of a fine-tuning, see `find_run`; or a config or a name in ``ZOO``, see `get_model`.
+        out: the file. One that exists is replaced.
+        checkpoint: weights to use instead of those that `find_run` chooses.
+        topk: classes of a row.
+        device: see `get_model`.
+        num_workers: processes that read files.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: no run, an input that does not exist, or a config that classifies nothing.
+    """
+    config = model
+    if Path(model).is_dir():
+        config, found = find_run(model)
+        checkpoint = checkpoint or found
+    classify = ClassificationInferencer(config, checkpoint, topk=topk, device=device, num_workers=num_workers)
+    write_predictions(classify.stream(inputs), out, classify.topk)
+    return Path(out)
+
+
+def write_predictions(results: Iterable[Classification], out: str | os.PathLike, topk: int = 5) -> int:
+    """Write a row for each input: ``input,class,score,class_2,score_2,...,error``.
+
+    ``input`` is the path as `list_inputs` gives it. ``class`` is the name of the most probable class, or its number if
+    the names are unknown. ``score`` is its probability. An input that cannot be read has no class and an ``error``.
+    Rows are written as they come, and the file appears when all are there.
+
+    Returns:
+        The number of inputs that could not be read.
+    """
+    columns = [f'{name}{"" if rank == 0 else f"_{rank + 1}"}' for rank in range(topk) for name in ('class', 'score')]
+    broken = 0
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as unfinished, unfinished.open('w', -1, *TEXT, newline='') as file:
+        table = csv.writer(file)
+        table.writerow(['input', *columns, 'error'])
+        for result in results:
+            broken += result.error is not None
+            cells = list[object]()
+            for label, name, probability in result.guesses:
+                cells += [label if name is None else name, f'{probability:.6f}']
+            table.writerow([result.input, *cells, *[''] * (len(columns) - len(cells)), result.error or ''])
+    return broken

@@ -1,0 +1,39 @@
+"""Classify images and videos with a fine-tuned model, and write a table.
+
+python tools/predict.py INPUT... --model RUN [--checkpoint FILE] [--out predictions.csv] [--topk K]
+
+RUN is the folder of a fine-tuning, such as the --out of finetune.py. It may also be a config; then give --checkpoint.
+Each row has the input, its class and score, the next classes, and the error of a file that cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import omnimae
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('inputs', nargs='+', metavar='input', help='images, videos, or folders of them')
+    parser.add_argument('--model', required=True, help='folder of a fine-tuning, or a config')
+    parser.add_argument('--checkpoint', help='path, URL or short name of the weights; default: the best of the folder')
+    parser.add_argument('--out', default='predictions.csv', help='the table; default: predictions.csv')
+    parser.add_argument('--topk', type=int, default=5, help='classes of a row; default: 5')
+    parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
+    parser.add_argument('--num-workers', type=int, default=0, help='processes that read files; default: 0')
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Predict."""
+    args = vars(parse_args(words))
+    print(omnimae.predict(args.pop('inputs'), **args))
+
+
+if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')  # file names may be no text
+    main()
