@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -64,6 +65,23 @@ def list_inputs(inputs: Input | Sequence[Input]) -> list[Item]:
         else:
             items += _path_items(Path(content))
     return items
+
+
+def output_names(inputs: Input | Sequence[Input]) -> dict[str, str]:
+    """Name of each `Item` -> a name for its outputs, such as 'a/1' for 'photos/a/1.jpg'. No two files have the same.
+
+    It is the path below the folder that holds all ``inputs``, without its ending. 'a/1.jpg' and 'a/1.png' keep theirs.
+    """
+    paths = [inputs] if isinstance(inputs, str | os.PathLike | np.ndarray) else inputs
+    files = {item.name: item.content for item in list_inputs(paths)}
+    given = [Path(os.path.abspath(path)) for path in paths if not isinstance(path, np.ndarray)]
+    folder = os.path.commonpath([path if path.is_dir() else path.parent for path in given]) if given else ''
+    whole = {
+        name: Path(os.path.relpath(content, folder) if isinstance(content, str) else name)
+        for name, content in files.items()
+    }
+    count = Counter([*whole.values(), *(path.with_suffix('') for path in whole.values() if path.suffix)])
+    return {name: str(path if count[short := path.with_suffix('')] > 1 else short) for name, path in whole.items()}
 
 
 def _array_item(name: str, array: np.ndarray) -> Item:

@@ -30,6 +30,7 @@ from omnimae.config import load_config
 from omnimae.data.datasets import VideoDataset
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.media.images import read_image
+from omnimae.inputs import output_names
 from omnimae.registry import MODELS
 
 # The videos of the tiny data, two clips of three crops each, tested beside the pictures.
@@ -318,6 +319,24 @@ def test_inference_needs_all_weights_and_a_classifier(config, checkpoint, data, 
     pretrain = write_config(tmp_path / 'pretrain.py', PRETRAIN, data)
     with pytest.raises(ValueError, match=r"model\.type='MaskedAutoencoder' classifies nothing"):
         infer(pretrain, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'names'),
+    [
+        (['in'], ['a/1.jpg', 'a/1.png', 'a/2', 'b/1']),
+        (['in/a', 'in/b/1.mp4'], ['a/1.jpg', 'a/1.png', 'a/2', 'b/1']),
+        (['in/a/1.png', 'in/a/2.jpg'], ['1', '2']),
+        (['in/b/1.mp4'], ['1']),
+        ([np.zeros((8, 8, 3), np.uint8)], ['inputs[0]']),
+    ],
+)
+def test_outputs_keep_the_names_of_inputs(inputs, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ('a/1.jpg', 'a/1.png', 'a/2.jpg', 'b/1.mp4'):
+        (tmp_path / 'in' / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'in' / file).touch()
+    assert [*output_names(inputs).values()] == names
 
 
 def test_the_zoo_is_the_nine_released_files():

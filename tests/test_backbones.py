@@ -118,7 +118,7 @@ def test_an_outside_backbone_goes_all_the_way(name, data, tmp_path, capsys):
 
     files = [str(data / 'pictures/a/0.png'), str(data / 'movies/0.mp4')]
     tool('visualize_reconstruction').main([str(config), str(weights), *files, '--out-dir', str(tmp_path / 'drawn')])
-    assert {path.suffix for path in (tmp_path / 'drawn').iterdir()} == {'.png', '.gif'}
+    assert {path.suffix for path in (tmp_path / 'drawn').rglob('*.*')} == {'.png', '.gif'}
     capsys.readouterr()
     tool('get_flops').main([str(config)])
     assert re.search(r'width 24, 2 blocks, .*clips of 4x32x32', capsys.readouterr().out)

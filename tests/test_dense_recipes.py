@@ -458,15 +458,18 @@ def test_predict_maps_writes_maps_and_pictures(small_runs, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location('predict_maps', CONFIGS.parent / 'tools' / 'predict_maps.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    (tmp_path / 'in').mkdir()
-    Image.fromarray(np.full((30, 50, 3), 99, np.uint8)).save(tmp_path / 'in' / 'a.png')
+    for image in ('a/1.png', 'a/1.webp', 'b/1.png'):
+        (tmp_path / 'in' / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((30, 50, 3), 99, np.uint8)).save(tmp_path / 'in' / image)
     (tmp_path / 'in' / 'b.png').write_bytes(b'nothing')
+    names = ['a/1.png.png', 'a/1.webp.png', 'b/1.png']
     for name, dtype in (('ade20k', np.uint8), ('depth-nyuv2', np.uint16)):
         config, weights = small_runs[name]
         out = tmp_path / name
         tool.main([str(config), str(weights), str(tmp_path / 'in'), '--out-dir', str(out), '--device', 'cpu'])
-        assert sorted(path.name for path in out.iterdir()) == ['0_a.png', '0_a_picture.png']
-        pixels = np.array(Image.open(out / '0_a.png'))
+        for folder in (out / 'maps', out / 'pictures'):
+            assert sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png')) == names
+        pixels = np.array(Image.open(out / 'maps' / 'b' / '1.png'))
         assert (pixels.shape, pixels.dtype) == ((30, 50), dtype)
     assert 'b.png: not an image' in capsys.readouterr().out
 

@@ -211,7 +211,7 @@ def test_pictures_of_an_image_and_a_video(pretrained: Path, quarter_root: Path, 
     command(
         *words, '--out-dir', tmp_path / 'out', output=tmp_path, env=environment(OMNIMAE_DATA=str(quarter_root.parent))
     )
-    assert {path.suffix for path in (tmp_path / 'out').iterdir()} == {'.png', '.gif'}
+    assert {path.suffix for path in (tmp_path / 'out').rglob('*.*')} == {'.png', '.gif'}
 
 
 @pytest.mark.parametrize(('golden', 'changes'), [(GOLDEN, ''), (GOLDEN_FINETUNE, FINETUNE_CHANGES)])

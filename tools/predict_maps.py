@@ -2,9 +2,9 @@
 
 python tools/predict_maps.py CONFIG CHECKPOINT INPUT... --out-dir D
 
-D gets a map of each image at its size, NUMBER_NAME.png: classes in 8 bits, or depth in 16, in the unit of the training
-data. NUMBER_NAME_picture.png shows image and map side by side. Both are upright, as the EXIF of the image says. To
-train with such maps, set ``aligned_as='upright'`` in the source, see `AlignedDataset`.
+D/maps gets a map of each image, with its name and at its size: classes in 8 bits, or depth in 16, in the unit of the
+training data. D/pictures shows image and map side by side. Both are upright, as the EXIF of the image says. To train
+with such maps, set ``aligned_as='upright'`` in the source, see `AlignedDataset`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from omnimae.apis import predict_maps
+from omnimae.inputs import output_names
 from omnimae.visualization.maps import map_picture
 from omnimae.visualization.sheets import Row, sheet
 
@@ -40,20 +41,20 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parse_args(words)
     init_default_scope('omnimae')
     maps = predict_maps(args.config, args.checkpoint, args.inputs, device=args.device)
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    for number, result in enumerate(maps):
+    names = output_names(args.inputs)
+    for result in maps:
         if result.image is None or result.pixels is None:
             print(f'{result.input}: {result.error}')
             continue
-        path = args.out_dir / f'{number}_{Path(result.input).stem}.png'
+        path, picture = (args.out_dir / folder / f'{names[result.input]}.png' for folder in ('maps', 'pictures'))
+        for file in (path, picture):
+            file.parent.mkdir(parents=True, exist_ok=True)
         pixels = result.pixels
         if pixels.dtype != np.uint8:
             pixels = pixels.round().clip(0, 2**16 - 1).astype(np.uint16)
         Image.fromarray(pixels).save(path)
-        picture = map_picture(torch.from_numpy(result.pixels)[None])
-        sheet(path.stem, [Row([result.image, picture])], ['image', 'prediction']).save(
-            path.with_name(f'{path.stem}_picture.png')
-        )
+        panels = [result.image, map_picture(torch.from_numpy(result.pixels)[None])]
+        sheet(names[result.input], [Row(panels)], ['image', 'prediction']).save(picture)
         print(path)
 
 

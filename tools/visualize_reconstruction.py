@@ -4,7 +4,7 @@ python tools/visualize_reconstruction.py CONFIG CHECKPOINT INPUT... --out-dir D 
 python tools/visualize_reconstruction.py CONFIG_OF_A_MULTIMAE CHECKPOINT INPUT... --out-dir D [--inputs MODALITY...]
 
 INPUT is an image, a video, or a folder of them. Images give pages of original | masked | reconstruction. Each video
-gives a strip of frames and a GIF. Masks are drawn as in pretraining, the same ones in every run.
+gives a strip of frames and a GIF with its name. Masks are drawn as in pretraining, the same ones in every run.
 
 For a MultiMAE, INPUT is an image or a folder. A folder takes the place of the root in the config's ``val_dataloader``,
 and its first 8 samples are drawn, with a row for each task. With --inputs the model sees these modalities whole, and
@@ -24,6 +24,7 @@ from omnimae.apis import Reconstructor
 from omnimae.data.media import open_video
 from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
+from omnimae.inputs import output_names
 from omnimae.registry import DATASETS
 from omnimae.visualization.reconstructions import (
     Reconstruction,
@@ -57,23 +58,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def draw_files(reconstruct: Reconstructor, args: argparse.Namespace, title: str) -> None:
     """Draw pages of several images, and each video; at the end name the files that cannot be read."""
-    results = reconstruct.stream(args.paths)
+    results, names = reconstruct.stream(args.paths), output_names(args.paths)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     images: list[tuple[str, Reconstruction]] = []
     failures: list[str] = []
-    num_videos = num_files = 0
+    num_files = 0
     for num_files, result in enumerate(results, start=1):  # noqa: B007
-        num_videos += result.modality == 'video'
-        path = Path(result.input)
+        path, name = Path(result.input), names[result.input]
         if result.error is not None:
             failures.append(f'{path}: {result.error}')
             continue
         [drawn] = result.reconstructions.values()
         if result.modality == 'image':
-            images.append((path.name, drawn))
+            images.append((f'{name}{"" if name.endswith(path.suffix) else path.suffix}', drawn))
         else:
             rate = frame_rate(path, reconstruct.pipelines['video'].sampling)
-            draw_video(drawn, path, args.out_dir / f'video_{num_videos}_{path.stem}', title, rate, args.mp4)
+            draw_video(drawn, path, args.out_dir / name, title, rate, args.mp4)
     for start in range(0, len(images), IMAGES_PER_PAGE):
         target = args.out_dir / f'images_{start // IMAGES_PER_PAGE + 1}.png'
         image_grid(images[start : start + IMAGES_PER_PAGE], title).save(target)
@@ -84,6 +84,7 @@ def draw_files(reconstruct: Reconstructor, args: argparse.Namespace, title: str)
 
 def draw_video(drawn: Reconstruction, path: Path, stem: Path, title: str, rate: float, mp4: bool) -> None:
     """Draw a strip of frames, and the clip in motion."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
     strip, clip = Path(f'{stem}_strip.png'), Path(f'{stem}.mp4' if mp4 else f'{stem}.gif')
     frame_strip(drawn, path.name, title).save(strip)
     write = write_mp4 if mp4 else write_gif
