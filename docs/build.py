@@ -58,7 +58,9 @@ def lay_out() -> None:
     sources: set[str] = set()
     pages = {path: page(path, (ROOT / path).read_text(), sources) for path in found(TEXTS)}
     for path in sorted(sources):
-        pages[path] = f'# {path}\n\n```{path.rpartition(".")[2]}\n{(ROOT / path).read_text()}```\n'
+        pages[path] = (
+            f'---\nhide: [toc]\n---\n\n# {path}\n\n```{path.rpartition(".")[2]}\n{(ROOT / path).read_text()}```\n'
+        )
     for path, text in pages.items():
         (PAGES / place(path)).parent.mkdir(parents=True, exist_ok=True)
         (PAGES / place(path)).write_text(text)
