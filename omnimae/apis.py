@@ -50,6 +50,7 @@ def get_model(
     checkpoint: str | os.PathLike | None = None,
     *,
     device: torch.device | str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a model of a config, in evaluation mode.
 
@@ -59,16 +60,17 @@ def get_model(
             the config's ``init_cfg``. The log lists loaded, missing and unexpected keys, see `load_weights`. A config
             with ``num_classes=None`` has the classes of its head.
         device: by default the first GPU, or the CPU, see `choose_device`.
+        cfg_options: dotted keys and values that change a config of that path or name.
 
     Raises:
         ValueError: no such config, or a checkpoint that does not fit it.
     """
-    cfg, checkpoint = _resolve(config, checkpoint)
+    cfg, checkpoint = _resolve(config, checkpoint, cfg_options)
     return _build(cfg.model, None if checkpoint is None else Checkpoint.read(checkpoint), device, complete=False)
 
 
 def _resolve(
-    config: Config | str | os.PathLike, checkpoint: str | os.PathLike | None
+    config: Config | str | os.PathLike, checkpoint: str | os.PathLike | None, options: Mapping[str, Any] | None
 ) -> tuple[Config, str | os.PathLike | None]:
     """Look up the names."""
     if isinstance(config, str) and config in ZOO:
@@ -76,7 +78,7 @@ def _resolve(
         config = ZOO[config].config
     if isinstance(checkpoint, str) and checkpoint in ZOO:
         checkpoint = ZOO[checkpoint].url
-    return config if isinstance(config, Config) else load_config(find_config(config, ZOO)), checkpoint
+    return config if isinstance(config, Config) else load_config(find_config(config, ZOO), options), checkpoint
 
 
 def _build(
@@ -157,6 +159,7 @@ class Inferencer(Generic[ResultT]):
         batch_size: inputs in a batch. Each may have several views.
         num_workers: processes that read files. 0 reads in this one.
         progress: show a progress bar.
+        cfg_options: see `get_model`.
 
     Raises:
         ValueError: no such config, a checkpoint that does not fit, or no checkpoint.
@@ -173,8 +176,9 @@ class Inferencer(Generic[ResultT]):
         batch_size: int = 8,
         num_workers: int = 0,
         progress: bool = True,
+        cfg_options: Mapping[str, Any] | None = None,
     ):
-        self.cfg, checkpoint = _resolve(config, checkpoint)
+        self.cfg, checkpoint = _resolve(config, checkpoint, cfg_options)
         if checkpoint is None:
             raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
         model_cfg, weights = self.model_config(), Checkpoint.read(checkpoint)
@@ -490,6 +494,8 @@ def predict_maps(
     inputs: Input | Sequence[Input],
     *,
     device: torch.device | str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
 ) -> Iterator[PredictedMap]:
     """Predict maps of `list_inputs` one after the other, see `MapPredictor`."""
-    return MapPredictor(config, checkpoint, device=device, batch_size=1, progress=False).stream(inputs)
+    predictor = MapPredictor(config, checkpoint, device=device, batch_size=1, progress=False, cfg_options=cfg_options)
+    return predictor.stream(inputs)

@@ -199,32 +199,86 @@ GIVEN = {
 }
 
 
+# Words that begin an option, and an option within the value of another.
+_BEGINS = re.compile(r'\s*[\w.-]*\s*=')
+_WITHIN = re.compile(r'[,\s]\s*\w+(\.\w+)+\s*=')
+
+
 class OptionAction(DictAction):
-    """MMEngine's ``k=v ...`` on a command line. Here v may also be a dict: ``{a: 1}``, ``[dict(type=LoggerHook)]``."""
+    """MMEngine's ``k=v ...`` on a command line. Here v may also be a dict: ``{a: 1}``, ``[dict(type=LoggerHook)]``.
+
+    A text keeps its blanks. Blanks around "=" and within brackets are allowed.
+    """
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
         """Read the options. A word that is none ends the program."""
-        for word in values:
-            key, equals, _ = word.partition('=')
-            if not equals or not key:
-                parser.error(f'{option_string}: {word!r} is no k=v. Write a.b=1 without blanks around "=".')
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for word in _joined(values):
+            key, equals, text = (part.strip() for part in word.partition('='))
+            if not equals or not all(key.split('.')) or text.startswith('='):
+                parser.error(f'{option_string}: {word!r} is no k=v. Write it as a.b=1.')
             if key == 'launcher':
                 parser.error(f'{option_string}: {word!r} would change nothing. Give --launcher.')
+            if not _is_bracket(text) and (text.endswith(',') or _WITHIN.search(text)):
+                parser.error(
+                    f'{option_string}: {word!r} has a comma too many, or two options. Put blanks between options.'
+                )
             try:
-                super().__call__(parser, namespace, [word], option_string)
-            except (AssertionError, RecursionError):  # how DictAction reports brackets
+                options[key] = self._parse_iterable(text)
+            except (SyntaxError, RecursionError):
                 parser.error(f'{option_string}: the value of {word!r} cannot be read. Write texts in it in quotes.')
+        setattr(namespace, self.dest, options)
 
     @staticmethod
     def _parse_iterable(val: str) -> Any:
-        if val.startswith(('[', '(', '{', 'dict(')):
+        is_quoted = len(val) > 1 and val[0] == val[-1] and val[0] in '"\'' and val[0] not in val[1:-1]
+        text = val[1:-1] if is_quoted else val
+        if _is_bracket(text):
             try:
-                return _literal(ast.parse(val, mode='eval').body, val)
+                return _literal(ast.parse(text, mode='eval').body, text)
             except SyntaxError:
-                pass  # perhaps a list of words, such as [/a/b,c]
-        return DictAction._parse_iterable(val)
+                if f'{text[0]}{text[-1]}' in ('[]', '()'):  # perhaps a list of words, such as [/a/b,c]
+                    items = map(OptionAction._parse_iterable, _split(text[1:-1]))
+                    return tuple(items) if text[0] == '(' else [*items]
+                if not is_quoted:
+                    raise
+        elif ',' in text and not is_quoted:
+            return [*map(OptionAction._parse_iterable, _split(text))]
+        return DictAction._parse_int_float_bool(text)
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Join what a shell has split at blanks: 'a', '=', '[1,', '2]' are one option."""
+    options: list[str] = []
+    for word in words:
+        last = options[-1] if options else ''
+        value = last.partition('=')[2].strip()
+        begins = _BEGINS.match(word) and not word.lstrip().startswith('=')
+        is_part = _is_open(value) or (last.rstrip().endswith('=') and not begins) or word.lstrip().startswith('=')
+        options[-1:] = [f'{last} {word}'.strip()] if is_part else [*options[-1:], word]
+    return options
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside of brackets."""
+    parts, depth = [''], 0
+    for char in text:
+        depth += (char in '([{') - (char in ')]}')
+        if char == ',' and depth == 0:
+            parts.append('')
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _is_bracket(text: str) -> bool:
+    return text.startswith(('[', '(', '{', 'dict('))
+
+
+def _is_open(text: str) -> bool:
+    return _is_bracket(text) and any(text.count(a) > text.count(b) for a, b in ('[]', '()', '{}'))
 
 
 def _literal(node: ast.expr, source: str) -> Any:
@@ -266,13 +320,21 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
         name: the path or the name, with or without 'configs/' and '.py'.
         others: other names that an error may suggest.
     """
-    if Path(name).is_file():
-        return Path(name)
-    text = os.fspath(name).removeprefix('configs/').removesuffix('.py')
-    folders = [Path('configs'), PACKAGED]
-    for path in (folder / f'{text}.py' for folder in folders):
-        if path.is_file():
-            return path
+    if not isinstance(name, str | os.PathLike):
+        raise ValueError(f'config={name!r} is no path. Give the path or the name of a config.')
+    path, folders = Path(os.fspath(name).strip()).expanduser(), [Path('configs'), PACKAGED]
+    if path.is_file():
+        if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
+            raise ValueError(f'config={os.fspath(name)!r} is no config. Give a file of Python.')
+        return path
+    text = str(path).removeprefix('omnimae::').removeprefix('configs/').removesuffix('.py')
+    for file in (folder / f'{text}.py' for folder in folders):
+        if file.is_file():
+            return file
+    if (found := next((x for x in (path, *(each / text for each in folders)) if x.is_dir()), None)) is not None:
+        held = sorted(str(x).removeprefix(f'{PACKAGED}{os.sep}') for x in found.glob('*.py'))
+        some = ', '.join(held[:3] or ['custom/pretrain'])
+        raise ValueError(f'config={os.fspath(name)!r} is a folder. Give a config, such as {some}.')
     names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
     near = difflib.get_close_matches(text, {*names, *others}, 1)
     known = ', '.join(others or ('custom/pretrain', 'omnimae/vit-b_in1k-ssv2'))
@@ -299,9 +361,18 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
     """
     options, path = dict(cfg_options or {}), find_config(path)
     offer_configs()
-    loaded = Config.fromfile(str(path))
+    try:
+        loaded = Config.fromfile(str(path))
+        files = [path, *_inherited(path)]
+    except SyntaxError as error:
+        raise ValueError(
+            f'{path}, or a config that it inherits, is not Python. Line {error.lineno}: {error.msg}. Correct it.'
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path}, or a config that it inherits, is not UTF-8 ({error}). Save it as UTF-8.') from error
+    except FileNotFoundError as error:
+        raise ValueError(f'{path}: _base_ names {error.filename}, which does not exist. Correct it.') from error
     _drop_scope(loaded._cfg_dict)
-    files = [path, *_inherited(path)]
     _check_variables(files)
     cfg = Config(
         {key: value for key, value in loaded.items() if key in TOP_LEVEL},

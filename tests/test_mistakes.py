@@ -13,11 +13,12 @@ from typing import Any, Literal
 import pytest
 import torch
 from mmengine.hooks import Hook
+from programs import TOOLS
 from test_faults import load_tool
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 
-from omnimae.checkpoint import export
-from omnimae.config import OptionAction, load_config
+from omnimae.checkpoint import export, read_file
+from omnimae.config import OptionAction, find_config, load_config
 from omnimae.data.datasets import ImageDataset
 from omnimae.data.storage import backend_args_of
 from omnimae.engine import EMAHook, setup_distributed
@@ -56,10 +57,18 @@ def options_of(*words: str) -> dict[str, Any]:
         ('{a: 1, "b": [x]}', dict(a=1, b=['x'])),
         ('dict(type=Pretrained,checkpoint=w.pth)', dict(type='Pretrained', checkpoint='w.pth')),
         ("[dict(type='LoggerHook',interval=5)]", [dict(type='LoggerHook', interval=5)]),
+        # blanks and brackets in texts, and quotes that reach the program
+        ('my photos', 'my photos'), ('"my photos"', 'my photos'), ('[my photos,b]', ['my photos', 'b']), (' 1 ', 1),
+        ('/a (b)', '/a (b)'), ("'a,b'", 'a,b'), ("'(a'", '(a'), ("'[1, 2]'", [1, 2]), ('1, (2,3)', [1, (2, 3)]),
     ],
 )  # fmt: skip
 def test_what_an_option_says(text: str, value: Any):
     assert options_of(f'a.b={text}') == {'a.b': value}
+
+
+def test_blanks_that_a_shell_splits_at():
+    words = ['a', '=', '1', 'b=', '2', 'c', '=[3,', '4]', 'd=dict(type=X,', 'n=5)', 'e=', 'f=x y']
+    assert options_of(*words) == dict(a=1, b=2, c=[3, 4], d=dict(type='X', n=5), e='', f='x y')
 
 
 def test_words_that_are_no_options_end_the_program_with_the_word(capsys: pytest.CaptureFixture):
@@ -68,6 +77,11 @@ def test_words_that_are_no_options_end_the_program_with_the_word(capsys: pytest.
         'a': "'a' is no k=v",
         '=1': "'=1' is no k=v",
         'a=[1,2': "the value of 'a=[1,2' cannot",
+        'a=1,': "'a=1,' has a comma too many",
+        'a=1,b.c=2': 'Put blanks between options',
+        'a=1 b.c=2': 'Put blanks between options',
+        'a==1': "'a==1' is no k=v",
+        'a..b=1': "'a..b=1' is no k=v",
     }.items():
         with pytest.raises(SystemExit, match='2'):
             options_of(word)
@@ -222,6 +236,57 @@ def test_a_config_without_a_training_says_so(config: Path, tmp_path: Path, monke
     with pytest.raises(ValueError, match=r'c\.py has no training\. Add train_dataloader, train_cfg and optim_wrapper'):
         load_tool('train').main()
     assert not (tmp_path / 'w').exists()
+
+
+def test_every_tool_that_takes_a_config_takes_options(monkeypatch: pytest.MonkeyPatch):
+    parsers: list[argparse.ArgumentParser] = []
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', lambda parser, *_: parsers.append(parser))
+    for path in TOOLS.glob('*.py'):
+        if 'add_argument(' in path.read_text() and path.stem not in ('reproduce', 'prepare_dataset', 'score'):
+            load_tool(path.stem).parse_args([])
+    takers = [{action.dest for action in parser._actions} for parser in parsers]
+    assert sum('config' in taken for taken in takers) >= 8
+    assert [taken for taken in takers if 'config' in taken and 'cfg_options' not in taken] == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Configs and checkpoints
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('folder', None, r"config='folder' is a folder\. Give a config, such as folder/held\.py\."),
+        ('custom', None, r"config='custom' is a folder\. Give a config, such as custom/finetune\.py,"),
+        ('w.pth', b'\x80', r"config='w\.pth' is no config\. Give a file of Python\."),
+        ('c.py', b'a = (\n', r"^c\.py, or a config that it inherits, is not Python\. Line 1: '\(' was never closed"),
+        ('c.py', b'# caf\xe9\n', r'^c\.py, or a config that it inherits, is not UTF-8 .* Save it as UTF-8'),
+        ('c.py', b"_base_ = 'gone.py'", r'^c\.py: _base_ names .*gone\.py, which does not exist'),
+        (None, None, r'config=None is no path'),
+    ],
+)  # fmt: skip
+def test_what_is_no_config(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'folder' / 'held.py').touch()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_config(name)
+
+
+def test_forms_of_a_configs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'c.py').touch()
+    assert find_config('~/c.py') == tmp_path / 'c.py'
+    assert len({find_config(name) for name in ('demo/mae', ' demo/mae.py', 'omnimae::demo/mae.py')}) == 1
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path):
+    (tmp_path / 'epoch_2.pth').touch()
+    with pytest.raises(ValueError, match=r'a folder is no checkpoint\. Give a file, such as epoch_2\.pth'):
+        read_file(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Draw samples as the training loader yields them, one page for each source, with replicas side by side.
 
-python tools/browse_dataset.py CONFIG --out-dir D
+python tools/browse_dataset.py CONFIG --out-dir D [--cfg-options k=v ...]
 """
 
 import argparse
@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from omnimae.commands import add_cfg_options, new_parser
 from omnimae.config import load_config
 from omnimae.engine import setup_environment
 from omnimae.structures import Batch
@@ -26,8 +27,8 @@ IMAGES_PER_ROW = 4
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='path of the config')
+    parser = new_parser(__doc__)
+    add_cfg_options(parser)
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pages, one per source')
     return parser.parse_args(argv)
 
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the pages."""
     args = parse_args(argv)
     setup_environment()
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, args.cfg_options)
     if cfg.get('train_dataloader') is None:
         raise ValueError(f'{args.config} has no train_dataloader, so there is nothing to show.')
     init_default_scope('omnimae')

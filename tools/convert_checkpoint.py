@@ -33,6 +33,7 @@ from omnimae.checkpoint import (
     to_multimodal,
     to_plain,
 )
+from omnimae.commands import add_cfg_options
 from omnimae.config import load_config
 from omnimae.registry import MODELS
 
@@ -48,6 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     targets = [NATIVE, 'mae', *(name for name in LAYOUTS if name != 'vit_mae')]
     parser.add_argument('--to', choices=targets, default=NATIVE, help='layout of DST; default: ours')
     parser.add_argument('--config', help='config of the model; videomae, timm and huggingface need its clip size')
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _build(args: argparse.Namespace) -> tuple[Config, Any]:
     """Build the config's model for its grid, heads and fixed positions: one block is enough."""
-    cfg = load_config(args.config).model
+    cfg = load_config(args.config, args.cfg_options).model
     if 'tokenizers' not in cfg.backbone and not hasattr(MODELS.get(cfg.backbone.type), 'fixed_positions'):
         raise ValueError(f'--to {args.to}: no published layout has names for the weights of a {cfg.backbone.type}.')
     cfg.backbone.depth, cfg.init_cfg = 1, None

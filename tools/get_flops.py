@@ -1,6 +1,6 @@
 """Count the multiply-adds of a model, attention included, and the reduction by masking.
 
-python tools/get_flops.py CONFIG
+python tools/get_flops.py CONFIG [--cfg-options k=v ...]
 """
 
 import argparse
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from omnimae.commands import add_cfg_options, new_parser
 from omnimae.config import infer_num_classes, load_config
 from omnimae.flops import FORMULA, Row, classifier_rows, dense_macs, pretraining_rows, task_rows
 from omnimae.registry import MODELS
@@ -17,8 +18,8 @@ from omnimae.structures import require
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='path of the config')
+    parser = new_parser(__doc__)
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -49,7 +50,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Count."""
-    cfg = load_config(parse_args(argv).config)
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
     infer_num_classes(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

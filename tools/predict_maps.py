@@ -1,6 +1,6 @@
 """Segment images, or predict their depth, with a fine-tuned DensePredictor.
 
-python tools/predict_maps.py CONFIG CHECKPOINT INPUT... --out-dir D
+python tools/predict_maps.py CONFIG CHECKPOINT INPUT... --out-dir D [--cfg-options k=v ...]
 
 D/maps gets a map of each image, with its name and at its size: classes in 8 bits, or depth in 16, in the unit of the
 training data. D/pictures shows image and map side by side. Both are upright, as the EXIF of the image says. To train
@@ -20,6 +20,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from omnimae.apis import predict_maps
+from omnimae.commands import add_cfg_options, new_parser
 from omnimae.inputs import output_names
 from omnimae.visualization.maps import map_picture
 from omnimae.visualization.sheets import Row, sheet
@@ -27,12 +28,12 @@ from omnimae.visualization.sheets import Row, sheet
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='path of the config')
+    parser = new_parser(__doc__)
     parser.add_argument('checkpoint', help='path or URL of the weights')
     parser.add_argument('inputs', nargs='+', metavar='input', help='image files, or folders of them')
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for maps and pictures')
     parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
+    add_cfg_options(parser)
     return parser.parse_args(words)
 
 
@@ -40,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Predict."""
     args = parse_args(words)
     init_default_scope('omnimae')
-    maps = predict_maps(args.config, args.checkpoint, args.inputs, device=args.device)
+    maps = predict_maps(args.config, args.checkpoint, args.inputs, device=args.device, cfg_options=args.cfg_options)
     names = output_names(args.inputs)
     for result in maps:
         if result.image is None or result.pixels is None:

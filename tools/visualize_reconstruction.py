@@ -1,6 +1,6 @@
 """Draw what a pretrained model sees of images and videos, and what it predicts.
 
-python tools/visualize_reconstruction.py CONFIG CHECKPOINT INPUT... --out-dir D [--mp4]
+python tools/visualize_reconstruction.py CONFIG CHECKPOINT INPUT... --out-dir D [--mp4] [--cfg-options k=v ...]
 python tools/visualize_reconstruction.py CONFIG_OF_A_MULTIMAE CHECKPOINT INPUT... --out-dir D [--inputs MODALITY...]
 
 INPUT is an image, a video, or a folder of them. Images give pages of original | masked | reconstruction. Each video
@@ -21,6 +21,7 @@ from typing import Any
 from mmengine.config import Config
 
 from omnimae.apis import Reconstructor
+from omnimae.commands import add_cfg_options, new_parser
 from omnimae.data.media import open_video
 from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
@@ -40,8 +41,7 @@ IMAGES_PER_PAGE = 8
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description='Draw reconstructions of images and videos.')
-    parser.add_argument('config', help='path of a pretraining config')
+    parser = new_parser(__doc__)
     parser.add_argument('checkpoint', help='path or URL of its weights, ours or published ones')
     parser.add_argument(
         'paths',
@@ -53,6 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
     parser.add_argument('--inputs', nargs='+', metavar='MODALITY', help='modalities that a MultiMAE sees whole')
     parser.add_argument('--mp4', action='store_true', help='write videos as mp4 instead of GIF')
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -145,7 +146,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError: inputs, config or checkpoint cannot be used.
     """
     args = parse_args(argv)
-    reconstruct = Reconstructor(args.config, args.checkpoint, inputs=args.inputs, progress=False)
+    reconstruct = Reconstructor(
+        args.config, args.checkpoint, inputs=args.inputs, progress=False, cfg_options=args.cfg_options
+    )
     title = f'{Path(args.config).stem}, {Path(args.checkpoint).name}'
     draw = draw_tasks if reconstruct.is_multimodal else draw_files
     draw(reconstruct, args, title)

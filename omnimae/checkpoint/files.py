@@ -53,6 +53,11 @@ def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
     """
     path = str(path)
     with local_file(path) as local:
+        if os.path.isdir(local):
+            held = sorted(x for x in os.listdir(local) if x.endswith(('.pth', '.pt', '.safetensors')))
+            raise ValueError(
+                f'{path}: a folder is no checkpoint. Give a file, such as {", ".join(held[:3]) or "x.pth"}.'
+            )
         if not os.path.isfile(local):
             raise ValueError(f'{path}: no such checkpoint file. Check the path.')
         if path.endswith('.safetensors'):
@@ -68,6 +73,7 @@ def unwrap(content: Mapping) -> Mapping:
 @contextmanager
 def local_file(path: str) -> Iterator[str]:
     """Give a local path for a path or an address. A copy of http(s) stays; one of another storage is temporary."""
+    path = os.path.expanduser(path)
     if path.partition('://')[0] in CATALOGUES:
         path = _address(path)
     with ExitStack() as fetching:
