@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from test_faults import load_tool
 
+import omnimae
 import omnimae.registry as registries
 from omnimae.config import load_config
 from omnimae.planning import count_step
@@ -61,13 +62,14 @@ def test_the_reference_says_what_docstrings_say(page: Path, names: list[str], te
 
 
 def test_the_reference_has_what_configs_and_the_guides_name():
-    """Every component of the registries, and each name of this package that a guide uses."""
+    """Every component of the registries, what the package itself offers, and each of its names that a guide uses."""
     shown = {inspect.unwrap(named(name)) for _, names, _ in (param.values for param in references()) for name in names}
     children = [child for child in vars(registries).values() if isinstance(child, registries.Registry)]
     ours = set()
     for child in children:
         child.import_from_location()
         ours |= {part for part in child.module_dict.values() if part.__module__.startswith('omnimae.')}
+    ours |= {named(f'omnimae.{module}.{name}') for name, module in omnimae._LAZY.items()}
     assert sorted(f'{part.__module__}.{part.__qualname__}' for part in ours - shown) == []
     pages = [ROOT / 'README.md', *DOCS.glob('*.md')]
     used = {name for page in pages for line in re.findall(r'^\s*from (omnimae\S*) import (.+)$', page.read_text(), re.M)
