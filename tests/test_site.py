@@ -78,6 +78,11 @@ def test_the_reference_has_what_configs_and_the_guides_name():
     assert sorted(name for name in used if named(name) not in shown) == []
 
 
+def test_the_reference_has_each_name_once():
+    names = [name for param in references() for name in param.values[1]]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Costs
 
