@@ -17,7 +17,7 @@ from test_mae import image_backbone, mae_file
 from tiny_models import GENERATORS
 
 from omnimae.checkpoint import export, load_weights, save_file, translate
-from omnimae.checkpoint.names import KERNEL
+from omnimae.checkpoint.layouts import KERNEL
 from omnimae.data.annotations import read_list
 from omnimae.data.media.frames import SAME_TIME, pick_frames, test_starts, train_start
 from omnimae.registry import MODELS

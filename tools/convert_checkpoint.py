@@ -28,7 +28,6 @@ from omnimae.checkpoint import (
     export,
     export_timm,
     export_transformers,
-    kind_of,
     save_file,
     to_multimodal,
     to_plain,
@@ -114,7 +113,7 @@ def _write_folder(weights: dict[str, Any], args: argparse.Namespace) -> dict[str
         given = {key: pixels[key] for key in ('mean', 'std') if key in pixels}
         exported, config = export_timm(weights, model.backbone, **given)
     else:
-        is_mae = kind_of(weights) == 'pretraining' and 'backbone.cls_token' in weights
+        is_mae = Checkpoint(weights).kind == 'pretraining' and 'backbone.cls_token' in weights
         exported, config = export_transformers(weights, model.backbone, _decoder(cfg, model.head) if is_mae else None)
     folder = Path(args.dst)
     folder.mkdir(parents=True, exist_ok=True)

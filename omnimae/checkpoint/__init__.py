@@ -6,9 +6,19 @@
 from .exporting import export_timm, export_transformers
 from .files import read_file, replacing, save_file, unwrap
 from .label_maps import read_label_map
-from .layouts import LAYOUTS, NATIVE, convert, export, recognise, to_multimodal, to_plain, translate
-from .loading import WEIGHTS, Checkpoint, CheckpointInit, LoadReport, load_file, load_weights
-from .names import kind_of
+from .layouts import LAYOUTS
+from .loading import WEIGHTS, CheckpointInit, LoadReport, load_weights
+from .translation import (
+    NATIVE,
+    Checkpoint,
+    convert,
+    export,
+    load_file,
+    recognise,
+    to_multimodal,
+    to_plain,
+    translate,
+)
 
 __all__ = [
     'LAYOUTS',
@@ -21,7 +31,6 @@ __all__ = [
     'export',
     'export_timm',
     'export_transformers',
-    'kind_of',
     'load_file',
     'load_weights',
     'read_file',

@@ -8,8 +8,8 @@ from typing import Any
 
 from omnimae.structures import Grid
 
-from .layouts import export, with_joint_positions
-from .names import CLS_TOKEN, KERNEL, POOLED_NORM, POSITIONS, TOKEN_NORM, StateDict, kind_of, num_blocks
+from .layouts import CLS_TOKEN, KERNEL, POOLED_NORM, POSITIONS, TOKEN_NORM, StateDict
+from .translation import Checkpoint, export, with_joint_positions
 
 # timm's model of each width; any other is its ViT-B with other numbers
 _TIMM_MODELS = {384: 'vit_small_patch16_224', 1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224'}
@@ -32,23 +32,22 @@ def export_timm(
         mean: per RGB channel, of the pixels that the weights expect.
         std: likewise.
     """
-    state_dict, grid = _checked(_encoder(with_joint_positions(state_dict)), backbone)
-    if getattr(backbone, 'pool', 'mean') == 'cls' and POOLED_NORM in state_dict:
+    model, grid, config = _prepared(with_joint_positions(state_dict), backbone)
+    if getattr(backbone, 'pool', 'mean') == 'cls' and POOLED_NORM in model.tensors:
         raise ValueError("timm is for heads on the mean of the tokens here, and this model has pool='cls'.")
-    kernel = state_dict[KERNEL].sum(2, keepdim=True)
-    image = {KERNEL: kernel, POSITIONS: state_dict[POSITIONS][:, : grid.h * grid.w]}
-    weights = export(state_dict | image, 'timm')
-    dim, _, _, *patch_size = kernel.shape
-    image_size = (grid.h * patch_size[0], grid.w * patch_size[1])
-    num_classes = len(weights.get('head.weight', ()))
+    kernel = model.tensors[KERNEL].sum(2, keepdim=True)
+    image = {KERNEL: kernel, POSITIONS: model.tensors[POSITIONS][:, : grid.h * grid.w]}
+    weights = export(model.tensors | image, 'timm')
+    dim, _, _, height, width = kernel.shape
+    image_size, num_classes = (grid.h * height, grid.w * width), model.num_classes or 0
     model_args = dict(
         img_size=image_size,
-        patch_size=tuple(patch_size),
+        patch_size=(height, width),
         embed_dim=dim,
-        depth=num_blocks('blocks.', weights),
-        num_heads=backbone.blocks[0].attn.num_heads,
-        mlp_ratio=len(weights['blocks.0.mlp.fc1.weight']) / dim,
-        qkv_bias='blocks.0.attn.qkv.bias' in weights,
+        depth=config['num_hidden_layers'],
+        num_heads=config['num_attention_heads'],
+        mlp_ratio=config['intermediate_size'] / dim,
+        qkv_bias=config['qkv_bias'],
         class_token='cls_token' in weights,
         global_pool='avg',
         fc_norm='fc_norm.weight' in weights,
@@ -83,43 +82,40 @@ def export_transformers(
             ``mask_ratio`` and ``norm_pix_loss``. Without it a pretraining model gives its encoder.
     """
     if CLS_TOKEN not in state_dict:
-        return _export_videomae(_encoder(state_dict), backbone)
-    state_dict = with_joint_positions(state_dict)
-    state_dict, grid = _checked(_encoder(state_dict) if decoder is None else state_dict, backbone)
-    is_classifier = kind_of(state_dict) == 'classifier'
+        return _export_videomae(state_dict, backbone)
+    model, _, config = _prepared(with_joint_positions(state_dict), backbone, whole=decoder is not None)
+    weights, is_classifier = model.tensors, model.kind == 'classifier'
     if is_classifier and getattr(backbone, 'pool', 'mean') != 'cls':
         raise ValueError(
             "transformers' ViT has its head on the class token, and this model has pool='mean'. Export to timm."
         )
-    if not {POOLED_NORM, TOKEN_NORM} & state_dict.keys():
+    if not {POOLED_NORM, TOKEN_NORM} & weights.keys():
         raise ValueError('ViTMAE of transformers has a norm after the blocks, and this model has none. Export to timm.')
     if is_classifier:  # the norm before a head on the class token is the encoder's there
-        state_dict = {re.sub(r'^norm\.', 'backbone.norm.', key): x for key, x in state_dict.items()}
-    weights = export(state_dict, 'vit_mae')
-    config = _config(state_dict, grid, backbone)
+        weights = {re.sub(r'^norm\.', 'backbone.norm.', key): x for key, x in weights.items()}
+    exported = export(weights, 'vit_mae')
     if decoder is None:
         name, model_type = ('ViTForImageClassification', 'vit') if is_classifier else ('ViTMAEModel', 'vit_mae')
-        return weights, dict(config, architectures=[name], model_type=model_type)
-    return weights, dict(
+        return exported, dict(config, architectures=[name], model_type=model_type)
+    return exported, dict(
         config,
         architectures=['ViTMAEForPreTraining'],
         model_type='vit_mae',
-        decoder_hidden_size=len(state_dict['head.decoder_embed.weight']),
-        decoder_num_hidden_layers=num_blocks('head.blocks.', state_dict),
-        decoder_intermediate_size=len(state_dict['head.blocks.0.mlp.fc1.weight']),
+        decoder_hidden_size=len(weights['head.decoder_embed.weight']),
+        decoder_num_hidden_layers=model.depth('head.'),
+        decoder_intermediate_size=len(weights['head.blocks.0.mlp.fc1.weight']),
         **decoder,
     )
 
 
 def _export_videomae(state_dict: StateDict, backbone: Any) -> tuple[StateDict, dict]:
-    state_dict, grid = _checked(state_dict, backbone)
+    model, grid, config = _prepared(state_dict, backbone)
     positions = _stem(backbone).fixed_positions()
     if positions is None:
         raise ValueError('VideoMAE of transformers has fixed positions, and this model learns them. Export to timm.')
-    weights = export(state_dict, 'huggingface', positions={POSITIONS: positions})
-    tubelet, is_classifier = state_dict[KERNEL].shape[2], kind_of(state_dict) == 'classifier'
-    return weights, dict(
-        _config(state_dict, grid, backbone),
+    tubelet, is_classifier = model.tensors[KERNEL].shape[2], model.kind == 'classifier'
+    return export(model.tensors, 'huggingface', positions={POSITIONS: positions}), dict(
+        config,
         architectures=['VideoMAEForVideoClassification' if is_classifier else 'VideoMAEModel'],
         model_type='videomae',
         num_frames=grid.t * tubelet,
@@ -128,50 +124,44 @@ def _export_videomae(state_dict: StateDict, backbone: Any) -> tuple[StateDict, d
     )
 
 
-def _config(state_dict: StateDict, grid: Grid, backbone: Any) -> dict[str, Any]:
-    """What the configs of transformers' ViTs share; a classifier's has the names of its classes."""
-    dim, _, _, height, width = state_dict[KERNEL].shape
-    config: dict[str, Any] = dict(
-        image_size=_one_or_two(grid.h * height, grid.w * width),
-        patch_size=_one_or_two(height, width),
-        hidden_size=dim,
-        num_hidden_layers=num_blocks('backbone.blocks.', state_dict),
-        num_attention_heads=backbone.blocks[0].attn.num_heads,
-        intermediate_size=len(state_dict['backbone.blocks.0.mlp.fc1.weight']),
-        layer_norm_eps=1e-6,
-        qkv_bias='backbone.blocks.0.attn.qkv.bias' in state_dict,
-    )
-    if kind_of(state_dict) == 'classifier':
-        names = {str(label): f'LABEL_{label}' for label in range(len(state_dict['head.weight']))}
-        config |= dict(id2label=names, label2id={name: int(label) for label, name in names.items()})
-    return config
-
-
-def _one_or_two(height: int, width: int) -> int | list[int]:
-    return height if height == width else [height, width]
-
-
-def _encoder(state_dict: StateDict) -> StateDict:
-    """Drop the decoder of a pretraining model."""
-    if kind_of(state_dict) != 'pretraining':
-        return state_dict
-    return {key: x for key, x in state_dict.items() if key.startswith('backbone.')}
-
-
 def _stem(backbone: Any) -> Any:
     """What has the positions: the backbone, or its tokenizer of RGB."""
     return backbone.tokenizers['rgb'] if hasattr(backbone, 'tokenizers') else backbone
 
 
-def _checked(state_dict: StateDict, backbone: Any) -> tuple[StateDict, Grid]:
-    """Weights with fixed positions, if VideoMAE's file did without, and the grid that they are for."""
-    grid, positions = _stem(backbone).grid, _stem(backbone).fixed_positions()
-    state_dict = state_dict if positions is None else {POSITIONS: positions, **state_dict}
-    if not {KERNEL, POSITIONS} <= state_dict.keys():
+def _prepared(state_dict: StateDict, backbone: Any, *, whole: bool = False) -> tuple[Checkpoint, Grid, dict[str, Any]]:
+    """Encoder, or ``whole`` model, with fixed positions if VideoMAE's file did without; its grid; its config.
+
+    The config is what those of transformers' ViTs share; a classifier's has the names of its classes.
+    """
+    model, grid, positions = Checkpoint(state_dict), _stem(backbone).grid, _stem(backbone).fixed_positions()
+    weights = state_dict if positions is None else {POSITIONS: positions, **state_dict}
+    if model.kind == 'pretraining' and not whole:
+        weights = {key: x for key, x in weights.items() if key.startswith('backbone.')}
+    if not {KERNEL, POSITIONS} <= weights.keys():
         raise ValueError(f'{KERNEL} or {POSITIONS} is missing. Load the weights into a model of ours, export that.')
-    if state_dict[POSITIONS].shape[1] != grid.num_tokens:
+    if weights[POSITIONS].shape[1] != grid.num_tokens:
         raise ValueError(
-            f'{POSITIONS} has {state_dict[POSITIONS].shape[1]} positions, and clips of the model have '
+            f'{POSITIONS} has {weights[POSITIONS].shape[1]} positions, and clips of the model have '
             f'{"x".join(map(str, grid))} tokens. Give the clip_size that the checkpoint was made for.'
         )
-    return state_dict, grid
+    model = Checkpoint(weights)
+    dim, _, _, height, width = weights[KERNEL].shape
+    config: dict[str, Any] = dict(
+        image_size=_one_or_two(grid.h * height, grid.w * width),
+        patch_size=_one_or_two(height, width),
+        hidden_size=dim,
+        num_hidden_layers=model.depth(),
+        num_attention_heads=backbone.blocks[0].attn.num_heads,
+        intermediate_size=len(weights['backbone.blocks.0.mlp.fc1.weight']),
+        layer_norm_eps=1e-6,
+        qkv_bias='backbone.blocks.0.attn.qkv.bias' in weights,
+    )
+    if model.kind == 'classifier':
+        names = {str(label): f'LABEL_{label}' for label in range(len(weights['head.weight']))}
+        config |= dict(id2label=names, label2id={name: int(label) for label, name in names.items()})
+    return model, grid, config
+
+
+def _one_or_two(height: int, width: int) -> int | list[int]:
+    return height if height == width else [height, width]

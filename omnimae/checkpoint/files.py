@@ -135,11 +135,11 @@ def _read_safetensors(local: str, path: str) -> dict[str, Any]:
 def _read_pickle(local: str, path: str, mmap: bool) -> dict[str, Any]:
     try:
         # the trainers of MAE and VideoMAE store their command line, a plain container of values
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            is_zip = zipfile.is_zipfile(local)
+        with torch.serialization.safe_globals([argparse.Namespace]), open(local, 'rb') as file:
+            is_zip, is_pickle = zipfile.is_zipfile(local), file.read(1) == b'\x80'
             content = torch.load(local, map_location='cpu', weights_only=True, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
-        if not _starts_like_a_pickle(local):
+        if not (is_zip or is_pickle):
             raise ValueError(f'{path}: not a checkpoint, neither of torch.save nor .safetensors.') from error
         raise ValueError(
             f'{path}: refused, because it holds more than tensors and plain values and could run code when read '
@@ -150,11 +150,6 @@ def _read_pickle(local: str, path: str, mmap: bool) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f'{path}: holds a {type(content).__name__}, expected a dict of tensors by name.')
     return content
-
-
-def _starts_like_a_pickle(local: str) -> bool:
-    with open(local, 'rb') as file:
-        return zipfile.is_zipfile(local) or file.read(1) == b'\x80'
 
 
 def first_line(error: Exception) -> str:

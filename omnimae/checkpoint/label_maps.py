@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from .files import first_line
-from .names import kind_of
+from .translation import Checkpoint
 
 
 def read_label_map(label_map: str | Mapping[str, str]) -> list[int]:
@@ -61,22 +61,21 @@ def _read_json(path: str) -> Any:
         raise ValueError(f'label_map: {path} is no readable JSON file ({first_line(error)}). Correct it.') from None
 
 
-def picked_head(
-    weights: Mapping[str, Tensor], target: Mapping[str, Tensor], label_map: str | Mapping[str, str], path: str
-) -> dict[str, Tensor]:
-    """Pick those rows of the head in ``weights``, of the file ``path``, that are the classes of ``target``.
+def picked_head(file: Checkpoint, target: Checkpoint, label_map: str | Mapping[str, str]) -> dict[str, Tensor]:
+    """Pick those rows of the file's head that are the classes of ``target``.
 
     Raises:
         ValueError: as of `read_label_map`, one of the two has no head, or the map is for other classes.
     """
-    if kind_of(target) != 'classifier':
+    if target.kind != 'classifier':
         raise ValueError('label_map is for the head of a Classifier, and this model has none. Leave it out.')
-    if kind_of(weights) != 'classifier':
+    if file.kind != 'classifier':
         raise ValueError(
-            f'{path}: holds no classifier, so label_map has no head to pick from. Give the checkpoint of a '
+            f'{file.path}: holds no classifier, so label_map has no head to pick from. Give the checkpoint of a '
             'fine-tuning, or leave label_map out.'
         )
-    rows, num_rows, num_classes = read_label_map(label_map), len(weights['head.weight']), len(target['head.weight'])
+    rows = read_label_map(label_map)
+    num_rows, num_classes = (len(side.tensors['head.weight']) for side in (file, target))
     if len(rows) != num_classes:
         raise ValueError(
             f'label_map={label_map!r} is for {len(rows)} classes, and the model has num_classes={num_classes}. Give '
@@ -84,7 +83,7 @@ def picked_head(
         )
     if wrong := [number for number, row in enumerate(rows) if not 0 <= row < num_rows]:
         raise ValueError(
-            f'label_map={label_map!r}: class {wrong[0]} is class {rows[wrong[0]]} of the checkpoint, and {path} has a '
-            f'head for {num_rows}, counted from 0. Give the checkpoint and the map that belong together.'
+            f'label_map={label_map!r}: class {wrong[0]} is class {rows[wrong[0]]} of the checkpoint, and {file.path} '
+            f'has a head for {num_rows}, counted from 0. Give the checkpoint and the map that belong together.'
         )
-    return {key: weights[key][rows] for key in ('head.weight', 'head.bias')}
+    return {key: file.tensors[key][rows] for key in ('head.weight', 'head.bias')}

@@ -1,4 +1,7 @@
-"""Published layouts: one table each, read in both directions, from their names to ours and back.
+"""Names of weights: ours, and one table for each published layout, read in both directions.
+
+Ours are those of the modules: ``backbone.*``, then ``head.*`` (one decoder, or ``head.image.*`` and ``head.video.*``)
+in pretraining, ``norm.*`` and ``head.*`` in a classifier. An encoder alone is ``backbone.*``.
 
 Converting renames and restacks: no value changes, position tables included. What another encoder stores separately is
 put together:
@@ -20,33 +23,23 @@ put together:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .files import unwrap
-from .names import (
-    CLS_POSITION,
-    CLS_TOKEN,
-    GLOBAL_TOKENS,
-    KERNEL,
-    POOLED_NORM,
-    POSITIONS,
-    TASK_WEIGHTS,
-    TOKENIZERS,
-    StateDict,
-    expected_keys,
-    kind_of,
-    listed,
-    modalities_of,
-    num_blocks,
-)
+StateDict = dict[str, Tensor]
 
-NATIVE = 'native'
+POSITIONS = 'backbone.pos_embed'
+KERNEL = 'backbone.patch_embed.weight'
+CLS_TOKEN = 'backbone.cls_token'
+CLS_POSITION = 'backbone.pos_embed_cls'
+GLOBAL_TOKENS = 'backbone.global_tokens'
+TOKENIZERS = 'backbone.tokenizers.'
+TOKEN_NORM = 'backbone.norm.weight'  # of single tokens
+POOLED_NORM = 'norm.weight'  # after pooling
+TASK_WEIGHTS = 'log_variances.'
 
 
 class Form(NamedTuple):
@@ -60,8 +53,8 @@ class Line(NamedTuple):
     """One line of a layout's table, read in both directions.
 
     Several names on a side are separated by spaces. A ``*`` matches one part of a name, such as the number of a
-    block; a final dot matches all that begins so. Of several lines for the same tensors the first one is written, and
-    all are read.
+    block. A ``#`` is the number of blocks of the decoder. A final dot matches all that begins so. Of several lines for
+    the same tensors the first one is written, and all are read.
 
     Attributes:
         theirs: names in the layout. The line is used only if all of them are there.
@@ -88,7 +81,6 @@ class Layout(NamedTuple):
         fits: whether it can hold one of our state dicts, as far as the names do not say.
         prefixes: prefix of the encoder's names in 'pretraining' and in a 'classifier'. In reading all are dropped.
         leaves: their state dict -> the beginnings of names that have no place in ours.
-        numbered: beginning of the decoder's blocks, where the next number, ``#`` in the table, is its norm.
         fixed_positions: whether positions are fixed sinusoids, which are in no file.
     """
 
@@ -100,13 +92,11 @@ class Layout(NamedTuple):
     fits: Callable[[StateDict], bool] = lambda ours: True
     prefixes: Mapping[str, str] = {}
     leaves: Callable[[Collection[str]], tuple[str, ...]] = lambda theirs: ()
-    numbered: str = ''
     fixed_positions: bool = False
 
-    def table(self, kind: str, depth: int) -> tuple[Line, ...]:
-        """The lines for a kind of model, see `kind_of`, whose decoder has ``depth`` blocks."""
-        more = dict(pretraining=self.decoder, classifier=self.head).get(kind, ())
-        return tuple(line._replace(theirs=line.theirs.replace('#', str(depth))) for line in (*more, *self.encoder))
+    def table(self, kind: str) -> tuple[Line, ...]:
+        """The lines for a kind of model, see `Checkpoint`."""
+        return (*dict(pretraining=self.decoder, classifier=self.head).get(kind, ()), *self.encoder)
 
 
 def _with_zero_row(positions: Tensor) -> Tensor:
@@ -166,38 +156,30 @@ def _qkv(theirs: str, ours: str, names: str, *parameters: str, form: Form = QKV)
 _ATTENTION = 'attention.attention.query. attention.attention.key. attention.attention.value.'
 
 
-def _transformers_blocks(theirs: str, ours: str, *biases: Line) -> tuple[Line, ...]:
-    """Blocks as transformers writes them, with the lines for the biases of queries, keys and values."""
-    names = (
-        ('attention.output.dense.', 'attn.proj.'),
-        ('intermediate.dense.', 'mlp.fc1.'),
-        ('output.dense.', 'mlp.fc2.'),
-        ('layernorm_before.', 'norm1.'),
-        ('layernorm_after.', 'norm2.'),
-    )
-    lines = (Line(f'{theirs}*.{their_name}', f'{ours}*.{name}') for their_name, name in names)
-    return (*_qkv(theirs, ours, _ATTENTION, 'weight'), *biases, *lines)
+def _transformers_blocks(theirs: str, ours: str, *, key_bias: bool) -> tuple[Line, ...]:
+    """Blocks as transformers writes them in version 4; it reads those of 5, too.
 
-
-def _videomae_blocks(theirs: str, ours: str) -> tuple[Line, ...]:
-    """Blocks of VideoMAE in transformers: version 4 writes q_bias, 5 query.bias and perhaps a key.bias."""
+    VideoMAE has q_bias in version 4, query.bias and perhaps a key.bias in 5. Of ViT, 5 has other names in memory.
+    """
     query, _, value = _ATTENTION.split()
-    return _transformers_blocks(
-        theirs,
-        ours,
-        *_qkv(theirs, ours, 'attention.attention.q_ attention.attention.v_', 'bias', form=QV),
-        *_qkv(theirs, ours, _ATTENTION, 'bias'),
-        *_qkv(theirs, ours, f'{query} {value}', 'bias', form=QV),
-    )
-
-
-def _vit_blocks(theirs: str, ours: str) -> tuple[Line, ...]:
-    """Blocks of ViT and ViTMAE in transformers: as in files, and as version 5 has them in memory."""
+    all_three = _qkv(theirs, ours, _ATTENTION, 'bias')
+    names = {
+        'attention.output.dense.': 'attn.proj.',
+        'attention.o_proj.': 'attn.proj.',
+        'intermediate.dense.': 'mlp.fc1.',
+        'output.dense.': 'mlp.fc2.',
+        'layernorm_before.': 'norm1.',
+        'layernorm_after.': 'norm2.',
+        'mlp.': 'mlp.',
+    }
     return (
-        *_transformers_blocks(theirs, ours, *_qkv(theirs, ours, _ATTENTION, 'bias')),
+        *_qkv(theirs, ours, _ATTENTION, 'weight'),
+        *(all_three if key_bias else ()),
+        *_qkv(theirs, ours, 'attention.attention.q_ attention.attention.v_', 'bias', form=QV),
+        *all_three,
+        *_qkv(theirs, ours, f'{query} {value}', 'bias', form=QV),
         *_qkv(theirs, ours, 'attention.q_proj. attention.k_proj. attention.v_proj.'),
-        Line(f'{theirs}*.attention.o_proj.', f'{ours}*.attn.proj.'),
-        Line(f'{theirs}*.mlp.', f'{ours}*.mlp.'),
+        *(Line(f'{theirs}*.{their_name}', f'{ours}*.{name}') for their_name, name in names.items()),
     )
 
 
@@ -343,14 +325,14 @@ LAYOUTS = {
             *_image_vit(
                 'embeddings.cls_token', 'embeddings.position_embeddings', 'embeddings.patch_embeddings.projection.'
             ),
-            *_vit_blocks('encoder.layer.', 'backbone.blocks.'),
-            *_vit_blocks('layers.', 'backbone.blocks.'),
+            *_transformers_blocks('encoder.layer.', 'backbone.blocks.', key_bias=True),
+            *_transformers_blocks('layers.', 'backbone.blocks.', key_bias=True),
             Line('layernorm.', 'backbone.norm.'),
         ),
         decoder=(
             Line('decoder.decoder_pos_embed', 'head.pos_embed', ZERO_ROW),
-            *_vit_blocks('decoder.decoder_layers.', 'head.blocks.'),
-            *_vit_blocks('decoder.decoder_encoder.layer.', 'head.blocks.'),  # version 5
+            *_transformers_blocks('decoder.decoder_layers.', 'head.blocks.', key_bias=True),
+            *_transformers_blocks('decoder.decoder_encoder.layer.', 'head.blocks.', key_bias=True),  # version 5
             *(line._replace(theirs=f'decoder.{line.theirs}') for line in _MAE_DECODER if line.ours != 'head.blocks.'),
         ),
         head=(Line('fc_norm.', 'norm.'), Line('classifier.', 'head.')),
@@ -367,10 +349,10 @@ LAYOUTS = {
         ),
         encoder=(
             Line('embeddings.patch_embeddings.projection.', 'backbone.patch_embed.'),
-            *_videomae_blocks('encoder.layer.', 'backbone.blocks.'),
+            *_transformers_blocks('encoder.layer.', 'backbone.blocks.', key_bias=False),
             Line('layernorm.', 'backbone.norm.'),
         ),
-        decoder=(*_VIDEOMAE_DECODER, *_videomae_blocks('decoder.decoder_layers.', 'head.blocks.')),
+        decoder=(*_VIDEOMAE_DECODER, *_transformers_blocks('decoder.decoder_layers.', 'head.blocks.', key_bias=False)),
         head=(Line('fc_norm.', 'norm.'), Line('classifier.', 'head.')),
         holds='fixed positions, without a class token',
         prefixes=dict(pretraining='videomae.', classifier='videomae.'),
@@ -400,7 +382,8 @@ LAYOUTS = {
             *_learned_positions('dec_', 'head.'),
             Line('mask_token', 'head.mask_token', ROW),
             Line('decoder_embed.', 'head.decoder_embed.'),
-            Line('pred_head.transforms.0.#.', 'head.norm.'),
+            Line('pred_head.transforms.0.#.weight', 'head.norm.weight'),
+            Line('pred_head.transforms.0.#.bias', 'head.norm.bias'),
             *_qkv('pred_head.transforms.0.', 'head.blocks.', 'attn.q. attn.k. attn.v.'),
             Line('pred_head.transforms.0.', 'head.blocks.'),
             Line('pred_head.projections.0.', 'head.pred.'),
@@ -408,7 +391,6 @@ LAYOUTS = {
         head=(Line('norm.', 'norm.'), Line('head.projection.', 'head.')),
         holds="learned positions and, in pretraining, one MAEHead with tokens='decoder', cls_token=False",
         fits=lambda ours: _learns_positions(ours) and _has_decoder(ours),
-        numbered='pred_head.transforms.0.',
     ),
     # github.com/facebookresearch/mae_st
     'mae_st': Layout(
@@ -446,235 +428,3 @@ LAYOUTS = {
         leaves=lambda keys: ('pooler.', *(() if 'decoder_pred.weight' in keys else ('mask_token', 'decoder_'))),
     ),
 }
-
-
-# A plain ViT of ours, on the right, is what a MultiMAE has for RGB.
-_PLAIN = (
-    Line('backbone.blocks.', 'backbone.blocks.'),
-    Line(f'{TOKENIZERS}rgb.patch_embed.', 'backbone.patch_embed.'),
-    Line(f'{TOKENIZERS}rgb.pos_embed', POSITIONS),
-    Line(GLOBAL_TOKENS, CLS_TOKEN),
-)
-
-
-def recognise(state_dict: Mapping) -> str | None:
-    """Name the layout: one of ``LAYOUTS``, 'native' for ours, with any backbone, None for an unknown one."""
-    state_dict = _bare(unwrap(state_dict))
-    if KERNEL in state_dict or modalities_of(state_dict):
-        return NATIVE
-    known = (name for name, layout in LAYOUTS.items() if any(mark in state_dict for mark in layout.marks))
-    return next(known, NATIVE if any(key.startswith('backbone.') for key in state_dict) else None)
-
-
-def _bare(state_dict: Mapping) -> StateDict:
-    """Drop the prefixes of torch.compile and DistributedDataParallel."""
-    return {key.replace('_orig_mod.', '').removeprefix('module.'): value for key, value in state_dict.items()}
-
-
-def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
-    """Rename a state dict of another layout to ours, see the head of this module. Ours is returned unchanged.
-
-    A head on one token is left out, see `translate`.
-
-    Args:
-        state_dict: tensors by name, or a checkpoint around them (``WRAPPERS``).
-        source: a name in ``LAYOUTS``, 'native', or None to recognise it.
-
-    Raises:
-        ValueError: an unknown layout, a key that has no place in ours, or a key that ours needs and that is missing.
-    """
-    return translate(state_dict, source)[0]
-
-
-def translate(state_dict: Mapping, source: str | None = None, pool: str = 'mean') -> tuple[StateDict, tuple[str, ...]]:
-    """`convert`, and the keys that it left out: parts of a decoder, a head on other tokens than the model's head reads.
-
-    Args:
-        state_dict: as of `convert`.
-        source: as of `convert`.
-        pool: of the model's backbone. With 'cls' a head on the class token is taken, with the norm before it, and one
-            on the mean of the tokens is left out.
-    """
-    source = source or recognise(state_dict)
-    state_dict = _bare(unwrap(state_dict))
-    if source is None:
-        raise ValueError(
-            f'The layout of this state dict is unknown; its keys are {listed(state_dict)}. '
-            f'Known layouts: {NATIVE}, {", ".join(LAYOUTS)}.'
-        )
-    if source == NATIVE:
-        return state_dict, ()
-    layout = _layout(source)
-    for prefix in ('backbone.', *layout.prefixes.values()):
-        state_dict = {key.removeprefix(prefix): x for key, x in state_dict.items()}
-    left = tuple(key for key in state_dict if key.startswith(layout.leaves(state_dict)))
-    state_dict = {key: x for key, x in state_dict.items() if key not in left}
-    heads = tuple(line.theirs for line in layout.head if line.ours == 'head.')
-    kind = kind_of(state_dict)
-    if kind != 'pretraining':
-        kind = 'classifier' if any(key.startswith(heads) for key in state_dict) else 'encoder'
-    table = layout.table(kind, num_blocks(layout.numbered, state_dict) - 1 if layout.numbered else 0)
-    try:
-        ours, unplaced = _renamed(state_dict, table)
-        ours = _with_pixels(ours, channels_first=False)
-    except (KeyError, IndexError, RuntimeError) as error:  # a tensor is missing or has another shape
-        raise _misfit(source, f'{type(error).__name__}: {error}.') from error
-    if kind == 'classifier':
-        ours, head = _with_head_of(pool, ours)
-        left += head
-    expected = {key for key in expected_keys(ours) if _names_of(key, table)}
-    unplaced += [name for key in ours if key not in expected for name in _names_of(key, table)]
-    missing = [name for key in sorted(expected - ours.keys()) for name in _names_of(key, table)]
-    missing = [name for name in missing if name not in state_dict]
-    if unplaced or missing:
-        raise _misfit(source, f'Keys without a place: {listed(unplaced)}. Missing keys: {listed(missing)}.')
-    return ours, left
-
-
-def _layout(source: str) -> Layout:
-    if source not in LAYOUTS:
-        raise ValueError(f'source={source!r} is unknown. Choose from {NATIVE}, {", ".join(LAYOUTS)}.')
-    return LAYOUTS[source]
-
-
-def _misfit(source: str, reason: str) -> ValueError:
-    return ValueError(
-        f'This state dict does not fit the layout {source!r}. {reason} Give the checkpoint as it was published, or '
-        'name another source.'
-    )
-
-
-def _renamed(state_dict: StateDict, table: Sequence[Line], *, back: bool = False) -> tuple[StateDict, list[str]]:
-    """Their tensors by our names, or ``back``; and the keys that no line matches."""
-    has_token = any(key.rpartition('.')[2] == 'cls_token' for key in state_dict)
-    rest, renamed = dict(state_dict), StateDict()
-    for line in table:
-        if line.with_token not in (None, has_token):
-            continue
-        old, new = (line.ours, line.theirs) if back else (line.theirs, line.ours)
-        form = line.form.split if back else line.form.join
-        for key in [key for key in rest if _pattern(old.split()[0]).fullmatch(key)]:
-            keys, names = ([_filled(name, key, old) for name in side.split()] for side in (old, new))
-            if rest.keys() >= {*keys} and not renamed.keys() & {*names}:
-                try:
-                    renamed |= zip(names, form(*(rest.pop(key) for key in keys)), strict=True)
-                except ValueError as error:
-                    raise ValueError(f'{key} {error}') from error
-    return renamed, [*rest]
-
-
-@cache
-def _pattern(name: str) -> re.Pattern:
-    return re.compile(re.escape(name).replace(r'\*', '([^.]+)') + ('(.+)' if name.endswith('.') else ''))
-
-
-def _filled(name: str, key: str, names: str) -> str:
-    """Fill the wildcards of a name with what ``key`` has in them, which one of ``names`` matches."""
-    match = next(found for other in names.split() if (found := _pattern(other).fullmatch(key)))
-    parts = iter(match.groups())
-    return re.sub(r'\*', lambda _: next(parts), name) + ''.join(parts)
-
-
-def _names_of(key: str, table: Sequence[Line]) -> list[str]:
-    """Their names for what we call ``key``."""
-    for line in table:
-        if any(_pattern(name).fullmatch(key) for name in line.ours.split()):
-            return [_filled(name, key, line.ours) for name in line.theirs.split()]
-    return []
-
-
-def _with_head_of(pool: str, ours: StateDict) -> tuple[StateDict, tuple[str, ...]]:
-    """Take the head if it reads what the model pools -> weights, and the keys that are left out.
-
-    A head reads the mean of the tokens if it has a norm of its own, and one token otherwise.
-    """
-    reads_mean = POOLED_NORM in ours
-    if reads_mean and pool == 'mean':
-        return ours, ()
-    if not reads_mean and pool == 'cls' and CLS_TOKEN in ours:
-        return {key.replace('backbone.norm.', 'norm.'): x for key, x in ours.items()}, ()
-    left = tuple(key for key in ours if key.startswith(('head.', 'norm.')))
-    return {key: x for key, x in ours.items() if key not in left}, left
-
-
-def _with_pixels(ours: StateDict, *, channels_first: bool) -> StateDict:
-    """Order the predicted pixels of a MultiMAE's patches by channel and place, or by place and channel."""
-    ordered = dict(ours)
-    for key in [key for key in ours if '.pred.' in key and modalities_of(ours)]:
-        modality = key.split('.')[1].removeprefix('norm_')  # a task may be called norm_MODALITY
-        kernel = ours.get(f'{TOKENIZERS}{modality}.patch_embed.weight')
-        if kernel is None:
-            raise ValueError(
-                f'{key} is for {modality!r}, and the encoder has no adapter for it. No model of ours has that.'
-            )
-        places = kernel.shape[3] * kernel.shape[4]
-        x = ours[key].unflatten(0, (places, -1) if channels_first else (-1, places))
-        ordered[key] = x.transpose(0, 1).flatten(0, 1)
-    return ordered
-
-
-def export(
-    state_dict: StateDict, target: str = 'omnimae', *, positions: Mapping[str, Tensor] | None = None
-) -> StateDict:
-    """Rename our weights to a published layout: the inverse of `convert`.
-
-    Left out are learned weights of tasks, which no layout has, and biases of keys where a layout has none: a softmax
-    over keys is the same without them.
-
-    Args:
-        state_dict: of our layout.
-        target: a name in ``LAYOUTS``, or 'mae', whose names are timm's.
-        positions: fixed sinusoids by our names, as a new model has them. Layouts with fixed positions hold no others.
-
-    Raises:
-        ValueError: the layout cannot hold this model.
-    """
-    layout, kind = _layout('timm' if target == 'mae' else target), kind_of(state_dict)
-    weights = {key: x for key, x in state_dict.items() if not key.startswith(TASK_WEIGHTS)}
-    for key in [key for key in weights if layout.fixed_positions and key.endswith('pos_embed')]:
-        x, fixed = weights.pop(key), (positions or {}).get(key)
-        if fixed is None or x.shape != fixed.shape or not torch.allclose(x, fixed, atol=1e-5):
-            raise ValueError(
-                f'{key} does not hold the fixed sinusoids of the config, and the layout {target!r} can hold no others.'
-            )
-    if not layout.fits(weights) or (target == 'mae' and not {CLS_TOKEN, 'head.mask_token'} <= weights.keys()):
-        raise ValueError(f'The layout {target!r} is that of {layout.holds}, and this model is another.')
-    table = layout.table(kind, num_blocks('head.blocks.', weights))
-    renamed, unplaced = _renamed(_with_pixels(weights, channels_first=True), table, back=True)
-    if unplaced:
-        raise ValueError(f'The layout {target!r} is that of {layout.holds}. It has no names for {listed(unplaced)}.')
-    encoder = {name for key in weights if key.startswith('backbone.') for name in _names_of(key, layout.encoder)}
-    return {layout.prefixes.get(kind, '') * (name in encoder) + name: x for name, x in renamed.items()}
-
-
-def to_plain(state_dict: StateDict) -> tuple[StateDict, list[str]]:
-    """Take from our MultiMAE, or its encoder, a plain ViT for RGB -> its weights, and the keys that are left.
-
-    The global token becomes the class token. There is no norm after the blocks: ``final_norm=False``.
-    """
-    modalities, num_tokens = sorted(modalities_of(state_dict)), state_dict[GLOBAL_TOKENS].shape[1]
-    if 'rgb' not in modalities or num_tokens != 1:
-        raise ValueError(
-            f'No plain ViT for RGB can be made of a model of {modalities} with {num_tokens} global tokens. Give one '
-            "with the modality 'rgb' and one global token."
-        )
-    return _renamed(state_dict, _PLAIN)
-
-
-def to_multimodal(state_dict: StateDict) -> tuple[StateDict, list[str]]:
-    """Take from a plain ViT of ours what a MultiMAE has: blocks and the tokenizer of 'rgb' -> these, and other keys.
-
-    A class token becomes the global token. Learned positions become one table, with that of the token in the token.
-    """
-    return _renamed(with_joint_positions(state_dict), _PLAIN, back=True)
-
-
-def with_joint_positions(state_dict: StateDict) -> StateDict:
-    """Add up the positions of places and of time slices; the class token's is added to the token."""
-    joint = dict(state_dict)
-    if f'{POSITIONS}_space' in joint:
-        space, time = joint.pop(f'{POSITIONS}_space'), joint.pop(f'{POSITIONS}_time')
-        joint[POSITIONS] = (time[:, :, None] + space[:, None]).flatten(1, 2)
-    if CLS_POSITION in joint:
-        joint[CLS_TOKEN] = joint[CLS_TOKEN] + joint.pop(CLS_POSITION)
-    return joint

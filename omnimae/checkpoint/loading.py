@@ -7,27 +7,23 @@ so features differ from those of the file until they are fine-tuned. (MAE's fine
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
-from torch import Tensor, nn
+from torch import nn
 
 from omnimae.registry import WEIGHT_INITIALIZERS
 from omnimae.structures import HasPositions, unwrapped
 
-from .files import WRAPPERS, read_file, unwrap
 from .label_maps import picked_head
-from .layouts import NATIVE, recognise, to_multimodal, to_plain, translate
-from .names import (
+from .layouts import (
     CLS_POSITION,
     CLS_TOKEN,
     GLOBAL_TOKENS,
@@ -37,114 +33,10 @@ from .names import (
     TOKEN_NORM,
     TOKENIZERS,
     StateDict,
-    decoders_of,
-    kind_of,
-    listed,
-    modalities_of,
-    num_blocks,
 )
+from .translation import NATIVE, Checkpoint, listed, to_multimodal, to_plain
 
 WEIGHTS = {'ema': 'the average (EMA)', 'raw': 'raw, not averaged'}
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights and all that is known of them: a file that was read once, or a model.
-
-    ``tensors``, and all that follows from them, raise ValueError if the layout is unknown or a tensor is missing.
-
-    Attributes:
-        content: tensors by the names of the file.
-        path: of the file.
-        meta: what else the file says.
-        layout: whose names these are, see `recognise`.
-        pool: of the model that takes the weights, see `translate`.
-    """
-
-    content: StateDict
-    path: str = 'the model'
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    layout: str | None = NATIVE
-    pool: str = 'mean'
-
-    @classmethod
-    def read(cls, path: str | os.PathLike, layout: str | None = None) -> Checkpoint:
-        """Read a file; its layout is recognised if it is not given.
-
-        The file may be .safetensors or any file of ``torch.save``, or the address of one. Tensors are mapped from the
-        file, not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of OmniMAE,
-        MAE and VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. With an EMA hook, MMEngine stores the
-        averaged weights as ``state_dict``; ``meta['weights']`` says 'ema' or 'raw'.
-
-        Raises:
-            ValueError: as of `read_file`, or no tensors by name.
-        """
-        content = read_file(path, mmap=True)
-        state_dict = unwrap(content)
-        is_named = all(isinstance(key, str) and isinstance(x, Tensor) for key, x in state_dict.items())
-        if not state_dict or not is_named:
-            raise ValueError(f'{path}: holds no tensors by name, neither at the top nor under {", ".join(WRAPPERS)}.')
-        meta = dict(content['meta']) if isinstance(content.get('meta'), dict) else {}
-        if 'state_dict' in content and not str(path).endswith('.safetensors'):
-            meta.setdefault('weights', 'ema' if 'ema_state_dict' in content else 'raw')
-        return cls(dict(state_dict), str(path), meta, layout or recognise(state_dict))
-
-    @cached_property
-    def _translated(self) -> tuple[StateDict, tuple[str, ...]]:
-        try:
-            return translate(self.content, self.layout, self.pool)
-        except ValueError as error:
-            raise ValueError(f'{self.path}: {error}') from error
-
-    @property
-    def tensors(self) -> StateDict:
-        """Tensors by our names."""
-        return self._translated[0]
-
-    @property
-    def left(self) -> tuple[str, ...]:
-        """Keys that have no place in our models."""
-        return self._translated[1]
-
-    @cached_property
-    def kind(self) -> str:
-        """What the weights are of, see `kind_of`."""
-        return kind_of(self.tensors)
-
-    @cached_property
-    def modalities(self) -> set[str]:
-        """Those of a backbone with tokenizers; none of any other."""
-        return modalities_of(self.tensors)
-
-    @cached_property
-    def decoders(self) -> list[str]:
-        """The prefixes of its decoders."""
-        return decoders_of(self.tensors)
-
-    @property
-    def weights(self) -> str | None:
-        """'ema' for averaged ones, 'raw' for others; None where the file does not say."""
-        return self.meta.get('weights')
-
-    @property
-    def num_classes(self) -> int | None:
-        """The classes of the head of a Classifier or of a LinearProbe; None without one."""
-        biases = (self.tensors.get(key) for key in ('head.bias', 'head.1.bias'))
-        return next((len(bias) for bias in biases if bias is not None), None)
-
-    @property
-    def classes(self) -> tuple[tuple[str, ...], ...]:
-        """Names of the classes of our training, of each source of data that has names."""
-        if 'classes' in self.meta:  # of exported weights
-            return (tuple(json.loads(self.meta['classes'])),)
-        stored = self.meta.get('dataset_meta')
-        return tuple(tuple(names) for names in stored.values() if names) if isinstance(stored, dict) else ()
-
-
-def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
-    """Read a checkpoint -> its tensors by the names of the file, and its metadata. See `Checkpoint.read`."""
-    checkpoint = Checkpoint.read(path)
-    return checkpoint.content, dict(checkpoint.meta)
 
 
 class LoadReport(NamedTuple):
@@ -234,7 +126,7 @@ def load_weights(
     if takes_norm:
         weights = {re.sub(r'^backbone\.norm\.', 'norm.', key): x for key, x in weights.items()}
     if label_map is not None:
-        weights |= picked_head(weights, target.tensors, label_map, given.path)
+        weights |= picked_head(Checkpoint(weights, given.path), target, label_map)
     weights, inflated = _inflated(weights, target.tensors, model)
     file = Checkpoint(weights, given.path)
     wanted = _wanted(file, target, takes_norm, pretrains=hasattr(model, 'mask_generator'))
@@ -424,30 +316,35 @@ def _check_complete(
 
 
 def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str]) -> str:
+    """Name the setting that explains all of these keys, or else the sizes of both sides."""
     theirs, ours = file.tensors, target.tensors
-    if all(key in theirs and key.endswith('.pos_embed') for key in keys):
-        tokens = theirs[keys[0]].shape[1]
+
+    def all_match(pattern: str) -> bool:
+        return all(re.fullmatch(pattern, key) for key in keys)
+
+    if all_match(r'.*\.pos_embed\w*') and ours.keys() & theirs.keys() >= {*keys}:
+        tokens = f' ({theirs[keys[0]].shape[1]} tokens)' if all_match(r'.*\.pos_embed') else ''
         return (
-            f'Set clip_size to the one the checkpoint was made for ({tokens} tokens): clips of any other size work '
-            'then too, with interpolated positions.'
+            f'Set clip_size to the one the checkpoint was made for{tokens}: clips of any other size work then too, '
+            'with interpolated positions.'
         )
     if POOLED_NORM in theirs and (TOKEN_NORM in ours or POOLED_NORM in keys):
         return "It is a classifier's, whose norm follows the pooling. Set model.norm='pooled'."
-    if all(key.startswith('backbone.norm.') for key in keys):
-        return f'Set backbone.final_norm={keys[0] in theirs} in the model.'
-    if all('.pos_embed' in key for key in keys) and any('.pos_embed_' in key for key in keys):
-        if all(key in theirs and key in ours for key in keys):
-            return 'Set clip_size to the one the checkpoint was made for: clips of any other size work then, too.'
+    if all_match(r'.*\.pos_embed\w*') and not all_match(r'.*\.pos_embed'):
         return 'Their positions are of another kind. Set backbone.positions and head.positions to that of the file.'
     if 'head.cls_token' in keys:
         return f'Set head.cls_token={"head.cls_token" in theirs} in the model, and head.positions as in the file.'
-    if CLS_TOKEN in keys and all(key == CLS_TOKEN or key.endswith('.pos_embed_cls') for key in keys):
-        return f'Set backbone.cls_token={CLS_TOKEN in theirs} in the model.'
-    if all(key.endswith(('decoder_embed.bias', 'mask_token', 'pos_embed')) for key in keys):
+    if all_match(r'.*(decoder_embed\.bias|mask_token|pos_embed)'):
         return "The mask token is at another width. See head.tokens: 'encoder' (OmniMAE) or 'decoder' (VideoMAE)."
-    if all(key.endswith('attn.qkv.bias') for key in keys):
-        part = 'backbone' if keys[0].startswith('backbone.') else 'head'
-        return f'Set {part}.qkv_bias={keys[0] in theirs} in the model.'
+    settings = {
+        'backbone.final_norm': r'backbone\.norm\..*',
+        'backbone.cls_token': r'backbone\.cls_token|.*\.pos_embed_cls',
+        'backbone.qkv_bias': r'backbone\..*attn\.qkv\.bias',
+        'head.qkv_bias': r'head\..*attn\.qkv\.bias',
+    }
+    for setting, pattern in settings.items():
+        if all_match(pattern):
+            return f'Set {setting}={keys[0] in theirs} in the model.'
     here, there = _describe(file), _describe(target)
     if here == there:
         return f'Both have {here}, but other parts. Give the config that the file was trained with.'
@@ -459,13 +356,11 @@ def _describe(side: Checkpoint) -> str:
     if not kernels:
         return _grouped(key for key in side.tensors if key.startswith('backbone.')) or 'no backbone'
     width, _, *patch_size = kernels[0].shape
-    depth = num_blocks('backbone.blocks.', side.tensors)
-    text = f'embed_dim={width}, depth={depth}, patch_size={tuple(patch_size)}'
+    text = f'embed_dim={width}, depth={side.depth()}, patch_size={tuple(patch_size)}'
     for prefix in side.decoders:
         weight = side.tensors.get(f'{prefix}decoder_embed.weight')
         if weight is not None:
-            depth = num_blocks(f'{prefix}blocks.', side.tensors)
-            text += f', {prefix}embed_dim={len(weight)}, {prefix}depth={depth}'
+            text += f', {prefix}embed_dim={len(weight)}, {prefix}depth={side.depth(prefix)}'
     return text
 
 
