@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.path.realpath(args.src) == os.path.realpath(args.dst):
         raise ValueError(f'DST={args.dst} is SRC, which would be overwritten while it is read. Name another file.')
     checkpoint = Checkpoint.read(args.src, args.source)
-    weights = checkpoint.tensors
+    weights, left = checkpoint.translated()
     try:
-        if args.to == 'multimae' and not checkpoint.modalities:
+        if args.to == 'multimae' and not Checkpoint(weights).modalities:
             weights, _ = to_multimodal(weights)
-        elif args.to not in (NATIVE, 'multimae') and checkpoint.modalities:
+        elif args.to not in (NATIVE, 'multimae') and Checkpoint(weights).modalities:
             weights, _ = to_plain(weights)
         if args.to in FOLDERS:
             weights = _write_folder(weights, args)
@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f'{args.src}: {error}') from error
     kind = f', {WEIGHTS[checkpoint.weights]}' if checkpoint.weights in WEIGHTS else ''
     print(f'{args.src} (layout {checkpoint.layout}): {len(weights)} tensors -> {args.dst} (layout {args.to}){kind}')
-    if checkpoint.left:
-        print(f'{len(checkpoint.left)} tensors have no place in our models and are left: {", ".join(checkpoint.left)}')
+    if left:
+        print(f'{len(left)} tensors have no place in our models and are left: {", ".join(left)}')
 
 
 def _build(args: argparse.Namespace) -> tuple[Config, Any]:

@@ -65,9 +65,13 @@ def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
         return _read_pickle(local, path, mmap)
 
 
-def unwrap(content: Mapping) -> Mapping:
-    """Find the state dict within a checkpoint: under one of ``WRAPPERS``, or the whole of it."""
-    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+def unwrap(content: Mapping) -> dict[str, Any]:
+    """Find the state dict within a checkpoint: under one of ``WRAPPERS``, or the whole of it.
+
+    Names are those without the prefixes of torch.compile and DistributedDataParallel.
+    """
+    state_dict = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    return {str(key).replace('_orig_mod.', '').removeprefix('module.'): value for key, value in state_dict.items()}
 
 
 @contextmanager

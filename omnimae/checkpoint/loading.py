@@ -116,8 +116,10 @@ def load_weights(
             f'{given.path}: has the layout {given.layout!r}, which has no names for a {type(backbone).__name__}. Give '
             'a checkpoint of a training with this backbone.'
         )
-    given = replace(given, pool=pool, layout=given.layout if is_ours or given.layout is None else NATIVE)
-    weights, apart = _of_kind(given, target) if is_ours else (given.tensors, ())
+    if not is_ours and given.layout is not None:
+        given = replace(given, layout=NATIVE)
+    weights, left = given.translated(pool)
+    weights, apart = _of_kind(Checkpoint(weights, given.path), target) if is_ours else (weights, ())
     weights = _with_cls_position(weights, target.tensors)
     has_positions = any('.pos_embed' in key for key in weights)
     fixed = () if has_positions else _restore_fixed_positions(model)
@@ -132,13 +134,13 @@ def load_weights(
     wanted = _wanted(file, target, takes_norm, pretrains=hasattr(model, 'mask_generator'))
     _check_fit(wanted, file, target)
     if complete:
-        _check_complete(wanted, file, target, given.left, pool)
+        _check_complete(wanted, file, target, left, pool)
     model.load_state_dict({key: weights[key] for key in target.tensors if wanted(key)}, strict=False)
     report = LoadReport(
         path=given.path,
         source=str(given.layout),
         loaded=tuple(filter(wanted, target.tensors)),
-        left=(*(key for key in weights if not wanted(key)), *apart, *given.left),
+        left=(*(key for key in weights if not wanted(key)), *apart, *left),
         initialised=tuple(key for key in target.tensors if not wanted(key)),
         inflated=inflated,
         fixed=fixed,

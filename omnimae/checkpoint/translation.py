@@ -55,14 +55,12 @@ class Checkpoint:
         path: of the file.
         meta: what else the file says.
         layout: whose names these are, see `recognise`.
-        pool: of the model that takes the weights, see `translate`.
     """
 
     content: StateDict
     path: str = 'the model'
     meta: Mapping[str, Any] = field(default_factory=dict)
     layout: str | None = NATIVE
-    pool: str = 'mean'
 
     @classmethod
     def read(cls, path: str | os.PathLike, layout: str | None = None) -> Checkpoint:
@@ -84,24 +82,19 @@ class Checkpoint:
         meta = dict(content['meta']) if isinstance(content.get('meta'), dict) else {}
         if 'state_dict' in content and not str(path).endswith('.safetensors'):
             meta.setdefault('weights', 'ema' if 'ema_state_dict' in content else 'raw')
-        return cls(dict(state_dict), str(path), meta, layout or recognise(state_dict))
+        return cls(state_dict, str(path), meta, layout or recognise(state_dict))
 
-    @cached_property
-    def _translated(self) -> tuple[StateDict, tuple[str, ...]]:
+    def translated(self, pool: str = 'mean') -> tuple[StateDict, tuple[str, ...]]:
+        """Tensors by our names, and the keys that have no place in our models, see `translate`."""
         try:
-            return translate(self.content, self.layout, self.pool)
+            return translate(self.content, self.layout, pool)
         except ValueError as error:
             raise ValueError(f'{self.path}: {error}') from error
 
-    @property
+    @cached_property
     def tensors(self) -> StateDict:
         """Tensors by our names."""
-        return self._translated[0]
-
-    @property
-    def left(self) -> tuple[str, ...]:
-        """Keys that have no place in our models."""
-        return self._translated[1]
+        return self.translated()[0]
 
     @cached_property
     def kind(self) -> str:
@@ -192,16 +185,11 @@ def listed(keys: Collection[str], most: int = 8) -> str:
 
 def recognise(state_dict: Mapping) -> str | None:
     """Name the layout: one of ``LAYOUTS``, 'native' for ours, with any backbone, None for an unknown one."""
-    state_dict = _bare(unwrap(state_dict))
+    state_dict = unwrap(state_dict)
     if any(key == KERNEL or key.startswith(TOKENIZERS) for key in state_dict):
         return NATIVE
     known = (name for name, layout in LAYOUTS.items() if any(mark in state_dict for mark in layout.marks))
     return next(known, NATIVE if any(key.startswith('backbone.') for key in state_dict) else None)
-
-
-def _bare(state_dict: Mapping) -> StateDict:
-    """Drop the prefixes of torch.compile and DistributedDataParallel."""
-    return {key.replace('_orig_mod.', '').removeprefix('module.'): value for key, value in state_dict.items()}
 
 
 def convert(state_dict: Mapping, source: str | None = None) -> StateDict:
@@ -229,7 +217,7 @@ def translate(state_dict: Mapping, source: str | None = None, pool: str = 'mean'
             on the mean of the tokens is left out.
     """
     source = source or recognise(state_dict)
-    state_dict = _bare(unwrap(state_dict))
+    state_dict = unwrap(state_dict)
     if source is None:
         raise ValueError(
             f'The layout of this state dict is unknown; its keys are {listed(state_dict)}. '
