@@ -625,10 +625,13 @@ def test_a_dead_rank_is_named_and_the_first_that_lives_saves(ranks: list[Heartbe
 
 
 def test_a_late_rank_is_named_and_nobody_leaves_before_its_time(ranks: list[Heartbeat]):
+    activity = 'step 7: trains and may wait for other ranks (loops.py:1)'
     ranks[2].looks = ('step 7: waits for data (feeding.py:95)', False, 30.0)
     for rank in ranks[:2]:
-        rank.looks = ('step 7: trains and may wait for other ranks (loops.py:1)', True, 30.0)
+        rank.looks = (activity, True, 0.0)
     start(ranks)
+    wait_until(lambda: len(ranks[0].beats) == 3 and ranks[0].beats[1][2])  # the main rank knows that both wait
+    ranks[0].looks = (activity, True, 30.0)
     wait_until(lambda: ranks[0].messages)
     [message] = ranks[0].messages
     assert message == (
@@ -639,7 +642,7 @@ def test_a_late_rank_is_named_and_nobody_leaves_before_its_time(ranks: list[Hear
     assert not any(rank.done for rank in ranks)
     assert len(ranks[0].messages) == 1
     for rank in ranks[:2]:
-        rank.looks = (*rank.looks[:2], 1001.0)
+        rank.looks = (activity, True, 1001.0)
     wait_until(lambda: all(rank.over.is_set() for rank in ranks))
     assert [rank.done for rank in ranks] == [['saved'], ['waited'], []]  # the late one leaves without saving
     assert 'Rank 2 of 3 on n2 has been waited for, for 1001 s' in '\n'.join(ranks[0].messages)

@@ -117,7 +117,7 @@ def test_data_without_labels_have_no_number_of_classes(labelled):
     for name in CLASSES:
         folder = labelled / 'images' / 'train' / name
         (folder / '0.jpg').rename(labelled / 'images' / 'train' / f'{name}.jpg')
-    with pytest.raises(ValueError, match=r"source 'images' has no labels, so model\.num_classes=None cannot be filled"):
+    with pytest.raises(ValueError, match=r"source 'images' has no labels, which model\.num_classes=None needs"):
         infer_num_classes(load_config(ROOT / CONFIG))
 
 
