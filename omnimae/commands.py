@@ -37,7 +37,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'folder o
 
 def load_run_config(args: argparse.Namespace) -> Config:
     """Prepare this process for MMEngine's Runner, and load the config with the arguments of `add_run_arguments`."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ['LOCAL_RANK'] = os.environ.get('LOCAL_RANK') or str(args.local_rank)
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)

@@ -11,7 +11,8 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -362,8 +363,9 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
     options, path = dict(cfg_options or {}), find_config(path)
     offer_configs()
     try:
-        loaded = Config.fromfile(str(path))
         files = [path, *_inherited(path)]
+        with _plain_variables(files):
+            loaded = Config.fromfile(str(path))
     except SyntaxError as error:
         raise ValueError(
             f'{path}, or a config that it inherits, is not Python. Line {error.lineno}: {error.msg}. Correct it.'
@@ -538,6 +540,21 @@ def _inherited(path: Path) -> Iterable[Path]:
         base_path = Path(Config._get_cfg_path(base, str(path))[0])
         yield base_path
         yield from _inherited(base_path)
+
+
+@contextmanager
+def _plain_variables(files: Iterable[Path]) -> Iterator[None]:
+    """Give MMEngine the environment variables of configs without quotes, ``~`` and final slash, and no empty ones."""
+    names = {name for file in files for name in re.findall(r'\{\{[\'"]?\s*\$(\w+)', file.read_text(encoding='utf-8'))}
+    given = {name: os.environ.pop(name) for name in names & os.environ.keys()}
+    for name, text in given.items():
+        text = text.strip().strip('\'"').strip()
+        if text:
+            os.environ[name] = os.path.expanduser(text if len(text) < 2 or text.endswith('//') else text.rstrip('/'))
+    try:
+        yield
+    finally:
+        os.environ.update(given)
 
 
 def _check_variables(files: list[Path]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,7 +24,8 @@ from omnimae.data.storage.ahead import READS_IN_FLIGHT, ReadAhead
 from omnimae.data.transport import sendable
 from omnimae.registry import TRANSFORMS
 
-Input: TypeAlias = str | os.PathLike | np.ndarray
+Pixels: TypeAlias = np.ndarray | Tensor | Image.Image
+Input: TypeAlias = str | os.PathLike | Pixels | Sequence[Pixels]  # a sequence within a sequence: frames of a video
 
 
 def sampling_of(source: Mapping[str, Any]) -> ClipSampling:
@@ -51,20 +53,26 @@ def list_inputs(inputs: Input | Sequence[Input]) -> list[Item]:
     The ending of a file gives its modality. Other files in a folder are counted in the log.
 
     Args:
-        inputs: one or several. An array is uint8 RGB, (H, W, 3) for an image and (T, H, W, 3) for a video.
+        inputs: one or several. Arrays are (H, W, 3) or grey (H, W) for an image, (T, H, W, 3) for a video, uint8, or
+            float from 0 to 1. Tensors may have their channels first. Images may be of PIL. A list in the list has the
+            frames of a video. An alpha channel is laid on white, as in files.
 
     Raises:
         ValueError: a path that does not exist or is neither image nor video, a folder without any, a wrong array.
     """
-    if isinstance(inputs, str | os.PathLike | np.ndarray):
-        inputs = [inputs]
     items: list[Item] = []
-    for number, content in enumerate(inputs):
-        if isinstance(content, np.ndarray):
-            items.append(_array_item(f'inputs[{number}]', content))
+    for number, content in enumerate(_several(inputs)):
+        if isinstance(content, str | os.PathLike):
+            items += _path_items(content)
         else:
-            items += _path_items(Path(content))
+            frames = _frames(f'inputs[{number}]', content)
+            items.append(Item(f'inputs[{number}]', 'image' if len(frames) == 1 else 'video', frames))
     return items
+
+
+def _several(inputs: Any) -> Iterable[Any]:
+    is_one = isinstance(inputs, str | bytes | os.PathLike | Pixels | Mapping) or not isinstance(inputs, Iterable)
+    return [inputs] if is_one else inputs
 
 
 def output_names(inputs: Input | Sequence[Input]) -> dict[str, str]:
@@ -72,9 +80,9 @@ def output_names(inputs: Input | Sequence[Input]) -> dict[str, str]:
 
     It is the path below the folder that holds all ``inputs``, without its ending. 'a/1.jpg' and 'a/1.png' keep theirs.
     """
-    paths = [inputs] if isinstance(inputs, str | os.PathLike | np.ndarray) else inputs
+    paths = [*_several(inputs)]
     files = {item.name: item.content for item in list_inputs(paths)}
-    given = [Path(os.path.abspath(path)) for path in paths if not isinstance(path, np.ndarray)]
+    given = [Path(os.path.abspath(path)) for path in paths if isinstance(path, str | os.PathLike)]
     folder = os.path.commonpath([path if path.is_dir() else path.parent for path in given]) if given else ''
     whole = {
         name: Path(os.path.relpath(content, folder) if isinstance(content, str) else name)
@@ -84,19 +92,53 @@ def output_names(inputs: Input | Sequence[Input]) -> dict[str, str]:
     return {name: str(path if count[short := path.with_suffix('')] > 1 else short) for name, path in whole.items()}
 
 
-def _array_item(name: str, array: np.ndarray) -> Item:
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or not array.size:
-        raise ValueError(
-            f'{name} is {array.dtype} of shape {array.shape}. Give uint8 RGB, (H, W, 3) for an image or (T, H, W, 3) '
-            'for a video.'
-        )
+def _frames(name: str, content: Any) -> np.ndarray:
+    """Pixels, or a list of frames -> uint8 RGB (T, H, W, 3)."""
+    if isinstance(content, list | tuple) and content and all(isinstance(frame, Pixels) for frame in content):
+        frames = [_frames(f'{name}[{number}]', frame) for number, frame in enumerate(content)]
+        if len({frame.shape for frame in frames} | {(1, *frames[0].shape[1:])}) > 1:
+            raise ValueError(f'{name} has frames of several sizes. Give images (H, W, 3) of one size.')
+        return np.concatenate(frames)
+    if isinstance(content, Image.Image):
+        if content.mode[0] in 'IF':
+            raise ValueError(
+                f'{name} is an image of PIL of mode {content.mode!r}, whose range is unknown. Give 8 bits.'
+            )
+        is_clear = content.has_transparency_data
+        content = np.array(ImageOps.exif_transpose(content).convert('RGBA' if is_clear else 'RGB'))
+    is_tensor = isinstance(content, Tensor)
+    array = content.detach().cpu().numpy() if is_tensor else content
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f'{name} is a {type(array).__name__}. Give paths, arrays, tensors or images of PIL.')
+    found = f'{name} is {array.dtype} of shape {array.shape}'
+    remedy = 'Give uint8 RGB, (H, W, 3) for an image or (T, H, W, 3) for a video.'
+    if array.dtype.kind == 'f' and array.size:
+        low, high = float(array.min()), float(array.max())
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f'{found} from {low:g} to {high:g}. Floats must be from 0 to 1, not normalised. {remedy}')
+        array = (array * 255).round().astype(np.uint8)
+    if array.ndim == 2:
+        array = array[..., None]
+    choices = (-1, -3) if is_tensor else (-1,)
+    places = [place for place in choices if array.ndim in (3, 4) and array.shape[place] in (1, 3, 4)]
+    if is_tensor and array.ndim == 4 and array.shape[0] == 3 and array.shape[-1] != 3:
+        places.append(0)  # (3, T, H, W), as our clips
+    if array.dtype != np.uint8 or len(places) != 1 or not array.size:
+        raise ValueError(f'{found}. {remedy}')
+    array = np.moveaxis(array, places[0], -1)
     frames = array[None] if array.ndim == 3 else array
-    return Item(name, 'image' if len(frames) == 1 else 'video', frames)
+    if frames.shape[-1] == 4:
+        alpha = frames[..., 3:].astype(np.uint16)
+        return ((frames[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(frames, (*frames.shape[:-1], 3)))
 
 
-def _path_items(path: Path) -> Iterator[Item]:
-    if not path.exists():
-        raise ValueError(f'{path} does not exist. Give images, videos, or folders of them.')
+def _path_items(given: str | os.PathLike) -> Iterator[Item]:
+    path = Path(given).expanduser()
+    if not os.fspath(given).strip() or not path.exists():
+        is_address = '://' in os.fspath(given)
+        remedy = 'Download it first' if is_address else 'Give images, videos, or folders of them'
+        raise ValueError(f'{os.fspath(given) or repr("")} does not exist. {remedy}.')
     extensions = (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)
     for file in [path / file for file in scan_files(str(path), extensions)] if path.is_dir() else [path]:
         modality = modality_of(file)

@@ -88,7 +88,7 @@ def whole_number(env: Mapping[str, str], name: str, default: int, *, least: int 
 def unreachable(env: Mapping[str, str], seconds: float) -> str:
     """Error text for a main machine that cannot be reached."""
     try:
-        socket.getaddrinfo(env.get('MASTER_ADDR', HOST), None)
+        socket.getaddrinfo(env.get('MASTER_ADDR') or HOST, None)
         why = 'nothing answers there'
     except OSError:
         why = f'{socket.gethostname()} does not know a machine of that name'
@@ -101,4 +101,4 @@ def unreachable(env: Mapping[str, str], seconds: float) -> str:
 
 def _address(env: Mapping[str, str]) -> str:
     port = env.get('MASTER_PORT') or env.get('PORT') or PORT
-    return f'MASTER_ADDR={env.get("MASTER_ADDR", HOST)}, port {port},'
+    return f'MASTER_ADDR={env.get("MASTER_ADDR") or HOST}, port {port},'

@@ -6,6 +6,7 @@ numbered with t slowest, then h, then w.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -356,6 +357,17 @@ class Batch(TypedDict, total=False):
     ids: list[str]
     source: str
     failures: list[tuple[str, str]]
+
+
+def as_utf8(text: bytes) -> bytes:
+    """A text in UTF-8, UTF-16 or UTF-32 -> UTF-8 without a byte order mark. Lines end with a line feed."""
+    is_wide = text.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE))
+    if is_wide or text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = text.decode('utf-32' if is_wide else 'utf-16', 'replace').encode()
+    elif len(text) > 1 and 0 in text[:2]:  # without a mark; texts have no zeros
+        text = text.decode('utf-16-be' if text[0] == 0 else 'utf-16-le', 'replace').encode()
+    text = text.removeprefix(codecs.BOM_UTF8)
+    return text if b'\n' in text else text.replace(b'\r', b'\n')
 
 
 def to_json(value: Any, **options: Any) -> str:

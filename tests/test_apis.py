@@ -265,8 +265,14 @@ def test_results_come_in_order_and_as_soon_as_they_can(data, config, checkpoint)
     ('content', 'message'),
     [
         ('nowhere.jpg', r'nowhere\.jpg does not exist'),
-        (np.zeros((4, 4)), r'inputs\[1\] is float64 of shape \(4, 4\)\. Give uint8 RGB'),
-        (np.zeros((4, 4, 4), np.uint8), r'inputs\[1\] is uint8 of shape \(4, 4, 4\)'),
+        ('', r"'' does not exist"),
+        ('https://x.org/a.jpg', r'https://x\.org/a\.jpg does not exist\. Download it first'),
+        (None, r'inputs\[1\] is a NoneType\. Give paths, arrays'),
+        (np.full((4, 4, 3), 2.0), r'inputs\[1\] is float64 of shape \(4, 4, 3\) from 2 to 2\. Floats must be'),
+        (np.zeros((3, 8, 9), np.uint8), r'inputs\[1\] is uint8 of shape \(3, 8, 9\)'),
+        (torch.zeros(3, 8, 3), r'inputs\[1\] is float32 of shape \(3, 8, 3\)|is uint8 of'),
+        (Image.new('F', (8, 8)), r"inputs\[1\] is an image of PIL of mode 'F'"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((5, 4), np.uint8)], r'inputs\[1\] has frames of several sizes'),
         (np.zeros((0, 4, 4, 3), np.uint8), r'inputs\[1\] is uint8 of shape \(0, 4, 4, 3\)'),
         (__file__, r'test_apis\.py is neither image nor video\. Known are files that end in \.jpg'),
     ],
@@ -275,6 +281,31 @@ def test_inputs_that_cannot_be_meant(content, message, tmp_path):
     Image.new('RGB', (8, 8)).save(tmp_path / 'good.png')
     with pytest.raises(ValueError, match=message):
         list_inputs([tmp_path / 'good.png', content])
+
+
+def test_pixels_of_other_libraries():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), np.uint8)
+    video, image = torch.from_numpy(pixels), torch.from_numpy(pixels[0])
+    images = [Image.fromarray(pixels[0]), image, image.permute(2, 0, 1), image / 255, pixels[0] / 255]
+    videos = [
+        video,
+        video.permute(0, 3, 1, 2),
+        video.permute(3, 0, 1, 2) / 255,
+        [*pixels],
+        [*map(Image.fromarray, pixels)],
+    ]
+    items = list_inputs([*images, *videos])
+    for item, expected in zip(items, [pixels[:1]] * len(images) + [pixels] * len(videos), strict=True):
+        np.testing.assert_array_equal(item.content, expected, item.name)
+    assert [item.modality for item in items] == ['image'] * len(images) + ['video'] * len(videos)
+
+
+def test_grey_and_transparent_pixels():
+    grey, clear = np.full((4, 6), 7, np.uint8), np.zeros((4, 6, 4), np.uint8)
+    items = list_inputs([grey, grey[..., None], Image.fromarray(grey), clear, Image.fromarray(clear)])
+    assert [(item.content.shape, *np.unique(item.content)) for item in items] == [((1, 4, 6, 3), 7)] * 3 + [
+        ((1, 4, 6, 3), 255)
+    ] * 2
 
 
 def test_an_empty_folder_is_refused(tmp_path):

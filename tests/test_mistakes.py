@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any, Literal
 import pytest
 import torch
 from mmengine.hooks import Hook
+from PIL import Image
 from programs import TOOLS
 from test_faults import load_tool
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 
 from omnimae.checkpoint import export, read_file
 from omnimae.config import OptionAction, find_config, load_config
-from omnimae.data.datasets import ImageDataset
+from omnimae.data.datasets import ImageDataset, MixedDataset
+from omnimae.data.formats.annotation_files import read_csv, read_json
 from omnimae.data.storage import backend_args_of
 from omnimae.engine import EMAHook, setup_distributed
 from omnimae.engine.compat import find_latest_checkpoint
@@ -287,6 +290,63 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path):
     (tmp_path / 'epoch_2.pth').touch()
     with pytest.raises(ValueError, match=r'a folder is no checkpoint\. Give a file, such as epoch_2\.pth'):
         read_file(tmp_path)
+
+
+@pytest.mark.parametrize('value', ['', '~/my photos/', '"~/my photos"', ' ~/my photos'])
+def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('OMNIMAE_IMAGES', value)
+    cfg = load_config('custom/pretrain')
+    expected = f'{tmp_path}/my photos' if value else 'data/custom/images'
+    assert cfg.train_dataloader.dataset.sources.images.root == expected
+    assert os.environ['OMNIMAE_IMAGES'] == value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Paths and lists
+
+
+ENCODINGS = ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32']
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_texts_of_every_encoding(tmp_path: Path, encoding: str, end: str):
+    def write(name: str, *lines: str) -> Path:
+        (tmp_path / name).write_bytes(''.join(f'{line}{end}' for line in lines).encode(encoding))
+        return tmp_path / name
+
+    Image.new('RGB', (8, 8)).save(tmp_path / 'é.png')
+    classes, files = write('c.txt', 'zü', 'a b'), write('l.txt', 'é.png zü', 'gone.png 1')
+    skip = write('s.txt', f'{tmp_path / "gone.png"}\treason')
+    dataset = ImageDataset(root=tmp_path, ann_file=files, classes=classes, skip=skip)
+    assert (dataset.classes, [*dataset.paths], [*dataset.labels]) == (('zü', 'a b'), ['é.png', 'gone.png'], [0, 1])
+    assert dataset.skipped_rows() == [1]
+    assert [*read_csv(write('t.csv', 'id,key', '3,é'), ('id', 'key'))] == [(2, dict(id='3', key='é'))]
+    assert read_json(write('t.json', '{"é": 1}')) == {'é': 1}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(ann_file='{folder}'), r'ann_file=.* is a folder\. Give it as root'),
+        (dict(classes='{folder}'), r'classes=.* is a folder\. Give a file'),
+        (dict(ann_file=['a.png']), r"ann_file=\['a\.png'\] is no path"),
+        (dict(root=5), r'root=5 is no path'),
+    ],
+)
+def test_what_is_no_list(data: Path, arguments: dict, message: str):
+    given = {key: str(data) if value == '{folder}' else value for key, value in arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        ImageDataset(**{'root': str(data / 'pictures'), **given})
+
+
+def test_a_mixture_without_one_modality_names_the_config(data: Path):
+    sources = dict(
+        a=dict(type='ImageDataset', root=str(data / 'pictures')), b=dict(type='VideoDataset', root='/nowhere')
+    )
+    with pytest.raises(ValueError, match=r"'b': root='/nowhere' .* no videos, take .* custom/pretrain_images or"):
+        MixedDataset(sources=sources)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

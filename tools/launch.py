@@ -167,7 +167,8 @@ def rendezvous(env: Mapping[str, str]) -> list[str]:
     words = ['--max-restarts', str(restarts)]
     if nodes == 1 and not env.get('PORT'):
         return ['--standalone', *words]  # at a free port
-    host, port, seconds = env.get('MASTER_ADDR', HOST), whole_number(env, 'PORT', PORT, most=65535), _meet_timeout(env)
+    host, seconds = env.get('MASTER_ADDR') or HOST, _meet_timeout(env)
+    port = whole_number(env, 'PORT', PORT, most=65535)
     if node == 0:
         check_port(port, 'PORT')
     words += ['--nnodes', str(nodes)]
@@ -203,7 +204,8 @@ PATCHES: dict[type, dict[str, Callable]] = {
 
 def main() -> None:
     """Launch."""
-    seconds = os.environ.setdefault('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '120')
+    seconds = os.environ.get('TORCH_ELASTIC_SHUTDOWN_TIMEOUT') or '120'
+    os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'] = seconds
     close.__defaults__ = (None, int(seconds))  # torch 2.14 reads the variable itself, 2.11 does not
     for kind, functions in PATCHES.items():
         for name, function in functions.items():

@@ -191,7 +191,7 @@ class Workshop:
 
     def __init__(self, folder: Path, amp: bool, data: str | None) -> None:
         self.folder, self.amp = folder, amp
-        self.root = os.environ.get('OMNIMAE_DATA', 'data').rstrip('/')
+        self.root = os.path.expanduser(os.environ.get('OMNIMAE_DATA') or 'data').rstrip('/')
         record = data and Path(self.root, data)
         if record and not record.is_file():
             raise ValueError(

@@ -66,7 +66,7 @@ def add_log_backends(cfg: Config) -> None:
     present = {backend['type'] for backend in cfg.visualizer.vis_backends}
     wanted = {
         'TensorboardVisBackend': find_spec('tensorboard'),
-        'WandbVisBackend': find_spec('wandb') and {'WANDB_API_KEY', 'WANDB_MODE'} & os.environ.keys(),
+        'WandbVisBackend': find_spec('wandb') and (os.environ.get('WANDB_API_KEY') or os.environ.get('WANDB_MODE')),
     }
     cfg.visualizer.vis_backends += [dict(type=name) for name, on in wanted.items() if on and name not in present]
 

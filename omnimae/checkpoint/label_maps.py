@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from omnimae.structures import as_utf8
+
 from .files import first_line
 from .translation import Checkpoint
 
@@ -51,12 +53,12 @@ def read_label_map(label_map: str | Mapping[str, str]) -> list[int]:
 def _read_names(path: str) -> list[str]:
     if not os.path.isfile(path):
         raise ValueError(f'label_map: {path} does not exist. Give a file with one class name a line.')
-    return [line.strip() for line in Path(path).read_text(encoding='utf-8').split('\n') if line.strip()]
+    return [line.strip() for line in as_utf8(Path(path).read_bytes()).decode().split('\n') if line.strip()]
 
 
 def _read_json(path: str) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        return json.loads(as_utf8(Path(path).read_bytes()))
     except (OSError, ValueError) as error:
         raise ValueError(f'label_map: {path} is no readable JSON file ({first_line(error)}). Correct it.') from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import logging
 import math
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from omnimae.data import storage
 from omnimae.data.media.extensions import heif_hint
 from omnimae.data.tables import Columns, StringTable, decode, digest, encode, stored
+from omnimae.structures import as_utf8
 
 BLANK = ' \t\r'  # stripped from lines; names may contain any other white space
 GAP = '[ \t]+'  # between path and label, in regular expressions
@@ -147,12 +147,12 @@ def _check_none_is_empty(root: str, empty: set[str], others: Sequence[str]) -> N
 
 
 def read_lines(file: str | os.PathLike, backend_args: dict | None = None) -> list[str]:
-    """The lines of a text file in UTF-8, split at line feeds only.
+    """The lines of a text file in UTF-8 or UTF-16, split at line feeds only.
 
     File names may contain the other line ends of `str.splitlines`. Bytes that are not UTF-8 are decoded as by
     `os.fsdecode`.
     """
-    return storage.read(file, backend_args).decode('utf-8-sig', 'surrogateescape').split('\n')
+    return decode(as_utf8(storage.read(file, backend_args))).split('\n')
 
 
 def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, ...]:
@@ -164,6 +164,8 @@ def read_classes(file: str, *, backend_args: dict | None = None) -> tuple[str, .
             f'classes={file!r} does not exist. Correct it, or write one class name a line there; for a benchmark '
             'tools/prepare_dataset.py does.'
         ) from None
+    except IsADirectoryError:
+        raise ValueError(f'classes={file!r} is a folder. Give a file with one class name a line.') from None
     numbers: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         name = line.strip(BLANK)
@@ -372,7 +374,9 @@ def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iter
 
 def _text_of(ann_file: str, backend_args: dict | None) -> bytes:
     try:
-        return storage.read(ann_file, backend_args).removeprefix(codecs.BOM_UTF8)
+        return as_utf8(storage.read(ann_file, backend_args))
+    except IsADirectoryError:
+        raise ValueError(f'ann_file={ann_file!r} is a folder. Give it as root, and no ann_file to scan it.') from None
     except FileNotFoundError:
         raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
 

@@ -113,6 +113,11 @@ class FileDataset(Dataset):
         if replicas < 1:
             raise ValueError(f'replicas={replicas} makes no crop. Give 1 or more.')
         self.reader = FileReader() if reader is None else reader
+        root, ann_file, classes, skip = map(_without_home, (root, ann_file, classes, skip))
+        if not isinstance(root, str):
+            raise ValueError(f'root={root!r} is no path. Give the path of a folder.')
+        if not isinstance(ann_file, str | Rows | None):
+            raise ValueError(f'ann_file={ann_file!r} is no path. Give the path of a file.')
         self.root = root
         self._roots = storage.ROOTS  # for spawned workers
         self.replicas = replicas
@@ -311,6 +316,11 @@ class FileDataset(Dataset):
             print_log(told, 'current', logging.WARNING)
 
 
+def _without_home(path: Any) -> Any:
+    """Text of a path, without '~'; other values stay."""
+    return os.path.expanduser(os.fspath(path)) if isinstance(path, str | os.PathLike) else path
+
+
 def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:
     return clip if stride == 1 else resize(clip, clip.shape[1] // stride, clip.shape[2] // stride, 'bilinear')
 
@@ -432,7 +442,7 @@ class MixedDataset(Dataset):
         if not sources:
             raise ValueError('sources is empty. Name at least one: sources=dict(NAME=dict(type=...)).')
         self.names = tuple(sources)
-        self.sources: list[Source] = [_build_source(name, cfg) for name, cfg in sources.items()]
+        self.sources: list[Source] = [_build_source(name, cfg, sources) for name, cfg in sources.items()]
         self.starts = np.cumsum([0, *(len(source) for source in self.sources)])
         if num_classes is not None:
             _check_classes(dict(zip(self.names, self.sources, strict=True)), num_classes)
@@ -507,17 +517,28 @@ class MixedDataset(Dataset):
         return {name: getattr(source, 'classes', None) for name, source in zip(self.names, self.sources, strict=True)}
 
 
-def _build_source(name: str, cfg: dict) -> Source:
+def _build_source(name: str, cfg: dict, sources: Mapping[str, dict]) -> Source:
     try:
         source = DATASETS.build(cfg)
     except ValueError as error:
-        raise ValueError(f'Source {name!r}: {error}') from error
+        raise ValueError(f'Source {name!r}: {error}{_remedy_without(cfg, sources, str(error))}') from error
     classes = getattr(source, 'classes', None)
     print_log(
         f'Source {name!r}: {len(source)} {source.modality}s' + (f' of {len(classes)} classes' if classes else ''),
         'current',
     )
     return source
+
+
+def _remedy_without(cfg: dict, sources: Mapping[str, dict], reason: str) -> str:
+    """What trains on the other modality alone, if a source has no files."""
+    modality, *others = dict.fromkeys(
+        getattr(DATASETS.get(x['type']), 'modality', '') for x in (cfg, *sources.values())
+    )
+    if not reason.startswith('root=') or not modality or others not in (['image'], ['video']):
+        return ''
+    names = ' or '.join(f'custom/{task}_{others[0]}s' for task in ('pretrain', 'finetune'))
+    return f' If you have no {modality}s, take a config of {others[0]}s alone, such as {names}.'
 
 
 def _check_classes(sources: Mapping[str, Source], num_classes: int) -> None:

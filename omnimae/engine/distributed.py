@@ -50,7 +50,7 @@ def setup_distributed(cfg: Config) -> None:
     if device == 'cuda':
         if cfg.launcher == 'slurm' and 'SLURM_GPUS_PER_TASK' in os.environ:
             gpu = 0  # each rank sees its own alone
-        check_ranks(max(int(os.environ.get('LOCAL_WORLD_SIZE', 1)), gpu + 1))
+        check_ranks(max(int(os.environ.get('LOCAL_WORLD_SIZE') or 1), gpu + 1))
         torch.cuda.set_device(gpu)
         if backend == 'nccl':
             options['device_id'] = torch.device(device, gpu)
@@ -86,7 +86,7 @@ def _check_launcher(launcher: str) -> None:
                 f'all of the work, in one folder. Add --launcher {other}; or unset {name}, if this is the only one.'
             )
     needed = dict(pytorch='RANK', slurm='SLURM_PROCID').get(launcher)
-    if needed is not None and needed not in os.environ:
+    if needed is not None and not os.environ.get(needed):
         program, script = ('torchrun', 'dist') if launcher == 'pytorch' else ('srun', 'slurm')
         raise ValueError(
             f'--launcher {launcher}: {needed} is not in the environment, so {program} did not start this process. Use '
@@ -185,10 +185,10 @@ def _translate_slurm(port: int | None) -> None:
     The port follows from the numbers of job and step.
     """
     env = os.environ
-    if 'MASTER_ADDR' not in env:
+    if not env.get('MASTER_ADDR'):
         env['MASTER_ADDR'] = _first_node(env.get('SLURM_STEP_NODELIST') or env['SLURM_NODELIST'])
     job, step = (int(env.get(f'SLURM_{name}_ID', 0)) for name in ('JOB', 'STEP'))
-    env.setdefault('MASTER_PORT', str(port or 15000 + (job + 101 * step) % 15000))  # jobs may share a node
+    env['MASTER_PORT'] = env.get('MASTER_PORT') or str(port or 15000 + (job + 101 * step) % 15000)  # jobs share nodes
     env.update(RANK=env['SLURM_PROCID'], WORLD_SIZE=env['SLURM_NTASKS'], LOCAL_RANK=env['SLURM_LOCALID'])
 
 

@@ -13,7 +13,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import numpy as np
 from mmengine.logging import print_log
 
-from omnimae.structures import to_json
+from omnimae.structures import as_utf8, to_json
 
 from .scores import Scores, accuracy, without_zeros
 
@@ -52,8 +52,7 @@ SUBSET_FILES = {  # of the official annotations: field of Subsets -> file, colum
 def load_actions(path: str | Path) -> Actions:
     """Read ``actions.csv``. It has a header ``action,verb,noun``, then three indices a line, each action once."""
     try:
-        with open(path, newline='', encoding='utf-8') as file:
-            lines = list(csv.reader(file))
+        lines = list(csv.reader(as_utf8(Path(path).read_bytes()).decode().splitlines()))
     except FileNotFoundError:
         raise ValueError(f'actions={str(path)!r} does not exist. prepare_dataset.py ek100 writes it.') from None
     if not lines or lines[0] != ['action', 'verb', 'noun']:
@@ -79,11 +78,11 @@ def load_subsets(folder: str | Path) -> Subsets:
         if file is None:
             missing.append(name)
             continue
-        with open(file, newline='', encoding='utf-8-sig') as lines:
-            try:
-                found[field] = np.array([kind(row[column]) for row in csv.DictReader(lines)])
-            except (KeyError, ValueError, TypeError):
-                raise ValueError(f'{file}: no column {column!r} of {kind.__name__}. Fetch the file anew.') from None
+        lines = as_utf8(file.read_bytes()).decode(errors='replace').splitlines()
+        try:
+            found[field] = np.array([kind(row[column]) for row in csv.DictReader(lines)])
+        except (KeyError, ValueError, TypeError):
+            raise ValueError(f'{file}: no column {column!r} of {kind.__name__}. Fetch the file anew.') from None
     if missing:
         print_log(
             f'{folder} lacks {", ".join(missing)}: the scores of unseen participants or tail classes are left out. The '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 
 from omnimae.data import storage
 from omnimae.data.annotations import BLANK, is_outside, read_lines
+from omnimae.data.tables import decode
+from omnimae.structures import as_utf8
 
 SPLITS = ('train', 'val')
 
@@ -112,14 +115,13 @@ def read_pairs(file: Path) -> Iterator[tuple[str, str, str]]:
 
 def read_csv(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(number of the line, column -> value) of each row."""
-    with open(file, newline='', encoding='utf-8-sig', errors='surrogateescape') as lines:
-        reader = csv.DictReader(lines)
-        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
-            raise ValueError(f'{file}, line 1: no column {", ".join(missing)}. Fetch it again, with its header.')
-        for row in reader:
-            if any(row[column] is None for column in columns):
-                raise ValueError(f'{file}, line {reader.line_num}: too few columns. Correct the line.')
-            yield reader.line_num, row
+    reader = csv.DictReader(io.StringIO(decode(as_utf8(file.read_bytes())), newline=''))
+    if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
+        raise ValueError(f'{file}, line 1: no column {", ".join(missing)}. Fetch it again, with its header.')
+    for row in reader:
+        if any(row[column] is None for column in columns):
+            raise ValueError(f'{file}, line {reader.line_num}: too few columns. Correct the line.')
+        yield reader.line_num, row
 
 
 def read_names(file: Path | None, num_classes: int) -> dict[str, int]:
@@ -144,7 +146,7 @@ def field_of(entry: Any, key: str, file: Path, place: str) -> Any:
 
 def read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding='utf-8'))
+        return json.loads(as_utf8(file.read_bytes()))
     except ValueError as error:
         raise ValueError(f'{file} is not JSON: {error}. Fetch it again.') from None
 
