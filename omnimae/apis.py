@@ -37,8 +37,9 @@ from omnimae.data.transforms import resize
 from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
 from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, default_source, list_inputs, sampling_of
 from omnimae.registry import DATASETS, MODELS
-from omnimae.structures import require
+from omnimae.structures import require, with_views
 from omnimae.visualization.reconstructions import Reconstruction, reconstruct_sample
+from omnimae.visualization.saliency import saliency
 from omnimae.zoo import ZOO
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -328,6 +329,40 @@ class ClassificationInferencer(Inferencer[Classification]):
                 classes = read_classes(classes) if os.path.isfile(classes) else None
             candidates.append(classes)
         return next((tuple(names) for names in candidates if names is not None and len(names) == num_classes), None)
+
+
+@dataclass(eq=False)
+class Explanation(Classification):
+    """Classes of an input, and which places speak for the most probable one.
+
+    Attributes:
+        clip: (T, H, W, 3) uint8, the view that the classes are of; None after an error.
+        effect: (t, h, w) float32 of each token, see `saliency`; None after an error.
+    """
+
+    clip: np.ndarray | None = None
+    effect: np.ndarray | None = None
+
+
+class Explainer(ClassificationInferencer):
+    """Explain the classes of images and videos by `saliency`, in the middle one of several test views.
+
+    See `ClassificationInferencer` for arguments and errors.
+    """
+
+    result_type = Explanation
+
+    def compute(self, clip: Tensor, items: Sequence[Item]) -> list[Classification]:
+        """Rank the classes of one view, and find the effect of each token on the first."""
+        views = with_views(clip)
+        view = views[:, views.shape[1] // 2]
+        logits, effects = saliency(self.model, view)
+        ranked = map(self._ranked, items, logits.float().cpu().numpy())
+        frames = view.movedim(1, -1).cpu().numpy()
+        return [
+            Explanation(**vars(result), clip=seen, effect=effect)
+            for result, seen, effect in zip(ranked, frames, effects.cpu().numpy(), strict=True)
+        ]
 
 
 @dataclass(eq=False)

@@ -1,6 +1,9 @@
 """Test a checkpoint of this package, of MMEngine's Runner, or a published one.
 
-python tools/test.py CONFIG CHECKPOINT [--out FILE] [--cfg-options k=v ...] [--launcher none|pytorch|slurm]
+python tools/test.py CONFIG CHECKPOINT [--out FILE] [--analyze DIR] [--cfg-options k=v ...]
+                     [--launcher none|pytorch|slurm]
+
+--analyze writes the confusion matrix and the most confident errors of a classifier, as pictures and tables.
 
 tools/score.py computes metrics from the scores that --out writes, or averages them with those of other tests. Data
 without labels, such as a challenge's test set, have scores alone.
@@ -18,7 +21,8 @@ from mmengine.dist import is_main_process
 from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.commands import add_run_arguments, load_run_config, new_parser
 from omnimae.config import infer_num_classes
-from omnimae.engine import EvaluationRunner, HeadSizeHook, leave_distributed, setup_distributed
+from omnimae.engine import EvaluationRunner, HeadSizeHook, analyze, leave_distributed, setup_distributed
+from omnimae.evaluation import load_scores
 from omnimae.structures import to_json
 
 
@@ -31,16 +35,26 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         '--out', type=Path, metavar='FILE.json',
         help='write metrics to this file, ids, labels and scores of a classifier to FILE.npz, predicted maps to FILE/',
     )  # fmt: skip
+    parser.add_argument(
+        '--analyze', type=Path, metavar='DIR', help='draw confusion matrix and worst samples of a classifier into DIR'
+    )
     return parser.parse_args(words)
+
+
+def evaluators_of(cfg: Config) -> list[dict]:
+    """Metrics of the test."""
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
 
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
     cfg.load_from, cfg.resume = None, False
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    for evaluator in evaluators:
-        if args.out and evaluator['type'] == 'ClipAccuracy':
-            evaluator['out_file'] = str(args.out.with_suffix('.npz'))
+    scores = None if args.out is None else args.out.with_suffix('.npz')
+    if scores is None and args.analyze is not None:
+        scores = args.analyze / 'scores.npz'
+    for evaluator in evaluators_of(cfg):
+        if scores and evaluator['type'] == 'ClipAccuracy':
+            evaluator['out_file'] = str(scores)
         elif args.out and evaluator['type'] in ('SegmentationScore', 'DepthScore'):
             evaluator['out_dir'] = str(args.out.with_suffix(''))
 
@@ -52,6 +66,9 @@ def main() -> None:
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test. Add test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
+    metric = next((x for x in evaluators_of(cfg) if x['type'] == 'ClipAccuracy'), None)
+    if args.analyze is not None and metric is None:
+        raise ValueError(f'{args.config} tests no classifier by ClipAccuracy. Leave out --analyze.')
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)  # an error now costs no hours of testing
     setup_distributed(cfg)
@@ -68,6 +85,10 @@ def main() -> None:
     metrics = runner.test()
     if args.out and is_main_process():
         args.out.with_suffix('.json').write_text(to_json(metrics, indent=2) + '\n')
+    if args.analyze and is_main_process():
+        scores, dataset = load_scores([metric['out_file']]), runner.test_dataloader.dataset
+        for path in analyze(scores, dataset, args.analyze, classes=classes, softmax=metric.get('softmax', False)):
+            print(path)
     leave_distributed()
 
 

@@ -1,5 +1,6 @@
 """What MMEngine's Runner needs from us: optimizer and schedule, train loop, hooks, checkpoints, workarounds."""
 
+from .analysis import analyze
 from .compat import setup_environment
 from .devices import choose_device
 from .distributed import leave_distributed, setup_distributed
@@ -56,6 +57,7 @@ __all__ = [
     'ThroughputHook',
     'ValLoop',
     'WarmupCosineLR',
+    'analyze',
     'choose_device',
     'claim_folder',
     'digest',

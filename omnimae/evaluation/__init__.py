@@ -4,7 +4,7 @@ from .epic import Actions, Subsets, load_actions, load_subsets, make_submission,
 from .features import INDEX, Features, knn, knn_accuracy, load_features
 from .maps import DepthScore, SegmentationScore
 from .metrics import ClipAccuracy, ReconstructionLoss, count
-from .scores import Scores, accuracy, load_scores, without_zeros
+from .scores import Scores, accuracy, confusion_matrix, load_scores, without_zeros
 
 __all__ = [
     'INDEX',
@@ -17,6 +17,7 @@ __all__ = [
     'SegmentationScore',
     'Subsets',
     'accuracy',
+    'confusion_matrix',
     'count',
     'knn',
     'knn_accuracy',

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from omnimae.registry import METRICS
 
 from .epic import Actions, Subsets, check_actions, count_parts, load_actions, load_subsets
-from .scores import Scores, accuracy
+from .scores import Scores, accuracy, group_names
 
 
 @METRICS.register_module()
@@ -51,7 +51,8 @@ def count(
 ) -> dict[str, float]:
     """-> {'top1', 'top5', ..., 'mean_class'} and, with ``actions``, {'verb_top1', 'noun_top1', ...}; in percent.
 
-    If there are several sources, each has its own accuracy too, {'NAME/top1', ...}. With ``actions`` the classes are
+    If there are several sources, each has its own accuracy too, {'NAME/top1', ...}, and so has each of several
+    modalities, see `group_names`. With ``actions`` the classes are
     actions, so 'top1' is the action accuracy. Verbs and nouns have no heads of their own. The probability of a verb is
     the sum of those of its actions, averaged over views.
 
@@ -66,17 +67,15 @@ def count(
     if actions is not None:
         check_actions(actions, scores)
         result |= count_parts(scores, actions, subsets or Subsets(), topk=topk, softmax=softmax)
-    names = dict.fromkeys(scores.sources.tolist())
-    for name in names if len(names) > 1 else ():
-        part = scores.rows(scores.sources == name)
-        found = count(part, topk=topk, softmax=softmax, actions=actions, subsets=subsets)
+    for name, rows in scores.groups().items():
+        found = count(scores.rows(rows), topk=topk, softmax=softmax, actions=actions, subsets=subsets)
         result |= {f'{name}/{key}': value for key, value in found.items()}
     return result
 
 
 @METRICS.register_module()
 class ClipAccuracy(BaseMetric):
-    """Top-k and mean class accuracy of view-averaged scores in percent, for all samples and each source, see `count`.
+    """Top-k and mean class accuracy of view-averaged scores in percent, for all samples and each group, see `count`.
 
     Args:
         topk: which k to report.
@@ -125,11 +124,11 @@ class ClipAccuracy(BaseMetric):
         if self.actions is not None:
             return None
         own = {'mean_class', *(f'top{k}' for k in self.topk)}
-        names = dataset.names if len(dataset.names) > 1 else ()
+        names = group_names({name: x.modality for name, x in zip(dataset.names, dataset.sources, strict=True)})
         return own | {f'{name}/{key}' for name in names for key in own}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep (id, label, source, scores, probabilities) of each sample."""
+        """Keep (id, label, scores, probabilities, source, modality) of each sample."""
         if 'labels' not in data_batch and self.out_file is None:
             raise ValueError(
                 f'ClipAccuracy needs labels, and {data_batch["ids"][0]} has none. Give the dataset labels; or an '
@@ -138,7 +137,7 @@ class ClipAccuracy(BaseMetric):
         labels = data_batch['labels'].tolist() if 'labels' in data_batch else [None] * len(data_samples)
         rows = [[sample[key].float().cpu().numpy() for key in ('scores', 'probabilities')] for sample in data_samples]
         self.results += [
-            (name, label, *row, data_batch.get('source', ''))
+            (name, label, *row, data_batch.get('source', ''), data_batch.get('modality', ''))
             for name, label, row in zip(data_batch['ids'], labels, rows, strict=True)
         ]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class Scores(NamedTuple):
         scores: (S, classes) logits, averaged over views.
         probabilities: (S, classes) the softmax of each view's logits, averaged over views.
         sources: (S,) names of the samples' sources. Empty if unknown.
+        modalities: (S,) 'image' or 'video'. Empty if unknown.
     """
 
     ids: np.ndarray
@@ -27,6 +28,7 @@ class Scores(NamedTuple):
     scores: np.ndarray
     probabilities: np.ndarray
     sources: np.ndarray = np.array([], str)
+    modalities: np.ndarray = np.array([], str)
 
     def save(self, path: str | Path) -> None:
         """Write an .npz file, see `load_scores`."""
@@ -36,6 +38,12 @@ class Scores(NamedTuple):
         """The samples selected by ``which``, (S,) bool, for instance those of one source."""
         return Scores(self.ids[which], self.labels[which], self.scores[which], self.probabilities[which])
 
+    def groups(self) -> dict[str, np.ndarray]:
+        """Name of each group of `group_names` -> its rows, (S,) bool."""
+        known = self.modalities if len(self.modalities) else np.full(len(self.sources), '')  # not in older files
+        modalities = dict(zip(self.sources.tolist(), known.tolist(), strict=True))
+        return {name: self.sources == name if name in modalities else known == name for name in group_names(modalities)}
+
     def ranked(self, softmax: bool) -> np.ndarray:
         """(S, classes) the averaged probabilities or logits that rank the classes."""
         return without_zeros(self.probabilities) if softmax else self.scores
@@ -43,7 +51,7 @@ class Scores(NamedTuple):
 
 def load_scores(paths: Sequence[str | Path]) -> Scores:
     """Read the file of a test, or average those of several tests of the same samples (an ensemble)."""
-    files = [Scores(**read_npz(path, Scores._fields[:4], ('sources',))) for path in paths]
+    files = [Scores(**read_npz(path, Scores._fields[:4], Scores._fields[4:])) for path in paths]
     first = files[0]
     for path, other in zip(paths[1:], files[1:], strict=True):
         same = [np.array_equal(getattr(first, key), getattr(other, key)) for key in ('ids', 'labels')]
@@ -54,6 +62,27 @@ def load_scores(paths: Sequence[str | Path]) -> Scores:
             )
     means = {key: np.mean([getattr(file, key) for file in files], 0) for key in ('scores', 'probabilities')}
     return first if len(files) == 1 else first._replace(**means)
+
+
+def group_names(modalities: Mapping[str, Any]) -> list[str]:
+    """Source -> modality -> the groups of samples that are counted apart: several sources, and several modalities.
+
+    A modality with a single source goes by the name of the source.
+    """
+    names = [*modalities] if len(modalities) > 1 else []
+    kinds = [*dict.fromkeys(modalities.values())]
+    return [*dict.fromkeys([*(kinds if 1 < len(kinds) < len(names) else ()), *names])]
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """(S,), (S,) class indices -> (classes, classes) counts: rows are true classes, columns predictions.
+
+    Raises:
+        ValueError: no labels.
+    """
+    if not len(labels):
+        raise ValueError('There are no labels, so no confusion matrix. Test labelled data.')
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def without_zeros(probabilities: np.ndarray) -> np.ndarray:

@@ -1,0 +1,176 @@
+"""What a classifier gets wrong and what it looks at: counts, tables, pictures, saliency."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_run import CLASSIFY, write_config, write_data
+
+from omnimae.checkpoint import save_file
+from omnimae.config import load_config
+from omnimae.engine import analyze
+from omnimae.evaluation import Scores, confusion_matrix, count, load_scores
+from omnimae.registry import DATASETS, MODELS
+from omnimae.visualization.confusion import confused_pairs, confusion_picture
+from omnimae.visualization.saliency import overlay, saliency
+
+SIZES = dict(embed_dim=24, depth=2, num_heads=2, patch_size=(2, 16, 16), clip_size=(4, 64, 64))
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp('data'), num_pictures=6, num_movies=1)
+
+
+def test_confusion_matrix_counts_true_rows_and_predicted_columns():
+    matrix = confusion_matrix(np.array([1, 1, 0, 2]), np.array([0, 1, 0, 1]), 4)
+    assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 1, 0], [0] * 4, [0] * 4]
+    assert confused_pairs(matrix) == [(0, 1, 1), (1, 2, 1)]
+    with pytest.raises(ValueError, match='no labels, so no confusion matrix'):
+        confusion_matrix(np.array([1]), np.array([], int), 4)
+
+
+@pytest.mark.parametrize(
+    ('modalities', 'groups'),
+    [
+        (('image', 'image', 'image'), {'a': 100, 'b': 0, 'c': 0}),
+        (('image', 'video', 'video'), {'image': 100, 'video': 0, 'a': 100, 'b': 0, 'c': 0}),
+    ],
+)
+def test_accuracy_of_modalities_and_sources(modalities, groups, tmp_path):
+    eye, sources = np.eye(2)[[0, 0, 0]], np.array(['a', 'b', 'c'])
+    scores = Scores(sources, np.array([0, 1, 1]), eye, eye, sources, np.array(modalities))
+    scores.save(tmp_path / 'scores.npz')
+    found = count(load_scores([tmp_path / 'scores.npz']), topk=(1,))
+    assert {name.split('/')[0]: value for name, value in found.items() if name.endswith('/top1')} == groups
+
+
+def test_a_modality_of_one_source_is_counted_once():
+    eye = np.eye(2)[[0, 0]]
+    scores = Scores(
+        np.array(['x', 'y']), np.array([0, 1]), eye, eye, np.array(['a', 'b']), np.array(['image', 'video'])
+    )
+    assert [name for name in count(scores, topk=(1,)) if name.endswith('/top1')] == ['a/top1', 'b/top1']
+
+
+@pytest.mark.parametrize(('num_classes', 'wide'), [(2, False), (61, True)])
+def test_confusion_pictures(num_classes, wide, tmp_path):
+    matrix = np.eye(num_classes, dtype=int)
+    confusion_picture(tmp_path / 'a.png', matrix, ['$a$ \udcff', *map(str, range(1, num_classes))])
+    width, height = Image.open(tmp_path / 'a.png').size
+    assert 400 < height < 1200
+    assert (width > 1.3 * height) == wide
+
+
+def test_errors_are_tables_and_pictures(data, tmp_path):
+    config = load_config(write_config(tmp_path / 'tiny.py', CLASSIFY, data))
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    [source] = dataset.sources
+    ids, labels = np.array([*source.ids]), source.labels
+    probabilities = np.eye(2)[labels] * 0.4 + 0.3
+    probabilities[1], probabilities[4] = [0.2, 0.8], [0.9, 0.1]  # of a/2.png and b/3.png
+    scores = Scores(ids, labels, np.log(probabilities), probabilities, np.full(6, 'pictures'), np.full(6, 'image'))
+    files = analyze(scores, dataset, tmp_path / 'errors')
+    assert [path.name for path in files] == ['confusion.png', 'confusion.csv', 'wrong.csv', 'worst.png']
+    tables = [[*csv.reader(path.open(newline=''))] for path in files[1:3]]
+    assert tables[0] == [['true', 'a', 'b'], ['a', '2', '1'], ['b', '1', '2']]
+    assert tables[1][1:] == [
+        ['pictures', ids[4], 'b', 'a', '0.900000'],
+        ['pictures', ids[1], 'a', 'b', '0.800000'],
+    ]
+    page = np.asarray(Image.open(files[3]))
+    thumbnail = np.asarray(Image.open(data / 'pictures' / ids[4]).crop((8, 4, 40, 36)).resize((192, 192)))
+    assert any((page[y : y + 192, 8:200] == thumbnail).all() for y in range(8, 80))
+    right = Scores(ids[:1], labels[:1], np.eye(2)[labels[:1]], np.eye(2)[labels[:1]])
+    assert len(analyze(right, dataset, tmp_path / 'nothing wrong')) == 3
+
+
+def one_channel(classifier: bool = True, **options) -> torch.nn.Module:
+    """A model whose blocks change nothing, whose tokens have their red in channel 0, and whose class 1 reads that."""
+    kind = 'Classifier' if classifier else 'LinearProbe'
+    model = MODELS.build(dict(type=kind, backbone=dict(type='SpatioTemporalViT', **SIZES, **options), num_classes=2))
+    backbone = model.backbone.eval()
+    linear = model.head if classifier else model.head[1]
+    with torch.no_grad():
+        for block in backbone.blocks:
+            for layer in (block.attn.proj, block.mlp.fc2):
+                layer.weight.zero_(), layer.bias.zero_()
+        backbone.pos_embed.zero_()
+        backbone.patch_embed.weight.zero_()
+        backbone.patch_embed.weight[0, 0] = 0.01
+        linear.weight.zero_()
+        linear.weight[1, 0] = 1
+    return model.eval()
+
+
+@pytest.mark.parametrize('classifier', [True, False])
+@pytest.mark.parametrize('frames', [1, 4])
+def test_saliency_is_largest_where_the_head_looks(classifier, frames):
+    clip = torch.zeros(2, 3, frames, 64, 64, dtype=torch.uint8)
+    clip[0, 0, -1, 16:32, 48:] = clip[1, 0, -1, :16, :16] = 255  # token (1, 3), and (0, 0)
+    clip[:, 2, :, 32:48, :16] = 255  # blue is nothing to this head
+    model = one_channel(classifier)
+    with torch.inference_mode():
+        logits, effect = saliency(model, clip, torch.tensor([1, 1]))
+    assert logits.shape == (2, 2)
+    assert effect.shape == (2, max(frames // 2, 1), 4, 4)
+    last = effect.shape[1] - 1
+    assert [np.unravel_index(int(x.argmax()), x.shape) for x in effect] == [(last, 1, 3), (last, 0, 0)]
+    assert (effect.flatten(1) == effect[0, 0, 2, 0]).sum(1).min() >= 14  # all others are equal
+
+
+def test_saliency_of_a_class_token():
+    model = MODELS.build(
+        dict(
+            type='Classifier',
+            backbone=dict(type='SpatioTemporalViT', **SIZES, cls_token=True, pool='cls'),
+            num_classes=2,
+            head_init_std=1.0,
+        )
+    ).eval()
+    clip = torch.randint(0, 256, (1, 3, 1, 64, 64), dtype=torch.uint8)
+    logits, effect = saliency(model, clip)
+    torch.testing.assert_close(logits, model.predict(clip).detach())
+    assert effect.shape == (1, 1, 4, 4)
+    assert effect.abs().max() > 1e-3
+
+
+def test_saliency_refuses_a_backbone_without_one_grid():
+    rgb = dict(type='PatchTokenizer', patch_size=(1, 16, 16), clip_size=(1, 64, 64), channels=3)
+    backbone = dict(type='MultiModalViT', tokenizers=dict(rgb=rgb), embed_dim=24, depth=1, num_heads=2)
+    model = MODELS.build(
+        dict(type='Classifier', backbone=backbone, num_classes=2, data_preprocessor=dict(type='MultiModalPreprocessor'))
+    )
+    with pytest.raises(ValueError, match='MultiModalViT has tokens of several modalities'):
+        saliency(model, torch.zeros(1, 3, 1, 64, 64, dtype=torch.uint8))
+
+
+def test_overlay_colours_what_speaks_for_the_class():
+    frames, effect = np.full((2, 32, 32, 3), 100, np.uint8), np.array([[[-5.0, 0.0], [0.0, 2.0]]], np.float32)
+    drawn = overlay(frames, effect)
+    assert drawn.shape == frames.shape
+    assert (drawn[0] == drawn[1]).all()
+    assert drawn[0, 0, 0].tolist() == [100] * 3
+    red, _, blue = drawn[0, -1, -1].tolist()
+    assert red > 130 > 60 > blue
+
+
+def test_explain_draws_images_and_clips_with_their_names(data, tmp_path, capsys):
+    config = write_config(tmp_path / 'tiny.py', CLASSIFY, data)
+    save_file(MODELS.build(load_config(config).model).state_dict(), tmp_path / 'weights.safetensors', {})
+    spec = importlib.util.spec_from_file_location('explain', Path(__file__).parents[1] / 'tools' / 'explain.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    (data / 'movies' / 'broken.mp4').write_bytes(b'nothing')
+    inputs = [str(data / 'pictures' / 'b' / '1.png'), str(data / 'movies')]
+    with pytest.raises(SystemExit, match=r'1 of 3 files could not be read:\n.*broken\.mp4: '):
+        tool.main([str(config), str(tmp_path / 'weights.safetensors'), *inputs, '--out-dir', str(tmp_path / 'out')])
+    sizes = [Image.open(tmp_path / 'out' / name).size for name in ('pictures/b/1.png', 'movies/0.png')]
+    assert sizes[0][0] < sizes[1][0]
+    assert capsys.readouterr().out.count('.png') == 2

@@ -1,0 +1,58 @@
+"""Draw which places of an image or video speak for the class that a classifier predicts.
+
+python tools/explain.py CONFIG CHECKPOINT INPUT... --out-dir D
+
+D gets a picture for each input, with its name: the image beside its map, or a strip of frames above theirs. Red is the
+most. Of several test views the middle one is explained. The maps are gradient times activation, as in HiResCAM
+(arXiv:2011.08891), of the tokens before the last layer. So they tell what the last layer reads, see `saliency`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.registry import init_default_scope
+
+from omnimae.apis import Explainer
+from omnimae.inputs import output_names
+from omnimae.visualization.saliency import saliency_sheet
+
+
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='path of the config of a classifier')
+    parser.add_argument('checkpoint', help='path or URL of the weights')
+    parser.add_argument('inputs', nargs='+', metavar='input', help='images, videos, or folders of them')
+    parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
+    parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Explain."""
+    args = parse_args(words)
+    init_default_scope('omnimae')
+    explain = Explainer(args.config, args.checkpoint, device=args.device, progress=False)
+    results, names = explain.stream(args.inputs), output_names(args.inputs)
+    failures = []
+    for result in results:
+        if result.clip is None or result.effect is None:
+            failures.append(f'{result.input}: {result.error}')
+            continue
+        label, name, probability = result.guesses[0]
+        title = f'{Path(result.input).name}: {name or f"class {label}"}, {probability:.0%}'
+        path = args.out_dir / f'{names[result.input]}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        saliency_sheet(result.clip, result.effect, title, name or f'class {label}').save(path)
+        print(path)
+    if failures:
+        sys.exit('\n'.join([f'{len(failures)} of {len(names)} files could not be read:', *failures]))
+
+
+if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')  # file names may be no text
+    main()
