@@ -336,7 +336,7 @@ def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str]) -> str:
         return 'Their positions are of another kind. Set backbone.positions and head.positions to that of the file.'
     if 'head.cls_token' in keys:
         return f'Set head.cls_token={"head.cls_token" in theirs} in the model, and head.positions as in the file.'
-    if all_match(r'.*(decoder_embed\.bias|mask_token|pos_embed)'):
+    if all_match(r'.*(decoder_embed\.bias|mask_token|pos_embed)') and not all_match(r'.*pos_embed'):
         return "The mask token is at another width. See head.tokens: 'encoder' (OmniMAE) or 'decoder' (VideoMAE)."
     settings = {
         'backbone.final_norm': r'backbone\.norm\..*',

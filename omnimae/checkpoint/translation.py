@@ -144,7 +144,7 @@ class Checkpoint:
 
 
 def load_file(path: str | os.PathLike) -> tuple[StateDict, dict]:
-    """Read a checkpoint -> its tensors by the names of the file, and its metadata. See `Checkpoint.read`."""
+    """Read a checkpoint -> tensors by the file's names (without DDP's and compile's prefixes), and metadata."""
     checkpoint = Checkpoint.read(path)
     return checkpoint.content, dict(checkpoint.meta)
 
