@@ -6,8 +6,10 @@ import csv
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from mmengine.config import Config
 
 from omnimae.apis import Classification, ClassificationInferencer
 from omnimae.checkpoint import replacing
@@ -19,7 +21,7 @@ TEXT = 'utf-8', 'surrogateescape'  # file names may be no text
 
 def predict(
     inputs: Input | Sequence[Input],
-    model: str | os.PathLike,
+    model: str | os.PathLike | Config,
     out: str | os.PathLike = 'predictions.csv',
     *,
     checkpoint: str | os.PathLike | None = None,
@@ -27,7 +29,7 @@ def predict(
     device: torch.device | str | None = None,
     num_workers: int = 0,
 ) -> Path:
-    """Write the classes of images and videos to a CSV file, see `write_predictions`.
+    """Write the classes of images and videos to a CSV or Parquet file, see `write_predictions`.
 
     Args:
         inputs: paths, folders and arrays, see `list_inputs`.
@@ -45,7 +47,9 @@ def predict(
         ValueError: no run, an input that does not exist, or a config that classifies nothing.
     """
     config = model
-    if Path(model).is_dir():
+    if Path(out).suffix == '.parquet':
+        import_parquet()  # an error now costs no hours
+    if not isinstance(model, Config) and Path(model).is_dir():
         config, found = find_run(model)
         checkpoint = checkpoint or found
     classify = ClassificationInferencer(config, checkpoint, topk=topk, device=device, num_workers=num_workers)
@@ -58,21 +62,49 @@ def write_predictions(results: Iterable[Classification], out: str | os.PathLike,
 
     ``input`` is the path as `list_inputs` gives it. ``class`` is the name of the most probable class, or its number if
     the names are unknown. ``score`` is its probability. An input that cannot be read has no class and an ``error``.
-    Rows are written as they come, and the file appears when all are there.
+    Rows are written as they come, and the file appears when all are there. An ``out`` that ends in ``.parquet`` needs
+    pyarrow. Its scores are numbers.
 
     Returns:
         The number of inputs that could not be read.
     """
     columns = [f'{name}{"" if rank == 0 else f"_{rank + 1}"}' for rank in range(topk) for name in ('class', 'score')]
+    header, rows = ['input', *columns, 'error'], (_cells(result, topk) for result in results)
     broken = 0
     Path(out).parent.mkdir(parents=True, exist_ok=True)
+    if Path(out).suffix == '.parquet':
+        arrow, parquet = import_parquet()
+        kinds = {name: arrow.float64() if name.startswith('score') else arrow.string() for name in header}
+        kept = [*rows]
+        with replacing(out) as unfinished:
+            cells = [dict(zip(header, row, strict=True)) for row in kept]
+            parquet.write_table(arrow.Table.from_pylist(cells, arrow.schema(kinds)), unfinished)
+        return sum(row[-1] is not None for row in kept)
     with replacing(out) as unfinished, unfinished.open('w', -1, *TEXT, newline='') as file:
         table = csv.writer(file)
-        table.writerow(['input', *columns, 'error'])
-        for result in results:
-            broken += result.error is not None
-            cells = list[object]()
-            for label, name, probability in result.guesses:
-                cells += [label if name is None else name, f'{probability:.6f}']
-            table.writerow([result.input, *cells, *[''] * (len(columns) - len(cells)), result.error or ''])
+        table.writerow(header)
+        for row in rows:
+            broken += row[-1] is not None
+            table.writerow([f'{cell:.6f}' if isinstance(cell, float) else cell for cell in row])
     return broken
+
+
+def import_parquet() -> tuple[Any, Any]:
+    """Import pyarrow and its Parquet module.
+
+    Raises:
+        ValueError: they are not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError('A .parquet file needs pyarrow. Run `pip install pyarrow`, or write a .csv file.') from None
+    return pyarrow, parquet
+
+
+def _cells(result: Classification, topk: int) -> list[str | float | None]:
+    cells: list[str | float | None] = [result.input]
+    for label, name, probability in result.guesses:
+        cells += [str(label) if name is None else name, probability]
+    return [*cells, *[None] * (2 * topk + 1 - len(cells)), result.error]

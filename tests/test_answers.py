@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,12 +162,37 @@ def test_overlay_colours_what_speaks_for_the_class():
     assert red > 130 > 60 > blue
 
 
+def load_tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / 'tools' / f'{name}.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
+def test_predict_takes_a_config_and_a_checkpoint(data, tmp_path, monkeypatch, capsys):
+    config, weights = write_config(tmp_path / 'tiny.py', CLASSIFY, data), tmp_path / 'weights.safetensors'
+    save_file(MODELS.build(load_config(config).model).state_dict(), weights, {})
+    predict = load_tool('predict').main
+    words = [str(config), str(weights), str(data / 'pictures'), '--out', str(tmp_path / 'a.csv')]
+    predict([*words, '--cfg-options', 'test_evaluator.softmax=True'])
+    rows = [*csv.reader((tmp_path / 'a.csv').open(newline=''))]
+    assert rows[0] == ['input', 'class', 'score', 'class_2', 'score_2', 'error']
+    assert len(rows) == 7
+    predict([str(data / 'pictures'), '--model', str(config), '--checkpoint', str(weights), *words[3:]])
+    assert [*csv.reader((tmp_path / 'a.csv').open(newline=''))] == rows
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ValueError, match='needs pyarrow'):
+        predict([*words[:-1], str(tmp_path / 'a.parquet')])
+    for wrong in (words[:2], [*words[2:], '--model', 'run', '--cfg-options', 'a=1']):
+        with pytest.raises(SystemExit):
+            predict(wrong)
+    assert 'give --model RUN and inputs' in capsys.readouterr().err
+
+
 def test_explain_draws_images_and_clips_with_their_names(data, tmp_path, capsys):
     config = write_config(tmp_path / 'tiny.py', CLASSIFY, data)
     save_file(MODELS.build(load_config(config).model).state_dict(), tmp_path / 'weights.safetensors', {})
-    spec = importlib.util.spec_from_file_location('explain', Path(__file__).parents[1] / 'tools' / 'explain.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool('explain')
     (data / 'movies' / 'broken.mp4').write_bytes(b'nothing')
     inputs = [str(data / 'pictures' / 'b' / '1.png'), str(data / 'movies')]
     with pytest.raises(SystemExit, match=r'1 of 3 files could not be read:\n.*broken\.mp4: '):
