@@ -304,11 +304,20 @@ def test_what_is_to_be_resumed_must_be_there(config: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r'--resume .*gone\.pth: no such file'):
         claim(tmp_path / 'work', resume=True, load_from=str(tmp_path / 'gone.pth'))
     options = ['--work-dir', tmp_path / 'work', '--resume', '--cfg-options', 'train_cfg.max_epochs=1']
+    options += ['default_hooks.logger.interval=3']
     result = run_program(TOOLS / 'train.py', config, *options, output=tmp_path)
     lines = [line for line in (result.stdout + result.stderr).splitlines() if line]
     assert re.search(r'WARNING - --resume: no checkpoint in .*work, so the training starts from its beg', lines[0])
     [log] = (tmp_path / 'work').glob('*/*.log')
-    assert 'WARNING - --resume: no checkpoint in' in log.read_text()
+    text = log.read_text()
+    assert 'WARNING - --resume: no checkpoint in' in text
+    # the screen has the progress, the file has all
+    progress = r' - Step 1 of 3, loss \d\.\d{4}\. A line every 3 steps follows\.$'
+    assert re.search(progress, '\n'.join(lines), re.MULTILINE)
+    assert len(lines) < 15
+    for message in ('System environment:', 'Config:', 'Hooks will be executed', 'Optimizer groups:'):
+        assert not any(message in line for line in lines)
+        assert message in text
 
 
 def test_temporary_names_are_nobody_elses(tmp_path: Path):

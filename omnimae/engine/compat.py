@@ -79,7 +79,7 @@ def apply_patches() -> None:
     # MMEngine logs each parameter with its options, and 140 lines of which hook is called when.
     constructor_module.print_log = log_no_options
     Runner.get_hooks_info = lambda runner: ', '.join(type(hook).__name__ for hook in runner.hooks)
-    for method in (save_checkpoint, register_default_hooks, build_param_scheduler, _init_model_weights):
+    for method in (build_logger, save_checkpoint, register_default_hooks, build_param_scheduler, _init_model_weights):
         setattr(Runner, method.__name__, method)
 
 
@@ -226,7 +226,7 @@ def loaded_path(runner: Runner) -> str | None:
 
 
 def checkpoint_to_resume(work_dir: str) -> str | None:
-    """As `find_latest_checkpoint`, with a warning. MMEngine logs that it resumed from None, also in 0.11.0rc0."""
+    """As `find_latest_checkpoint`, with a warning."""
     path = find_latest_checkpoint(work_dir)
     if path is None:
         print_log(nothing_to_resume(work_dir), 'current', logging.WARNING)
@@ -237,6 +237,33 @@ def nothing_to_resume(folder: str | os.PathLike, source: str | None = None) -> s
     """The warning of a run that should resume from the latest checkpoint of a folder without one."""
     begins = 'from its beginning' if source is None else f'with {source}'
     return f'--resume: no checkpoint in {folder}, so the training starts {begins}.'
+
+
+_build_logger: Any = Runner.build_logger
+# Messages that go to the log's file only, by their beginning: environment, config, and the like.
+FILE_ONLY = (
+    *(f'\n{"-" * 60}', 'Config:\n', 'Hooks will be executed', 'Distributed training is not used', 'Exp name: '),
+    *('Optimizer groups:', 'Checkpoints will be saved to '),
+)
+
+
+def build_logger(runner: Runner, *args: Any, **options: Any) -> logging.Logger:
+    """As MMEngine, whose screen shows hundreds of lines before the first step. The file still has them."""
+    logger = _build_logger(runner, *args, **options)
+    logger.addFilter(_is_true)
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(_is_for_screen)
+    return logger
+
+
+def _is_for_screen(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(FILE_ONLY)
+
+
+def _is_true(record: logging.LogRecord) -> bool:
+    """MMEngine logs this after the warning of `checkpoint_to_resume`, also in 0.11.0rc0."""
+    return record.getMessage() != 'Auto resumed from the latest checkpoint None.'
 
 
 _begin_weights: Any = Runner._init_model_weights

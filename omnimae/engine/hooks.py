@@ -136,8 +136,9 @@ class IterTimerHook(mmengine.hooks.IterTimerHook):
 
 @HOOKS.register_module()
 class LoggerHook(mmengine.hooks.LoggerHook):
-    """MMEngine's LoggerHook, which continues if a log cannot be written. The options are the same.
+    """MMEngine's LoggerHook, which also shows the first step, and continues if a log cannot be written.
 
+    The options are the same.
     On a full disk the run continues without the lines that do not fit. A warning names each such file once: the log,
     scalars.json, or the folder of another backend. The lines of scalars.json stay whole.
     """
@@ -146,6 +147,7 @@ class LoggerHook(mmengine.hooks.LoggerHook):
         """Handle the errors of the log's file and of the visualizer's backends."""
         super().before_run(runner)
         self._missed: set[str] = set()
+        self._is_first = self.interval > 1
         for handler in runner.logger.handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.handleError = partial(self._log_failed, runner, handler)  # type: ignore[method-assign]
@@ -154,6 +156,16 @@ class LoggerHook(mmengine.hooks.LoggerHook):
                 backend._dump = partial(self._append, runner, backend._dump)
             for name in ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars', 'close'):
                 setattr(backend, name, partial(self._write, runner, getattr(backend, name), str(backend._save_dir)))
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batches, outputs: Logs = None) -> None:
+        """Show the first step of a start at once, the others every ``interval`` steps."""
+        if self._is_first:
+            self._is_first = False
+            loss = f', loss {outputs["loss"]:.4f}' if outputs and 'loss' in outputs else ''
+            runner.logger.info(
+                f'Step {runner.iter + 1} of {runner.max_iters}{loss}. A line every {self.interval} steps follows.'
+            )
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def _log_failed(self, runner: Runner, handler: logging.FileHandler, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -198,7 +210,12 @@ class ThroughputHook(Hook):
     priority = 'NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        """Log batch size, ranks, accumulation and steps, for each source if they differ, and the optimizer's groups."""
+        """Log the model, the parts of a step, for each source if they differ, and the optimizer's groups."""
+        model = unwrapped(runner.model)
+        runner.logger.info(
+            f'Training {type(model).__name__}, {sum(x.numel() for x in model.parameters()) / 1e6:.1f} M parameters, on '
+            f'{device_of(model)}. Config, environment and all messages are in {runner.log_dir}.'
+        )
         dataset, sampler = runner.train_dataloader.dataset, runner.train_dataloader.batch_sampler
         self._is_mixed = len({source.modality for source in dataset.sources}) > 1
         cuts = [
