@@ -107,8 +107,8 @@ class Backbone(Protocol):
 
     No other code knows the names of its parameters. Each user needs some members only. Pretraining needs ``patchify``,
     ``encode`` and all attributes but ``num_layers``. A classifier, k-NN and features need ``embed_dim`` and ``pooled``.
-    Layer decay needs ``num_layers`` and ``layer_of``. Heads for maps need ``embed_dim``, ``num_layers`` and
-    ``feature_maps``.
+    An attentive probe needs ``embed_dim`` and ``tokens``. Layer decay needs ``num_layers`` and ``layer_of``. Heads for
+    maps need ``embed_dim``, ``num_layers`` and ``feature_maps``.
 
     A classifier has a norm of its own after the pooling. It sets ``final_norm=False`` where the constructor takes it.
     That leaves out the norm after the last layer, which is called ``norm``.
@@ -136,6 +136,9 @@ class Backbone(Protocol):
 
     def pooled(self, clip: Tensor) -> Tensor:
         """(B, C, T, H, W) normalised -> (B, D): what a classifier reads."""
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """(B, C, T, H, W) normalised -> (B, N, D): what an attentive probe reads."""
 
     def feature_maps(
         self, clips: Mapping[str, Tensor], layers: Sequence[int], modalities: Sequence[str]
@@ -328,13 +331,18 @@ def only_view(clip: Tensor) -> Tensor:
     return views[:, 0]
 
 
-def pooled_views(backbone: Backbone, preprocessor: Any, clip: Tensor | Mapping[str, Tensor]) -> Tensor:
-    """(B, V, C, T, H, W) or (B, C, T, H, W), of RGB or of each modality -> (B, V, D); the latter has one view."""
+def pooled_views(
+    backbone: Backbone, preprocessor: Any, clip: Tensor | Mapping[str, Tensor], member: str = 'pooled'
+) -> Tensor:
+    """(B, V, C, T, H, W) or (B, C, T, H, W), of RGB or of each modality -> (B, V, D); the latter has one view.
+
+    ``member`` 'tokens' gives (B, V, N, D).
+    """
     if isinstance(clip, Mapping) and clip.keys() == {'rgb'}:
         clip = clip['rgb']
     views = tree_map(with_views, clip)
-    pooled = backbone.pooled(preprocessor.normalize(tree_map(lambda x: x.flatten(0, 1), views)))
-    return pooled.unflatten(0, (-1, tree_leaves(views)[0].shape[1]))
+    features = getattr(backbone, member)(preprocessor.normalize(tree_map(lambda x: x.flatten(0, 1), views)))
+    return features.unflatten(0, (-1, tree_leaves(views)[0].shape[1]))
 
 
 class Batch(TypedDict, total=False):

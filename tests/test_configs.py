@@ -36,7 +36,8 @@ CONFIGS = sorted(
 )
 DEMO = ROOT / 'configs' / 'demo'  # runs as it is, in the tests of the demo
 PAPER = ROOT / 'configs' / 'omnimae'
-FROZEN = [path for name in ('linear', 'knn') for path in (ROOT / 'configs').glob(f'*/{name}')]  # run in `test_frozen`
+# run in `test_frozen`
+FROZEN = [path for name in ('linear', 'attentive', 'knn') for path in (ROOT / 'configs').glob(f'*/{name}')]
 FINETUNE = [*(ROOT / 'configs').glob('*/finetune'), ROOT / 'configs' / 'baselines']  # run in `test_finetune`
 DENSE = [PAPER / 'dense']  # run in `test_dense_recipes`, as are those of multimae/finetune
 SMALL_ONES = ROOT / 'configs' / 'small'  # run in `test_small_configs`

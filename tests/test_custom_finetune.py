@@ -129,6 +129,8 @@ def small(name: str, work_dir: Path) -> Config:
     cfg = load_config(ROOT / 'configs' / 'custom' / f'{name}.py')
     cfg.model.init_cfg = None
     cfg.model.backbone.update(arch=None, embed_dim=24, depth=1, num_heads=2, clip_size=(4, 224, 224))
+    if cfg.model.type == 'AttentiveProbe':
+        cfg.model.num_queries = 8
     if 'head' in cfg.model:
         cfg.model.head.update(embed_dim=96, depth=1)
     loaders = [cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]
@@ -160,9 +162,9 @@ def test_knn_counts_the_classes_of_the_training_folders(labelled, tmp_path, kind
     assert metrics['accuracy/top1'] == 100  # classes differ in colour
 
 
-@pytest.mark.parametrize('kind', ['images', 'videos'])
-def test_a_linear_probe_of_own_classes_trains(labelled, tmp_path, kind):
-    cfg = small(f'linear_{kind}', tmp_path / 'work')
+@pytest.mark.parametrize(('probe', 'kind'), [('linear', 'images'), ('linear', 'videos'), ('attentive', 'images')])
+def test_a_probe_of_own_classes_trains(labelled, tmp_path, probe, kind):
+    cfg = small(f'{probe}_{kind}', tmp_path / 'work')
     runner = EvaluationRunner.from_cfg(cfg)
     runner.train()
     assert runner.iter == (3 if kind == 'images' else 2)

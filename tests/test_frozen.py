@@ -27,8 +27,8 @@ from omnimae.engine.extraction import collect
 from omnimae.engine.knn import _pooled
 from omnimae.engine.reading import Readable
 from omnimae.evaluation import knn_accuracy, load_features
-from omnimae.models import FrozenBackbone, LinearProbe
-from omnimae.models.probe import FeatureNorm
+from omnimae.models import AttentiveProbe, FrozenBackbone, LinearProbe
+from omnimae.models.probe import FeatureNorm, QueryPooling
 from omnimae.registry import MODELS
 
 BACKBONE = dict(
@@ -275,6 +275,90 @@ def test_errors_of_frozen_models(pretrained, tmp_path):
         probe().data_preprocessor(dict(clips=dict(rgb=clips(1)), labels=torch.tensor([3]), ids=['a']))
 
 
+ATTENTIVE = dict(type='AttentiveProbe', num_classes=3, num_queries=4)
+
+
+def attentive(**options) -> AttentiveProbe:
+    torch.manual_seed(0)
+    return MODELS.build({**ATTENTIVE, 'backbone': BACKBONE, **options})
+
+
+def waves(*shape: int, start: int = 0) -> torch.Tensor:
+    number = start + torch.arange(np.prod(shape), dtype=torch.float64)
+    return torch.sin(1.7 * number + start).view(shape).float()
+
+
+def test_query_pooling_is_the_published_module():
+    """The numbers are those of poolings/ep.py of github.com/billpsomas/efficient-probing with its norm and layer."""
+    head = nn.Sequential(QueryPooling(8, 4), FeatureNorm(8), nn.Linear(8, 3))
+    values = 3 * waves(4, 8, start=1), waves(8, 8, start=2), waves(3, 8, start=3), waves(3, start=4)
+    head.load_state_dict(dict(zip(dict(head.named_parameters()), values, strict=True)), strict=False)
+    logits = head(waves(3, 5, 8))
+    expected = [[2.299791, -0.333613, -2.556249], [-1.492071, 3.195996, 4.847843], [-3.750530, -3.061347, 0.702487]]
+    torch.testing.assert_close(logits, torch.tensor(expected), rtol=0, atol=1e-5)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+    queries = [0.00177194, 0.00214599, -0.00232494, -0.00154688, 0.00272355, 0.00084505, -0.00294131, -0.00008711]
+    value = [-0.00104645, -0.00141998, 0.00141236, 0.00105603, -0.00168449, -0.00062196, 0.00184476, 0.00014658]
+    torch.testing.assert_close(head[0].queries.grad[1], torch.tensor(queries), rtol=0, atol=1e-6)
+    torch.testing.assert_close(head[0].value.weight.grad[3], torch.tensor(value), rtol=0, atol=2e-6)
+    assert head[2].weight.grad.norm() == pytest.approx(1.157970, abs=1e-5)
+
+
+def test_an_attentive_probe_trains_its_head_alone_through_the_norm_of_the_step():
+    model, labels = attentive().train(), torch.tensor([0, 1, 2, 0])
+    names = ['head.pool.queries', 'head.pool.value.weight', 'head.1.weight', 'head.1.bias']
+    trained = {name: x for name, x in model.named_parameters() if x.requires_grad}
+    assert [*trained] == names
+    assert model.head[0].queries.std().item() == pytest.approx(0.02, rel=0.3)
+    plain = model.loss(clips(), labels)
+    expected = torch.autograd.grad(plain['loss'], [*trained.values()])
+    batch = dict(clips=dict(rgb=clips()), labels=labels, ids=[*'abcd'], modality='video')
+    with torch.no_grad():
+        model.begin_step([batch], [4], 4)
+    assert 'clips' not in batch
+    stepped = model(**model.data_preprocessor(batch, training=True), mode='loss')
+    torch.testing.assert_close(stepped, plain)
+    for got, gradient in zip(torch.autograd.grad(stepped['loss'], [*trained.values()]), expected, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r'AttentiveProbe\.loss needs labels'), torch.no_grad():
+        model.begin_step([dict(clips=dict(rgb=clips()), ids=[*'abcd'])], [4], 4)
+
+
+@pytest.mark.parametrize(
+    'backbone', [dict(BACKBONE, cls_token=True, pool='cls'), MULTIMODAL], ids=['cls', 'multimodal']
+)
+def test_an_attentive_probe_reads_all_tokens_of_images_and_clips(backbone, tmp_path):
+    model = attentive(backbone=backbone).eval()
+    for clip in (clips(), clips()[:, :, :1]):
+        given = model.data_preprocessor.normalize(clip)
+        tokens = model.backbone(given if 'tokenizers' not in backbone else dict(rgb=given))
+        torch.testing.assert_close(model.predict(clip), model.head(getattr(tokens, 'x', tokens)))
+    views = torch.stack([clips(seed=0), clips(seed=1)], 1)
+    torch.testing.assert_close(model.predict(views), (model.predict(clips(seed=0)) + model.predict(clips(seed=1))) / 2)
+    assert {*model(views, mode='predict')[0]} == {'scores', 'probabilities'}
+    save_file(model.state_dict(), tmp_path / 'probe.safetensors', {})
+    again = attentive(backbone=backbone).eval()
+    nn.init.zeros_(again.head[0].queries)
+    load_weights(again, tmp_path / 'probe.safetensors', complete=True)
+    assert torch.equal(again.predict(clips()), model.predict(clips()))
+    frozen = FrozenBackbone(backbone=dict(backbone))  # the backbone of a probe's checkpoint loads anywhere
+    assert not load_weights(frozen, tmp_path / 'probe.safetensors').initialised
+
+
+def test_errors_of_an_attentive_probe():
+    with pytest.raises(
+        ValueError, match=r'num_queries=32 does not divide the 24 channels .* Choose a divisor, such as 8'
+    ):
+        attentive(num_queries=32)
+
+    class NoTokens(nn.Module):
+        embed_dim = 24
+        pooled = None
+
+    with pytest.raises(ValueError, match='NoTokens lacks tokens, which AttentiveProbe needs'):
+        attentive(backbone=dict(type=NoTokens))
+
+
 def test_lars_by_hand():
     # |w| = 5, |g| = 10: scaled by 0.1 * 5 / 10 = 0.05, so the buffer is (0.3, 0.4) and w becomes (2.4, 3.2);
     # then |w| = 4, scaled by 0.04: 0.9 * (0.3, 0.4) + (0.24, 0.32) = (0.51, 0.68); lr 2, then 1
@@ -299,11 +383,13 @@ def test_lars_starts_from_zero_and_decays():
     assert weight[0].tolist() == pytest.approx([2.7, 3.6])
 
 
-def test_a_probe_trains_and_is_tested_through_the_runner(data, tmp_path, pretrained):
+@pytest.mark.parametrize('kind', ['LinearProbe', 'AttentiveProbe'])
+def test_a_probe_trains_and_is_tested_through_the_runner(data, tmp_path, pretrained, kind):
+    own = dict(head_init_std=0.01) if kind == 'LinearProbe' else dict(num_queries=4)
     more = f"""
-model.update(
-    type='LinearProbe', head_init_std=0.01, init_cfg=dict(type='Checkpoint', checkpoint='{pretrained}')
-)
+for key in ('dropout', 'head_init_std'):
+    model.pop(key, None)
+model.update(type='{kind}', init_cfg=dict(type='Checkpoint', checkpoint='{pretrained}'), **{own})
 optim_wrapper['optimizer'] = dict(type='LARS', lr=500.0)
 optim_wrapper.pop('paramwise_cfg')
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0)
@@ -315,8 +401,8 @@ param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1, start_lr=0.0)
     load_weights(before, pretrained)
     for name, value in runner.model.backbone.state_dict().items():
         assert torch.equal(value, before.backbone.state_dict()[name]), name
-    assert runner.model.head[0].num_batches_tracked == 6
-    assert runner.model.head[1].weight.std() > 0.02
+    assert runner.model.head[-2].num_batches_tracked == 6
+    assert runner.model.head[-1].weight.std() > 0.02
     tester = build_runner(config, tmp_path / 'test')
     load_weights(tester.model, tmp_path / 'work' / 'epoch_2_raw.safetensors', complete=True)
     assert tester.test().keys() == {'accuracy/top1', 'accuracy/mean_class'}
@@ -469,7 +555,7 @@ def small(path: Path, work_dir: Path) -> Runner:
         part.update(SMALL.get(part.get('type'), {}) | FEW.get(part.get('type'), {}))
         if part.get('type') == 'SpatioTemporalViT':
             part['clip_size'] = (min(num_frames, 4), 112, 112)
-        if part.get('type') == 'LinearProbe' and 'in1k' in path.stem:
+        if part.get('type') in ('LinearProbe', 'AttentiveProbe') and 'in1k' in path.stem:
             part['num_classes'] = 6  # folders
         if 'collate_fn' in part:
             part.update(SMALL_LOADER)
@@ -486,9 +572,9 @@ def dicts_of(value) -> list[dict]:
 @pytest.mark.parametrize('path', FROZEN_CONFIGS, ids=name_of)
 def test_configs_compare_training_with_validation_samples(path):
     cfg = load_config(path)
-    train = cfg.train_dataloader if path.parent.stem == 'linear' else cfg.test_cfg.bank_dataloader
+    train = cfg.test_cfg.bank_dataloader if path.parent.stem == 'knn' else cfg.train_dataloader
     ([train], [test]) = (loader.dataset.sources.values() for loader in (train, cfg.test_dataloader))
-    num_classes = cfg.model.num_classes if path.parent.stem == 'linear' else cfg.test_cfg.num_classes
+    num_classes = cfg.test_cfg.num_classes if path.parent.stem == 'knn' else cfg.model.num_classes
     assert {train.num_classes, test.num_classes} == {num_classes}
     places = [source.get('ann_file') or source.root for source in (train, test)]
     assert places[0].replace('train', 'val') == places[1] != places[0]
@@ -497,14 +583,20 @@ def test_configs_compare_training_with_validation_samples(path):
 
 
 @pytest.mark.parametrize(
-    'path', [path for path in FROZEN_CONFIGS if 'in1k' in path.stem or 'ssv2' in path.stem], ids=name_of
+    'path',
+    [
+        path
+        for path in FROZEN_CONFIGS
+        if path.stem == 'vit-b_in1k' or (path.parent.stem != 'attentive' and path.stem.endswith(('in1k', 'ssv2')))
+    ],
+    ids=name_of,
 )
 @pytest.mark.usefixtures('benchmarks')
 def test_configs_run(path, tmp_path):
     runner = small(path, tmp_path / 'work')
     if runner.cfg.model.backbone.get('cls_token'):  # the file has none
         runner.model.init_cfg = None
-    if path.parent.stem == 'linear':
+    if path.parent.stem != 'knn':
         runner.train()
         assert runner.iter == (3 if 'in1k' in path.stem else 1)
     else:
@@ -526,6 +618,15 @@ def test_recipe_of_the_probe_of_mae(size, epochs, patch):
     crop, flip = cfg.train_dataloader.dataset.sources.images.transforms
     assert crop == dict(type='RandomResizedCrop', size=224, interpolation='bicubic', redraw=False)
     assert flip == dict(type='Flip', prob=0.5)
+
+
+def test_recipe_of_the_attentive_probe():
+    for name, norm, epochs in (('omnimae/attentive/vit-b', 'token', 90), ('mae/attentive/vit-l', None, 90)):
+        cfg = load_config(PAPER.parent / f'{name}_in1k.py')
+        assert (cfg.model.type, cfg.model.get('norm', 'token')) == ('AttentiveProbe', norm)
+        assert cfg.optim_wrapper.optimizer == dict(type='LARS', lr=1.6, momentum=0.9, weight_decay=0.0)
+        assert cfg.train_dataloader.batch_sampler.global_batch_size == 4096
+        assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.warmup_epochs) == (epochs, 10)
 
 
 def test_recipe_of_the_probe():

@@ -99,10 +99,12 @@ MODEL_CONFIGS = {
         label_smoothing=0.1, data_preprocessor=dict(type='ClipPreprocessor', mixing=dict(type='NeighbourMixing'))
     ),
     'probe': dict(type='LinearProbe', backbone=VIT, num_classes=5, head_init_std=0.5),
+    'attentive': dict(type='AttentiveProbe', backbone=VIT, num_classes=5, num_queries=4),
 }
 MODEL_CONFIGS['multimae_uncertain'] = dict(MODEL_CONFIGS['multimae'], uncertainty=True)
-RANKED = ('omnimae', 'videomae_v2', 'multimae_uncertain', 'segmentation', 'depth_l1', 'depth_berhu', 'mixing', 'probe')
-SINGLE = ('multimae', 'multimae_uncertain', 'probe')  # what they compute in single precision anyway
+PROBES = ('probe', 'attentive')
+RANKED = ('omnimae', 'videomae_v2', 'multimae_uncertain', 'segmentation', 'depth_l1', 'depth_berhu', 'mixing', *PROBES)
+SINGLE = ('multimae', 'multimae_uncertain', *PROBES)  # what they compute in single precision anyway
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +131,7 @@ def make_samples(name: str) -> Batch:
 
     ids = [str(number) for number in range(GLOBAL_BATCH)]
     kind = MODEL_CONFIGS[name]['type']
-    if kind in ('MaskedAutoencoder', 'Classifier', 'LinearProbe'):
+    if kind in ('MaskedAutoencoder', 'Classifier', 'LinearProbe', 'AttentiveProbe'):
         batch = dict(clips=dict(rgb=integers(256, GLOBAL_BATCH, 3, 4, 32, 32)), modality='video', ids=ids)
         if kind != 'MaskedAutoencoder':
             return batch | dict(labels=integers(5, GLOBAL_BATCH, dtype=torch.int64))

@@ -102,9 +102,13 @@ class RopeViT(BaseModule):
         """(B, K, P) normalised -> (B, K, D); ``tokens`` (B, K) says which of the grid, None means all."""
         return self.norm(self._outputs(patches, grid, tokens)[-1])
 
+    def tokens(self, clip):
+        """(B, C, T, H, W) normalised -> (B, N, D)."""
+        return self.encode(*self.patchify(clip))
+
     def pooled(self, clip):
         """(B, C, T, H, W) normalised -> (B, D)."""
-        return self.encode(*self.patchify(clip)).mean(1)
+        return self.tokens(clip).mean(1)
 
     def feature_maps(self, clips, layers, modalities):
         """Of the one modality: (B, C, T, H, W) normalised -> (B, D, t, h, w) after each of these layers."""

@@ -21,10 +21,11 @@ from .masking import (
 from .multimae import MultiMAE
 from .multimodal_vit import ClassMapTokenizer, MultiModalViT, PatchTokenizer
 from .preprocessor import ClipPreprocessor, DepthPreprocessor, MultiModalPreprocessor
-from .probe import FrozenBackbone, LinearProbe
+from .probe import AttentiveProbe, FrozenBackbone, LinearProbe
 from .vit import SpatioTemporalViT
 
 __all__ = [
+    'AttentiveProbe',
     'BlockMasking',
     'CausalMasking',
     'ClassMapTokenizer',

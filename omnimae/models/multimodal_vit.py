@@ -268,7 +268,11 @@ class MultiModalViT(BaseModule):
 
     def pooled(self, clips: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Modality -> (B, C, T, H, W), or a lone clip of RGB -> (B, D): mean over all tokens, the global ones too."""
-        return self({'rgb': clips} if isinstance(clips, Tensor) else clips).x.mean(1)
+        return self.tokens(clips).mean(1)
+
+    def tokens(self, clips: Mapping[str, Tensor] | Tensor) -> Tensor:
+        """Modality -> (B, C, T, H, W), or a lone clip of RGB -> (B, N + G, D): all tokens, the global ones too."""
+        return self({'rgb': clips} if isinstance(clips, Tensor) else clips).x
 
     def forward_layers(self, clips: Mapping[str, Tensor], layers: Sequence[int]) -> list[ModalTokens]:
         """Tokens after each of the blocks of these numbers, from 0, ascending, without norm; see ``forward``."""

@@ -413,6 +413,10 @@ class SpatioTemporalViT(PositionedModule):
         """(B, C, T, H, W) floating, normalised -> (B, N, D): all tokens of the clip."""
         return self.encode(*self.patchify(clip))[:, self.num_extra_tokens :]
 
+    def tokens(self, clip: Tensor) -> Tensor:
+        """The same, as `Backbone` names it."""
+        return self(clip)
+
     def pooled(self, clip: Tensor) -> Tensor:
         """(B, C, T, H, W) floating, normalised -> (B, D): mean over the tokens of the clip, or the class token."""
         return self.encode(*self.patchify(clip))[:, 0] if self.pool == 'cls' else self(clip).mean(1)

@@ -1,0 +1,9 @@
+"""Attentive probe on the demo's photographs, ``linear_images.py`` with queries that pool the tokens.
+
+Run: python tools/train.py configs/demo/attentive_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
+Not yet run.
+"""
+
+_base_ = ['linear_images.py']
+
+model = dict(type='AttentiveProbe')
