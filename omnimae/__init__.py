@@ -4,7 +4,9 @@ from importlib import import_module
 from typing import Any
 
 __version__ = '0.1.0'
-_LAZY = {'predict': 'predictions'}  # name -> its module, imported at first use
+_LAZY = dict(
+    predict='predictions', pretrain='own_data', finetune='own_data'
+)  # name -> its module, imported at first use
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,7 @@ ALLOWED = {
     'inputs': FLOOR | {'data'},
     'commands': FLOOR | {'config', 'engine'},
     # features as the frozen evaluation defines them
+    'own_data': FLOOR | {'checkpoint', 'commands', 'config', 'data', 'engine', 'planning', 'zoo'},
     'predictions': FLOOR | {'apis', 'checkpoint', 'engine', 'inputs'},
     'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }

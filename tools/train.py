@@ -11,9 +11,7 @@ with --resume.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from omnimae.stopping import listen
 
@@ -21,11 +19,9 @@ if __name__ == '__main__':
     listen()  # the imports take seconds
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
-from omnimae.commands import add_run_arguments, load_run_config, new_parser
-from omnimae.config import infer_num_classes
-from omnimae.engine import claim_folder, leave_distributed, setup_distributed
+from omnimae.commands import add_run_arguments, load_run_config, new_parser, train
+from omnimae.engine import leave_distributed
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,18 +55,6 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.merge_from_dict({'default_hooks.resume': dict(type='ResumeHook', allow_changes=True)})
 
 
-def add_log_backends(cfg: Config) -> None:
-    """Add TensorBoard if it is installed, and W&B if it is installed and its environment is set."""
-    if cfg.get('visualizer') is None or cfg.visualizer.get('vis_backends') is None:
-        return
-    present = {backend['type'] for backend in cfg.visualizer.vis_backends}
-    wanted = {
-        'TensorboardVisBackend': find_spec('tensorboard'),
-        'WandbVisBackend': find_spec('wandb') and (os.environ.get('WANDB_API_KEY') or os.environ.get('WANDB_MODE')),
-    }
-    cfg.visualizer.vis_backends += [dict(type=name) for name, on in wanted.items() if on and name not in present]
-
-
 def main() -> None:
     """Train."""
     args = parse_args()
@@ -78,14 +62,7 @@ def main() -> None:
     if cfg.get('train_cfg') is None:
         raise ValueError(f'{args.config} has no training. Add train_dataloader, train_cfg and optim_wrapper.')
     apply_arguments(cfg, args)
-    setup_distributed(cfg)  # before data are read
-    note = claim_folder(cfg, go_on=None in args.resume, overwrite=args.overwrite)
-    infer_num_classes(cfg)
-    add_log_backends(cfg)
-    runner = Runner.from_cfg(cfg)
-    if note is not None:
-        runner.logger.warning(note)  # now there is a log file
-    runner.train()
+    train(cfg, go_on=None in args.resume, overwrite=args.overwrite)
     leave_distributed()
 
 

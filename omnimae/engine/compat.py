@@ -23,7 +23,7 @@ import mmengine.runner.checkpoint as checkpoint_module
 import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import FileClient, JsonHandler, LocalBackend, exists, get_file_backend, register_handler
 from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
@@ -79,7 +79,8 @@ def apply_patches() -> None:
     # MMEngine logs each parameter with its options, and 140 lines of which hook is called when.
     constructor_module.print_log = log_no_options
     Runner.get_hooks_info = lambda runner: ', '.join(type(hook).__name__ for hook in runner.hooks)
-    for method in (build_logger, save_checkpoint, register_default_hooks, build_param_scheduler, _init_model_weights):
+    methods = build_logger, dump_config, save_checkpoint, register_default_hooks, build_param_scheduler
+    for method in (*methods, _init_model_weights):
         setattr(Runner, method.__name__, method)
 
 
@@ -218,6 +219,14 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
                 return path
     whole = [path for path in folder.glob('*.pth') if not path.name.startswith('best_')]
     return str(max(whole, key=lambda path: path.stat().st_mtime)) if whole else None
+
+
+@master_only
+def dump_config(runner: Runner) -> None:
+    """`Runner.dump_config`, which keeps a config that is in the work directory. The backends write it as well."""
+    path = Path(runner.work_dir, Path(runner.cfg.filename or f'{runner.timestamp}.py').name)
+    if not (runner.cfg.filename and path.exists() and path.samefile(runner.cfg.filename)):
+        runner.cfg.dump(str(path))
 
 
 def loaded_path(runner: Runner) -> str | None:

@@ -32,6 +32,7 @@ POSITIONS = ('sincos1d', 'sincos2d', 'learned', 'separable')
 
 # name: (embed_dim, depth, num_heads, mlp_ratio). S, B, L, H of arXiv:2010.11929; g of VideoMAE V2 (arXiv:2303.16727).
 ARCHITECTURES = {
+    'tiny': (192, 12, 3, 4.0),
     'small': (384, 12, 6, 4.0),
     'base': (768, 12, 12, 4.0),
     'large': (1024, 24, 16, 4.0),
@@ -345,8 +346,8 @@ class SpatioTemporalViT(PositionedModule):
     """Vision Transformer for images and videos (arXiv:2206.08356, section 3.1).
 
     Args:
-        arch: 'small', 'base', 'large', 'huge' or 'giant': gives embed_dim, depth, num_heads and mlp_ratio where they
-            are not given.
+        arch: 'tiny', 'small', 'base', 'large', 'huge' or 'giant': gives embed_dim, depth, num_heads and mlp_ratio
+            where they are not given.
         qkv_bias: a bias for queries, keys and values; 'qv' leaves out that of the keys, as VideoMAE does.
         patch_size: (pt, ph, pw) pixels of a tubelet.
         clip_size: (T, H, W) of the position table. It is interpolated for clips of other sizes.

@@ -1,0 +1,476 @@
+"""From a folder to a trained model: `pretrain` and `finetune` choose a config of ``configs/custom`` and run it.
+
+Each choice is printed with its reason. The config is written to ``out/config.py``, as a base and what differs from it.
+A person goes on from there: ``omnimae train out/config.py --resume`` is the same training.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from omnimae.checkpoint import Checkpoint, replacing
+from omnimae.commands import train
+from omnimae.config import load_config
+from omnimae.data import storage
+from omnimae.data.media.extensions import modality_of
+from omnimae.engine import choose_device, find_run, setup_environment
+from omnimae.engine.compat import find_latest_checkpoint
+from omnimae.engine.folder import lock, unlock
+from omnimae.engine.precision import computes
+from omnimae.planning import GIB, count_step, fitting_batch, inputs_of, memory_of, sources_of
+from omnimae.registry import MODELS
+from omnimae.zoo import ZOO
+
+# arch -> what differs from the base model; those with a letter have released weights
+SIZES: dict[str, dict[str, Any]] = {
+    'tiny': dict(backbone=dict(arch='tiny', patch_size=(2, 32, 32)), head=dict(embed_dim=96, depth=2, num_heads=3)),
+    'base': {},
+    'large': dict(backbone=dict(arch='large'), head=dict(embed_dim=512)),
+    'huge': dict(backbone=dict(arch='huge', patch_size=(2, 14, 14)), head=dict(embed_dim=512, depth=8)),
+}
+VALIDATION = ('val', 'valid', 'validation')
+KINDS = dict(images='image', videos='video')
+LAYOUTS = 'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/{images,videos}/{train,val}/CLASS/*, or DATA/CLASS/*'
+OF_BACKBONE = ('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size')
+REPLICAS = dict(images=1, videos=4)  # of configs/custom/pretrain.py
+
+
+class Choice(NamedTuple):
+    """What was chosen for a run, why, and how to change it."""
+
+    name: str
+    value: Any
+    reason: str
+    change: str
+
+    def __str__(self) -> str:
+        return f'{self.name}: {self.value}. {self.reason} To change it: {self.change}.'
+
+
+def pretrain(
+    images: str | os.PathLike | None = None,
+    videos: str | os.PathLike | None = None,
+    out: str | os.PathLike = 'pretrained',
+    arch: str = 'auto',
+    epochs: int | None = None,
+) -> Path:
+    """Pretrain OmniMAE on folders of images, of videos, or both, without labels.
+
+    A second call with the same arguments resumes. `finetune` takes ``out`` as its ``checkpoint``.
+
+    Args:
+        images: folder of images, with sub-folders or without.
+        videos: folder of videos, likewise.
+        out: folder of ``config.py``, log, checkpoints and pictures.
+        arch: 'tiny' for a try on a CPU, 'base', 'large' or 'huge'. 'auto' takes 'base' with a GPU, else 'tiny'.
+        epochs: passes over the files. None derives them from the number of files.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: no folder, a folder without such files, or an ``out`` that has another run.
+    """
+    folders = {name: Path(x).absolute() for name, x in (('images', images), ('videos', videos)) if x is not None}
+    if not folders:
+        raise ValueError('pretrain has no data. Give images=FOLDER, videos=FOLDER, or both.')
+    rows = {name: _count(folder, KINDS[name]) for name, folder in folders.items()}
+    arch, chosen = _choose_arch(arch)
+    samples = sum(count * REPLICAS[name] for name, count in rows.items())
+    weights = None if arch == 'tiny' or sum(rows.values()) >= 100_000 else _released(f'vit{arch[0]}_pretrain')
+    if weights is not None:
+        start = Choice('weights', weights, 'Fewer than 100,000 files profit from a start.', 'model.init_cfg=None')
+    else:
+        why = 'There are no released ones.' if arch == 'tiny' else 'Many files, or the released ones cannot be read.'
+        start = Choice('weights', 'from scratch', why, 'model.init_cfg')
+    schedule = _Schedule.of(rows, REPLICAS, 256, epochs, (300, 10, 100) if arch == 'tiny' else (100_000, 100, 1600))
+    rate = 1e-3 if arch == 'tiny' else (1e-4 if weights else 2e-4) * schedule.batch / 256
+    changes: dict[str, Any] = dict(
+        model={
+            **SIZES[arch],
+            **({} if weights is None else dict(init_cfg=dict(type='Checkpoint', checkpoint=weights))),
+        },
+        train_dataloader=dict(dataset=dict(sources={name: dict(root=str(x)) for name, x in folders.items()})),
+        val_dataloader=dict(dataset=dict(sources={name: dict(root=str(x)) for name, x in folders.items()})),
+        optim_wrapper=dict(optimizer=dict(lr=rate)),
+        custom_hooks=[dict(type='ReconstructionHook', interval=schedule.interval)],
+    )
+    if weights is not None:
+        changes['model']['init_cfg'] = dict(type='Checkpoint', checkpoint=weights)
+    base = 'pretrain' if len(folders) == 2 else f'pretrain_{next(iter(folders))}'
+    print(f'{samples} crops an epoch of {_told(rows)}.')
+    hint = f'Next: omnimae finetune DATA --checkpoint {out} --out RUN'
+    return _run(base, changes, {}, rows, schedule, [chosen, start], Path(out), hint)
+
+
+def finetune(
+    data: str | os.PathLike,
+    out: str | os.PathLike = 'finetuned',
+    checkpoint: str | os.PathLike | None = None,
+    arch: str = 'auto',
+    epochs: int | None = None,
+) -> Path:
+    """Fine-tune a classifier of images, videos, or both, which share their classes.
+
+    A second call with the same arguments resumes. `predict` takes ``out`` as its ``model``.
+
+    Args:
+        data: a folder per class, below ``train`` and ``val``; or below ``{images,videos}/{train,val}``; or just so.
+            Without ``val`` one file in five is held out, by its name alone. Lists in ``out`` say which.
+        out: folder of ``config.py``, log and checkpoints.
+        checkpoint: folder of a run of `pretrain`, weights, or a name in ``ZOO``. None takes the released weights, or
+            starts from scratch if there are none for ``arch`` or they cannot be downloaded.
+        arch: see `pretrain`; 'auto' is that of ``checkpoint``.
+        epochs: passes over the files. None derives them from the number of files.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ValueError: data without classes, a checkpoint of another ``arch``, or an ``out`` that has another run.
+    """
+    labelled = _labelled(Path(data).absolute())
+    rows, classes = labelled.rows, labelled.classes
+    backbone: dict[str, Any]
+    weights: str | None
+    if checkpoint is not None:
+        weights, backbone, arch = _start(checkpoint, arch)
+        chosen = Choice('arch', arch, f'It is that of {checkpoint}.', 'checkpoint')
+        start = Choice('weights', weights, 'checkpoint names them.', 'checkpoint')
+    else:
+        arch, chosen = _choose_arch(arch)
+        backbone = SIZES[arch].get('backbone', {})
+        weights = None if arch == 'tiny' else _released(f'vit{arch[0]}_pretrain')
+        why = 'It has no released weights.' if arch == 'tiny' else 'The released weights cannot be downloaded.'
+        start = Choice('weights', weights or 'from scratch', 'Released by OmniMAE.' if weights else why, 'checkpoint')
+    schedule = _Schedule.of(
+        rows, dict.fromkeys(rows, 1), 64, epochs, (300, 5, 50) if arch == 'tiny' else (5000, 20, 100)
+    )
+    is_few = sum(rows.values()) < 50 * len(classes)
+    mixing = Choice(
+        'mixup and CutMix', 'off' if is_few else 'on', f'{sum(rows.values()) / len(classes):.0f} files a class; 50 are '
+        'enough.', 'model.data_preprocessor.mixing',
+    )  # fmt: skip
+    rate = 1e-3 if arch == 'tiny' else (1.25e-4 if weights else 2.5e-4) * schedule.batch / 64
+    model: dict[str, Any] = dict(backbone=backbone, num_classes=len(classes))
+    model['init_cfg'] = None if weights is None else dict(checkpoint=weights)
+    if is_few:
+        model['data_preprocessor'] = dict(mixing=None)
+    decay = 1.0 if weights is None else 0.65 if is_few else 0.75  # small sets change the lower layers less
+    topk = (1, 5) if len(classes) >= 10 else (1,)
+    changes = dict(
+        model=model,
+        train_dataloader=dict(dataset=dict(sources=labelled.sources['train'])),
+        val_dataloader=dict(dataset=dict(sources=labelled.sources['val'])),
+        test_dataloader=dict(dataset=dict(sources=labelled.sources['val'])),
+        val_evaluator=dict(topk=topk),
+        test_evaluator=dict(topk=topk),
+        optim_wrapper=dict(optimizer=dict(lr=rate), paramwise_cfg=dict(layer_decay=decay)),
+        default_hooks=dict(checkpoint=dict(save_best='accuracy/top1')),
+    )
+    base = 'finetune' if len(rows) == 2 else f'finetune_{next(iter(rows))}'
+    print(f'{len(classes)} classes, {_told(rows)} to train on. {labelled.note}')
+    hint = f'Next: omnimae predict FILES --model {out} --out predictions.csv'
+    return _run(base, changes, labelled.lists, rows, schedule, [chosen, start, mixing], Path(out), hint)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+class _Labelled(NamedTuple):
+    """Labelled files. ``sources``: 'train' or 'val' -> 'images' or 'videos' -> changes of that source."""
+
+    classes: tuple[str, ...]
+    rows: dict[str, int]
+    sources: dict[str, dict[str, dict[str, str]]]
+    lists: dict[str, Sequence[str]]
+    note: str
+
+
+def _count(folder: Path, modality: str) -> int:
+    count = sum(modality_of(path) == modality for path in storage.list_files(str(folder)))
+    if not count:
+        raise ValueError(f'{modality}s={str(folder)!r} has no {modality}. Name the folder that has them.')
+    return count
+
+
+def _labelled(data: Path) -> _Labelled:
+    files = storage.list_files(str(data))
+    found: dict[str, dict[str, tuple[Path, dict[str, list[str]]]]] = {}
+    is_split = any('train' in path.split('/')[:2] and path.count('/') >= 2 for path in files)
+    for kind, modality in KINDS.items():
+        paths = sorted(path for path in files if modality_of(path) == modality)
+        root, below = data, f'{kind}/'
+        if any(path.startswith(f'{kind}/train/') and path.count('/') >= 3 for path in files):
+            root, paths = data / kind, [path.removeprefix(below) for path in paths if path.startswith(below)]
+        parts = {name: _classes_below(root, name, paths) for name in ('train', *VALIDATION)}
+        if parts['train']:
+            val = next((name for name in VALIDATION if parts[name]), 'val')
+            found[kind] = {'train': (root / 'train', parts['train']), 'val': (root / val, parts[val])}
+        elif paths and not is_split:
+            found[kind] = {'train': (root, _classes_below(root, '', paths)), 'val': (root / 'val', {})}
+    if not found:
+        raise ValueError(f'{data} has no image and no video in class folders. Known are {LAYOUTS}.')
+    classes = tuple(sorted({name for parts in found.values() for name in parts['train'][1]}))
+    if len(classes) < 2:
+        raise ValueError(
+            f'{data} has one class, {classes[0]!r}, and a classifier needs two or more. Make a folder per class; known '
+            f'are {LAYOUTS}.'
+        )
+    for of_kind in found.values():
+        folder, held_out = of_kind['val']
+        if unknown := sorted(held_out.keys() - set(classes)):
+            raise ValueError(f'{folder} has the class {unknown[0]!r}, which no training file has. Correct the folders.')
+    return _as_sources(found, classes)
+
+
+def _classes_below(root: Path, folder: str, paths: Iterable[str]) -> dict[str, list[str]]:
+    """Class -> its files relative to ``root/folder``."""
+    classes = defaultdict(list)
+    for path in paths:
+        rest = path.removeprefix(f'{folder}/') if folder else path
+        if rest == path and folder:
+            continue
+        name, slash, _ = rest.partition('/')
+        if slash:
+            classes[name].append(rest)
+        elif not folder:
+            raise ValueError(f'{root / path} is in no class folder. Move it into one; known are {LAYOUTS}.')
+    return classes
+
+
+def _as_sources(found: Mapping[str, Mapping[str, tuple]], classes: tuple[str, ...]) -> _Labelled:
+    sources: dict[str, dict[str, dict[str, str]]] = dict(train={}, val={})
+    lists: dict[str, Sequence[str]] = {'classes.txt': classes}
+    rows, notes = {}, []
+    for kind, parts in found.items():
+        (root, files), (val_root, held_out) = parts['train'], parts['val']
+        if held_out:
+            for mode, folder in (('train', root), ('val', val_root)):
+                sources[mode][kind] = dict(root=str(folder), classes='{{ fileDirname }}/classes.txt')
+            rows[kind] = sum(map(len, files.values()))
+            continue
+        split: dict[str, list[str]] = dict(train=[], val=[])
+        for name, paths in files.items():
+            count = max(1, round(len(paths) / 5)) if len(paths) > 1 else 0
+            ordered = sorted(paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path))
+            for mode, part in (('val', ordered[:count]), ('train', ordered[count:])):
+                split[mode] += [f'{path} {classes.index(name)}' for path in sorted(part)]
+        if not split['val']:
+            raise ValueError(f'{root} has one file a class, so none can be held out. Add files, or a folder val.')
+        for mode, lines in split.items():
+            lists[f'{mode}_{kind}.txt'] = lines
+            own = dict(ann_file=f'{{{{ fileDirname }}}}/{mode}_{kind}.txt', classes='{{ fileDirname }}/classes.txt')
+            sources[mode][kind] = dict(root=str(root), **own)
+        rows[kind] = len(split['train'])
+        notes.append(
+            f'There is no val of {kind}: {len(split["val"])} files are held out by their names, listed in '
+            f'val_{kind}.txt.'
+        )
+    return _Labelled(classes, rows, sources, lists, ' '.join(notes))
+
+
+def _told(rows: Mapping[str, int]) -> str:
+    return ' and '.join(f'{count} {kind}' for kind, count in rows.items())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Choices
+
+
+def _choose_arch(arch: str) -> tuple[str, Choice]:
+    if arch not in (*SIZES, 'auto'):
+        raise ValueError(f'arch={arch!r} is unknown. Choose from {", ".join(SIZES)}, or auto.')
+    has_card = choose_device() != 'cpu'
+    why = 'It was given.' if arch != 'auto' else 'There is a GPU.' if has_card else 'There is no GPU: this is a try.'
+    arch = arch if arch != 'auto' else 'base' if has_card else 'tiny'
+    return arch, Choice('arch', arch, why, f'arch={"large" if arch == "base" else "base"}')
+
+
+def _released(name: str) -> str | None:
+    """The address of released weights. None if they cannot be downloaded."""
+    try:
+        Checkpoint.read(ZOO[name].url)
+    except (OSError, ValueError):
+        return None
+    return ZOO[name].url
+
+
+def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any], str]:
+    """-> path of the weights, and backbone and arch that they fit."""
+    name = os.fspath(checkpoint)
+    if name in ZOO or Path(name).is_dir():
+        config, weights = (ZOO[name].config, ZOO[name].url) if name in ZOO else find_run(name)
+        model = load_config(config).model.backbone
+        backbone = {key: model[key] for key in OF_BACKBONE if key in model}
+        known = backbone.get('arch') or 'custom'
+    else:
+        tensors, weights = Checkpoint.read(checkpoint).tensors, name
+        shape = tuple(tensors['backbone.patch_embed.weight'].shape) if 'backbone.patch_embed.weight' in tensors else ()
+        for known in SIZES:
+            backbone = SIZES[known].get('backbone', {})
+            with torch.device('meta'):
+                model = MODELS.build(dict(type='SpatioTemporalViT', clip_size=(16, 224, 224), **_BASE | backbone))
+            if tuple(model.state_dict()['patch_embed.weight'].shape) == shape:
+                break
+        else:
+            raise ValueError(f'{name} has the weights of none of {", ".join(SIZES)}. Give the folder of its run.')
+    if arch not in ('auto', known):
+        raise ValueError(f'arch={arch!r}, and {name} has arch={known!r}. Leave arch out, or give another checkpoint.')
+    path = str(weights)
+    return path if '://' in path else str(Path(path).absolute()), backbone, known
+
+
+_BASE = dict(arch='base', patch_size=(2, 16, 16))
+
+
+class _Schedule(NamedTuple):
+    """How long, and how much at once."""
+
+    epochs: int
+    steps: int  # of an epoch
+    batch: int  # the global batch size
+    choices: tuple[Choice, Choice]
+
+    @property
+    def interval(self) -> int:
+        """Epochs between validations, ten in all."""
+        return max(1, self.epochs // 10)
+
+    @classmethod
+    def of(
+        cls, rows: Mapping[str, int], replicas: Mapping[str, int], largest: int, epochs: int | None,
+        range_: tuple[int, int, int],
+    ) -> _Schedule:  # fmt: skip
+        """Choose. ``range_`` has the steps to aim at, and the fewest and most epochs."""
+        samples = sum(count * replicas[name] for name, count in rows.items())
+        batch = min(largest, max(16, 2 ** int(math.log2(max(samples / 8, 1)))))
+        size = Choice(
+            'global batch size', batch, f'{samples} samples an epoch should make eight steps or more, of at most '
+            f'{largest}.', 'train_dataloader.batch_sampler.global_batch_size, and the learning rate with it',
+        )  # fmt: skip
+        steps = sum(math.ceil(count * replicas[name] / batch) for name, count in rows.items())
+        aim, low, high = range_
+        chosen = epochs or min(max(round(aim / steps), low), high)
+        why = 'It was given.' if epochs else f'About {aim} steps of {steps} an epoch, from {low} to {high} epochs.'
+        return cls(chosen, steps, batch, (Choice('epochs', chosen, why, 'epochs=N'), size))
+
+
+def _machine(changes: Mapping[str, Any], base: str, rows: Mapping[str, int], batch: int) -> list[Choice]:
+    """Batch size, workers and precision of this machine."""
+    device, cores = choose_device(), len(os.sched_getaffinity(0))
+    if device == 'cpu':
+        size = Choice('batch size', min(batch, 32), 'A CPU gains nothing from more.', 'train_dataloader.batch_size')
+        workers = max(1, cores // 2)
+    else:
+        memory = torch.cuda.mem_get_info()[0]
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder, 'config.py')
+            draft.write_text(_text(base, changes, ()), encoding='utf-8')
+            fitting = fitting_size(draft, rows, batch, memory)
+        size = Choice(
+            'batch size', fitting, f'It fits {memory / GIB:.0f} GiB and divides {batch}.', 'train_dataloader.batch_size'
+        )
+        workers = min(8, cores)
+    types = [name for name in ('bfloat16', 'float16') if device == 'cuda' and computes(getattr(torch, name), device)]
+    dtype = types[0] if types else None
+    return [
+        size,
+        Choice('workers', workers, f'This process may use {cores} CPU cores.', 'train_dataloader.num_workers'),
+        Choice('precision', dtype or 'float32', f'This is what a {device} is fast at.', 'optim_wrapper.dtype'),
+    ]
+
+
+def fitting_size(config: Path, rows: Mapping[str, int], global_batch_size: int, memory: float) -> int:
+    """The largest batch size of a device with ``memory`` bytes that divides the global one, see `omnimae.planning`."""
+    cfg = load_config(config)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    sizes = []
+    for source in sources_of(cfg, rows):
+        count = count_step(model, inputs_of(cfg, source), reduced=True)
+        largest = memory_of(model, count, source, ema=False, num_shards=1).largest_batch(memory)
+        sizes.append(fitting_batch(largest, global_batch_size, 1, source.replicas))
+    if not min(sizes):
+        raise ValueError(f'{memory / GIB:.1f} GiB hold no sample of this model. Give a smaller arch.')
+    return min(sizes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Run
+
+
+def _run(
+    base: str, changes: dict[str, Any], lists: Mapping[str, Sequence[str]], rows: Mapping[str, int],
+    schedule: _Schedule, choices: Sequence[Choice], out: Path, hint: str,
+) -> Path:  # fmt: skip
+    """Write config and lists, and train. Continue a run that has the same ones."""
+    setup_environment()
+    size, workers, dtype = machine = _machine(changes, base, rows, schedule.batch)
+    choices = [*choices, *schedule.choices, *machine]
+    loader = dict(num_workers=workers.value, pin_memory=choose_device() == 'cuda')
+    for name in [name for name in changes if name.endswith('_dataloader')]:
+        changes[name] = {**loader, **changes[name]}
+    changes['train_dataloader'] |= dict(batch_size=size.value, batch_sampler=dict(global_batch_size=schedule.batch))
+    changes['optim_wrapper']['dtype'] = None if dtype.value == 'float32' else dtype.value
+    changes['param_scheduler'] = dict(warmup_epochs=schedule.epochs // 20)
+    changes['train_cfg'] = dict(max_epochs=schedule.epochs, val_interval=schedule.interval)
+    hooks = changes.setdefault('default_hooks', {})
+    hooks['checkpoint'] = dict(interval=schedule.interval, **hooks.get('checkpoint', {}))
+    hooks['logger'] = dict(interval=min(max(schedule.epochs * schedule.steps // 50, 1), 50))
+    for choice in choices:
+        print(choice)
+    texts = {name: ''.join(f'{line}\n' for line in lines) for name, lines in lists.items()}
+    texts['config.py'] = _text(base, changes, choices)
+    folder = out.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock(folder, 'out')
+    try:
+        goes_on = find_latest_checkpoint(str(folder)) is not None
+        for name, text in texts.items():
+            file = folder / name
+            if goes_on and (not file.exists() or file.read_text('utf-8', 'surrogateescape') != text):
+                raise ValueError(
+                    f'{out} has a run, and its {name} differs from that of this call. Give another out. To go on with '
+                    f'that run: omnimae train {out}/config.py --resume.'
+                )
+            with replacing(file) as unfinished:
+                unfinished.write_text(text, 'utf-8', 'surrogateescape')
+        print(f'The config is {out / "config.py"}. To go on from it: omnimae train {out / "config.py"} --resume')
+        cfg = load_config(folder / 'config.py')
+        cfg.launcher = 'none'
+        train(cfg, go_on=goes_on)
+    finally:
+        unlock(folder)
+    print(hint)
+    return out
+
+
+def _text(base: str, changes: Mapping[str, Any], choices: Iterable[Choice]) -> str:
+    """A config that inherits ``custom/BASE`` and sets what differs."""
+    lines = [f'# {choice}' for choice in choices]
+    lines += [f"_base_ = 'omnimae::custom/{base}.py'", '', "work_dir = '{{ fileDirname }}'  # where this file is"]
+    lines += [f'{key} = {_code(value, len(key) + 3, "")}' for key, value in changes.items()]
+    return '\n'.join(lines) + '\n'
+
+
+def _code(value: Any, used: int, indent: str) -> str:
+    """A value as Python, on one line if it fits."""
+    if not isinstance(value, dict):
+        return repr(value) if not isinstance(value, list) else f'[{", ".join(_code(x, 0, indent) for x in value)}]'
+    inner = f'{indent}    '
+    items = [f'{key}={_code(item, len(key) + 2 + len(inner), inner)}' for key, item in value.items()]
+    line = f'dict({", ".join(items)})'
+    if '\n' not in line and used + len(line) <= 110:
+        return line
+    return 'dict(\n' + ''.join(f'{inner}{item},\n' for item in items) + f'{indent})'

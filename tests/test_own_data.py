@@ -1,0 +1,161 @@
+"""From a folder to a table: what is chosen, the config that is written, and the mistakes of a first call."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from programs import TOOLS, command
+from tiny_benchmarks import write_image
+
+import omnimae
+from omnimae.config import load_config
+from omnimae.own_data import SIZES, _labelled, _Schedule, _start, _text, fitting_size
+from omnimae.planning import GIB
+
+CONFIG = """\
+_base_ = 'omnimae::custom/finetune_images.py'
+
+work_dir = '{{ fileDirname }}'  # where this file is
+model = dict(
+    backbone=dict(arch='tiny', patch_size=(2, 32, 32)),
+    num_classes=2,
+    init_cfg=None,
+    data_preprocessor=dict(mixing=None),
+)
+"""
+
+
+def write_classes(folder: Path, *places: str, count: int = 2, empty: bool = True) -> Path:
+    """``count`` files below each place. Where nothing reads them they are empty."""
+    for label, place in enumerate(places):
+        for number in range(count):
+            path = folder / place / f'{number}.{"mp4" if "videos" in place else "jpg"}'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch() if empty else write_image(path, label, number)
+    return folder
+
+
+def test_pretrain_finetune_predict(tmp_path, capsys, monkeypatch):
+    data = write_classes(tmp_path / 'my data', 'cat', 'dog', empty=False)
+    monkeypatch.chdir(tmp_path)
+    assert omnimae.pretrain(images=data, out='pre', epochs=1) == Path('pre')
+    run = omnimae.finetune(data, 'run', checkpoint='pre', epochs=1)
+    weights = load_config(run / 'config.py').model.init_cfg.checkpoint
+    assert weights == str(tmp_path / 'pre/epoch_1_raw.safetensors')
+    said = capsys.readouterr().out
+    assert 'arch: tiny. There is no GPU: this is a try. To change it: arch=base.' in said
+    assert 'There is no val of images: 2 files are held out by their names, listed in val_images.txt.' in said
+    with pytest.raises(ValueError, match='run has a run, and its config.py differs from that of this call'):
+        omnimae.finetune(data, 'run', checkpoint='pre', epochs=2)
+    command(TOOLS / 'predict.py', data, '--model', run, '--out', 'table.csv', output=tmp_path / 'said', cwd=tmp_path)
+    with Path('table.csv').open(newline='') as file:
+        rows = [*csv.DictReader(file)]
+    assert len(rows) == 4
+    assert {row['class'] for row in rows} <= {'cat', 'dog'}
+
+
+def test_the_config_is_small_and_continues(tmp_path, monkeypatch):
+    data = write_classes(tmp_path / 'data', 'train/cat', 'train/dog', 'val/dog', empty=False)
+    run = tmp_path / 'run'
+    command(TOOLS / 'finetune.py', data, '--out', run, '--arch', 'tiny', '--epochs', '2', output=tmp_path / 'said')
+    text = (run / 'config.py').read_text()
+    assert re.sub('(?m)^# .*\n', '', text).startswith(CONFIG)
+    assert len(text.splitlines()) < 70
+    cfg = load_config(run / 'config.py')
+    assert cfg.work_dir == str(run)
+    assert cfg.train_dataloader.dataset.sources.images.root == str(data / 'train')
+    before = (run / 'epoch_2.pth').stat().st_mtime_ns
+    command(
+        TOOLS / 'train.py', run / 'config.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=3',
+        output=tmp_path / 'said'
+    )  # fmt: skip
+    assert (run / 'epoch_3.pth').exists()
+    assert (run / 'epoch_2.pth').stat().st_mtime_ns == before
+    assert (run / 'config.py').read_text() == text  # not replaced by all that it inherits
+
+
+def test_a_split_depends_on_names_alone(tmp_path):
+    data = write_classes(tmp_path / 'a', 'cat', 'dog', count=10)
+    lists = _labelled(data).lists
+    assert [len(lists[f'{mode}_images.txt']) for mode in ('train', 'val')] == [16, 4]
+    assert {line.split()[1] for line in lists['val_images.txt']} == {'0', '1'}
+    write_classes(data, 'emu', count=10)
+    more = _labelled(data).lists
+    assert {line for line in more['val_images.txt'] if 'emu' not in line} == set(lists['val_images.txt'])
+    assert not {*more['train_images.txt']} & {*more['val_images.txt']}
+
+
+@pytest.mark.parametrize(
+    ('places', 'kinds'),
+    [
+        (('train/a', 'train/b', 'val/a'), ['images']),
+        (
+            ('images/train/a', 'images/train/b', 'images/valid/a', 'videos/train/b', 'videos/val/b'),
+            ['images', 'videos'],
+        ),
+        (('a/videos', 'b/videos'), ['videos']),
+        (('a/images', 'b/videos'), ['images', 'videos']),
+    ],
+)
+def test_layouts(tmp_path, places, kinds):
+    labelled = _labelled(write_classes(tmp_path, *places))
+    assert [*labelled.rows] == kinds
+    assert len(labelled.classes) == 2
+
+
+@pytest.mark.parametrize(
+    ('places', 'message'),
+    [
+        (('cat',), "has one class, 'cat', and a classifier needs two or more. Make a folder per class"),
+        (('.',), 'is in no class folder. Move it into one; known are DATA/train/CLASS'),
+        (('train/a', 'train/b', 'val/c'), "val has the class 'c', which no training file has"),
+    ],
+)
+def test_mistakes(tmp_path, places, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        omnimae.finetune(write_classes(tmp_path / 'data', *places), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_mistakes_of_names(tmp_path):
+    for call, message in (
+        (lambda: omnimae.pretrain(out=tmp_path), 'Give images=FOLDER, videos=FOLDER, or both'),
+        (lambda: omnimae.pretrain(images=tmp_path / 'x'), 'is not a folder'),
+        (lambda: omnimae.pretrain(videos=write_classes(tmp_path, 'a')), "videos='.*' has no video"),
+        (lambda: omnimae.pretrain(images=tmp_path, arch='vit-b'), "arch='vit-b' is unknown. Choose from tiny, base"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ('rows', 'epochs', 'steps', 'batch'),
+    [(20, 100, 2, 16), (1000, 100, 16, 64), (100_000, 20, 1563, 64)],
+)
+def test_schedule_of_finetuning(rows, epochs, steps, batch):
+    schedule = _Schedule.of(dict(images=rows), dict(images=1), 64, None, (5000, 20, 100))
+    assert schedule[:3] == (epochs, steps, batch)
+
+
+def test_schedule_counts_crops():
+    schedule = _Schedule.of(dict(images=1000, videos=1000), dict(images=1, videos=4), 256, None, (100_000, 100, 1600))
+    assert schedule[:3] == (1600, 4 + 16, 256)
+
+
+def test_batch_size_of_a_card(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text(_text('pretrain_images', dict(model=SIZES['tiny']), ()))
+    assert fitting_size(config, dict(images=1000), 256, 1.4 * GIB) == 32
+
+
+def test_checkpoints_say_their_arch(tmp_path):
+    assert _start('vitl_pretrain', 'auto')[2] == 'large'
+    with pytest.raises(ValueError, match="arch='tiny', and vitl_pretrain has arch='large'"):
+        _start('vitl_pretrain', 'tiny')
+    file, patch = tmp_path / 'x.pth', torch.zeros(1280, 3, 2, 14, 14)
+    torch.save({'backbone.patch_embed.weight': patch, 'backbone.patch_embed.bias': patch[:, 0, 0, 0, 0]}, file)
+    assert _start(file, 'auto')[1:] == (SIZES['huge']['backbone'], 'huge')
