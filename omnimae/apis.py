@@ -117,6 +117,17 @@ def find_source(cfg: Config, modality: str) -> dict[str, Any] | None:
     return None
 
 
+def find_classes(cfg: Config, stored: Sequence[Sequence[str]], num_classes: int) -> tuple[str, ...] | None:
+    """Find ``num_classes`` names: those ``stored`` in the checkpoint, see `Checkpoint.classes`, else the config's."""
+    candidates: list[Sequence[str] | None] = [*stored]
+    for modality in ('image', 'video'):
+        classes = (find_source(cfg, modality) or {}).get('classes')
+        if isinstance(classes, str):  # a list of names among the data, which need not be here
+            classes = read_classes(classes) if os.path.isfile(classes) else None
+        candidates.append(classes)
+    return next((tuple(names) for names in candidates if names is not None and len(names) == num_classes), None)
+
+
 def training_sampling(cfg: Config) -> ClipSampling:
     """Look up how the first video source of training takes clips. It takes one of the middle instead."""
     sources = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('sources', {})
@@ -291,7 +302,7 @@ class ClassificationInferencer(Inferencer[Classification]):
     def __init__(self, *args: Any, classes: Sequence[str] | None = None, topk: int = 5, **kwargs: Any):
         super().__init__(*args, **kwargs)
         num_classes = self.model.data_preprocessor.num_classes
-        self.classes = self._known_classes(num_classes) if classes is None else tuple(classes)
+        self.classes = find_classes(self.cfg, self.stored_classes, num_classes) if classes is None else tuple(classes)
         if self.classes is not None and len(self.classes) != num_classes:
             raise ValueError(f'classes has {len(self.classes)} names, and the model num_classes={num_classes}.')
         self.topk = min(topk, num_classes)
@@ -320,15 +331,6 @@ class ClassificationInferencer(Inferencer[Classification]):
         names = self.classes
         guesses = tuple(Guess(k, None if names is None else names[k], float(probabilities[k])) for k in best)
         return Classification(item.name, item.modality, None, guesses, scores)
-
-    def _known_classes(self, num_classes: int) -> tuple[str, ...] | None:
-        candidates: list[Sequence[str] | None] = [*self.stored_classes]
-        for modality in ('image', 'video'):
-            classes = (find_source(self.cfg, modality) or {}).get('classes')
-            if isinstance(classes, str):  # a list of names among the data, which need not be here
-                classes = read_classes(classes) if os.path.isfile(classes) else None
-            candidates.append(classes)
-        return next((tuple(names) for names in candidates if names is not None and len(names) == num_classes), None)
 
 
 @dataclass(eq=False)

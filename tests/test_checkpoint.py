@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 import http.server
+import json
 import re
 import runpy
+import sys
 import threading
+import types
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import skimage.data
 import torch
 import torch.nn.functional as F
+import yaml
 from mmengine.registry import DefaultScope
+from PIL import Image
 
+from omnimae.apis import find_source
 from omnimae.checkpoint import (
+    Resizing,
     convert,
     export,
     export_timm,
@@ -29,6 +38,7 @@ from omnimae.checkpoint import (
 )
 from omnimae.config import load_config
 from omnimae.engine.compat import load_from_plain
+from omnimae.inputs import Pipeline
 from omnimae.registry import MODELS
 from omnimae.structures import Masks
 
@@ -1092,3 +1102,122 @@ def test_a_head_on_the_class_token_is_not_exported_as_one_on_the_mean(tmp_path):
         ValueError, match=r"timm is for heads on the mean of the tokens here, and this model has pool='cls'"
     ):
         run_tool([str(tmp_path / 'cls.pth'), str(tmp_path / 'folder'), '--to', 'timm', '--config', str(config)])
+
+
+SOURCE = """
+test_dataloader = dict(batch_size=4, collate_fn=dict(type='collate_clips'), dataset=dict(
+    type='MixedDataset', sources=dict(pets=dict(
+    type='{kind}Dataset', root='/home/me/pets/val', {more} transforms=[
+        dict(type='ResizeShort', size=40, interpolation='bicubic'), dict(type='CenterCrop', size=32)]))))
+train_dataloader = dict(batch_size=4, collate_fn=dict(type='collate_clips'), dataset=dict(
+    type='MixedDataset', sources=dict(pets=dict(
+    type='{kind}Dataset', root='/home/me/pets/train', {more} transforms=[]))))
+"""
+
+
+@pytest.fixture
+def photograph() -> np.ndarray:
+    return np.ascontiguousarray(skimage.data.astronaut()[:200, 40:341])  # a real one, wider than high
+
+
+def exported_classifier(tmp_path: Path, layout: str, kind: str) -> tuple[Path, Pipeline]:
+    """Export a classifier with class names -> the folder, and our test pipeline."""
+    names = ['cat', 'dog', 'Löwe', 'ox', 'ant']
+    save_file(
+        random_model('classifier').state_dict(), tmp_path / 'ours.pth', {'classes': json.dumps(names), 'epoch': '7'}
+    )
+    config = tmp_path / 'config.py'
+    runtime = ROOT / 'configs' / '_base_' / 'default_runtime.py'
+    source = SOURCE.format(kind=kind, more='num_frames=4,' if kind == 'Video' else '')
+    text = CONFIG.format(runtime=runtime, kind='Classifier', more='num_classes=5')
+    config.write_text(f'"""Pets, a recipe."""\n{text}{source}')
+    run_tool([str(tmp_path / 'ours.pth'), str(tmp_path / layout), '--to', layout, '--config', str(config)])
+    return tmp_path / layout, Pipeline(find_source(load_config(config), kind.lower()), kind.lower())
+
+
+def normalized(clip: torch.Tensor) -> torch.Tensor:
+    return MODELS.build(dict(type='ClipPreprocessor')).normalize(clip)
+
+
+@pytest.mark.parametrize('kind', ['Image', 'Video'])
+def test_transformers_prepares_a_photograph_as_our_tests(tmp_path, photograph, kind):
+    transformers = pytest.importorskip('transformers')
+    folder, pipeline = exported_classifier(tmp_path, 'huggingface', kind)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    theirs = processor([Image.fromarray(photograph)], return_tensors='pt')['pixel_values'][0, 0]
+    ours = normalized(pipeline(photograph[None])[None])[0, :, 0]
+    assert theirs.shape == ours.shape == (3, 32, 32)
+    assert (theirs - ours).abs().max() < 0.02  # a level of 255 is 0.017 after division by std
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert config.id2label == {0: 'cat', 1: 'dog', 2: 'Löwe', 3: 'ox', 4: 'ant'}
+    assert config.label2id['Löwe'] == 2
+
+
+def test_timm_prepares_a_photograph_as_our_tests(tmp_path, photograph):
+    timm = pytest.importorskip('timm')
+    folder, pipeline = exported_classifier(tmp_path, 'timm', 'Image')
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    ours = normalized(pipeline(photograph[None])[None])[0, :, 0]
+    assert (prepare(Image.fromarray(photograph)) - ours).abs().max() < 0.1  # Pillow rounds between its two passes
+    assert model.pretrained_cfg['label_names'] == ['cat', 'dog', 'Löwe', 'ox', 'ant']
+
+
+def test_a_folder_has_a_model_card_without_paths_of_this_machine(tmp_path):
+    folder, _ = exported_classifier(tmp_path, 'huggingface', 'Video')
+    card = (folder / 'README.md').read_text(encoding='utf-8')
+    _, head, text = card.split('---\n', 2)
+    expected = dict(license='other', library_name='transformers', pipeline_tag='video-classification')
+    assert expected.items() <= yaml.safe_load(head).items()
+    for part in ('Pets, a recipe.', 'cat, dog, Löwe', 'pets (pets/train)', 'epoch 7', 'VideoMAEForVideoClassification'):
+        assert part in text
+    assert '/home/me' not in card
+    assert str(tmp_path) not in card
+
+
+def test_released_weights_keep_their_licence(tmp_path):
+    torch.save({'model': export(random_model('pretraining').state_dict())}, tmp_path / 'released.torch')
+    config = tmp_path / 'config.py'
+    runtime = ROOT / 'configs' / '_base_' / 'default_runtime.py'
+    more = "head=dict(type='MAEHead'), mask_generator=dict()"
+    config.write_text(CONFIG.format(runtime=runtime, kind='MaskedAutoencoder', more=more))
+    run_tool([str(tmp_path / 'released.torch'), str(tmp_path / 'out'), '--to', 'timm', '--config', str(config)])
+    assert 'license: cc-by-nc-4.0\n' in (tmp_path / 'out' / 'README.md').read_text(encoding='utf-8')
+
+
+def test_what_resizing_cannot_say_and_timm_s_share():
+    assert Resizing.of([]) == Resizing()
+    three = [dict(type='ResizeShort', size=9), dict(type='ThreeCrop', size=8)]
+    assert Resizing.of(three) == Resizing(9, (8, 8), 'bilinear')
+    assert Resizing.of([dict(type='ResizeLong', size=9)]) is None
+    assert Resizing.of(three[::-1]) is None
+    model = random_model('classifier')
+    for short in (32, 40, 93, 186):
+        config = export_timm(model.state_dict(), model.backbone, resizing=Resizing(short))[1]
+        assert int(32 / config['pretrained_cfg']['crop_pct']) == short
+
+
+def test_a_name_of_the_hub_is_fetched_into_its_cache(tmp_path, monkeypatch):
+    model, asked = random_model('classifier'), []
+
+    def download(repository: str, file: str, revision: str | None = None) -> str:
+        asked.append((repository, file, revision))
+        if file == 'no.pth':
+            raise FileNotFoundError('404')
+        return str(tmp_path / 'model.safetensors')
+
+    save_file(model.state_dict(), tmp_path / 'model.safetensors', {})
+    hub = types.ModuleType('huggingface_hub')
+    hub.hf_hub_download = download
+    hub.errors = types.ModuleType('huggingface_hub.errors')
+    hub.errors.EntryNotFoundError = type('EntryNotFoundError', (Exception,), {})
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
+    monkeypatch.setitem(sys.modules, 'huggingface_hub.errors', hub.errors)
+    for name in ('me/pets', 'me/pets@v1/sub/x.safetensors'):
+        assert_equal_states(load_file(f'hf://{name}')[0], model.state_dict())
+    assert asked == [('me/pets', 'model.safetensors', None), ('me/pets', 'sub/x.safetensors', 'v1')]
+    with pytest.raises(ValueError, match=r'hf://me/pets/no\.pth: cannot be downloaded \(404\)\. Check hf://ORG/NAME'):
+        load_file('hf://me/pets/no.pth')
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    with pytest.raises(ValueError, match='Run pip install huggingface_hub, or download the file and give its path'):
+        load_file('hf://me/pets')

@@ -5,36 +5,45 @@ python tools/convert_checkpoint.py SRC DST --to omnimae|mae|mae_st|slowfast|mult
 python tools/convert_checkpoint.py SRC DST --to videomae --config CONFIG
 python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CONFIG
 
-The name of DST decides the format: .safetensors, or else a file of torch.save. FOLDER gets model.safetensors and
-config.json: ``timm.create_model('local-dir:FOLDER', pretrained=True)`` (images only),
+The name of DST decides the format: .safetensors, or else a file of torch.save. FOLDER gets model.safetensors,
+config.json with the names of the classes, README.md (a model card), and for transformers preprocessor_config.json. It
+can be uploaded to Hugging Face as it is. ``timm.create_model('local-dir:FOLDER', pretrained=True)`` (images only),
 ``transformers.VideoMAEModel.from_pretrained('FOLDER')`` or ``VideoMAEForVideoClassification`` read it. What has a class
 token goes to ``ViTMAEForPreTraining``, ``ViTMAEModel`` or ``ViTForImageClassification``.
 """
 
 import argparse
+import ast
+import copy
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config
 
+from omnimae.apis import find_classes, find_source
 from omnimae.checkpoint import (
     LAYOUTS,
     NATIVE,
     WEIGHTS,
     Checkpoint,
+    Resizing,
     export,
     export_timm,
     export_transformers,
+    image_processor,
     save_file,
     to_multimodal,
     to_plain,
 )
 from omnimae.commands import add_cfg_options
 from omnimae.config import load_config
+from omnimae.inputs import default_source
 from omnimae.registry import MODELS
+from omnimae.zoo import ZOO
 
 FOLDERS = ('timm', 'huggingface')  # what transformers calls VideoMAE, ViTMAE and ViT
 
@@ -70,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args.to not in (NATIVE, 'multimae') and Checkpoint(weights).modalities:
             weights, _ = to_plain(weights)
         if args.to in FOLDERS:
-            weights = _write_folder(weights, args)
+            weights = _write_folder(weights, checkpoint, args)
         else:
             if args.to != NATIVE:
                 weights = export(weights, args.to, positions=_positions(args))
@@ -86,13 +95,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _build(args: argparse.Namespace) -> tuple[Config, Any]:
     """Build the config's model for its grid, heads and fixed positions: one block is enough."""
-    cfg = load_config(args.config, args.cfg_options).model
+    whole = load_config(args.config, args.cfg_options)
+    cfg = copy.deepcopy(whole.model)
     if 'tokenizers' not in cfg.backbone and not hasattr(MODELS.get(cfg.backbone.type), 'fixed_positions'):
         raise ValueError(f'--to {args.to}: no published layout has names for the weights of a {cfg.backbone.type}.')
     cfg.backbone.depth, cfg.init_cfg = 1, None
     if cfg.get('num_classes', 0) is None:
         cfg.num_classes = 1
-    return cfg, MODELS.build(cfg)
+    return whole, MODELS.build(cfg)
 
 
 def _positions(args: argparse.Namespace) -> dict[str, Any]:
@@ -104,22 +114,115 @@ def _positions(args: argparse.Namespace) -> dict[str, Any]:
     return {key: x for key, x in _build(args)[1].state_dict().items() if key.endswith('pos_embed')}
 
 
-def _write_folder(weights: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def _write_folder(weights: dict[str, Any], checkpoint: Checkpoint, args: argparse.Namespace) -> dict[str, Any]:
     if args.config is None:
         raise ValueError(f'--to {args.to} needs --config: weights alone tell neither clip size nor number of heads.')
     cfg, model = _build(args)
+    ours = Checkpoint(weights)
+    classes = find_classes(cfg, checkpoint.classes, ours.num_classes) if ours.num_classes else None
+    pixels = cfg.model.get('data_preprocessor') or {}
+    given = {key: pixels[key] for key in ('mean', 'std') if key in pixels}
+    resizing = _resizing(cfg, model.backbone, args.to)
+    files: dict[str, str] = {}
     if args.to == 'timm':
-        pixels = cfg.get('data_preprocessor') or {}
-        given = {key: pixels[key] for key in ('mean', 'std') if key in pixels}
-        exported, config = export_timm(weights, model.backbone, **given)
+        exported, config = export_timm(weights, model.backbone, **given, resizing=resizing, classes=classes)
     else:
-        is_mae = Checkpoint(weights).kind == 'pretraining' and 'backbone.cls_token' in weights
-        exported, config = export_transformers(weights, model.backbone, _decoder(cfg, model.head) if is_mae else None)
+        is_mae = ours.kind == 'pretraining' and 'backbone.cls_token' in weights
+        decoder = _decoder(cfg.model, model.head) if is_mae else None
+        exported, config = export_transformers(weights, model.backbone, decoder, classes=classes)
+        if resizing is not None:
+            processor = image_processor(config['model_type'], resizing, **given)
+            files['preprocessor_config.json'] = json.dumps(processor, indent=2) + '\n'
+    if resizing is None:
+        print('The tests resize or crop in a way that the folder cannot hold. Prepare images as the config does.')
+    files['config.json'] = json.dumps(config, indent=2, ensure_ascii=False) + '\n'
+    files['README.md'] = _card(cfg, config, checkpoint, ours, classes, args)
     folder = Path(args.dst)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(exported, folder / 'model.safetensors', {'format': 'pt'})
-    (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding='utf-8')
     return exported
+
+
+def _resizing(cfg: Config, backbone: Any, target: str) -> Resizing | None:
+    """How the tests of the config resize and crop: of images for timm, of videos first for transformers."""
+    stem = backbone.tokenizers['rgb'] if hasattr(backbone, 'tokenizers') else backbone
+    clip_size = stem.grid.clip_size(stem.patch_size)
+    modalities = ['video', 'image'] if target == 'huggingface' and clip_size[0] > 1 else ['image']
+    sources = [find_source(cfg, modality) for modality in modalities] + [default_source(modalities[0], clip_size)]
+    return Resizing.of(next(source for source in sources if source is not None).get('transforms', ()))
+
+
+def _card(
+    cfg: Config,
+    exported: dict[str, Any],
+    checkpoint: Checkpoint,
+    ours: Checkpoint,
+    classes: Sequence[str] | None,
+    args: argparse.Namespace,
+) -> str:
+    """Write the model card. Of local paths it has the last parts alone."""
+    classified = ours.kind == 'classifier'
+    task, kind = 'classification' if classified else 'features', 'video' if 'num_frames' in exported else 'image'
+    tag = f'{kind}-classification' if classified else 'image-feature-extraction'
+    start = cfg.model.get('init_cfg') and cfg.model.init_cfg.get('checkpoint')
+    origins = [str(path) for path in (args.src, start, cfg.get('load_from')) if path]
+    layout = checkpoint.meta.get('converted_from', checkpoint.layout)
+    is_published = layout != NATIVE or any('://' in path for path in origins)
+    licence = 'cc-by-nc-4.0' if is_published else 'other'
+    head = dict(
+        license=licence,
+        library_name='timm' if args.to == 'timm' else 'transformers',
+        pipeline_tag=tag,
+        tags=['omnimae', 'masked-autoencoder'],
+    )
+    architecture = exported.get('architecture') or exported['architectures'][0]
+    load = (
+        "timm.create_model('local-dir:FOLDER', pretrained=True)  # or 'hf-hub:ORG/NAME'"
+        if args.to == 'timm'
+        else f"transformers.{architecture}.from_pretrained('FOLDER')\n"
+        "transformers.AutoImageProcessor.from_pretrained('FOLDER')"
+    )
+    config = _public(os.path.splitext(args.config)[0])
+    sources = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('sources', {})
+    data = [f'{name} ({_public(str(x.get("ann_file") or x.get("root") or "?"))})' for name, x in sources.items()]
+    known = {key: checkpoint.meta[key] for key in ('weights', 'epoch', 'iter', 'best') if key in checkpoint.meta}
+    authors = next((x.accuracy for x in ZOO.values() if x.url == args.src), None)
+    rows = {
+        'task': f'{kind} {task}' + (f', {ours.num_classes} classes' if classified else ''),
+        'classes': ', '.join(classes[:20]) + (', ...' if len(classes) > 20 else '') if classes else '',
+        'config': f'`{config}`',
+        'training data': ', '.join(data),
+        'weights': ', '.join(f'{key} {value}' for key, value in known.items()),
+        'starts from': _public(str(start or cfg.get('load_from') or '')),
+        'source': f'{_public(args.src)} (layout {checkpoint.layout})',
+        'top-1 of the authors': '' if authors is None else f'{authors} %',
+    }
+    recipe = ast.get_docstring(ast.parse(Path(cfg.filename).read_text(encoding='utf-8'))) or 'The config has no text.'
+    rights = (
+        'These weights are published ones or start from some. Those of OmniMAE, MAE, MAE-ST, VideoMAE and MultiMAE are '
+        'CC-BY-NC 4.0, which allows no commercial use, and so is what is made of them. Correct this if theirs is '
+        'another.'
+        if is_published
+        else 'Name the licence of these weights here and in the first lines. If they start from published weights, '
+        'theirs holds.'
+    )
+    parts = [
+        f'---\n{yaml.safe_dump(head, sort_keys=False)}---',
+        f'# {Path(config).name}: {rows["task"]}',
+        f'`{architecture}`, trained with omnimae and exported with its convert_checkpoint.py.',
+        f'```python\n{load}\n```',
+        '| | |\n|---|---|\n' + '\n'.join(f'| {key} | {value} |' for key, value in rows.items() if value),
+        f'## Recipe\n\nText of the config:\n\n```text\n{recipe}\n```',
+        f'## Licence\n\n{rights}',
+    ]
+    return '\n\n'.join(parts) + '\n'
+
+
+def _public(path: str) -> str:
+    """Give an address, or the last two parts of a path, which may be of this machine alone."""
+    return path if '://' in path else '/'.join(Path(path).parts[-2:])
 
 
 def _decoder(cfg: Config, head: Any) -> dict[str, Any]:

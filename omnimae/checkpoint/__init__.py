@@ -3,7 +3,7 @@
 ``load_weights(model, path)`` is the way from a file to a model. `Checkpoint.read` reads a file once for several uses.
 """
 
-from .exporting import export_timm, export_transformers
+from .exporting import Resizing, export_timm, export_transformers, image_processor
 from .files import read_file, replacing, save_file, unwrap
 from .label_maps import read_label_map
 from .layouts import LAYOUTS
@@ -27,10 +27,12 @@ __all__ = [
     'Checkpoint',
     'CheckpointInit',
     'LoadReport',
+    'Resizing',
     'convert',
     'export',
     'export_timm',
     'export_transformers',
+    'image_processor',
     'load_file',
     'load_weights',
     'read_file',

@@ -1,10 +1,10 @@
-"""Weights for timm and transformers, with the config.json that their models are built from."""
+"""Weights for timm and transformers, with the configs of their models and image processors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from omnimae.structures import Grid
 
@@ -16,8 +16,41 @@ _TIMM_MODELS = {384: 'vit_small_patch16_224', 1024: 'vit_large_patch16_224', 128
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of a ClipPreprocessor, if a config has no other
 
 
+class Resizing(NamedTuple):
+    """How frames get their size: to a short side of ``short``, then the middle (height, width); None does nothing."""
+
+    short: int | None = None
+    crop: tuple[int, int] | None = None
+    interpolation: str = 'bicubic'
+
+    @classmethod
+    def of(cls, transforms: Sequence[Mapping[str, Any]]) -> Resizing | None:
+        """Read transforms of a test source. None if others than ResizeShort, CenterCrop and ThreeCrop are among them.
+
+        Of the three views of ThreeCrop it is the middle one.
+        """
+        short, crop = ([x for x in transforms if x['type'] in types] for types in (_SHORT, _CROPS))
+        if [*short[:1], *crop[:1]] != [*transforms]:
+            return None
+        size = crop[0]['size'] if crop else None
+        return cls(
+            short[0]['size'] if short else None,
+            (size, size) if isinstance(size, int) else size and tuple(size),
+            short[0].get('interpolation', 'bilinear').removesuffix('_antialias') if short else 'bicubic',
+        )
+
+
+_SHORT, _CROPS = ('ResizeShort',), ('CenterCrop', 'ThreeCrop')
+
+
 def export_timm(
-    state_dict: StateDict, backbone: Any, *, mean: Sequence[float] = _MEAN, std: Sequence[float] = _STD
+    state_dict: StateDict,
+    backbone: Any,
+    *,
+    mean: Sequence[float] = _MEAN,
+    std: Sequence[float] = _STD,
+    resizing: Resizing | None = None,
+    classes: Sequence[str] | None = None,
 ) -> tuple[StateDict, dict]:
     """Our encoder or classifier -> the image ViT of timm that computes the same for an image, and its config.json.
 
@@ -31,6 +64,8 @@ def export_timm(
         backbone: of its model, or of one with fewer blocks: for the clip size, heads, fixed positions and pooling.
         mean: per RGB channel, of the pixels that the weights expect.
         std: likewise.
+        resizing: of the tests, for ``pretrained_cfg``. Without it an image's short side is that of the model.
+        classes: names in the order of the labels.
     """
     model, grid, config = _prepared(with_joint_positions(state_dict), backbone)
     if getattr(backbone, 'pool', 'mean') == 'cls' and POOLED_NORM in model.tensors:
@@ -54,7 +89,11 @@ def export_timm(
     )
     if not {'norm.weight', 'fc_norm.weight'} & weights.keys():
         model_args['final_norm'] = False
-    pixels = dict(input_size=(3, *image_size), mean=mean, std=std, interpolation='bicubic', crop_pct=1.0)
+    resizing = resizing or Resizing()
+    pixels: dict[str, Any] = dict(input_size=(3, *image_size), mean=mean, std=std, interpolation=resizing.interpolation)
+    pixels['crop_pct'] = _crop_pct(image_size[0], resizing.short or image_size[0])
+    if classes:
+        pixels['label_names'] = [*classes]
     about = dict(pixels, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head', license='other')
     name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
     return weights, dict(
@@ -62,8 +101,18 @@ def export_timm(
     )
 
 
+def _crop_pct(size: int, short: int) -> float:
+    """Give the share from which timm computes ``short``, rounded down."""
+    share = size / short
+    return share if int(size / share) == short else size / (short + 0.5)
+
+
 def export_transformers(
-    state_dict: StateDict, backbone: Any, decoder: Mapping[str, Any] | None = None
+    state_dict: StateDict,
+    backbone: Any,
+    decoder: Mapping[str, Any] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
 ) -> tuple[StateDict, dict]:
     """Our weights -> the model of transformers that computes the same, and its config.json.
 
@@ -80,10 +129,11 @@ def export_transformers(
         backbone: as of `export_timm`.
         decoder: what the weights of MAE's decoder do not tell, for the config: ``decoder_num_attention_heads``,
             ``mask_ratio`` and ``norm_pix_loss``. Without it a pretraining model gives its encoder.
+        classes: names in the order of the labels, for ``id2label``.
     """
     if CLS_TOKEN not in state_dict:
-        return _export_videomae(state_dict, backbone)
-    model, _, config = _prepared(with_joint_positions(state_dict), backbone, whole=decoder is not None)
+        return _export_videomae(state_dict, backbone, classes)
+    model, _, config = _prepared(with_joint_positions(state_dict), backbone, classes, whole=decoder is not None)
     weights, is_classifier = model.tensors, model.kind == 'classifier'
     if is_classifier and getattr(backbone, 'pool', 'mean') != 'cls':
         raise ValueError(
@@ -108,8 +158,39 @@ def export_transformers(
     )
 
 
-def _export_videomae(state_dict: StateDict, backbone: Any) -> tuple[StateDict, dict]:
-    model, grid, config = _prepared(state_dict, backbone)
+def image_processor(
+    model_type: str, resizing: Resizing, *, mean: Sequence[float] = _MEAN, std: Sequence[float] = _STD
+) -> dict:
+    """Give the preprocessor_config.json with which ``AutoImageProcessor`` makes the pixels of our tests.
+
+    Its bilinear filter is antialiased, ours is not. Of a crop at half a pixel it takes the lower one.
+
+    Args:
+        model_type: of the model's config.json. VideoMAE takes lists of frames, others take images.
+        resizing: of the tests.
+        mean: per RGB channel, for values in 0..1.
+        std: likewise.
+    """
+    config: dict[str, Any] = dict(
+        image_processor_type='VideoMAEImageProcessor' if model_type == 'videomae' else 'BitImageProcessor',
+        do_resize=resizing.short is not None,
+        resample=dict(bilinear=2, bicubic=3)[resizing.interpolation],  # Pillow's
+        do_center_crop=resizing.crop is not None,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=[*mean],
+        image_std=[*std],
+    )
+    if resizing.short is not None:
+        config['size'] = dict(shortest_edge=resizing.short)
+    if resizing.crop is not None:
+        config['crop_size'] = dict(zip(('height', 'width'), resizing.crop, strict=True))
+    return config
+
+
+def _export_videomae(state_dict: StateDict, backbone: Any, classes: Sequence[str] | None) -> tuple[StateDict, dict]:
+    model, grid, config = _prepared(state_dict, backbone, classes)
     positions = _stem(backbone).fixed_positions()
     if positions is None:
         raise ValueError('VideoMAE of transformers has fixed positions, and this model learns them. Export to timm.')
@@ -129,7 +210,9 @@ def _stem(backbone: Any) -> Any:
     return backbone.tokenizers['rgb'] if hasattr(backbone, 'tokenizers') else backbone
 
 
-def _prepared(state_dict: StateDict, backbone: Any, *, whole: bool = False) -> tuple[Checkpoint, Grid, dict[str, Any]]:
+def _prepared(
+    state_dict: StateDict, backbone: Any, classes: Sequence[str] | None = None, *, whole: bool = False
+) -> tuple[Checkpoint, Grid, dict[str, Any]]:
     """Encoder, or ``whole`` model, with fixed positions if VideoMAE's file did without; its grid; its config.
 
     The config is what those of transformers' ViTs share; a classifier's has the names of its classes.
@@ -158,8 +241,11 @@ def _prepared(state_dict: StateDict, backbone: Any, *, whole: bool = False) -> t
         qkv_bias='backbone.blocks.0.attn.qkv.bias' in weights,
     )
     if model.kind == 'classifier':
-        names = {str(label): f'LABEL_{label}' for label in range(len(weights['head.weight']))}
-        config |= dict(id2label=names, label2id={name: int(label) for label, name in names.items()})
+        names = classes or [f'LABEL_{label}' for label in range(len(weights['head.weight']))]
+        config |= dict(
+            id2label={str(label): name for label, name in enumerate(names)},
+            label2id={name: label for label, name in enumerate(names)},
+        )
     return model, grid, config
 
 

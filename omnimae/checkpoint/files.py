@@ -39,6 +39,8 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     'mmcls': get_mmcls_models,
 }
 
+_OTHER_REPOSITORIES = ('hf://datasets/', 'hf://spaces/', 'hf://buckets/')  # fsspec reads them
+
 
 def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
     """Read all of a checkpoint on the CPU; of .safetensors as {'state_dict': ..., 'meta': ...}.
@@ -60,7 +62,7 @@ def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
             )
         if not os.path.isfile(local):
             raise ValueError(f'{path}: no such checkpoint file. Check the path.')
-        if path.endswith('.safetensors'):
+        if local.endswith('.safetensors') or path.endswith('.safetensors'):
             return _read_safetensors(local, path)
         return _read_pickle(local, path, mmap)
 
@@ -76,13 +78,18 @@ def unwrap(content: Mapping) -> dict[str, Any]:
 
 @contextmanager
 def local_file(path: str) -> Iterator[str]:
-    """Give a local path for a path or an address. A copy of http(s) stays; one of another storage is temporary."""
+    """Give a local path for a path or an address. A copy of http(s) or a hub stays; one of another storage does not.
+
+    ``hf://ORG/NAME[@REVISION]/FILE`` is a file of a model on Hugging Face, without FILE its model.safetensors.
+    """
     path = os.path.expanduser(path)
     if path.partition('://')[0] in CATALOGUES:
         path = _address(path)
     with ExitStack() as fetching:
         if path.startswith(('http://', 'https://')):
             path = _downloaded(path)
+        elif path.startswith('hf://') and not path.startswith(_OTHER_REPOSITORIES):
+            path = _from_hub(path)
         elif '://' in path:
             try:
                 path = str(fetching.enter_context(FUNCTIONS.get('find_backend')(path).get_local_path(path)))
@@ -125,6 +132,27 @@ def _downloaded(address: str) -> str:
     if get_rank() == 0:
         barrier()
     return target
+
+
+def _from_hub(address: str) -> str:
+    """Download a file of a model on Hugging Face into its cache -> its path."""
+    organisation, name, *file = address.removeprefix('hf://').split('/', 2) + ['']
+    name, _, revision = name.partition('@')
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError as error:
+        raise ValueError(
+            f'{address}: hf:// needs huggingface_hub. Run pip install huggingface_hub, or download the file and give '
+            'its path.'
+        ) from error
+    try:
+        return hf_hub_download(f'{organisation}/{name}', file[0] or 'model.safetensors', revision=revision or None)
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise ValueError(
+            f'{address}: cannot be downloaded ({first_line(error)}). Check hf://ORG/NAME/FILE and the access to it '
+            '(hf auth login).'
+        ) from error
 
 
 def _read_safetensors(local: str, path: str) -> dict[str, Any]:
