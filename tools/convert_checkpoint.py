@@ -162,7 +162,7 @@ def _card(
     classes: Sequence[str] | None,
     args: argparse.Namespace,
 ) -> str:
-    """Write the model card. Of local paths it has the last parts alone."""
+    """Write the model card. Of absolute paths it has the last parts alone."""
     classified = ours.kind == 'classifier'
     task, kind = 'classification' if classified else 'features', 'video' if 'num_frames' in exported else 'image'
     tag = f'{kind}-classification' if classified else 'image-feature-extraction'
@@ -202,8 +202,8 @@ def _card(
     recipe = ast.get_docstring(ast.parse(Path(cfg.filename).read_text(encoding='utf-8'))) or 'The config has no text.'
     rights = (
         'These weights are published ones or start from some. Those of OmniMAE, MAE, MAE-ST, VideoMAE and MultiMAE are '
-        'CC-BY-NC 4.0, which allows no commercial use, and so is what is made of them. Correct this if theirs is '
-        'another.'
+        'CC-BY-NC 4.0, which allows no commercial use, and it holds for what is made of them. Correct this if '
+        'theirs is another.'
         if is_published
         else 'Name the licence of these weights here and in the first lines. If they start from published weights, '
         'theirs holds.'
@@ -221,8 +221,8 @@ def _card(
 
 
 def _public(path: str) -> str:
-    """Give an address, or the last two parts of a path, which may be of this machine alone."""
-    return path if '://' in path else '/'.join(Path(path).parts[-2:])
+    """Shorten an absolute path to its last two parts, since its folders are of this machine alone."""
+    return '/'.join(Path(path).parts[-2:]) if os.path.isabs(path) else path
 
 
 def _decoder(cfg: Config, head: Any) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def export_timm(
     pixels['crop_pct'] = _crop_pct(image_size[0], resizing.short or image_size[0])
     if classes:
         pixels['label_names'] = [*classes]
-    about = dict(pixels, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head', license='other')
+    about = dict(pixels, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head')
     name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
     return weights, dict(
         architecture=name, num_classes=num_classes, num_features=dim, model_args=model_args, pretrained_cfg=about
