@@ -1202,7 +1202,7 @@ def test_a_name_of_the_hub_is_fetched_into_its_cache(tmp_path, monkeypatch):
 
     def download(repository: str, file: str, revision: str | None = None) -> str:
         asked.append((repository, file, revision))
-        if file == 'no.pth':
+        if file == 'no.pth' or repository == 'me/':
             raise FileNotFoundError('404')
         return str(tmp_path / 'model.safetensors')
 
@@ -1218,6 +1218,8 @@ def test_a_name_of_the_hub_is_fetched_into_its_cache(tmp_path, monkeypatch):
     assert asked == [('me/pets', 'model.safetensors', None), ('me/pets', 'sub/x.safetensors', 'v1')]
     with pytest.raises(ValueError, match=r'hf://me/pets/no\.pth: cannot be downloaded \(404\)\. Check hf://ORG/NAME'):
         load_file('hf://me/pets/no.pth')
+    with pytest.raises(ValueError, match=r'hf://me: cannot be downloaded'):
+        load_file('hf://me')
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     with pytest.raises(ValueError, match='Run pip install huggingface_hub, or download the file and give its path'):
         load_file('hf://me/pets')

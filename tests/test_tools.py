@@ -136,13 +136,13 @@ def enlarged(panel: np.ndarray, factor: int = 4) -> np.ndarray:
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_convert_checkpoint(tmp_path, config, suffix, capsys):
     state = MODELS.build(load_config(config).model).state_dict()
-    torch.save({'model': export(state), 'epoch': 799}, tmp_path / 'released.torch')
+    torch.save({'model': export(state), 'meta': {'classes': '["a"]'}}, tmp_path / 'released.torch')
     target = tmp_path / f'ours{suffix}'
     tool('convert_checkpoint').main([str(tmp_path / 'released.torch'), str(target)])
     converted, meta = load_file(target)
     assert set(converted) == set(state)
     assert all(torch.equal(converted[key], state[key]) for key in state)
-    assert meta['converted_from'] == 'omnimae'
+    assert (meta['converted_from'], meta['classes']) == ('omnimae', '["a"]')
     assert f'(layout omnimae): {len(state)} tensors -> {target}' in capsys.readouterr().out
 
 

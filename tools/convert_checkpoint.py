@@ -46,6 +46,7 @@ from omnimae.registry import MODELS
 from omnimae.zoo import ZOO
 
 FOLDERS = ('timm', 'huggingface')  # what transformers calls VideoMAE, ViTMAE and ViT
+KEPT = ('weights', 'epoch', 'iter', 'best', 'classes')  # of a checkpoint's metadata
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             if args.to != NATIVE:
                 weights = export(weights, args.to, positions=_positions(args))
-            kept = {key: str(checkpoint.meta[key]) for key in ('weights', 'epoch', 'iter') if key in checkpoint.meta}
+            kept = {key: str(checkpoint.meta[key]) for key in KEPT if key in checkpoint.meta}
             save_file(weights, args.dst, {'converted_from': str(checkpoint.layout), **kept})
     except ValueError as error:
         raise ValueError(f'{args.src}: {error}') from error
@@ -187,7 +188,7 @@ def _card(
     config = _public(os.path.splitext(args.config)[0])
     sources = (cfg.get('train_dataloader') or {}).get('dataset', {}).get('sources', {})
     data = [f'{name} ({_public(str(x.get("ann_file") or x.get("root") or "?"))})' for name, x in sources.items()]
-    known = {key: checkpoint.meta[key] for key in ('weights', 'epoch', 'iter', 'best') if key in checkpoint.meta}
+    known = {key: checkpoint.meta[key] for key in KEPT[:-1] if key in checkpoint.meta}
     authors = next((x.accuracy for x in ZOO.values() if x.url == args.src), None)
     rows = {
         'task': f'{kind} {task}' + (f', {ours.num_classes} classes' if classified else ''),

@@ -136,7 +136,7 @@ def _downloaded(address: str) -> str:
 
 def _from_hub(address: str) -> str:
     """Download a file of a model on Hugging Face into its cache -> its path."""
-    organisation, name, *file = address.removeprefix('hf://').split('/', 2) + ['']
+    organisation, name, file, *_ = [*address.removeprefix('hf://').split('/', 2), '', '']
     name, _, revision = name.partition('@')
     try:
         from huggingface_hub import hf_hub_download
@@ -147,7 +147,7 @@ def _from_hub(address: str) -> str:
             'its path.'
         ) from error
     try:
-        return hf_hub_download(f'{organisation}/{name}', file[0] or 'model.safetensors', revision=revision or None)
+        return hf_hub_download(f'{organisation}/{name}', file or 'model.safetensors', revision=revision or None)
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise ValueError(
             f'{address}: cannot be downloaded ({first_line(error)}). Check hf://ORG/NAME/FILE and the access to it '
