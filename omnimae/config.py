@@ -367,8 +367,9 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
         with _plain_variables(files):
             loaded = Config.fromfile(str(path))
     except SyntaxError as error:
+        fault = error.__context__ if isinstance(error.__context__, SyntaxError) else error  # MMEngine has no line
         raise ValueError(
-            f'{path}, or a config that it inherits, is not Python. Line {error.lineno}: {error.msg}. Correct it.'
+            f'{path}, or a config that it inherits, is not Python. Line {fault.lineno}: {fault.msg}. Correct it.'
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f'{path}, or a config that it inherits, is not UTF-8 ({error}). Save it as UTF-8.') from error

@@ -1,6 +1,6 @@
 """Draw which places of an image or video speak for the class that a classifier predicts.
 
-python tools/explain.py CONFIG CHECKPOINT INPUT... --out-dir D
+python tools/explain.py CONFIG CHECKPOINT INPUT... --out-dir D [--cfg-options k=v ...]
 
 D gets a picture for each input, with its name: the image beside its map, or a strip of frames above theirs. Red is the
 most. Of several test views the middle one is explained. The maps are gradient times activation, as in HiResCAM
@@ -17,6 +17,7 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 from omnimae.apis import Explainer
+from omnimae.commands import add_cfg_options
 from omnimae.inputs import output_names
 from omnimae.visualization.saliency import saliency_sheet
 
@@ -29,6 +30,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('inputs', nargs='+', metavar='input', help='images, videos, or folders of them')
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
     parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
+    add_cfg_options(parser)
     return parser.parse_args(words)
 
 
@@ -36,7 +38,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """Explain."""
     args = parse_args(words)
     init_default_scope('omnimae')
-    explain = Explainer(args.config, args.checkpoint, device=args.device, progress=False)
+    options = dict(device=args.device, progress=False, cfg_options=args.cfg_options)
+    explain = Explainer(args.config, args.checkpoint, **options)
     results, names = explain.stream(args.inputs), output_names(args.inputs)
     failures = []
     for result in results:
