@@ -123,7 +123,8 @@ def test_saliency_is_largest_where_the_head_looks(classifier, frames):
     assert effect.shape == (2, max(frames // 2, 1), 4, 4)
     last = effect.shape[1] - 1
     assert [np.unravel_index(int(x.argmax()), x.shape) for x in effect] == [(last, 1, 3), (last, 0, 0)]
-    assert (effect.flatten(1) == effect[0, 0, 2, 0]).sum(1).min() >= 14  # all others are equal
+    others = torch.isclose(effect.flatten(1), effect[:, 0, 2, :1], rtol=0.02, atol=0)
+    assert others.sum(1).min() >= 14  # all that the head does not look at are equal
 
 
 def test_saliency_of_a_class_token():
