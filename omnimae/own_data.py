@@ -95,10 +95,7 @@ def pretrain(
     schedule = _Schedule.of(rows, REPLICAS, 256, epochs, (300, 10, 100) if arch == 'tiny' else (100_000, 100, 1600))
     rate = 1e-3 if arch == 'tiny' else (1e-4 if weights else 2e-4) * schedule.batch / 256
     changes: dict[str, Any] = dict(
-        model={
-            **SIZES[arch],
-            **({} if weights is None else dict(init_cfg=dict(type='Checkpoint', checkpoint=weights))),
-        },
+        model=dict(SIZES[arch]),
         train_dataloader=dict(dataset=dict(sources={name: dict(root=str(x)) for name, x in folders.items()})),
         val_dataloader=dict(dataset=dict(sources={name: dict(root=str(x)) for name, x in folders.items()})),
         optim_wrapper=dict(optimizer=dict(lr=rate)),
@@ -166,14 +163,11 @@ def finetune(
     if is_few:
         model['data_preprocessor'] = dict(mixing=None)
     decay = 1.0 if weights is None else 0.65 if is_few else 0.75  # small sets change the lower layers less
-    topk = (1, 5) if len(classes) >= 10 else (1,)
     changes = dict(
         model=model,
         train_dataloader=dict(dataset=dict(sources=labelled.sources['train'])),
         val_dataloader=dict(dataset=dict(sources=labelled.sources['val'])),
         test_dataloader=dict(dataset=dict(sources=labelled.sources['val'])),
-        val_evaluator=dict(topk=topk),
-        test_evaluator=dict(topk=topk),
         optim_wrapper=dict(optimizer=dict(lr=rate), paramwise_cfg=dict(layer_decay=decay)),
         default_hooks=dict(checkpoint=dict(save_best='accuracy/top1')),
     )

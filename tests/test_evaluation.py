@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import numpy as np
@@ -100,7 +101,18 @@ def test_a_class_that_nothing_speaks_for_is_never_a_hit():
 
 def test_more_k_than_classes_is_refused():
     with pytest.raises(ValueError, match=r'topk=\(1, 5\) asks for more than the 3 classes'):
-        accuracy(SCORES, LABELS)
+        accuracy(SCORES, LABELS, (1, 5))
+
+
+@pytest.mark.parametrize(('num_classes', 'names'), [(4, {'top1'}), (5, {'top1', 'top5'}), (9, {'top1', 'top5'})])
+def test_top_k_follows_the_number_of_classes(num_classes: int, names: set[str]):
+    scores = np.eye(num_classes)
+    samples = Scores(np.array(list('abcdefghi'[:num_classes])), np.arange(num_classes), scores, scores)
+    assert accuracy(scores, np.arange(num_classes)).keys() == count(samples).keys() == {*names, 'mean_class'}
+    metric = ClipAccuracy()
+    metric.dataset_meta = dict(a=[str(i) for i in range(num_classes)])
+    sources = [SimpleNamespace(modality='image', classes=range(num_classes))]
+    assert metric.names_of(SimpleNamespace(names=['a'], sources=sources)) == {*names, 'mean_class'}
 
 
 def test_more_k_than_classes_is_refused_before_anything_runs():

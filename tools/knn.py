@@ -22,7 +22,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('queries', type=Path, metavar='QUERIES.npz', help='features of the samples to classify')
     parser.add_argument('--k', type=int, default=20, help='neighbours that vote; default: 20')
     parser.add_argument('--temperature', type=float, default=0.07, help='of the softmax over votes; default: 0.07')
-    parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='top-K accuracy; default: 1 5')
+    parser.add_argument('--topk', nargs='+', type=int, metavar='K', help='default: 1 5; 1 with fewer than 5 classes')
     return parser.parse_args(words)
 
 

@@ -22,7 +22,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('files', nargs='+', type=Path, metavar='FILE.npz', help='scores of the same samples')
-    parser.add_argument('--topk', nargs='+', type=int, default=[1, 5], metavar='K', help='top-K accuracy; default: 1 5')
+    parser.add_argument('--topk', nargs='+', type=int, metavar='K', help='default: 1 5; 1 with fewer than 5 classes')
     parser.add_argument('--softmax', action='store_true', help='rank by probabilities averaged over views, not logits')
     parser.add_argument('--actions', type=Path, help="EPIC-Kitchens-100's actions.csv: score verbs and nouns too")
     parser.add_argument(

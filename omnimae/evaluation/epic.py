@@ -101,7 +101,7 @@ def marginal(probabilities: np.ndarray, parts: np.ndarray) -> np.ndarray:
 
 
 def count_parts(
-    scores: Scores, actions: Actions, subsets: Subsets, *, topk: Sequence[int], softmax: bool
+    scores: Scores, actions: Actions, subsets: Subsets, *, topk: Sequence[int] | None, softmax: bool
 ) -> dict[str, float]:
     """-> {'verb_top1', 'noun_top1', ...} and {'unseen_action_top1', 'tail_verb_top1', ...}; in percent.
 
@@ -117,7 +117,7 @@ def count_parts(
     result: dict[str, float] = {}
     for name in ('verb', 'noun'):
         found = accuracy(*parts[name], topk)
-        result |= {f'{name}_top{k}': found[f'top{k}'] for k in topk}
+        result |= {f'{name}_{key}': value for key, value in found.items() if key.startswith('top')}
     rows = {}
     if subsets.unseen is not None:
         matches = [NARRATION_ID.match(name) for name in scores.ids]

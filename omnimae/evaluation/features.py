@@ -93,7 +93,7 @@ def _shared_votes(
 
 
 def knn_accuracy(
-    bank: Features, queries: Features, *, k: int = 20, temperature: float = 0.07, topk: Sequence[int] = (1,)
+    bank: Features, queries: Features, *, k: int = 20, temperature: float = 0.07, topk: Sequence[int] | None = (1,)
 ) -> dict[str, float]:
     """-> the accuracies of the queries' classes by `knn`, in percent; a class without a vote is in no top k."""
     for name, part in dict(bank=bank, queries=queries).items():

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from omnimae.registry import METRICS
 
 from .epic import Actions, Subsets, check_actions, count_parts, load_actions, load_subsets
-from .scores import Scores, accuracy, group_names
+from .scores import Scores, accuracy, group_names, usual_topk
 
 
 @METRICS.register_module()
@@ -44,7 +44,7 @@ class ReconstructionLoss(BaseMetric):
 def count(
     scores: Scores,
     *,
-    topk: Sequence[int] = (1, 5),
+    topk: Sequence[int] | None = None,
     softmax: bool = False,
     actions: Actions | None = None,
     subsets: Subsets | None = None,
@@ -58,7 +58,7 @@ def count(
 
     Args:
         scores: of the samples.
-        topk: which k to count.
+        topk: which k to count; by default 1 and 5, see `accuracy`.
         softmax: rank the classes by the averaged probabilities. The release ranks them by the averaged logits.
         actions: verbs and nouns of the actions.
         subsets: of EPIC-Kitchens-100, counted with ``actions``, see `epic.count_parts`.
@@ -78,7 +78,7 @@ class ClipAccuracy(BaseMetric):
     """Top-k and mean class accuracy of view-averaged scores in percent, for all samples and each group, see `count`.
 
     Args:
-        topk: which k to report.
+        topk: which k to report; by default 1, and 5 if there are five classes or more.
         softmax: rank by probabilities averaged over views instead of logits.
         actions: path of EPIC-Kitchens-100's ``actions.csv``. The classes are then actions. Verbs and nouns are reported
             too. So are the subsets of the challenge if their official lists are next to it, see `load_subsets`.
@@ -91,14 +91,14 @@ class ClipAccuracy(BaseMetric):
     def __init__(
         self,
         *,
-        topk: Sequence[int] = (1, 5),
+        topk: Sequence[int] | None = None,
         softmax: bool = False,
         actions: str | None = None,
         out_file: str | None = None,
         collect_device: str = 'cpu',
     ):
         super().__init__(collect_device)
-        self.topk = tuple(topk)
+        self.topk = None if topk is None else tuple(topk)
         self.softmax = softmax
         self.actions = None if actions is None else load_actions(actions)
         self.subsets = None if actions is None else load_subsets(Path(actions).parent)
@@ -114,7 +114,7 @@ class ClipAccuracy(BaseMetric):
 
     def check_size(self, num_classes: int) -> None:
         """Refuse fewer classes than the largest k."""
-        if max(self.topk) > num_classes:
+        if self.topk is not None and max(self.topk) > num_classes:
             raise ValueError(
                 f'ClipAccuracy: topk={self.topk} asks for more than the {num_classes} classes there are. Lower topk.'
             )
@@ -123,7 +123,9 @@ class ClipAccuracy(BaseMetric):
         """Names that `count` gives for a MixedDataset. None with actions, whose parts are in files."""
         if self.actions is not None:
             return None
-        own = {'mean_class', *(f'top{k}' for k in self.topk)}
+        sizes = [len(x.classes) for x in dataset.sources if getattr(x, 'classes', None)]
+        topk = usual_topk(min(sizes, default=5)) if self.topk is None else self.topk
+        own = {'mean_class', *(f'top{k}' for k in topk)}
         names = group_names({name: x.modality for name, x in zip(dataset.names, dataset.sources, strict=True)})
         return own | {f'{name}/{key}' for name in names for key in own}
 

@@ -90,8 +90,15 @@ def without_zeros(probabilities: np.ndarray) -> np.ndarray:
     return np.where(probabilities > 0, probabilities, -np.inf)
 
 
-def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 5)) -> dict[str, float]:
+def usual_topk(num_classes: int) -> tuple[int, ...]:
+    """-> (1, 5), or (1,) with fewer than five classes."""
+    return (1, 5) if num_classes >= 5 else (1,)
+
+
+def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] | None = None) -> dict[str, float]:
     """(S, classes), (S,) -> top-k accuracies and the mean over classes of the top-1, in percent.
+
+    ``topk`` is 1 and 5 by default, and 1 alone with fewer than five classes.
 
     A sample counts as right only if that is certain. Fewer than k *other* classes may have a score as high as its
     label's or higher. The label's score must not be -inf, which means no evidence for the class. So a model with equal
@@ -99,6 +106,7 @@ def accuracy(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 5
     classes, scikit-learn the last, DINO's k-NN classes without a vote in their order.) A class without samples does not
     count in the mean.
     """
+    topk = usual_topk(scores.shape[1]) if topk is None else topk
     if max(topk) > scores.shape[1]:
         raise ValueError(f'topk={tuple(topk)} asks for more than the {scores.shape[1]} classes there are. Lower topk.')
     if not len(labels):

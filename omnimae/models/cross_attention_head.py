@@ -122,7 +122,7 @@ class CrossAttentionHead(BaseModule):
     def _check_pixel_target(self, target: PixelTarget) -> None:
         if self.channels != 3:
             raise ValueError(
-                f'CrossAttentionHead: a PixelTarget is of colours, and modality={self.modality!r} has '
+                f'CrossAttentionHead: a PixelTarget is of RGB, and modality={self.modality!r} has '
                 f'channels={self.channels}. Leave target out.'
             )
         if target.frames != 'all':

@@ -130,7 +130,7 @@ class MAEHead(PositionedModule):
             has it.
         positions: as of the backbone.
         tokens: 'encoder': mask token and positions live at the encoder's width and are added *before* the projection to
-            the decoder's, as in OmniMAE. 'decoder': at the decoder's width, behind the projection, as in VideoMAE.
+            the decoder's, as in OmniMAE. 'decoder': at the decoder's width, after the projection, as in VideoMAE.
         embed_bias: whether that projection has a bias.
         cls_token: the decoder has a learned class token of its own, as in MAE-ST's repository, and does not see the
             encoder's. Without it the encoder's goes on, as in MAE and in MAE-ST's released weights.
