@@ -120,7 +120,8 @@ def parse(script: Path, words: list[str]) -> argparse.Namespace:
     argv = [str(script), *(VALUES.get(word, word) for word in words)]
     places = [str(script.parent), *sys.path]
     with patch.object(argparse.ArgumentParser, 'parse_args', stop), patch.object(sys, 'argv', argv):
-        with patch.object(sys, 'path', places), pytest.raises(ParsedError):
+        # this process is to keep its own handlers of signals
+        with patch.object(sys, 'path', places), patch('omnimae.stopping.listen'), pytest.raises(ParsedError):
             runpy.run_path(str(script), run_name='__main__')
     return found[0]
 

@@ -593,7 +593,7 @@ def test_features_are_dropped_in_training_alone():
 @pytest.mark.parametrize(
     ('kwargs', 'text'),
     [
-        (dict(arch='tiny'), "arch='tiny' is unknown"),
+        (dict(arch='giant_'), "arch='giant_' is unknown"),
         (dict(embed_dim=48), 'Give arch, or all of embed_dim=48, depth=None'),
         (dict(embed_dim=48, depth=1, num_heads=5), 'num_heads=5 does not divide embed_dim=48'),
         (dict(arch='small', clip_size=(16, 220, 224)), 'A clip of 16x220x224 .* cannot be cut into patches of 2x16x16'),
