@@ -63,6 +63,6 @@ for kind, words in dict(videos='the motion in a video (8, chance 12.5 %)', image
     scores = [json.loads((work / f'{kind}_{start}.json').read_text())['accuracy/top1'] for start in ('pretrained', 'scratch')]
     print(f'  {words:<50}{scores[0]:>10.1f} %{scores[1]:>12.1f} %')
 PYTHON
-echo "Pictures    $(ls "$WORK"/pictures/* | tr '\n' ' ')"
+echo "Pictures    $(find "$WORK/pictures" -type f | sort | tr '\n' ' ')"
 echo "Log         $WORK/pretrain.log"
 echo "Checkpoint  $PRETRAINED"
