@@ -118,7 +118,7 @@ def test_words_that_are_no_options_end_the_program_with_the_word(capsys: pytest.
         ('custom_hooks=[dict(typ=EMAHook)]', r"custom_hooks\.0=\{'typ': 'EMAHook'\}: it has no type"),
         ('custom_hooks=[dict(type=KNNHook)]', r'custom_hooks\.0=.*: KNNHook needs bank_dataloader, query_data'),
         ('custom_hooks=[dict(type=EMAHook,priority=FIRST)]', r"priority='FIRST': give a number from 0 to 100, or one"),
-        ('val_evaluator.topk=5', r'topk=5: ClipAccuracy takes a list of whole numbers$'),
+        ('val_evaluator.topk=5', r'topk=5: ClipAccuracy takes a list of whole numbers or None$'),
         ('train_dataloader.sampler=None', r'sampler=None: build_dataloader takes a dict$'),
         ('auto_scale_lr=True', r'auto_scale_lr=True: a dict belongs here'),
         ('resume=/a/b.pth', r"resume='/a/b.pth': MMEngine takes True or False, and this is a text"),

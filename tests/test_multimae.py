@@ -485,7 +485,7 @@ def test_what_cannot_be_given():
         (dict(semseg=dict(error='cross_entropy', target=dict(type='PixelTarget'))), 'is for values, not for classes'),
         (
             dict(depth=dict(error='l1', target=dict(type='PixelTarget'))),
-            "of colours, and modality='depth' has channels=1",
+            "of RGB, and modality='depth' has channels=1",
         ),
         (dict(rgb=dict(error='mse', target=dict(type='PixelTarget', frames='first'))), "frames='first' has no effect"),
         (dict(rgb=dict(error='mse', num_heads=3)), 'num_heads=3 does not divide embed_dim=256'),
