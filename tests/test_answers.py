@@ -143,6 +143,19 @@ def test_saliency_of_a_class_token():
     assert effect.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize('options', [dict(type='LinearProbe'), dict(type='AttentiveProbe', num_queries=4)])
+def test_probes_are_predicted_and_explained(options: dict):
+    torch.manual_seed(0)
+    backbone = dict(type='SpatioTemporalViT', **SIZES)
+    model = MODELS.build(dict(options, backbone=backbone, num_classes=2)).eval()
+    clip = torch.randint(0, 256, (1, 3, 4, 64, 64), dtype=torch.uint8)
+    logits, effect = saliency(model, clip)
+    torch.testing.assert_close(logits, model.view_logits(clip)[:, 0].detach())
+    torch.testing.assert_close(logits, model.predict(clip).detach())
+    assert effect.shape == (1, 2, 4, 4)
+    assert effect.abs().max() > 1e-4
+
+
 def test_saliency_refuses_a_backbone_without_one_grid():
     rgb = dict(type='PatchTokenizer', patch_size=(1, 16, 16), clip_size=(1, 64, 64), channels=3)
     backbone = dict(type='MultiModalViT', tokenizers=dict(rgb=rgb), embed_dim=24, depth=1, num_heads=2)

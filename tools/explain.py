@@ -17,15 +17,14 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 from omnimae.apis import Explainer
-from omnimae.commands import add_cfg_options
+from omnimae.commands import add_cfg_options, new_parser
 from omnimae.inputs import output_names
 from omnimae.visualization.saliency import saliency_sheet
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='path of the config of a classifier')
+    parser = new_parser(__doc__)
     parser.add_argument('checkpoint', help='path or URL of the weights')
     parser.add_argument('inputs', nargs='+', metavar='input', help='images, videos, or folders of them')
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from omnimae.evaluation import Scores, confusion_matrix
-from omnimae.structures import with_clips
+from omnimae.structures import with_clips, with_views
 from omnimae.visualization.confusion import confusion_picture
 from omnimae.visualization.sheets import Row, sheet
 
@@ -86,7 +86,7 @@ def _thumbnail(dataset: Any, row: int | None) -> np.ndarray:
     page = Image.new('RGB', (THUMBNAIL, THUMBNAIL), (235, 235, 235))
     clip = None if row is None else with_clips(dataset[row]).get('clips', {}).get('rgb')
     if clip is not None:
-        views = clip[0] if clip.dim() == 6 else clip  # (V, C, T, H, W)
+        views = with_views(clip)[0]
         view = views[len(views) // 2]
         image = Image.fromarray(view[:, view.shape[1] // 2].movedim(0, -1).numpy())
         image = image.resize([max(1, round(side * THUMBNAIL / max(image.size))) for side in image.size])

@@ -169,7 +169,7 @@ class LinearProbe(FrozenBackbone):
             labels = self._required(labels)
             return self.loss(clip, labels) if features is None else self._loss_of_features(features, labels)
         if mode == 'predict':
-            logits = self.logits(clip)
+            logits = self.view_logits(clip)
             rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
             return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
         raise unknown_mode(mode)
@@ -185,7 +185,7 @@ class LinearProbe(FrozenBackbone):
 
     def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': accuracy in percent}."""
-        return self._loss(self.logits(clip).squeeze(1), labels)
+        return self._loss(self.view_logits(clip).squeeze(1), labels)
 
     def _required(self, labels: Tensor | None) -> Tensor:
         if labels is None:
@@ -201,9 +201,9 @@ class LinearProbe(FrozenBackbone):
 
     def predict(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
-        return self.logits(clip).mean(1)
+        return self.view_logits(clip).mean(1)
 
-    def logits(self, clip: Tensor) -> Tensor:
+    def view_logits(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) or (B, V, 3, T, H, W) -> (B, V, classes)."""
         features = self.view_features(clip)
         return without_autocast(self.head, features.flatten(0, 1)).unflatten(0, features.shape[:2])

@@ -1,6 +1,7 @@
 """Saliency: which tokens of an image or clip speak for a class, and pictures of it.
 
-A model is a Classifier or a LinearProbe. Its type is Any, because this module does not import the models.
+A model is a Classifier, a LinearProbe or an AttentiveProbe. Its type is Any, because this module does not import the
+models.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ def saliency(model: Any, clip: Tensor, labels: Tensor | None = None) -> tuple[Te
     Raises:
         ValueError: another backbone.
     """
-    backbone = model.backbone
-    require(backbone, 'saliency', 'patch_size', 'pooled', 'layer_of', 'num_layers', 'num_extra_tokens')
+    backbone, reads = model.backbone, getattr(model, 'reads', 'pooled')  # an AttentiveProbe reads tokens
+    require(backbone, 'saliency', 'patch_size', reads, 'layer_of', 'num_layers', 'num_extra_tokens')
     if hasattr(backbone, 'modalities'):
         raise ValueError(f'{type(backbone).__name__} has tokens of several modalities. Explain a model of one clip.')
     grid = Grid.of(clip.shape[2:], backbone.patch_size)
     # no gradient before the last layer, and from there on also in inference mode
     with torch.inference_mode(False), torch.no_grad(), _input_of_last_layer(backbone) as seen:
-        pooled = backbone.pooled(model.data_preprocessor.normalize(clip.clone()))
-        logits = without_autocast(model.head, model.norm(pooled))
+        features = getattr(backbone, reads)(model.data_preprocessor.normalize(clip.clone()))
+        logits = without_autocast(model.head, model.norm(features))
         tokens = seen[0] if seen else clip
         if tokens.dim() != 3 or tokens.shape[1] != backbone.num_extra_tokens + grid.num_tokens:
             raise ValueError(
