@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -512,8 +510,9 @@ def test_a_constant_model_is_right_nowhere(answer: float):
     probe = dict(type='LinearProbe', head_init_std=0.1)
     dense = MODELS.build(dict(type='SegmentationTask', num_classes=NUM_CLASSES))
     labels = torch.arange(NUM_CLASSES)
-    for model, shape in ((classifier(), (5, NUM_CLASSES)), (classifier(**probe), (5, 1, NUM_CLASSES))):
-        model.logits = partial(lambda size, clip: torch.full(size, answer), shape)
+    for model in (classifier(), classifier(**probe)):
+        model.logits = lambda clip: torch.full((5, NUM_CLASSES), answer)
+        model.view_logits = lambda clip: torch.full((5, 1, NUM_CLASSES), answer)
         assert model.loss(torch.zeros(5), labels)['top1'] == 0
     output, target = torch.full((1, NUM_CLASSES, 1, 5), answer), labels.view(1, 1, 1, 1, 5).to(torch.uint8)
     assert dense.loss(output, target)['top1'] == 0

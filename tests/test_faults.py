@@ -501,21 +501,49 @@ class FatalImages(ImageDataset):
     """One picture ends the process that reads it, like a crash in a codec or the kernel when memory is short."""
 
     def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        if path.endswith('/13.png'):
+        if path.endswith(os.environ['FATAL']):
+            while not Path(os.environ['FATAL_AFTER']).exists():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().read(path, rng)
 
 
-def test_a_worker_that_dies_names_its_file_and_the_run_goes_on_without_it(config: Path, tmp_path: Path):
+@HOOKS.register_module()
+class LongIteration(Hook):
+    """Waits in its first iteration. PyTorch raises the error of a dead worker wherever the main process is."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        begun = Path(os.environ['FATAL_AFTER'])
+        if not begun.exists():
+            begun.touch()
+            time.sleep(60)
+
+    after_test_iter = after_train_iter
+
+
+PLACES = pytest.mark.parametrize('iterating', [True, False], ids=['in an iteration', 'in the loader'])
+
+
+def dying(file: str, iterating: bool, monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, Any]:
+    """Options with which the main process is in an iteration, or in the loader, when `FatalImages` ends a worker."""
+    monkeypatch.setenv('FATAL', file)
+    monkeypatch.setenv('FATAL_AFTER', str(folder / 'begun' if iterating else folder))
+    return {'custom_hooks': [dict(type='LongIteration')] if iterating else []}
+
+
+@PLACES
+def test_a_worker_that_dies_names_its_file_and_the_run_goes_on_without_it(iterating, config, tmp_path, monkeypatch):
+    options = dying('/7.png', iterating, monkeypatch, tmp_path)
     source = 'train_dataloader.dataset.sources.pictures'
-    options = {f'{source}.type': 'FatalImages', 'train_dataloader.num_workers': 2}
+    options |= {'train_dataloader.num_workers': 2, 'train_dataloader.prefetch_factor': 8}
+    options[f'{source}.type'] = 'FatalImages'
     begin = time.monotonic()
     listed = tmp_path / 'work' / 'broken_files.txt'
-    message = rf'(?s)A loader worker died \(.*\) while it read .*/b/13\.png\. .*NAME\.skip={listed}'
+    message = rf'(?s)A loader worker died \(.*\) while it read .*/b/7\.png\. .*NAME\.skip={listed}'
     with pytest.raises(RuntimeError, match=message):
         build_runner(config, tmp_path / 'work', options).train()
     assert time.monotonic() - begin < 60
-    assert listed.read_text().endswith('/pictures/b/13.png\ta loader worker died reading it\n')
+    assert listed.read_text().endswith('/pictures/b/7.png\ta loader worker died reading it\n')
 
     runner = build_runner(config, tmp_path / 'work', {**options, 'resume': True, f'{source}.skip': str(listed)})
     runner.train()

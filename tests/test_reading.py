@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from functools import partial
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_faults import load_tool
+from test_faults import PLACES, dying, load_tool
 from test_frozen import KNN, ONLINE, WATCHED
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, RECONSTRUCTED, build_runner, write_config, write_data
 
 from omnimae.checkpoint import load_file, save_file
-from omnimae.data.datasets import ImageDataset, collate_clips
+from omnimae.data.datasets import collate_clips
 from omnimae.engine import extraction, reading
 from omnimae.evaluation import ReconstructionLoss, load_features
 from omnimae.models import FrozenBackbone
@@ -184,19 +183,12 @@ def test_nothing_that_can_be_read_is_an_error(data, tmp_path):
         ).val()
 
 
-@DATASETS.register_module()
-class FatalPictures(ImageDataset):
-    """One picture ends the process that reads it."""
-
-    def read(self, path: str, rng: np.random.Generator | None) -> list[np.ndarray]:
-        if path.endswith('/5.png'):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(path, rng)
-
-
-def test_a_worker_that_dies_in_an_evaluation_names_its_file(data, tmp_path):
+@PLACES
+def test_a_worker_that_dies_in_an_evaluation_names_its_file(iterating, data, tmp_path, monkeypatch):
     config = write_config(tmp_path / 'c.py', CLASSIFY, data)
-    options = {'test_dataloader.num_workers': 1, 'test_dataloader.dataset.sources.pictures.type': 'FatalPictures'}
+    options = dying('/5.png', iterating, monkeypatch, tmp_path)
+    options |= {'test_dataloader.num_workers': 1, 'test_dataloader.batch_size': 4}
+    options['test_dataloader.dataset.sources.pictures.type'] = 'FatalImages'
     key, file = 'test_dataloader.dataset.sources.NAME.skip', tmp_path / 'work' / 'broken_files.txt'
     with pytest.raises(RuntimeError, match=rf'(?s)worker died .*/b/5\.png\. .*now: --cfg-options {key}={file}'):
         build_runner(config, tmp_path / 'work', options).test()

@@ -34,7 +34,8 @@ def extract(compute: Callable[[Batch], Tensor], batches: Readable) -> Features:
         compute: a batch of the loader -> (B, D).
         batches: of labelled samples, by an EvalSampler. With several ranks each has its share.
     """
-    own = collect(compute, (batch for _, batch in batches))
+    with batches.watching():
+        own = collect(compute, (batch for _, batch in batches))
     batches.finish()
     return _in_turn(all_gather_object(own))
 

@@ -119,7 +119,8 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             self.runner.call_hook('before_train')
             self._validate_if_due()  # a run that was stopped in a validation repeats it
             while self.epoch < self.max_epochs and not self.stop_training:
-                self.run_epoch()
+                with naming_fatal_files(self.runner, self.dataloader.dataset, 'train_dataloader'):
+                    self.run_epoch()
                 self._decide_current_val_interval()
                 self._validate_if_due()
             self.runner.call_hook('after_train')
@@ -151,11 +152,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
             runner.call_hook('stop_waiting')
 
     def run_epoch(self) -> None:
-        """Train the remaining steps of the epoch.
-
-        Raises:
-            RuntimeError: a worker of the loader died. The message names the file that it was reading.
-        """
+        """Train the remaining steps of the epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         first_step = self.iter - self.epoch * len(self.dataloader)
@@ -175,8 +172,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
         for step in range(first, len(self.dataloader)):
             count = len(self.batch_sampler.step_sizes(step))
             try:
-                with naming_fatal_files(self.runner, self.dataloader.dataset, 'train_dataloader'):
-                    micro_batches = list(itertools.islice(batches, count))
+                micro_batches = list(itertools.islice(batches, count))
             except StorageAwayError as error:
                 if self._form is None:  # one rank, or no step was trained yet
                     raise

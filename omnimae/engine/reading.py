@@ -45,6 +45,8 @@ def list_broken(folder: str | Path, failures: Mapping[str, str]) -> Path:
 def naming_fatal_files(runner: Runner, dataset: Any, key: str) -> Iterator[None]:
     """If a worker of a loader dies (out of memory, a crash in a codec), list and name the file that it was reading.
 
+    Use it around the whole loop: PyTorch raises the error wherever the main process is, not only in the loader.
+
     Args:
         runner: has the work directory for the list.
         dataset: of the loader.
@@ -76,8 +78,8 @@ def _resume(runner: Runner) -> str:
 class Readable:
     """The batches of an evaluation loader, numbered, without the samples that cannot be read.
 
-    Each such sample is logged at once. `finish` counts and lists those of all ranks. It refuses them if a metric needs
-    all samples, because a score over fewer samples is another score.
+    Loop over them within `watching`. A sample that is left out is logged at once. `finish` counts and lists those
+    of all ranks. It refuses them if a metric needs all samples, because a score over fewer samples is another score.
 
     Args:
         runner: has the log, and the work directory for the list.
@@ -97,14 +99,13 @@ class Readable:
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         self.failures, self._num_read, self._away = [], 0, None
-        with self._watching():
-            for number, batch in enumerate(self.loader):
-                if self._note(batch):
-                    yield number, batch
+        for number, batch in enumerate(self.loader):
+            if self._note(batch):
+                yield number, batch
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Keep the error of a storage that is away, to raise it on all ranks together."""
+    def watching(self) -> Iterator[None]:
+        """Name the file of a worker that dies. `finish` raises the error of a storage that is away, on all ranks."""
         try:
             with naming_fatal_files(self.runner, self.loader.dataset, self.key):
                 yield
@@ -141,7 +142,7 @@ class Readable:
             num_workers=min(self.loader.num_workers, len(rows)),
             multiprocessing_context=self.loader.multiprocessing_context,
         )
-        with self._watching():
+        with self.watching():
             for sample in opening:
                 self._note(sample)
                 if time.monotonic() - begin > seconds:

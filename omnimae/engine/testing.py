@@ -53,12 +53,13 @@ class Evaluation:
                 metric.collect_dir = os.path.join(runner.log_dir, 'collected')
         batches = Readable(runner, self.dataloader, f'{mode}_dataloader', judge_of(self.evaluator.metrics))
         losses: dict = {}
-        for number, batch in batches:
-            runner.call_hook(f'before_{mode}_iter', batch_idx=number, data_batch=batch)
-            with torch.no_grad():
-                outputs, losses = _update_losses(self.predict(batch), losses)
-            self.evaluator.process(data_samples=outputs, data_batch=batch)
-            runner.call_hook(f'after_{mode}_iter', batch_idx=number, data_batch=batch, outputs=outputs)
+        with batches.watching():
+            for number, batch in batches:
+                runner.call_hook(f'before_{mode}_iter', batch_idx=number, data_batch=batch)
+                with torch.no_grad():
+                    outputs, losses = _update_losses(self.predict(batch), losses)
+                self.evaluator.process(data_samples=outputs, data_batch=batch)
+                runner.call_hook(f'after_{mode}_iter', batch_idx=number, data_batch=batch, outputs=outputs)
         batches.finish()
         metrics = self.evaluator.evaluate(len(self.dataloader.dataset))  # type: ignore[arg-type]
         if losses:
