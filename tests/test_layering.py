@@ -30,6 +30,7 @@ ALLOWED = {
     'fitting': set(),
     'consistency': FLOOR | {'fitting'},
     'config': FLOOR | {'consistency', 'fitting'},
+    'utils': set(),
     'zoo': set(),
     'openmmlab': FLOOR | {'models', 'data'},
     '__main__': set(),

@@ -16,14 +16,19 @@ from pathlib import Path
 
 import mmengine.hub
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from tiny_benchmarks import write_image, write_video
+from tiny_models import model_config
 
 import omnimae
 from omnimae import __main__ as console
 from omnimae import apis
 from omnimae import config as config_module
+from omnimae.checkpoint import export
 from omnimae.config import default_work_dir, find_config, load_config, offer_configs
+from omnimae.registry import MODELS
 from omnimae.zoo import ZOO, index
 
 ROOT = Path(__file__).parents[1]
@@ -164,6 +169,25 @@ def test_mmengine_gives_configs_and_weights_by_name(empty: Path):
     assert cfg.model_path == ZOO['vitb_in1k_ft'].url
     assert cfg.model.to_dict() == load_config('omnimae/finetune/vit-b_in1k').model.to_dict()
     assert isinstance(mmengine.hub.get_config('omnimae::custom/pretrain.py'), Config)  # no weights of it are published
+
+
+def test_mmengine_builds_each_published_model():
+    offer_configs()
+    for published in [*ZOO.values()][::3]:  # of each kind
+        with torch.device('meta'):
+            model = mmengine.hub.get_model(f'omnimae::{published.config}.py')
+        assert sum(x.numel() for x in model.parameters()) == pytest.approx(1e6 * published.parameters, abs=5e4)
+
+
+def test_mmengine_loads_published_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cfg = Config(dict(model=model_config('finetune_videos'), model_path=str(tmp_path / 'a.torch')))
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        released = MODELS.build(cfg.model)
+    torch.save(export(released.state_dict(), 'omnimae'), cfg.model_path)
+    monkeypatch.setattr('mmengine.hub.hub.get_config', lambda *_: cfg)
+    model = mmengine.hub.get_model('omnimae::a/b.py', pretrained=True)
+    for key, x in released.state_dict().items():
+        assert model.state_dict()[key].equal(x), key
 
 
 # ---- the index of published weights ----

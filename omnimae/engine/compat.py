@@ -18,6 +18,7 @@ from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import mmengine.hooks.checkpoint_hook as checkpoint_hook_module
+import mmengine.hub.hub as hub_module
 import mmengine.optim.optimizer.default_constructor as constructor_module
 import mmengine.runner.checkpoint as checkpoint_module
 import mmengine.runner.log_processor as log_processor_module
@@ -27,9 +28,10 @@ from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import FileClient, JsonHandler, LocalBackend, exists, get_file_backend, register_handler
 from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from torch import nn
 
-from omnimae.checkpoint import read_file, replacing, unwrap
+from omnimae.checkpoint import load_weights, read_file, replacing, unwrap
 from omnimae.config import offer_configs
 from omnimae.registry import FUNCTIONS
 from omnimae.stopping import StorageAwayError, exit_now, follow_launcher
@@ -66,6 +68,7 @@ def apply_patches() -> None:
     register_handler('json')(PlainJsonHandler)
     # The other schemes, such as torchvision://, lead to one of these.
     CheckpointLoader.register_scheme(READ_PLAINLY, load_from_plain, force=True)
+    hub_module.load_checkpoint = load_published
     checkpoint_module.load_from_http = load_from_plain  # MMEngine looks up the URL of torchvision://resnet50
     # The CheckpointHook makes a FileClient that it does not use, and that refuses an ``out_dir`` on other storages.
     checkpoint_hook_module.FileClient = SimpleNamespace(
@@ -108,6 +111,12 @@ def load_from_plain(filename: str, *_: Any, **ignored: Any) -> dict[str, Any]:
         checkpoint = {'state_dict': unwrap(checkpoint), 'meta': {}}
     checkpoint.get('meta', {}).pop('config', None)  # MMEngine's Runner would run it
     return checkpoint
+
+
+def load_published(model: nn.Module, filename: str) -> None:
+    """Load weights for `mmengine.hub.get_model`. MMEngine converts no layout: it would ignore all published keys."""
+    ours = type(model).__module__.startswith('omnimae.')
+    load_weights(model, filename, complete=True) if ours else load_checkpoint(model, filename)
 
 
 def save_whole(
