@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from omnimae.structures import Backbone, Grid, Masks, require
 
@@ -33,6 +36,8 @@ are not counted. PyTorch counts them as the model runs; a ViT with an MAEHead co
   all tokens       = encoder(N) + decoder(N, N, N), the same network with nothing hidden and every patch predicted
 A class token adds one to K in the encoder, to L and K in the decoder; to L alone there if the decoder has its own. The
 decoder's queries are the same for every clip: N rows of its embedding once per batch, which are not counted."""
+
+CLIPS = 8191  # of a counted batch. It is prime: it divides the FLOPs of an operation only if that runs for each clip.
 
 
 class Row(NamedTuple):
@@ -59,27 +64,76 @@ class Row(NamedTuple):
         return self.encoder + self.decoder
 
 
+class Counter(TorchDispatchMode):
+    """Records (FLOPs, bytes, width of a head or 0) of every operation except views.
+
+    Attributes:
+        alive: bytes of the living tensors, without ``own``.
+        peak: the maximum of ``alive`` so far.
+    """
+
+    def __init__(self, own: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, int, int]] = []
+        self.alive = self.peak = 0
+        self._followed = {x.untyped_storage()._cdata for x in own}
+
+    def follow(self, x: Tensor) -> None:
+        """Count the memory of a tensor until nothing uses it any more."""
+        storage = x.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        if address not in self._followed:
+            self._followed.add(address)
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._end, address, size)
+
+    def _end(self, address: int, size: int) -> None:
+        self._followed.remove(address)
+        self.alive -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        outputs = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        inputs = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+        owned = {id(x.untyped_storage()) for x in inputs}
+        if not outputs or all(id(x.untyped_storage()) in owned for x in outputs):
+            return result  # a view
+        for x in outputs:
+            self.follow(x)
+        packet, flops, head = function.overloadpacket, 0, 0
+        if '_flash_attention' in str(packet):
+            flops, head = _attention_flops(str(packet), inputs)
+        elif packet in flop_registry:
+            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
+        self.rows.append((flops, sum(x.nbytes for x in (*inputs, *outputs)), head))
+        return result
+
+
+def _attention_flops(name: str, inputs: Sequence[Tensor]) -> tuple[int, int]:
+    query, key = inputs[1:3] if 'backward' in name else inputs[:2]
+    batch, heads, length, width = query.shape
+    products = 5 if 'backward' in name else 2
+    return 2 * products * batch * heads * length * key.shape[2] * width, width
+
+
 def count_macs(part: Any, run: Callable[[Any, int], object]) -> int:
-    """Count what a second clip of a batch adds. Computation once per batch is not counted.
+    """Count one clip of a batch. Computation once per batch is not counted.
 
     Args:
         part: a model, or a part of one. A copy of it runs without numbers, in evaluation mode.
         run: (copy, number of clips) -> its forward pass, on tensors of the meta device.
     """
-    tensors = {id(x): nn.Parameter(x.to('meta'), requires_grad=False) for x in part.parameters()}
-    copied = copy.deepcopy(part, tensors | {id(x): x.to('meta') for x in part.buffers()}).eval()
-    counts = []
-    for batch_size in (1, 2):
-        with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            try:
-                run(copied, batch_size)
-            except (RuntimeError, NotImplementedError) as error:
-                raise ValueError(
-                    f'The arithmetic of {type(part).__name__} cannot be counted, because it does not run without '
-                    f'numbers, on the meta device: {error}'
-                ) from error
-        counts.append(counter.get_total_flops() // 2)
-    return counts[1] - counts[0]
+    copied = copy.deepcopy(part).to('meta').eval()
+    with torch.device('meta'), torch.no_grad(), Counter() as counter:
+        try:
+            run(copied, CLIPS)
+        except (RuntimeError, NotImplementedError) as error:
+            raise ValueError(
+                f'The arithmetic of {type(part).__name__} cannot be counted, because it does not run without numbers, '
+                f'on the meta device: {error}'
+            ) from error
+    return sum(flops for flops, *_ in counter.rows if flops % CLIPS == 0) // (2 * CLIPS)
 
 
 def _tokens(batch_size: int, number: int) -> Tensor:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -24,10 +23,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
+from omnimae.flops import Counter
 from omnimae.models import ops
 from omnimae.registry import DATASETS
 
@@ -102,67 +100,6 @@ CARDS = {
 }
 
 
-class _Counter(TorchDispatchMode):
-    """Records (FLOPs, bytes, width of a head or 0) of every operation except views.
-
-    Attributes:
-        alive: bytes of the living tensors, without ``own``.
-        peak: the maximum of ``alive`` so far.
-    """
-
-    def __init__(self, own: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.rows: list[tuple[float, float, int]] = []
-        self.alive = self.peak = 0
-        self._followed = {x.untyped_storage()._cdata for x in own}
-
-    def follow(self, x: Tensor) -> None:
-        """Count the memory of a tensor until nothing uses it any more."""
-        storage = x.untyped_storage()
-        address, size = storage._cdata, storage.nbytes()
-        if address not in self._followed:
-            self._followed.add(address)
-            self.alive += size
-            self.peak = max(self.peak, self.alive)
-            weakref.finalize(storage, self._end, address, size)
-
-    def _end(self, address: int, size: int) -> None:
-        self._followed.remove(address)
-        self.alive -= size
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        outputs = [x for x in _flat(result) if isinstance(x, Tensor)]
-        inputs = [x for x in _flat(args) if isinstance(x, Tensor)]
-        owned = {id(x.untyped_storage()) for x in inputs}
-        if not outputs or all(id(x.untyped_storage()) in owned for x in outputs):
-            return result  # a view
-        for x in outputs:
-            self.follow(x)
-        packet, flops, head = function.overloadpacket, 0.0, 0
-        if '_flash_attention' in str(packet):
-            flops, head = _attention_flops(str(packet), inputs)
-        elif packet in flop_registry:
-            flops = flop_registry[packet](*args, **(kwargs or {}), out_val=result)
-        self.rows.append((flops, sum(x.nbytes for x in (*inputs, *outputs)), head))
-        return result
-
-
-def _attention_flops(name: str, inputs: Sequence[Tensor]) -> tuple[float, int]:
-    query, key = inputs[1:3] if 'backward' in name else inputs[:2]
-    batch, heads, length, width = query.shape
-    products = 5 if 'backward' in name else 2
-    return 2.0 * products * batch * heads * length * key.shape[2] * width, width
-
-
-def _flat(values: Any) -> Iterator[Any]:
-    if isinstance(values, list | tuple):
-        for value in values:
-            yield from _flat(value)
-    else:
-        yield values
-
-
 class StepCount(NamedTuple):
     """Cost of one micro-batch, forward and backward, linear in its size.
 
@@ -224,12 +161,12 @@ def _fit(two: Any, four: Any) -> NDArray[np.float64]:
 
 def _run(
     model: nn.Module, arguments: Mapping[str, Any], reduced: bool
-) -> tuple[list[tuple[float, float, int]], list[float]]:
+) -> tuple[list[tuple[int, int, int]], list[float]]:
     trained = [x for x in model.parameters() if x.requires_grad]
     gradients = [torch.zeros_like(x) for x in trained]  # as in every step but the first
     for x, gradient in zip(trained, gradients, strict=True):
         x.grad = gradient
-    with _Counter([*model.parameters(), *model.buffers(), *gradients]) as counter:
+    with Counter([*model.parameters(), *model.buffers(), *gradients]) as counter:
         for x in tree_leaves(arguments):
             if isinstance(x, Tensor):
                 counter.follow(x)

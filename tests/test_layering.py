@@ -26,7 +26,7 @@ ALLOWED = {
     'checkpoint': FLOOR,
     'visualization': FLOOR,
     'flops': FLOOR,
-    'planning': FLOOR | {'models'},  # what its layers do on CPUs alone
+    'planning': FLOOR | {'flops', 'models'},  # what its layers do on CPUs alone
     'fitting': set(),
     'consistency': FLOOR | {'fitting'},
     'config': FLOOR | {'consistency', 'fitting'},
