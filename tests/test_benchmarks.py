@@ -20,7 +20,7 @@ from omnimae.data.annotations import read_list
 from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.data.formats import BENCHMARKS, preparation, read_ek100, read_k400, read_p365, read_ssv2
 from omnimae.data.formats.preparation import prepare
-from omnimae.data.formats.reencode import reencode, scaled_size
+from omnimae.data.formats.reencode import COPIES, reencode, scaled_size
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.structures import Address
@@ -338,6 +338,7 @@ def test_k710_finds_its_videos_anywhere_but_among_the_copies(root):
     (root / 'k400').rename(root / 'videos_train')
     prepare('k710', root, short_side=32)
     assert lines(root, 'k710')[7] == 'videos_32/videos_train/-_train7.mp4 1 id=videos_train/-_train7.mp4'
+    (root / 'videos_32').rename(root / 'videos_32_mjpeg')
     prepare('k710', root)
     assert lines(root, 'k710')[7] == 'videos_train/-_train7.mp4 1'
 
@@ -793,15 +794,19 @@ def write_uneven(path: Path, *, rotation: int = 0, full_range: bool = False, cod
             container.mux(each.encode(None))
 
 
+@pytest.mark.parametrize('codec', COPIES)
 @pytest.mark.parametrize('kind', ['plain', 'rotated', 'full range', 'mkv'])
-def test_a_copy_shows_the_same_at_the_same_times(tmp_path, kind):
-    source, target = tmp_path / ('a.mkv' if kind == 'mkv' else 'a.mp4'), tmp_path / 'b.mp4'
+def test_a_copy_shows_the_same_at_the_same_times(tmp_path, kind, codec):
+    source, target = tmp_path / ('a.mkv' if kind == 'mkv' else 'a.mp4'), tmp_path / f'b{COPIES[codec].ending}'
     write_uneven(source, rotation=90 if kind == 'rotated' else 0, full_range=kind == 'full range')
-    reencode(source, target, 32)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [source.name, 'b.mp4']
+    reencode(source, target, 32, codec)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [source.name, target.name]
     with av.open(str(target)) as container:
         assert [stream.type for stream in container.streams] == ['video']
-        assert container.streams.video[0].codec_context.name == 'h264'
+        assert container.streams.video[0].codec_context.name == codec
+        is_keyframe = [packet.is_keyframe for packet in container.demux(video=0) if packet.size]
+        assert len(is_keyframe) == len(UNEVEN)
+        assert all(is_keyframe) or codec == 'h264'
     with open_video(str(source)) as before, open_video(str(target)) as after:
         times = [
             [round(float(1000 * stamp * video.time_base)) for stamp, _ in video.frames()] for video in (before, after)
@@ -849,7 +854,7 @@ def test_lists_name_the_copies_and_keep_the_ids(name, tmp_path):
 def test_copies_are_made_once(root, monkeypatch):
     made = []
     monkeypatch.setattr(
-        preparation, 'reencode', lambda source, target, size: made.append(target) or reencode(source, target, size)
+        preparation, 'reencode', lambda source, target, *how: made.append(target) or reencode(source, target, *how)
     )
     prepare('k400', root, short_side=32)
     assert len(made) == 16
@@ -861,11 +866,27 @@ def test_copies_are_made_once(root, monkeypatch):
 
 
 @of('k400')
+def test_kinds_of_copies_do_not_mix(root):
+    prepare('k400', root, short_side=32)
+    before = {path: path.stat() for path in (root / 'videos_32').rglob('*.*')}
+    prepare('k400', root, short_side=32, codec='mjpeg')
+    assert lines(root, 'k400')[0].startswith('videos_32_mjpeg/videos_train/abseiling/-_train0_000000_000010.mov 0 id=')
+    assert {path: path.stat() for path in (root / 'videos_32').rglob('*.*')} == before
+    with open_video(str(root / 'videos_32_mjpeg' / 'videos_val' / '-_val3_000030_000040.mov')) as video:
+        assert video.read(0.0, 1.0, 1).shape == (1, 32, 42, 3)
+    for wrong in (dict(short_side=32, codec='vp9'), dict(codec='mjpeg')):
+        with pytest.raises(
+            ValueError, match=r"codec='\w+' is for copies, one of \['h264', 'mjpeg'\]. Give short_side, too"
+        ):
+            prepare('k400', root, **wrong)
+
+
+@of('k400')
 def test_a_video_that_breaks_while_it_is_copied_is_left_out(root, monkeypatch):
-    def breaks(source, target, size):
+    def breaks(source, target, *how):
         if '_val3_' in str(source):
             raise BrokenVideoError(str(source), 'damaged, no clean frame for 9.000 s')
-        reencode(source, target, size)
+        reencode(source, target, *how)
 
     monkeypatch.setattr(preparation, 'reencode', breaks)
     assert prepare('k400', root, short_side=32).left_out == dict(train=0, val=1)

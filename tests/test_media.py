@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from omnimae.data.annotations import scan_files
-from omnimae.data.formats.reencode import reencode
+from omnimae.data.formats.reencode import COPIES, reencode
 from omnimae.data.media import READERS, open_video
 from omnimae.data.media.extensions import VIDEO_EXTENSIONS
 from omnimae.data.media.images import decode_image
@@ -60,8 +60,10 @@ def test_colours_of_a_video_are_those_of_its_matrix_and_range(tmp_path, matrix, 
     """PyAV-Org/PyAV#2149 and #2230, meta-pytorch/torchcodec#1262: full range, or BT.709, read as limited BT.601."""
     colours = dict(colorspace=COLORSPACE[matrix], color_range=color_range)
     path = encode(tmp_path / 'v.mkv', yuv(matrix, color_range), 'ffv1', **colours)
-    reencode(path, tmp_path / 'copy.mp4', 48)
-    for file, readers in ((path, READERS), (str(tmp_path / 'copy.mp4'), ['pyav'])):
+    copies = {codec: str(tmp_path / f'copy{kind.ending}') for codec, kind in COPIES.items()}
+    for codec, copy in copies.items():
+        reencode(path, copy, 48, codec)
+    for file, readers in ((path, READERS), *((copy, ['pyav']) for copy in copies.values())):
         for reader in readers:
             with open_video(file, reader) as video:
                 assert np.abs(video.read(0.0, 0.8, 2)[:, 20, 30].astype(int) - RGB).max() <= 5, (file, reader)
@@ -149,12 +151,14 @@ def test_profiles_and_gamma_are_not_applied():
         assert (decode_image(file.getvalue()) == RGB).all()
 
 
-def test_a_copy_has_the_times_of_its_original(tmp_path):
+@pytest.mark.parametrize('codec', COPIES)
+def test_a_copy_has_the_times_of_its_original(tmp_path, codec):
     """Spans of a list mean the same moments in both (prepare_dataset.py ek100 --short-side)."""
     whole = odd_videos.encode(tmp_path / 'whole.ts', 'libx264')
     path = odd_videos.rearrange(whole, tmp_path / 'v.ts', lambda pieces: pieces[10:])
-    reencode(path, tmp_path / 'copy.mp4', 64)
-    with open_video(path) as original, open_video(str(tmp_path / 'copy.mp4')) as copy:
+    target = tmp_path / f'copy{COPIES[codec].ending}'
+    reencode(path, target, 64, codec)
+    with open_video(path) as original, open_video(str(target)) as copy:
         assert copy.duration == pytest.approx(original.duration, abs=0.02)
         clips = [video.read(1.0, 0.5, 4).astype(int) for video in (original, copy)]
     assert np.abs(clips[0] - clips[1]).mean() < 8

@@ -689,7 +689,8 @@ def prepared_files(root):
 
 
 @pytest.mark.parametrize(
-    ('name', 'write', 'options'), [('in1k', write_in1k, {}), ('k400', write_kinetics, dict(short_side=32))]
+    ('name', 'write', 'options'),
+    [('in1k', write_in1k, {}), ('k400', write_kinetics, dict(short_side=32, codec='mjpeg'))],
 )
 def test_preparation_in_parts_is_that_of_one_machine(tmp_path, name, write, options):
     (tmp_path / 'data').mkdir()

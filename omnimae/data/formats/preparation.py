@@ -30,7 +30,7 @@ from omnimae.data.annotations import read_lines
 from omnimae.data.formats import BENCHMARKS
 from omnimae.data.formats.annotation_files import Item
 from omnimae.data.formats.parts import Part, parts_of, remove_results, work_in_parts
-from omnimae.data.formats.reencode import reencode
+from omnimae.data.formats.reencode import COPIES, reencode
 from omnimae.data.media import open_video
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS
@@ -56,6 +56,7 @@ def prepare(
     *,
     fold: int = 1,
     short_side: int | None = None,
+    codec: str = 'h264',
     part: Part | None = None,
     merge: int | None = None,
     workers: int = 1,
@@ -71,6 +72,7 @@ def prepare(
         fold: which of the authors' splits into training and testing, from 1.
         short_side: list copies of the videos in ``videos_SIZE`` with a short side of at most so many pixels. None lists
             the originals.
+        codec: of the copies, a key of `reencode.COPIES`. 'mjpeg' copies are in ``videos_SIZE_mjpeg``.
         part: only check and copy these files. No list is written.
         merge: merge the results of so many parts.
         workers: processes.
@@ -83,14 +85,22 @@ def prepare(
         raise ValueError(f'root={str(root)!r} is not a folder. {storage.REMEDY}')
     if short_side is not None and (short_side < 16 or benchmark.modality == 'image'):
         raise ValueError(f'short_side={short_side} is for videos, of at least 16 pixels. Leave it out for {name}.')
+    if codec not in COPIES or (short_side is None and codec != 'h264'):
+        raise ValueError(f'codec={codec!r} is for copies, one of {list(COPIES)}. Give short_side, too.')
     if not 1 <= fold <= benchmark.num_folds:
         raise ValueError(f'fold={fold} is not one of the {benchmark.num_folds} of {name}. Count from 1.')
     annotation = benchmark.read(root) if benchmark.num_folds == 1 else benchmark.read(root, fold)
     paths = sorted({item.path for items in annotation.splits.values() for item in items})
-    about = [name, fold, short_side, paths]
+    about = [name, fold, short_side, codec, paths]
 
     def check(mine: Sequence[str]) -> dict[str, Check]:
-        return _check_and_copy(root, mine, benchmark.modality, short_side, part, workers)
+        # to make a copy, a video is decoded to its end
+        checks = check_files(root, mine, benchmark.modality, in_full=short_side is None, part=part, workers=workers)
+        if short_side is not None:
+            copies = {path: _copy_path(path, short_side, codec) for path in mine if not checks[path].reason}
+            for path, failure in reencode_files(root, copies, short_side, codec=codec, workers=workers).items():
+                checks[path] = checks[path]._replace(reason=failure)
+        return checks
 
     found = work_in_parts(root, dict(zip(paths, paths, strict=True)), about, check, part=part, merge=merge)
     if part is not None:
@@ -100,7 +110,7 @@ def prepare(
         _merge_logs(root, merge, paths)
     listed = {path: path for path in paths}
     if short_side is not None:
-        listed |= {path: _copy_path(path, short_side) for path in paths if not checks[path].reason}
+        listed |= {path: _copy_path(path, short_side, codec) for path in paths if not checks[path].reason}
     left_out = {
         split: [(item, reason) for item in items if (reason := _why_not(item, checks[item.path]))]
         for split, items in annotation.splits.items()
@@ -133,19 +143,6 @@ def prepare(
     return Prepared(kept, {split: len(pairs) for split, pairs in left_out.items()}, len(annotation.classes), report)
 
 
-def _check_and_copy(
-    root: Path, paths: Sequence[str], modality: str, short_side: int | None, part: Part | None, workers: int
-) -> dict[str, Check]:
-    """Check the files and make copies of them if asked."""
-    # to make a copy, a video is decoded to its end
-    checks = check_files(root, paths, modality, in_full=short_side is None, part=part, workers=workers)
-    if short_side is not None:
-        copies = {path: _copy_path(path, short_side) for path in paths if not checks[path].reason}
-        for path, failure in reencode_files(root, copies, short_side, workers=workers).items():
-            checks[path] = checks[path]._replace(reason=failure)
-    return checks
-
-
 def _line(item: Item, path: str, list_root: str) -> str:
     """A line of a list. The id of a copy is the path of its original."""
     original, path = os.path.relpath(item.path, list_root), os.path.relpath(path, list_root)
@@ -155,9 +152,11 @@ def _line(item: Item, path: str, list_root: str) -> str:
     return f'{path}{span}{label}' + ('' if name is None else f' id={name}')
 
 
-def _copy_path(path: str, short_side: int) -> str:
+def _copy_path(path: str, short_side: int, codec: str) -> str:
+    """Each kind of copies has its own folder, so that none takes another for its own."""
     stem = os.path.splitext(path.removeprefix('videos/'))[0]
-    return f'videos_{short_side}/{stem}.mp4'
+    folder = f'videos_{short_side}' + ('' if codec == 'h264' else f'_{codec}')
+    return f'{folder}/{stem}{COPIES[codec].ending}'
 
 
 def _why_not(item: Item, check: Check) -> str | None:
@@ -296,13 +295,15 @@ def check_files(
     return checks
 
 
-def reencode_files(root: Path, copies: dict[str, str], short_side: int, *, workers: int = 1) -> dict[str, str]:
+def reencode_files(
+    root: Path, copies: dict[str, str], short_side: int, *, codec: str = 'h264', workers: int = 1
+) -> dict[str, str]:
     """Make the copies (original -> copy) that are missing or too old. Return the reasons why some cannot be made."""
     stats = _stat_files(root, [*copies, *copies.values()], workers)
     todo = [pair for pair in copies.items() if _is_older(stats[pair[1]], stats[pair[0]])]
     for folder in {(root / copy).parent for _, copy in todo}:
         folder.mkdir(parents=True, exist_ok=True)
-    work = partial(_reencode_below, str(root), short_side)
+    work = partial(_reencode_below, str(root), short_side, codec)
     made = in_parallel(work, todo, 1, workers, f'Re-encoding to {short_side}')
     return {path: reason for (path, _), reason in made if reason}
 
@@ -330,9 +331,9 @@ def _check(path: str, modality: str, in_full: bool) -> Check:
         return Check(reason=error.reason)
 
 
-def _reencode_below(root: str, short_side: int, pair: tuple[str, str]) -> str | None:
+def _reencode_below(root: str, short_side: int, codec: str, pair: tuple[str, str]) -> str | None:
     try:
-        reencode(os.path.join(root, pair[0]), os.path.join(root, pair[1]), short_side)
+        reencode(os.path.join(root, pair[0]), os.path.join(root, pair[1]), short_side, codec)
     except BrokenFileError as error:
         return error.reason
     return None

@@ -101,7 +101,9 @@ def read_k710(root: Path) -> Annotation:
     classes = read_classes(str(find(root, 'label_map_k710.txt', folders=ANNOTATIONS)))
     index = {name: label for label, name in enumerate(classes)}
     # without the smaller copies of ``--short-side``
-    folders = sorted(x.name for x in os.scandir(root) if x.is_dir() and not re.fullmatch(r'videos_\d+', x.name))
+    folders = sorted(
+        x.name for x in os.scandir(root) if x.is_dir() and not re.fullmatch(r'videos_\d+(_mjpeg)?', x.name)
+    )
     found = index_files(root, folders, VIDEO_EXTENSIONS)
     splits = {}
     for split in SPLITS:
