@@ -66,14 +66,14 @@ def get_model(
     Raises:
         ValueError: no such config, or a checkpoint that does not fit it.
     """
-    cfg, checkpoint = _resolve(config, checkpoint, cfg_options)
+    cfg, checkpoint = resolve(config, checkpoint, cfg_options)
     return _build(cfg.model, None if checkpoint is None else Checkpoint.read(checkpoint), device, complete=False)
 
 
-def _resolve(
+def resolve(
     config: Config | str | os.PathLike, checkpoint: str | os.PathLike | None, options: Mapping[str, Any] | None
 ) -> tuple[Config, str | os.PathLike | None]:
-    """Look up the names."""
+    """Look up the names, see `get_model`."""
     if isinstance(config, str) and config in ZOO:
         checkpoint = checkpoint or ZOO[config].url
         config = ZOO[config].config
@@ -190,7 +190,7 @@ class Inferencer(Generic[ResultT]):
         progress: bool = True,
         cfg_options: Mapping[str, Any] | None = None,
     ):
-        self.cfg, checkpoint = _resolve(config, checkpoint, cfg_options)
+        self.cfg, checkpoint = resolve(config, checkpoint, cfg_options)
         if checkpoint is None:
             raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
         model_cfg, weights = self.model_config(), Checkpoint.read(checkpoint)

@@ -219,7 +219,8 @@ def is_first(scores: Tensor, labels: Tensor) -> Tensor:
 def without_autocast(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a layer in the precision of its weights. Bfloat16 would round different scores to equal ones."""
     x, device = x.to(next(layer.parameters()).dtype), x.device.type
-    if not torch.amp.is_autocast_available(device):  # as on the meta device
+    # there is none on the meta device; and an exported program stays free of it
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return layer(x)
     with torch.autocast(device, enabled=False):
         return layer(x)

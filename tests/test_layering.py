@@ -41,6 +41,7 @@ ALLOWED = {
     # features as the frozen evaluation defines them
     'own_data': FLOOR | {'checkpoint', 'commands', 'config', 'data', 'engine', 'planning', 'zoo'},
     'predictions': FLOOR | {'apis', 'checkpoint', 'engine', 'inputs'},
+    'deployment': {'apis', 'engine', 'inputs'},
     'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry

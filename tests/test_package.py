@@ -143,7 +143,7 @@ def test_what_is_proposed_is_accepted(empty: Path):
     """In a wheel, `get_model('vitb_in1k_ft')` proposed the name that it refused."""
     with pytest.raises(ValueError, match=r"config='vitb_in1k_f' is no file.*Did you mean 'vitb_in1k_ft'\?"):
         apis.get_model('vitb_in1k_f')
-    cfg, checkpoint = apis._resolve('vitb_in1k_ft', None, None)
+    cfg, checkpoint = apis.resolve('vitb_in1k_ft', None, None)
     assert cfg.model.type == 'Classifier'
     assert checkpoint == ZOO['vitb_in1k_ft'].url
 

@@ -317,4 +317,4 @@ class MultiModalViT(BaseModule):
         return layer_of(name, self.num_layers)
 
     def _with_global_tokens(self, x: Tensor) -> Tensor:
-        return torch.cat([x, self.global_tokens.expand(len(x), -1, -1)], 1)
+        return torch.cat([x, self.global_tokens.expand(x.shape[0], -1, -1)], 1)

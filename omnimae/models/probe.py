@@ -100,7 +100,7 @@ class FeatureNorm(_NormBase):
 
         ``num_samples``: of all ranks together; by default each has B.
         """
-        num_samples = num_samples or len(x) * get_world_size()
+        num_samples = num_samples or x.shape[0] * get_world_size()
         if not self.training or num_samples == 1:
             return F.batch_norm(x.float(), self.running_mean, self.running_var, eps=self.eps)
         x = x.float()
@@ -231,7 +231,8 @@ class QueryPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, D)."""
-        averages = F.scaled_dot_product_attention(self.queries.expand(len(x), -1, -1), x, x)
+        # ONNX has no scaled_dot_product_attention of three dimensions
+        averages = (self.queries @ x.transpose(1, 2) * x.shape[2] ** -0.5).softmax(2) @ x
         # the values are linear: averages of them are values of the averages, which are N / M times fewer
         parts = self.value.weight.unflatten(0, (len(self.queries), -1))
         return torch.einsum('bmd,mpd->bmp', averages, parts).flatten(1)

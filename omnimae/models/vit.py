@@ -456,5 +456,5 @@ class SpatioTemporalViT(PositionedModule):
         positions = self.positions_on(grid)
         x = self.patch_embed(patches) + (positions if tokens is None else positions[tokens])
         if self.num_extra_tokens:
-            x = torch.cat([(self.cls_token + self.cls_position()).expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([(self.cls_token + self.cls_position()).expand(x.shape[0], -1, -1), x], dim=1)
         return x
