@@ -27,6 +27,7 @@ from tiny_benchmarks import TINY, write_ek100_test
 
 from omnimae.checkpoint import save_file
 from omnimae.config import load_config
+from omnimae.data.formats import BENCHMARKS
 from omnimae.data.formats.preparation import prepare
 from omnimae.registry import DATA_SAMPLERS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -128,11 +129,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trains_validates_and_tests(method, name, benchmark, data, tmp_path, monkeypatch):
     """Two epochs of the recipe on eight samples, then the test of what was exported."""
     monkeypatch.setenv('OMNIMAE_DATA', str(data))
-    classes = TINY[benchmark].num_classes
+    classes = len(TINY[benchmark].classes)
     options = {**SMALL, 'model.num_classes': classes}
     if method == 'mae':
         options['model.backbone.clip_size'] = (1, 224, 224)
-    if TINY[benchmark].modality == 'video':
+    if BENCHMARKS[benchmark].modality == 'video':
         options |= {f'{split}_dataloader.dataset.sources.videos.num_frames': 4 for split in ('train', 'val', 'test')}
     for part in ('val_evaluator', 'test_evaluator'):
         options[f'{part}.topk'] = (1, 2)

@@ -1,4 +1,4 @@
-"""What is registered is tested by being registered: mask generators, backbones, sources of data, readers of videos.
+"""What is registered is tested by being registered: mask generators, backbones, layouts, sources and readers of data.
 
 No component is known by its name. An argument without default gets the value that `ARGUMENTS` has for its name; who
 registers a component with another argument adds it there. Those of `examples/` take part.
@@ -21,9 +21,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmengine.registry import DefaultScope
 from PIL import Image
+from tiny_models import PRETRAINING, model_config
 from tiny_run import write_data
 from torch import Tensor
 
+from omnimae.checkpoint import LAYOUTS, convert, export
 from omnimae.data.media import READERS, open_video
 from omnimae.data.media.frames import SAMPLINGS
 from omnimae.registry import DATASETS, MODELS
@@ -174,6 +176,43 @@ def test_backbones_keep_the_protocol(name):
         assert x.shape[2:] == grid
     layers = [backbone.layer_of(key) for key, _ in backbone.named_parameters()]
     assert {*range(depth + 1)} <= {*layers} <= {*range(depth + 2)}
+
+
+@pytest.fixture(scope='module')
+def models() -> list[dict[str, Tensor]]:
+    """Random weights of small models of all methods, and of classifiers with their backbones."""
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        configs = [model_config(method) for method in PRETRAINING if method != 'multimae_video']
+        configs += [
+            {**cfg, 'head': {**cfg['head'], 'cls_token': False}} for cfg in configs if 'cls_token' in cfg['head']
+        ]
+        backbones = [cfg['backbone'] for cfg in configs if 'tokenizers' not in cfg['backbone']]
+        configs += [dict(type='Classifier', backbone=backbone, num_classes=3) for backbone in backbones[:-1]]
+        return [MODELS.build(cfg).state_dict() for cfg in configs]
+
+
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_weights_come_back_from_each_layout(name, models):
+    """Its name is found. Fixed positions are in no file, and biases of keys, which have no effect, not in every one."""
+    fits = 0
+    for state in models:
+        positions = {key: x for key, x in state.items() if key.endswith('pos_embed')}
+        torch.manual_seed(0)
+        state = {key: x if key in positions else torch.randn_like(x) for key, x in state.items()}
+        try:
+            theirs = export(state, name, positions=positions)
+        except ValueError:  # it is for other models
+            continue
+        fits += 1
+        again = convert(theirs)
+        assert state.keys() - positions.keys() <= again.keys() <= state.keys()
+        for key, x in again.items():
+            if key.endswith('qkv.bias'):
+                parts = zip(x.chunk(3), state[key].chunk(3), strict=True)
+                assert [torch.equal(*part) for part in parts][::2] == [True, True]
+            else:
+                assert torch.equal(x, state[key]), key
+    assert fits, f'{name} holds no model of tests/tiny_models.py. Add one there.'
 
 
 @pytest.fixture(scope='module')

@@ -27,14 +27,14 @@ class Tiny(NamedTuple):
     Attributes:
         folder: its name below ``data`` by habit, which the configs expect.
         write: makes it in a folder.
-        num_classes: how many classes the tiny copy has.
-        modality: 'image' or 'video'.
+        classes: the lines of classes.txt.
+        lines: the first and the last line of the list of training, the first of validation.
     """
 
     folder: str
     write: Callable[[Path], None]
-    num_classes: int
-    modality: str
+    classes: list[str]
+    lines: tuple[str, str, str]
 
 
 def write_in1k(root: Path) -> None:
@@ -193,18 +193,99 @@ def write_ek100_test(root: Path) -> None:
 
 
 TINY = {
-    'in1k': Tiny('imagenet', write_in1k, 4, 'image'),
-    'inat18': Tiny('inat2018', write_inat18, 3, 'image'),
-    'p365': Tiny('places365', write_p365, 3, 'image'),
-    'k400': Tiny('kinetics400', write_kinetics, 3, 'video'),
-    'ssv2': Tiny('sthv2', write_ssv2, 3, 'video'),
-    'ek100': Tiny('epic100', write_ek100, 4, 'video'),
-    'k600': Tiny('kinetics600', write_kinetics, 3, 'video'),
-    'k700': Tiny('kinetics700', write_kinetics, 3, 'video'),
-    'k710': Tiny('kinetics710', write_k710, 3, 'video'),
-    'ucf101': Tiny('ucf101', write_ucf101, 3, 'video'),
-    'hmdb51': Tiny('hmdb51', write_hmdb51, 2, 'video'),
+    'in1k': Tiny(
+        'imagenet',
+        write_in1k,
+        ['n01440764', 'n01443537', 'n02123045', 'n03445777'],
+        (
+            'train/n01440764/n01440764_0.JPEG 0',
+            'train/n03445777/n03445777_7.JPEG 3',
+            'val/n01440764/ILSVRC2012_val_00000001.JPEG 0',
+        ),
+    ),
+    'inat18': Tiny(
+        'inat2018',
+        write_inat18,
+        ['species 0', 'species 1', 'species 2'],
+        (
+            f'train_val2018/Plantae/0/{0:032x}.jpg 0',
+            f'train_val2018/Insecta/1/{7:032x}.jpg 1',
+            f'train_val2018/Insecta/1/{100:032x}.jpg 1',
+        ),
+    ),
+    'p365': Tiny(
+        'places365',
+        write_p365,
+        ['airfield', 'apartment_building/outdoor', 'beach'],
+        (
+            'data_256/a/airfield/00000001.jpg 0',
+            'data_256/a/apartment_building/outdoor/00000008.jpg 1',
+            'val_256/Places365_val_00000001.jpg 0',
+        ),
+    ),
+    'k400': Tiny(
+        'kinetics400',
+        write_kinetics,
+        ['abseiling', 'air drumming', 'zumba'],
+        (
+            'videos_train/abseiling/-_train0_000000_000010.mp4 0',
+            'videos_train/air drumming/-_train7_000070_000080.mp4 1',
+            'videos_val/-_val0_000000_000010.mp4 0',
+        ),
+    ),
+    'ssv2': Tiny(
+        'sthv2',
+        write_ssv2,
+        ['Holding something', 'Moving something and something', 'Pushing something from left to right'],
+        (
+            '1.webm 0',
+            '8.webm 2',
+            '101.webm 0',
+        ),
+    ),
+    'ek100': Tiny(
+        'epic100',
+        write_ek100,
+        ['take spoon', 'put plate', 'wash tap', 'wash plate'],
+        (
+            'P01/videos/P01_01.MP4 0.000 3.500 0 id=P01_01_0',
+            'P01/videos/P01_01.MP4 15.750 16.250 1 id=P01_01_7',
+            'P02/videos/P02_01.MP4 0.000 3.500 0 id=P02_01_0',
+        ),
+    ),
+    'k710': Tiny(
+        'kinetics710',
+        write_k710,
+        ['zumba', 'abseiling', 'drumming in the air'],
+        (
+            'k700/-_train0_000010_000020.mp4 0',
+            'k400/-_train7.mp4 1',
+            'k700/-_val0_000010_000020.mp4 0',
+        ),
+    ),
+    'ucf101': Tiny(
+        'ucf101',
+        write_ucf101,
+        ['ApplyEyeMakeup', 'Archery', 'BoxingSpeedBag'],
+        (
+            'UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g00_c01.avi 0',
+            'UCF-101/Archery/v_Archery_g07_c01.avi 1',
+            'UCF-101/BoxingSpeedBag/v_BoxingSpeedBag_g08_c01.avi 2',
+        ),
+    ),
+    'hmdb51': Tiny(
+        'hmdb51',
+        write_hmdb51,
+        ['brush_hair', 'cartwheel'],
+        (
+            'videos/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi 0',
+            'videos/cartwheel/April_09_cartwheel_u_nm_np1_ba_goo_6.avi 1',
+            'videos/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_1.avi 0',
+        ),
+    ),
 }
+for _name in ('k600', 'k700'):
+    TINY[_name] = TINY['k400']._replace(folder=f'kinetics{_name[1:]}')
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

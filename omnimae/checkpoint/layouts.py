@@ -79,7 +79,7 @@ class Layout(NamedTuple):
         head: table of what else a classifier has.
         holds: the models that the layout has names for.
         fits: whether it can hold one of our state dicts, as far as the names do not say.
-        prefixes: prefix of the encoder's names in 'pretraining' and in a 'classifier'. In reading all are dropped.
+        prefixes: kind of model, see `Checkpoint` -> prefix of all names in ``encoder``. In reading all are dropped.
         leaves: their state dict -> the beginnings of names that have no place in ours.
         fixed_positions: whether positions are fixed sinusoids, which are in no file.
     """
@@ -297,6 +297,7 @@ LAYOUTS = {
             Line('heads.0.', 'head.'),
         ),
         holds="a whole OmniMAE, with one decoder for all modalities; others have the layout of their model's method",
+        fits=lambda ours: 'head.mask_token' not in ours or 'head.decoder_embed.bias' in ours,
     ),
     # github.com/MCG-NJU/VideoMAE and github.com/OpenGVLab/VideoMAEv2
     'videomae': Layout(

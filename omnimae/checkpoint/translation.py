@@ -364,7 +364,7 @@ def export(
     renamed, unplaced = _renamed(_with_pixels(weights, channels_first=True), layout.table(model.kind), back=True)
     if unplaced:
         raise ValueError(f'The layout {target!r} is that of {layout.holds}. It has no names for {listed(unplaced)}.')
-    encoder = {name for key in weights if key.startswith('backbone.') for name in _names_of(key, layout.encoder)}
+    encoder = {name for key in weights for name in _names_of(key, layout.encoder)}
     prefix, depth = layout.prefixes.get(model.kind, ''), str(model.depth('head.'))
     return {prefix * (name in encoder) + name.replace('#', depth): x for name, x in renamed.items()}
 
