@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.config import find_config as find_config  # users look for it here
 from omnimae.config import load_config
+from omnimae.consistency import metrics_of
 from omnimae.data.annotations import read_classes
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.transforms import resize
@@ -306,7 +307,7 @@ class ClassificationInferencer(Inferencer[Classification]):
         if self.classes is not None and len(self.classes) != num_classes:
             raise ValueError(f'classes has {len(self.classes)} names, and the model num_classes={num_classes}.')
         self.topk = min(topk, num_classes)
-        self.softmax = (self.cfg.get('test_evaluator') or {}).get('softmax', False)
+        self.softmax = any(metric.get('softmax') for metric in metrics_of(self.cfg, 'test'))
 
     def model_config(self) -> dict:
         """Give the config's model."""

@@ -11,6 +11,7 @@ import difflib
 import inspect
 import os
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -364,7 +365,9 @@ def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None =
     offer_configs()
     try:
         files = [path, *_inherited(path)]
-        with _plain_variables(files):
+        with _plain_variables(files), warnings.catch_warnings():
+            # MMEngine imports it for `_base_ = 'omnimae::...'`. Mended in MMEngine 0.11.0; until then setuptools<81.
+            warnings.filterwarnings('ignore', message='pkg_resources is deprecated', category=UserWarning)
             loaded = Config.fromfile(str(path))
     except SyntaxError as error:
         fault = error.__context__ if isinstance(error.__context__, SyntaxError) else error  # MMEngine has no line
@@ -572,7 +575,7 @@ def _check_variables(files: list[Path]) -> None:
                 if name not in {*TOP_LEVEL, *read, *inherited} | {'_base_'}:
                     raise ValueError(
                         f'{file}: {name} = {ast.unparse(node.value)[:80]}: neither the Runner nor this file reads '
-                        f'{name!r}{_hint(name, TOP_LEVEL)}'
+                        f'{name!r}. Use it, or remove it{_hint(name, TOP_LEVEL)}'
                     )
 
 

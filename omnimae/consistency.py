@@ -259,12 +259,16 @@ def _batch_sizes(cfg: Config) -> Iterator[Contradiction]:
             yield Contradiction(key, dict(sizes), other, [*sources], str(error))
 
 
+def metrics_of(cfg: Mapping[str, Any], phase: str) -> list[dict[str, Any]]:
+    """The configs of the metrics of 'val' or 'test': a config has none, one, or a list."""
+    metrics = cfg.get(f'{phase}_evaluator') or []
+    return [metrics] if isinstance(metrics, Mapping) else [*metrics]
+
+
 def _views(cfg: Config) -> Iterator[Contradiction]:
     """Several views of a test sample, and metrics of one."""
     for phase in ('val', 'test'):
-        evaluators = cfg.get(f'{phase}_evaluator') or []
-        evaluators = evaluators if isinstance(evaluators, list | tuple) else [evaluators]
-        kinds = [kind for kind in (evaluator.get('type') for evaluator in evaluators) if kind in ONE_VIEW]
+        kinds = [kind for kind in (metric.get('type') for metric in metrics_of(cfg, phase)) if kind in ONE_VIEW]
         for source in _sources({f'{phase}_dataloader': cfg.get(f'{phase}_dataloader')}) if kinds else ():
             views = {f'{source.key}.num_clips': source.cfg.get('num_clips', 1)}
             for index, transform in enumerate(source.cfg.get('transforms') or ()):
@@ -281,9 +285,9 @@ def _needs(cfg: Config) -> Iterator[Contradiction]:
     model, task = cfg.get('model') or {}, _get(cfg, 'model.task.type')
     parts = [(f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or ())]
     for phase in ('val', 'test') if getattr(_component(model, MODELS), '__module__', '').startswith('omnimae.') else ():
-        metrics = cfg.get(f'{phase}_evaluator') or []
-        items = [('', metrics)] if isinstance(metrics, Mapping) else [(f'.{i}', x) for i, x in enumerate(metrics)]
-        parts += [(f'{phase}_evaluator{place}', item) for place, item in items]
+        is_one = isinstance(cfg.get(f'{phase}_evaluator'), Mapping)
+        metrics = enumerate(metrics_of(cfg, phase))
+        parts += [(f'{phase}_evaluator' + ('' if is_one else f'.{i}'), metric) for i, metric in metrics]
     for path, part in parts:
         needed = NEEDED.get(part.get('type'))
         if needed and needed not in (task, *model):

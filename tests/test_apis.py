@@ -92,8 +92,9 @@ def test_scores_are_those_of_the_test_loop(data, config, checkpoint, tmp_path):
 
 def test_views_are_averaged_as_the_config_tests_them(data, config, checkpoint, tmp_path):
     """By their probabilities: what VideoMAE's and MAE-ST's releases do."""
-    softened = write_config(data / 'softmax.py', config.read_text(), data, "\ntest_evaluator['softmax'] = True\n")
-    runner = build_runner(softened, tmp_path, {'test_evaluator.out_file': str(tmp_path / 'scores.npz')})
+    several = '\ntest_evaluator = [dict(test_evaluator, softmax=True)]\n'
+    softened = write_config(data / 'softmax.py', config.read_text(), data, several)
+    runner = build_runner(softened, tmp_path, {'test_evaluator.0.out_file': str(tmp_path / 'scores.npz')})
     load_weights(runner.model, checkpoint)
     runner.test()
     expected = np.load(tmp_path / 'scores.npz')

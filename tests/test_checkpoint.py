@@ -238,6 +238,13 @@ def test_a_new_layout_is_one_table(monkeypatch):
         assert_equal_states(convert(theirs), state)
     with pytest.raises(ValueError, match=r'has patches of 2 frames, and this layout is for images alone'):
         export(tiny_classifier().state_dict(), 'example')
+    norm = layouts.Line('pooled_norm.', 'norm.')  # of a classifier, among the names of its encoder
+    options = dict(marks=('trunk.stem.kernel',), prefixes=dict(classifier='trunk.'), head=layout.head[1:])
+    monkeypatch.setitem(layouts.LAYOUTS, 'example', layout._replace(encoder=(*layout.encoder, norm), **options))
+    state = randomised(MODELS.build(dict(type='Classifier', num_classes=5, backbone=backbone))).state_dict()
+    theirs = export(state, 'example')
+    assert {'trunk.pooled_norm.weight', 'trunk.layers.0.norm1.bias', 'classes.bias'} < theirs.keys()
+    assert_equal_states(convert(theirs), state)
 
 
 def test_one_decoder_per_modality_has_no_released_layout():

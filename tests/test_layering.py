@@ -42,7 +42,7 @@ ALLOWED = {
     'own_data': FLOOR | {'checkpoint', 'commands', 'config', 'data', 'engine', 'planning', 'zoo'},
     'predictions': FLOOR | {'apis', 'checkpoint', 'engine', 'inputs'},
     'deployment': {'apis', 'engine', 'inputs'},
-    'apis': FLOOR | {'checkpoint', 'config', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
+    'apis': FLOOR | {'checkpoint', 'config', 'consistency', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry
 

@@ -21,6 +21,7 @@ from mmengine.dist import is_main_process
 from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.commands import add_run_arguments, load_run_config, new_parser
 from omnimae.config import infer_num_classes
+from omnimae.consistency import metrics_of
 from omnimae.engine import EvaluationRunner, HeadSizeHook, analyze, leave_distributed, setup_distributed
 from omnimae.evaluation import load_scores
 from omnimae.structures import to_json
@@ -41,18 +42,13 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def evaluators_of(cfg: Config) -> list[dict]:
-    """Metrics of the test."""
-    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-
-
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
     cfg.load_from, cfg.resume = None, False
     scores = None if args.out is None else args.out.with_suffix('.npz')
     if scores is None and args.analyze is not None:
         scores = args.analyze / 'scores.npz'
-    for evaluator in evaluators_of(cfg):
+    for evaluator in metrics_of(cfg, 'test'):
         if scores and evaluator['type'] == 'ClipAccuracy':
             evaluator['out_file'] = str(scores)
         elif args.out and evaluator['type'] in ('SegmentationScore', 'DepthScore'):
@@ -66,7 +62,7 @@ def main() -> None:
     if cfg.get('test_evaluator') is None:
         raise ValueError(f'{args.config} has no test. Add test_dataloader, test_cfg and test_evaluator.')
     apply_arguments(cfg, args)
-    metric = next((x for x in evaluators_of(cfg) if x['type'] == 'ClipAccuracy'), None)
+    metric = next((x for x in metrics_of(cfg, 'test') if x['type'] == 'ClipAccuracy'), None)
     if args.analyze is not None and metric is None:
         raise ValueError(f'{args.config} tests no classifier by ClipAccuracy. Leave out --analyze.')
     if args.out:

@@ -46,11 +46,10 @@ def setup_environment() -> None:
 
     Importing this package changes no other package. Call this as well if you build a Runner without a tool.
     """
-    # MMEngine imports pkg_resources for `_base_ = ['mmpretrain::...']`, and setuptools 80 warns about it on every
-    # start. Mended in MMEngine 0.11.0, which uses importlib.metadata; until then setuptools stays below 81.
-    warnings.filterwarnings('ignore', message='pkg_resources is deprecated', category=UserWarning)
     # MMEngine hands DDP broadcast_buffers=False, for which torch 2.15 has another name. Not mended in 0.11.0rc0.
     warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated', category=FutureWarning)
+    # Configs are for GPUs. Without one pin_memory=True does nothing, and PyTorch warns at every loader.
+    warnings.filterwarnings('ignore', message="'pin_memory' argument is set as true but no accelerator")
     apply_patches()
     follow_launcher()
     sys.excepthook = _exit_when_away
