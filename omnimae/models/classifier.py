@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first, pooled_views, unknown_mode, without_autocast
+from omnimae.structures import pooled_views, without_autocast
 
-from .backbone import build_backbone
-
-Clip = Tensor | Mapping[str, Tensor]
+from .backbone import ClipClassifier, build_backbone
 
 
 @MODELS.register_module()
-class Classifier(BaseModel):
+class Classifier(ClipClassifier):
     """Classify images or videos with a pretrained backbone (arXiv:2206.08356, section 4 and B.2).
 
     As in the release, tokens are averaged *before* the final norm. So the norm starts fresh: the pretrained one is of
@@ -66,51 +62,7 @@ class Classifier(BaseModel):
             nn.init.trunc_normal_(self.head.weight, std=head_init_std)
         nn.init.zeros_(self.head.bias)
 
-    def forward(
-        self,
-        clip: Tensor | None = None,
-        modality: str = 'video',
-        labels: Tensor | None = None,
-        mode: str = 'loss',
-        clips: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict'. The modality is not used.
-
-        The preprocessor gives a clip, or ``clips`` by modality. Every method takes either.
-        """
-        given: Clip = clips if clip is None else clip  # type: ignore[assignment]  # a batch has one of the two
-        if mode == 'loss':
-            if labels is None:
-                raise ValueError(
-                    'Classifier.loss needs labels, and this batch has none. Give the dataset an ann_file with labels, '
-                    'or a folder per class.'
-                )
-            return self.loss(given, labels)
-        if mode == 'predict':
-            logits = self.view_logits(given)
-            rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
-            return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
-        raise unknown_mode(mode)
-
-    def loss(self, clip: Clip, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), labels (B,) or targets (B, classes) -> {'loss': cross-entropy, 'top1': accuracy in percent}.
-
-        The class with the largest share is the label of a mixed target.
-        """
-        logits = self.logits(clip)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        answer = labels if labels.dim() == 1 else labels.argmax(1)
-        return {'loss': loss, 'top1': 100 * is_first(logits, answer).float().mean()}
-
-    def predict(self, clip: Clip) -> Tensor:
-        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
-        return self.view_logits(clip).mean(1)
-
-    def view_logits(self, clip: Clip) -> Tensor:
-        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, V, classes)."""
+    def view_logits(self, clip: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W), or these by modality -> (B, V, classes)."""
         pooled = pooled_views(self.backbone, self.data_preprocessor, clip)
         return without_autocast(self.head, self.dropout(self.norm(pooled)))
-
-    def logits(self, clip: Clip) -> Tensor:
-        """(B, 3, T, H, W), uint8 or normalised -> (B, classes)."""
-        return self.view_logits(clip)[:, 0]

@@ -16,9 +16,9 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _NormBase
 
 from omnimae.registry import MODELS
-from omnimae.structures import is_first, pooled_views, unknown_mode, without_autocast
+from omnimae.structures import pooled_views, without_autocast
 
-from .backbone import build_backbone
+from .backbone import ClipClassifier, build_backbone
 
 
 @MODELS.register_module()
@@ -118,7 +118,7 @@ def _sum_over_ranks(x: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class LinearProbe(FrozenBackbone):
+class LinearProbe(ClipClassifier, FrozenBackbone):
     """A frozen backbone, batch norm without affine and a linear layer: MAE's probe (arXiv:2111.06377, appendix A).
 
     MAE's reads the class token: ``backbone=dict(cls_token=True, pool='cls')``.
@@ -153,27 +153,6 @@ class LinearProbe(FrozenBackbone):
         nn.init.trunc_normal_(linear.weight, std=head_init_std)
         nn.init.zeros_(linear.bias)
 
-    def forward(
-        self,
-        clip: Any = None,
-        modality: str = 'video',
-        labels: Tensor | None = None,
-        mode: str = 'loss',
-        features: Any = None,
-    ) -> dict[str, Tensor] | list[dict]:
-        """What MMEngine calls: ``mode`` 'loss' or 'predict', of clips or of the features of `begin_step`.
-
-        The modality is not used.
-        """
-        if mode == 'loss':
-            labels = self._required(labels)
-            return self.loss(clip, labels) if features is None else self._loss_of_features(features, labels)
-        if mode == 'predict':
-            logits = self.view_logits(clip)
-            rows = zip(logits.mean(1), logits.softmax(-1).mean(1), strict=True)
-            return [dict(scores=scores, probabilities=probabilities) for scores, probabilities in rows]
-        raise unknown_mode(mode)
-
     def begin_step(self, batches: Sequence[dict], sizes: Sequence[int], num_samples: int) -> None:
         """Replace the clips by their features, normalised over the whole step: one update of the averages for each."""
         features = [self.features(self.data_preprocessor(batch, training=True)['clip']) for batch in batches]
@@ -183,25 +162,9 @@ class LinearProbe(FrozenBackbone):
             batch['features'] = x if size else raw  # raw ones do not count
             del batch['clips']
 
-    def loss(self, clip: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """(B, 3, T, H, W), (B,) -> {'loss': cross-entropy, 'top1': accuracy in percent}."""
-        return self._loss(self.view_logits(clip).squeeze(1), labels)
-
-    def _required(self, labels: Tensor | None) -> Tensor:
-        if labels is None:
-            name = type(self).__name__
-            raise ValueError(f'{name}.loss needs labels, and this batch has none. Give the dataset labels.')
-        return labels
-
-    def _loss_of_features(self, features: Any, labels: Tensor) -> dict[str, Tensor]:
-        return self._loss(without_autocast(self.head[-1], features), labels)
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {'loss': F.cross_entropy(logits, labels), 'top1': 100 * is_first(logits, labels).float().mean()}
-
-    def predict(self, clip: Tensor) -> Tensor:
-        """(B, 3, T, H, W) or, with V views, (B, V, 3, T, H, W) -> (B, classes): logits averaged over views."""
-        return self.view_logits(clip).mean(1)
+    def loss_of_features(self, features: Any, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of normalised features (B, D)."""
+        return self.loss_of_logits(without_autocast(self.head[-1], features), labels)
 
     def view_logits(self, clip: Tensor) -> Tensor:
         """(B, 3, T, H, W) or (B, V, 3, T, H, W) -> (B, V, classes)."""
@@ -286,7 +249,7 @@ class AttentiveProbe(LinearProbe):
         """
         given = [self.data_preprocessor(batch, training=True) for batch in batches]
         tokens = [self.features(one['clip']) for one in given]
-        labels = torch.cat([self._required(one.get('labels'))[:size] for one, size in zip(given, sizes, strict=True)])
+        labels = torch.cat([self.required(one.get('labels'))[:size] for one, size in zip(given, sizes, strict=True)])
         raw = [without_autocast(self.head[0], x) for x in tokens]
         pooled = torch.cat([x[:size] for x, size in zip(raw, sizes, strict=True)]).requires_grad_()
         with torch.enable_grad():
@@ -298,9 +261,10 @@ class AttentiveProbe(LinearProbe):
             batch['features'] = (x, y, slope / size) if size else (x, uncounted, torch.zeros_like(uncounted))
             del batch['clips']
 
-    def _loss_of_features(self, features: Any, labels: Tensor) -> dict[str, Tensor]:
+    def loss_of_features(self, features: Any, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of tokens, their normalised pooled features and its gradient, see `begin_step`."""
         tokens, normalised, gradient = features
         pooled = without_autocast(self.head[0], tokens)
         passed = ((pooled - pooled.detach()) * gradient).sum()  # 0, with this gradient
-        losses = super()._loss_of_features(normalised, labels)
+        losses = super().loss_of_features(normalised, labels)
         return {**losses, 'loss': losses['loss'] + passed}
