@@ -38,7 +38,7 @@ from omnimae.data.transforms import resize
 from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
 from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, default_source, list_inputs, sampling_of
 from omnimae.registry import DATASETS, MODELS
-from omnimae.structures import require, with_views
+from omnimae.structures import require
 from omnimae.visualization.reconstructions import Reconstruction, reconstruct_sample
 from omnimae.visualization.saliency import saliency
 from omnimae.zoo import ZOO
@@ -254,7 +254,7 @@ class Inferencer(Generic[ResultT]):
             return dict(zip(clips, self.compute(batch, [items[index] for index in clips]), strict=True))
 
     def compute(self, clip: Tensor, items: Sequence[Item]) -> Sequence[ResultT]:
-        """(B, C, T, H, W) or (B, V, C, T, H, W), uint8, of inputs of one modality -> their results."""
+        """(B, V, C, T, H, W) uint8, with V views, of inputs of one modality -> their results."""
         raise NotImplementedError
 
 
@@ -357,8 +357,7 @@ class Explainer(ClassificationInferencer):
 
     def compute(self, clip: Tensor, items: Sequence[Item]) -> list[Classification]:
         """Rank the classes of one view, and find the effect of each token on the first."""
-        views = with_views(clip)
-        view = views[:, views.shape[1] // 2]
+        view = clip[:, clip.shape[1] // 2]
         logits, effects = saliency(self.model, view)
         ranked = map(self._ranked, items, logits.float().cpu().numpy())
         frames = view.movedim(1, -1).cpu().numpy()
@@ -513,7 +512,7 @@ class MapPredictor(Inferencer[PredictedMap]):
 
     def compute(self, clip: Tensor, items: Sequence[Item]) -> list[PredictedMap]:
         """Give a map at the size of the images."""
-        images, sides = clip[:, :, 0].movedim(1, -1).cpu().numpy(), clip.shape[-2:]
+        images, sides = clip[:, 0, :, 0].movedim(1, -1).cpu().numpy(), clip.shape[-2:]
         scale = self.fit['size'] / (max(sides) if self.fit['type'] == 'ResizeLong' else min(sides))
         patches = zip(sides, self.model.backbone.patch_size[1:], strict=True)
         height, width = (max(round(side * scale / patch), 1) * patch for side, patch in patches)

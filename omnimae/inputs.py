@@ -171,15 +171,14 @@ class Pipeline:
         self.reader = ImageFiles() if self.sampling is None else VideoFiles(self.sampling, decoder=decoder)
 
     def __call__(self, content: str | np.ndarray) -> Tensor:
-        """Prepare a path or an array (T, H, W, 3) -> uint8 (C, T, H, W), or (V, C, T, H, W) with several views.
+        """Prepare a path or an array (T, H, W, 3) -> uint8 (V, C, T, H, W) with V test views.
 
         Raises:
             BrokenFileError: the file cannot be read.
         """
         clips = self.reader.read(File(content), None) if isinstance(content, str) else [self._pick(content)]
         views = np.stack([self._transform(clip) for clip in clips])  # (clips, [crops,] T, H, W, 3)
-        views = views.reshape(-1, *views.shape[-4:])
-        return torch.from_numpy(views if len(views) > 1 else views[0]).movedim(-1, -4)
+        return torch.from_numpy(views.reshape(-1, *views.shape[-4:])).movedim(-1, -4)
 
     def _pick(self, frames: np.ndarray) -> np.ndarray:
         """Spread the frames of a clip over an array, which has no times."""

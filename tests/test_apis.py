@@ -155,7 +155,7 @@ def test_clips_are_taken_as_in_tests(data, more):
     assert torch.equal(pipeline(str(data / 'movies' / '1.mp4')), dataset[1]['clips']['rgb'][0])
     movie = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), np.uint8)
     picked = [1, 3, 5, 7] if more.get('sampling') == 'sparse' else [0, 2, 4, 7]
-    assert torch.equal(pipeline(movie), torch.from_numpy(movie[picked]).movedim(-1, 0))
+    assert torch.equal(pipeline(movie), torch.from_numpy(movie[None, picked]).movedim(-1, 1))
 
 
 def test_arrays_give_what_their_files_give(config, checkpoint, data):
@@ -192,7 +192,7 @@ def test_a_modality_without_test_data_is_cut_to_the_size_of_the_model(data, tmp_
     classify = infer(plain, checkpoint)
     assert classify([data / 'movies'])[0].scores.shape == (2,)
     clip = classify.pipelines['video'](np.zeros((9, 50, 70, 3), np.uint8))
-    assert clip.shape == (3, 4, 32, 32)
+    assert clip.shape == (1, 3, 4, 32, 32)
 
 
 def test_features_of_pretraining_and_classifier(config, checkpoint, data, tmp_path):
@@ -203,7 +203,7 @@ def test_features_of_pretraining_and_classifier(config, checkpoint, data, tmp_pa
     inputs = [data / 'pictures' / 'a' / '0.png', data / 'movies' / '0.mp4']
     extract = FeatureExtractor(pretrain, tmp_path / 'pretrained.pth', progress=False)
     for result in extract(inputs):
-        clip = extract.pipelines[result.modality](result.input)[None]
+        clip = extract.pipelines[result.modality](result.input)
         with torch.no_grad():
             tokens = autoencoder.backbone(autoencoder.data_preprocessor.normalize(clip))
         np.testing.assert_allclose(result.features, tokens.mean(1)[0].numpy(), rtol=0, atol=1e-6)
@@ -228,7 +228,7 @@ def test_reconstructions_of_files_and_arrays(data, tmp_path):
     assert [*of_picture.reconstructions] == ['0.png']
     assert (broken.reconstructions, broken.error) == ({}, 'not an image that Pillow reads')
     clip = reconstruct.pipelines['image'](str(picture))
-    np.testing.assert_array_equal(image.original, clip.movedim(0, -1).numpy())
+    np.testing.assert_array_equal(image.original, clip[0].movedim(0, -1).numpy())
     np.testing.assert_array_equal(image.original, same.original)
     assert video.original.shape == (4, 32, 32, 3)
     [again] = reconstruct(picture)

@@ -1152,7 +1152,7 @@ def test_transformers_prepares_a_photograph_as_our_tests(tmp_path, photograph, k
     folder, pipeline = exported_classifier(tmp_path, 'huggingface', kind)
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     theirs = processor([Image.fromarray(photograph)], return_tensors='pt')['pixel_values'][0, 0]
-    ours = normalized(pipeline(photograph[None])[None])[0, :, 0]
+    ours = normalized(pipeline(photograph[None]))[0, :, 0]
     assert theirs.shape == ours.shape == (3, 32, 32)
     assert (theirs - ours).abs().max() < 0.02  # a level of 255 is 0.017 after division by std
     config = transformers.AutoConfig.from_pretrained(folder)
@@ -1165,7 +1165,7 @@ def test_timm_prepares_a_photograph_as_our_tests(tmp_path, photograph):
     folder, pipeline = exported_classifier(tmp_path, 'timm', 'Image')
     model = timm.create_model(f'local-dir:{folder}', pretrained=True)
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    ours = normalized(pipeline(photograph[None])[None])[0, :, 0]
+    ours = normalized(pipeline(photograph[None]))[0, :, 0]
     assert (prepare(Image.fromarray(photograph)) - ours).abs().max() < 0.1  # Pillow rounds between its two passes
     assert model.pretrained_cfg['label_names'] == ['cat', 'dog', 'Löwe', 'ox', 'ant']
 

@@ -110,7 +110,7 @@ def _scan(root: str, extensions: Sequence[str], backend_args: dict | None) -> tu
     for path in storage.list_files(root, backend_args):
         (paths if path.lower().endswith(suffixes) else others).append(path)
     if not paths:
-        raise ValueError(
+        raise storage.NoFilesError(
             f'root={root!r} holds no file that ends in {", ".join(extensions)}; it holds {_count_endings(others)}. '
             'Correct root or extensions.'
         )

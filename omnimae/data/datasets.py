@@ -115,7 +115,7 @@ class FileDataset(Dataset):
         self.reader = FileReader() if reader is None else reader
         root, ann_file, classes, skip = map(_without_home, (root, ann_file, classes, skip))
         if not isinstance(root, str):
-            raise ValueError(f'root={root!r} is no path. Give the path of a folder.')
+            raise storage.NoFilesError(f'root={root!r} is no path. Give the path of a folder.')
         if not isinstance(ann_file, str | Rows | None):
             raise ValueError(f'ann_file={ann_file!r} is no path. Give the path of a file.')
         self.root = root
@@ -306,7 +306,7 @@ class FileDataset(Dataset):
         if len(missing) == len(paths):
             is_below = self.root and missing[0].startswith(os.path.join(self.root, ''))
             if is_below and storage.is_local(self.root, self.backend_args) and not os.path.isdir(self.root):
-                raise ValueError(f'root={self.root!r} is not a folder. {storage.REMEDY}')
+                raise storage.NoFilesError(f'root={self.root!r} is not a folder. {storage.REMEDY}')
             raise ValueError(
                 f'None of the {len(paths)} files looked for exist, the first is {missing[0]!r}. The paths in '
                 f'ann_file={ann_file!r} are relative to root={self.root!r}; correct one of the two.'
@@ -521,7 +521,8 @@ def _build_source(name: str, cfg: dict, sources: Mapping[str, dict]) -> Source:
     try:
         source = DATASETS.build(cfg)
     except ValueError as error:
-        raise ValueError(f'Source {name!r}: {error}{_remedy_without(cfg, sources, str(error))}') from error
+        remedy = _remedy_without(cfg, sources) if isinstance(error, storage.NoFilesError) else ''
+        raise ValueError(f'Source {name!r}: {error}{remedy}') from error
     classes = getattr(source, 'classes', None)
     print_log(
         f'Source {name!r}: {len(source)} {source.modality}s' + (f' of {len(classes)} classes' if classes else ''),
@@ -530,12 +531,12 @@ def _build_source(name: str, cfg: dict, sources: Mapping[str, dict]) -> Source:
     return source
 
 
-def _remedy_without(cfg: dict, sources: Mapping[str, dict], reason: str) -> str:
-    """What trains on the other modality alone, if a source has no files."""
+def _remedy_without(cfg: dict, sources: Mapping[str, dict]) -> str:
+    """Configs that train on the other modality alone, for a source without files."""
     modality, *others = dict.fromkeys(
         getattr(DATASETS.get(x['type']), 'modality', '') for x in (cfg, *sources.values())
     )
-    if not reason.startswith('root=') or not modality or others not in (['image'], ['video']):
+    if not modality or others not in (['image'], ['video']):
         return ''
     names = ' or '.join(f'custom/{task}_{others[0]}s' for task in ('pretrain', 'finetune'))
     return f' If you have no {modality}s, take a config of {others[0]}s alone, such as {names}.'

@@ -30,8 +30,8 @@ class SegmentationScore(BaseMetric):
 
     default_prefix = 'segmentation'
 
-    def __init__(self, *, out_dir: str | None = None, collect_device: str = 'cpu'):
-        super().__init__(collect_device)
+    def __init__(self, *, out_dir: str | None = None):
+        super().__init__()
         self.out_dir = out_dir
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -79,8 +79,8 @@ class DepthScore(BaseMetric):
     default_prefix = 'depth'
     floor = 1e-6  # of depth in a ratio, as in the release
 
-    def __init__(self, *, out_dir: str | None = None, collect_device: str = 'cpu'):
-        super().__init__(collect_device)
+    def __init__(self, *, out_dir: str | None = None):
+        super().__init__()
         self.out_dir = out_dir
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:

@@ -95,9 +95,8 @@ class ClipAccuracy(BaseMetric):
         softmax: bool = False,
         actions: str | None = None,
         out_file: str | None = None,
-        collect_device: str = 'cpu',
     ):
-        super().__init__(collect_device)
+        super().__init__()
         self.topk = None if topk is None else tuple(topk)
         self.softmax = softmax
         self.actions = None if actions is None else load_actions(actions)

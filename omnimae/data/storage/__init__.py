@@ -26,6 +26,7 @@ from omnimae.data.storage.shards import ShardsBackend, root_of
 __all__ = [
     'READ_AHEAD',
     'REMEDY',
+    'NoFilesError',
     'ROOTS',
     'LocalFile',
     'Span',
@@ -197,18 +198,23 @@ def _scheme(address: str) -> str:
     return address.partition('://')[0] if '://' in address else ''
 
 
+class NoFilesError(ValueError):
+    """A folder that does not exist, or holds no file of the wanted endings."""
+
+
 def list_files(root: str, backend_args: dict[str, Any] | None = None) -> list[str]:
     """Paths of all files below ``root``, relative to it, without names that begin with a dot.
 
     Raises:
-        ValueError: the storage cannot list, the folder does not exist, or a link leads to a folder that it is in.
+        ValueError: the storage cannot list, or a link leads to a folder that it is in.
+        NoFilesError: the folder does not exist.
         StorageAwayError: as in `read`.
     """
     backend = _backend(root, backend_args)
     if not hasattr(backend, 'list_dir_or_file'):
         raise ValueError(f'root={root!r} cannot be listed by {type(backend).__name__}. Give an ann_file.')
     if not insist(lambda: _is_folder(backend, root), root):
-        raise ValueError(f'root={root!r} is not a folder. {REMEDY}')
+        raise NoFilesError(f'root={root!r} is not a folder. {REMEDY}')
     if not isinstance(backend, LocalBackend):
         return insist(lambda: list(backend.list_dir_or_file(root, list_dir=False, recursive=True)), root)
     remember_root(root)
