@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from omnimae.structures import Backbone, Grid, Masks, require
+from omnimae.structures import Backbone, Grid, Masks, part_of, require
 
 FORMULA = """\
 MACs of one clip, forward (1 MAC = 2 FLOPs). N tokens, K of them visible, M predicted; norms, biases, GELU and softmax
@@ -34,6 +34,8 @@ are not counted. PyTorch counts them as the model runs; a ViT with an MAEHead co
                      L - M other tokens, which saves their proj, fc1, fc2 and rows of attention
   masked           = encoder(K) + decoder(K + M, K, M), what runs; M = N - K where every hidden token is predicted
   all tokens       = encoder(N) + decoder(N, N, N), the same network with nothing hidden and every patch predicted
+A CrossMAEHead has blocks of M queries, which are linear in M, and for each the keys and values of K tokens:
+  cross(K, M)      = depth * (K * kv + M * (q, proj, fc1, fc2) + 2 * M * K * width) + M * prediction
 A class token adds one to K in the encoder, to L and K in the decoder; to L alone there if the decoder has its own. The
 decoder's queries are the same for every clip: N rows of its embedding once per batch, which are not counted."""
 
@@ -153,11 +155,14 @@ def encoder_macs(backbone: Backbone, num_tokens: int, modality: str) -> int:
 def decoder_macs(model: Any, modality: str, num_visible: int, num_predicted: int) -> int:
     """Count the head of a masked autoencoder for ``num_visible`` visible tokens of the clip."""
     backbone, grid = model.backbone, _grid(model.backbone, modality)
+    head = model.head_of(modality)
+    layers = getattr(head, 'layers', None)
+    outer = () if layers is None else (len(layers),)
     shape = backbone.num_extra_tokens + num_visible, backbone.embed_dim
     return count_macs(
-        model.head_of(modality),
+        head,
         lambda head, size: head(
-            torch.zeros(size, *shape), Masks(_tokens(size, num_visible), _tokens(size, num_predicted)), grid
+            torch.zeros(*outer, size, *shape), Masks(_tokens(size, num_visible), _tokens(size, num_predicted)), grid
         ),
     )
 
@@ -169,7 +174,9 @@ def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predi
     """
     num_tokens = _grid(model.backbone, modality).num_tokens
     if num_predicted is None and num_visible == num_tokens:
-        decoder = decoder_macs(model, modality, 0, num_tokens)
+        # a CrossMAEHead reads encoded tokens and predicts others; for an MAEHead both are one sequence
+        is_cross = hasattr(model.head_of(modality), 'layers')
+        decoder = decoder_macs(model, modality, num_tokens if is_cross else 0, num_tokens)
         embed = getattr(model.head_of(modality), 'decoder_embed', None)  # a head from outside need have none
         if embed is not None:
             size = num_tokens, model.backbone.embed_dim
@@ -183,7 +190,8 @@ def masked_row(model: Any, modality: str, what: str, num_visible: int, num_predi
 def pretraining_rows(model: Any) -> list[Row]:
     """Count a masked autoencoder per modality, with nothing hidden, as it runs, and with the paper's rounding.
 
-    If the decoder has a mask of its own, a row with the encoder's mask alone comes before the row as it runs.
+    If the decoder has a mask of its own, or predicts a part (``decode_ratio``), a row with the encoder's mask alone
+    comes before the row as it runs.
     """
     rows = []
     for modality, generator in model.mask_generator.items():
@@ -191,14 +199,16 @@ def pretraining_rows(model: Any) -> list[Row]:
         num_tokens = grid.num_tokens
         num_visible = num_tokens - generator.num_hidden(grid)
         rows.append(masked_row(model, modality, 'all tokens', num_tokens))
+        ratio = getattr(model, 'decode_ratio', 1)
         num_predicted = None
-        if hasattr(generator, 'num_decoded'):
-            num_predicted = generator.num_decoded(grid)
+        if hasattr(generator, 'num_decoded') or ratio < 1:
+            num_predicted = part_of(getattr(generator, 'num_decoded', generator.num_hidden)(grid), ratio)
             rows.append(masked_row(model, modality, 'masked for the encoder alone', num_visible))
         rows.append(masked_row(model, modality, 'masked, as it runs', num_visible, num_predicted))
         if getattr(generator, 'round_down', None) == 'hidden':  # a generator from outside need not round
             visible = _visible_in_paper(num_tokens, generator.ratio)
-            rows.append(masked_row(model, modality, "masked, the paper's rounding", visible))
+            predicted = part_of(num_tokens - visible, ratio)
+            rows.append(masked_row(model, modality, "masked, the paper's rounding", visible, predicted))
     return rows
 
 

@@ -96,10 +96,23 @@ class Masks(NamedTuple):
         num_visible = hidden.shape[1] - int(counts[0])
         return cls(order[:, :num_visible], order[:, num_visible:])
 
+    def part(self, ratio: float) -> Masks:
+        """The same masks with a random share of the decoded tokens of each sample, `part_of` them."""
+        num_decoded = part_of(self.decode.shape[1], ratio)
+        order = torch.rand(self.decode.shape, device=self.decode.device).argsort(1)
+        choice = order[:, :num_decoded].sort(1).values
+        scored = None if self.scored is None else self.scored.gather(1, choice)
+        return Masks(self.visible, self.decode.gather(1, choice), scored)
+
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on another device."""
         scored = None if self.scored is None else self.scored.to(device)
         return Masks(self.visible.to(device), self.decode.to(device), scored)
+
+
+def part_of(number: int, ratio: float) -> int:
+    """How many tokens a share of them is: rounded, and at least one."""
+    return max(round(ratio * number), 1)
 
 
 class Backbone(Protocol):
@@ -109,6 +122,9 @@ class Backbone(Protocol):
     ``encode`` and all attributes but ``num_layers``. A classifier, k-NN and features need ``embed_dim`` and ``pooled``.
     An attentive probe needs ``embed_dim`` and ``tokens``. Layer decay needs ``num_layers`` and ``layer_of``. Heads for
     maps need ``embed_dim``, ``num_layers`` and ``feature_maps``.
+
+    A decoder that reads ``layers`` needs ``encode_layers(patches, grid, layers, tokens=None)``, which is optional. It
+    is ``encode`` without norm -> (len(layers), B, extra + K, D). Layer 0 is the input of the first one, L the last.
 
     A classifier has a norm of its own after the pooling. It sets ``final_norm=False`` where the constructor takes it.
     That leaves out the norm after the last layer, which is called ``norm``.
@@ -167,6 +183,7 @@ class Head(Protocol):
 
     Attributes:
         target: a PixelTarget, or an object with its methods. Only pictures need it.
+        layers: optional, the layers of the backbone that it reads. Then ``latent`` is of ``encode_layers``.
     """
 
     target: Any

@@ -15,7 +15,7 @@ from typing import Any
 
 SMALL_BACKBONE = dict(embed_dim=24, depth=4, num_heads=2)
 SMALL_HEADS = {
-    'MAEHead': dict(embed_dim=16, depth=1, num_heads=2),
+    **dict.fromkeys(('MAEHead', 'CrossMAEHead'), dict(embed_dim=16, depth=1, num_heads=2)),
     'CrossAttentionHead': dict(embed_dim=16, depth=1, num_heads=2),
     'ConvNeXtHead': dict(embed_dim=64, depth=1),
 }

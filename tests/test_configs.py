@@ -55,7 +55,7 @@ CROPS = ('RandomResizedCrop', 'MultiScaleCrop', 'ResizeShort', 'CenterCrop')
 # What `shrink` changes to run a recipe in a test: sizes and lengths, by the type that has them, and replicas to two.
 SMALL = {
     'SpatioTemporalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2, clip_size=(4, 112, 112)),
-    'MAEHead': dict(embed_dim=32, depth=1, num_heads=2),
+    **dict.fromkeys(('MAEHead', 'CrossMAEHead'), dict(embed_dim=32, depth=1, num_heads=2)),
     'MultiModalViT': dict(arch=None, embed_dim=32, depth=2, num_heads=2),
     'CrossAttentionHead': dict(embed_dim=32, depth=1, num_heads=2),
     'DirichletMasking': dict(num_visible=24),

@@ -54,6 +54,10 @@ def pretraining(cfg: Config) -> dict[str, str]:
     model = cfg.model
     heads = [model.head] if 'type' in model.head else [*model.head.values()]
     decoder = {f'{head.get("depth", 4)} x {head.get("embed_dim", 384)}, {head.num_heads} heads' for head in heads}
+    if 'decode_ratio' in model:
+        decoder = {f'{text}, {100 * model.decode_ratio:g} % of the hidden' for text in decoder}
+    if heads[0].type == 'CrossMAEHead':
+        decoder = {f'cross {text}' for text in decoder}
     sizes = {source.get('num_frames', 1) for source in cfg.train_dataloader.dataset.sources.values()}
     return {
         **shared(cfg),

@@ -183,6 +183,7 @@ def models() -> list[dict[str, Tensor]]:
     """Random weights of small models of all methods, and of classifiers with their backbones."""
     with DefaultScope.overwrite_default_scope('omnimae'):
         configs = [model_config(method) for method in PRETRAINING if method != 'multimae_video']
+        configs.append({**model_config('mae'), 'head': model_config('cross')['head']})
         configs += [
             {**cfg, 'head': {**cfg['head'], 'cls_token': False}} for cfg in configs if 'cls_token' in cfg['head']
         ]

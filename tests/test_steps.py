@@ -80,6 +80,11 @@ MODEL_CONFIGS = {
     'mae_st': autoencoder(TUBE, dict(type='PixelTarget', normalize='patch', frames='first')),
     'videomae': autoencoder(TUBE, dict(type='PixelTarget', eps_on='deviation')),
     'videomae_v2': autoencoder(DUAL, dict(type='PixelTarget', eps_on='deviation')),
+    'crossmae': dict(
+        autoencoder(TUBE, {}),
+        head=dict(HEAD, type='CrossMAEHead', layers=range(3), target=dict(type='PixelTarget')),
+        decode_ratio=0.5,
+    ),
     'multimae': dict(
         type='MultiMAE',
         backbone=MULTIMODAL,
@@ -103,7 +108,8 @@ MODEL_CONFIGS = {
 }
 MODEL_CONFIGS['multimae_uncertain'] = dict(MODEL_CONFIGS['multimae'], uncertainty=True)
 PROBES = ('probe', 'attentive')
-RANKED = ('omnimae', 'videomae_v2', 'multimae_uncertain', 'segmentation', 'depth_l1', 'depth_berhu', 'mixing', *PROBES)
+RANKED = ('omnimae', 'crossmae', 'videomae_v2', 'multimae_uncertain', 'segmentation', 'depth_l1', 'depth_berhu')
+RANKED += ('mixing', *PROBES)
 SINGLE = ('multimae', 'multimae_uncertain', *PROBES)  # what they compute in single precision anyway
 
 
@@ -136,7 +142,9 @@ def make_samples(name: str) -> Batch:
         if kind != 'MaskedAutoencoder':
             return batch | dict(labels=integers(5, GLOBAL_BATCH, dtype=torch.int64))
         torch.manual_seed(2)
-        masks = MODELS.build(MODEL_CONFIGS[name]['mask_generator']['video'])(GLOBAL_BATCH, Grid(2, 4, 4), 'cpu')
+        cfg = MODEL_CONFIGS[name]
+        masks = MODELS.build(cfg['mask_generator']['video'])(GLOBAL_BATCH, Grid(2, 4, 4), 'cpu')
+        masks = masks.part(cfg.get('decode_ratio', 1))
         if masks.scored is not None:
             masks.scored[:3, 2:] = False
         return batch | dict(masks=masks)

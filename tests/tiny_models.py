@@ -14,7 +14,7 @@ from omnimae.registry import MODELS
 
 DEMO = Path(__file__).parents[1] / 'configs' / 'demo'
 
-PRETRAINING = ('pretrain', 'mae', 'mae_st', 'videomae_v2', 'multimae', 'multimae_video')
+PRETRAINING = ('pretrain', 'cross', 'mae', 'mae_st', 'videomae_v2', 'multimae', 'multimae_video')
 TRANSFER = ('finetune_videos', 'mae_finetune', 'linear_images', 'multimae_finetune', 'depth')
 
 # Mask generators of the package that hide a ratio.
@@ -26,9 +26,16 @@ GENERATORS = [
 
 
 def model_config(method: str, depth: int = 1) -> dict[str, Any]:
-    """The model of a demo config with an encoder of ``depth`` blocks; 'depth' is that of estimating it."""
-    cfg = load_config(DEMO / f'{"multimae_finetune" if method == "depth" else method}.py').model.to_dict()
+    """The model of a demo config with an encoder of ``depth`` blocks.
+
+    'depth' is that of estimating it, 'cross' that of OmniMAE with CrossMAE's decoder, on a part of the hidden tokens.
+    """
+    config = {'depth': 'multimae_finetune', 'cross': 'pretrain'}.get(method, method)
+    cfg = load_config(DEMO / f'{config}.py').model.to_dict()
     cfg['backbone'].update(depth=depth, embed_dim=32, num_heads=2)
+    if method == 'cross':
+        cfg['head'] = dict(type='CrossMAEHead', embed_dim=16, depth=2, num_heads=2, layers=[*range(depth + 1)])
+        cfg['decode_ratio'] = 0.5
     if method == 'depth':
         cfg['backbone']['depth'] = 4
         cfg['head'] = dict(type='DPTHead', layers=(0, 1, 2, 3), layer_dims=(8, 8, 8, 8), dim=8)

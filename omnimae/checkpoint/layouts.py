@@ -12,6 +12,8 @@ put together:
 - MAE (arXiv:2111.06377) and other image ViTs, in timm's names or in transformers' ('vit_mae': ViTMAE, and its ViT),
   become a model of one-frame patches. A decoder in the file becomes an MAEHead with ``qkv_bias=True, tokens='decoder',
   positions='sincos2d'``.
+- CrossMAE (arXiv:2401.14391) has MAE's encoder, without a norm after it, and a decoder that becomes a CrossMAEHead with
+  ``positions='sincos2d'``. The released ones read all layers, the embedded tokens too: ``layers=range(13)`` for ViT-B.
 - MAE-ST (arXiv:2205.09113) has learned positions, also of the class token, and separate queries, keys and values. In
   its repository ('mae_st') the decoder has a class token of its own. The released weights are SlowFast's ('slowfast'):
   that decoder goes on with the encoder's token and has a position for every token. The decoder becomes an MAEHead with
@@ -40,6 +42,7 @@ TOKENIZERS = 'backbone.tokenizers.'
 TOKEN_NORM = 'backbone.norm.weight'  # of single tokens
 POOLED_NORM = 'norm.weight'  # after pooling
 TASK_WEIGHTS = 'log_variances.'
+CROSS_DECODER = 'head.blocks.0.attn.kv.weight'  # of a CrossMAEHead
 
 
 class Form(NamedTuple):
@@ -78,7 +81,8 @@ class Layout(NamedTuple):
         decoder: table of what else a pretraining model has.
         head: table of what else a classifier has.
         holds: the models that the layout has names for.
-        fits: whether it can hold one of our state dicts, as far as the names do not say.
+        fits: whether it can hold one of our state dicts, as far as the names do not say. By default any but one with a
+            CrossMAEHead.
         prefixes: kind of model, see `Checkpoint` -> prefix of all names in ``encoder``. In reading all are dropped.
         leaves: their state dict -> the beginnings of names that have no place in ours.
         fixed_positions: whether positions are fixed sinusoids, which are in no file.
@@ -89,7 +93,7 @@ class Layout(NamedTuple):
     decoder: tuple[Line, ...] = ()
     head: tuple[Line, ...] = ()
     holds: str = ''
-    fits: Callable[[StateDict], bool] = lambda ours: True
+    fits: Callable[[StateDict], bool] = lambda ours: CROSS_DECODER not in ours
     prefixes: Mapping[str, str] = {}
     leaves: Callable[[Collection[str]], tuple[str, ...]] = lambda theirs: ()
     fixed_positions: bool = False
@@ -409,6 +413,24 @@ LAYOUTS = {
         fits=lambda ours: (
             _learns_positions(ours) and _has_decoder(ours, *(['head.cls_token'] if CLS_TOKEN in ours else []))
         ),
+    ),
+    # github.com/TonyLianLong/CrossMAE: pretraining; its encoders and classifiers have timm's names
+    'crossmae': Layout(
+        marks=('decoder_blocks.0.cross_attn.q.weight',),
+        encoder=(
+            *_image_vit('cls_token', 'pos_embed', 'patch_embed.proj.'),
+            Line('blocks.', 'backbone.blocks.'),
+            Line('norm.', 'backbone.norm.'),
+        ),
+        decoder=(
+            Line('decoder_pos_embed', 'head.pos_embed', ZERO_ROW),
+            Line('wfm.linear.weight', 'head.layer_weights'),
+            Line('dec_norms.', 'head.layer_norms.'),
+            Line('decoder_blocks.*.cross_attn.', 'head.blocks.*.attn.'),
+            *(line for line in _MAE_DECODER if line.ours != 'head.decoder_embed.'),
+        ),
+        holds='image ViTs with a class token, pretrained with one CrossMAEHead',
+        fits=lambda ours: {CLS_TOKEN, CROSS_DECODER} <= ours.keys(),
     ),
     # github.com/facebookresearch/mae and the image ViTs of timm
     'timm': Layout(

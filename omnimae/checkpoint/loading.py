@@ -336,13 +336,17 @@ def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str]) -> str:
         return 'Their positions are of another kind. Set backbone.positions and head.positions to that of the file.'
     if 'head.cls_token' in keys:
         return f'Set head.cls_token={"head.cls_token" in theirs} in the model, and head.positions as in the file.'
+    if any(key.endswith('attn.kv.weight') for key in keys):
+        kinds = 'CrossMAEHead', 'MAEHead'
+        ours_first = any(key.endswith('attn.kv.weight') for key in ours)
+        return f"The decoders are of two kinds. Set head.type='{kinds[ours_first]}' in the model."
     if all_match(r'.*(decoder_embed\.bias|mask_token|pos_embed)') and not all_match(r'.*pos_embed'):
         return "The mask token is at another width. See head.tokens: 'encoder' (OmniMAE) or 'decoder' (VideoMAE)."
     settings = {
         'backbone.final_norm': r'backbone\.norm\..*',
         'backbone.cls_token': r'backbone\.cls_token|.*\.pos_embed_cls',
         'backbone.qkv_bias': r'backbone\..*attn\.qkv\.bias',
-        'head.qkv_bias': r'head\..*attn\.qkv\.bias',
+        'head.qkv_bias': r'head\..*attn\.(qkv|q|kv)\.bias',
     }
     for setting, pattern in settings.items():
         if all_match(pattern):
@@ -360,7 +364,7 @@ def _describe(side: Checkpoint) -> str:
     width, _, *patch_size = kernels[0].shape
     text = f'embed_dim={width}, depth={side.depth()}, patch_size={tuple(patch_size)}'
     for prefix in side.decoders:
-        weight = side.tensors.get(f'{prefix}decoder_embed.weight')
+        weight = side.tensors.get(f'{prefix}norm.weight')
         if weight is not None:
             text += f', {prefix}embed_dim={len(weight)}, {prefix}depth={side.depth(prefix)}'
     return text

@@ -17,6 +17,7 @@ from .files import WRAPPERS, read_file, unwrap
 from .layouts import (
     CLS_POSITION,
     CLS_TOKEN,
+    CROSS_DECODER,
     GLOBAL_TOKENS,
     KERNEL,
     LAYOUTS,
@@ -158,6 +159,9 @@ def expected_keys(model: Checkpoint) -> set[str]:
     stems = [f'{TOKENIZERS}{name}.' for name in modalities] or ['backbone.']
     names = [f'{stem}patch_embed.' for stem in stems]  # a final dot: a weight and a bias
     names += [f'{prefix}{name}' for prefix in decoders for name in _DECODER]
+    is_cross = CROSS_DECODER in keys
+    if 'head.layer_weights' in keys:
+        names += ['head.layer_weights', *(f'head.layer_norms.{number}.' for number in range(model.depth('head.')))]
     if modalities:
         more = (*_CROSS_ATTENTION, *(f'modality_embed.{name}' for name in modalities))
         names += [GLOBAL_TOKENS, *(f'{prefix}{name}' for prefix in decoders for name in more)]
@@ -170,8 +174,10 @@ def expected_keys(model: Checkpoint) -> set[str]:
         names += [f'{table}_space', f'{table}_time'] if f'{table}_space' in keys else [table]
         names += [f'{table}_cls'] if CLS_TOKEN in keys else []
     for prefix in ('backbone.', *decoders):
-        qkv = 'attn.qkv.' if f'{prefix}blocks.0.attn.qkv.bias' in keys else 'attn.qkv.weight'
-        names += [f'{prefix}blocks.{number}.{name}' for number in range(model.depth(prefix)) for name in (*_BLOCK, qkv)]
+        projections = ['attn.q', 'attn.kv'] if is_cross and prefix == 'head.' else ['attn.qkv']
+        ending = '.' if f'{prefix}blocks.0.{projections[0]}.bias' in keys else '.weight'
+        parts = (*_BLOCK, *(f'{name}{ending}' for name in projections))
+        names += [f'{prefix}blocks.{number}.{name}' for number in range(model.depth(prefix)) for name in parts]
     optional = {f'{part}cls_token' for part in ('backbone.', *decoders)} | {f'{x}class_embed.weight' for x in stems}
     layers = {f'{name}{end}' for name in names if name.endswith('.') for end in ('weight', 'bias')}
     return layers | {name for name in names if not name.endswith('.')} | (optional & keys.keys())

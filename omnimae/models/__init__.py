@@ -3,6 +3,7 @@
 from .augment import MixupCutMix, RandomErasing
 from .classifier import Classifier
 from .cross_attention_head import CrossAttentionHead
+from .cross_mae_head import CrossMAEHead
 from .dense import DensePredictor, DepthTask, SegmentationTask
 from .dense_heads import ConvNeXtHead, DPTHead
 from .mae import MaskedAutoencoder
@@ -33,6 +34,7 @@ __all__ = [
     'ClipPreprocessor',
     'ConvNeXtHead',
     'CrossAttentionHead',
+    'CrossMAEHead',
     'DPTHead',
     'DensePredictor',
     'DepthPreprocessor',

@@ -18,29 +18,19 @@ from omnimae.structures import Grid, Size3, token_spans
 
 from .mae_head import PixelTarget
 from .multimodal_vit import place_table
-from .ops import Linear, attend
-from .vit import Block, LayerNorm, Mlp, resize_positions, run_blocks, xavier_attention, xavier_linear
+from .ops import Linear
+from .vit import (
+    Block,
+    CrossAttention,
+    LayerNorm,
+    Mlp,
+    resize_positions,
+    run_blocks,
+    xavier_attention,
+    xavier_linear,
+)
 
 ERRORS = ('mse', 'l1', 'cross_entropy')
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of queries to a context, with one fused projection for keys and values."""
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool):
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = Linear(dim, dim, bias=qkv_bias)
-        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
-
-    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
-        """(B, Q, d), (B, K, d) -> (B, Q, d)."""
-        q, k, v = (self._heads(x) for x in (self.q(queries), *self.kv(context).chunk(2, -1)))
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
 @MODELS.register_module()

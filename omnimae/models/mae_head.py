@@ -116,8 +116,47 @@ class PixelTarget(nn.Module):
         return mean, (variance + self.eps).sqrt(), centred
 
 
+class PixelHead(PositionedModule):
+    """What decoders of pixels share: target, last layers and loss. A subclass has ``forward``, see `Head`."""
+
+    def make_output(self, embed_dim: int, patch_size: Size3, grid: Grid, target: dict | None) -> None:
+        """Make the target, and the layers from the last block's output to the predicted pixels."""
+        self.target = MODELS.build(target or dict(type='PixelTarget'))
+        self.norm = LayerNorm(embed_dim)
+        pt, ph, pw = patch_size
+        self.frame_values = 3 * ph * pw  # of a patch
+        self.pred = Linear(embed_dim, self.target.frames_of(grid.t, pt).shape[1] * self.frame_values)
+
+    def loss(self, latent: Tensor, masks: Masks, grid: Grid, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, K, D), pixels (B, M, P) of the decoded patches in 0..1 -> {'loss': mean over the scored tokens}."""
+        errors = self.errors(self(latent, masks, grid), self.predicted_pixels(pixels, masks.decode, grid))
+        if masks.scored is None:
+            return {'loss': errors.mean()}
+        return {'loss': (errors * masks.scored).sum() / masks.scored.sum().clamp(min=1)}
+
+    def predicted_pixels(self, pixels: Tensor, decode: Tensor, grid: Grid) -> Tensor:
+        """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of those of their frames that are predicted."""
+        tubelet = pixels.shape[2] // self.frame_values
+        frames = self.target.frames_of(grid.t, tubelet, decode.device)
+        if frames.shape[1] == tubelet:
+            return pixels
+        choice = frames[decode // (grid.h * grid.w)]  # (B, M, F)
+        patches = pixels.unflatten(2, (tubelet, -1))
+        return patches.gather(2, choice[..., None].expand(-1, -1, -1, self.frame_values)).flatten(2)
+
+    def errors(self, prediction: Tensor, pixels: Tensor) -> Tensor:
+        """(B, M, P) predictions, (B, M, P) `predicted_pixels` -> (B, M): mean squared error of each token, in float32.
+
+        The pixels of an image are one frame, which every frame of the predicted tubelet has to match.
+        """
+        repeats = prediction.shape[-1] // pixels.shape[-1]
+        target = self.target(pixels.float(), repeats)
+        prediction = prediction.float().unflatten(-1, (repeats, -1))
+        return F.mse_loss(prediction, target.unsqueeze(-2).expand_as(prediction), reduction='none').mean((-2, -1))
+
+
 @MODELS.register_module()
-class MAEHead(PositionedModule):
+class MAEHead(PixelHead):
     """A shallow transformer that predicts the pixels of hidden patches from the encoded visible ones.
 
     Attention does not care about order, so the decoder runs on ``[visible | decode]`` and its last M outputs are the
@@ -178,7 +217,6 @@ class MAEHead(PositionedModule):
             raise ValueError(f"MAEHead: cls_token={cls_token} and tokens={tokens!r}. Choose tokens='decoder' with it.")
         self.tokens = tokens
         self.grad_checkpointing = grad_checkpointing
-        self.target = MODELS.build(target or dict(type='PixelTarget'))
         dim = in_dim if tokens == 'encoder' else embed_dim
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cls_token else None
@@ -187,10 +225,7 @@ class MAEHead(PositionedModule):
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias) for _ in range(depth)
         )
-        self.norm = LayerNorm(embed_dim)
-        pt, ph, pw = patch_size
-        self.frame_values = 3 * ph * pw  # of a patch
-        self.pred = Linear(embed_dim, self.target.frames_of(grid.t, pt).shape[1] * self.frame_values)
+        self.make_output(embed_dim, patch_size, grid, target)
         for part in (self.decoder_embed, self.blocks, self.pred) if xavier_embed else (self.blocks, self.pred):
             xavier_linear(part)
         if separate_qkv_init:
@@ -225,30 +260,3 @@ class MAEHead(PositionedModule):
         x = torch.cat([visible, queries[masks.decode]], dim=1)
         x = run_blocks(self.blocks, x, grad_checkpointing=self.grad_checkpointing, first=visible.shape[1])
         return self.pred(self.norm(x))
-
-    def loss(self, latent: Tensor, masks: Masks, grid: Grid, pixels: Tensor) -> dict[str, Tensor]:
-        """(B, K, D), pixels (B, M, P) of the decoded patches in 0..1 -> {'loss': mean over the scored tokens}."""
-        errors = self.errors(self(latent, masks, grid), self.predicted_pixels(pixels, masks.decode, grid))
-        if masks.scored is None:
-            return {'loss': errors.mean()}
-        return {'loss': (errors * masks.scored).sum() / masks.scored.sum().clamp(min=1)}
-
-    def predicted_pixels(self, pixels: Tensor, decode: Tensor, grid: Grid) -> Tensor:
-        """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of those of their frames that are predicted."""
-        tubelet = pixels.shape[2] // self.frame_values
-        frames = self.target.frames_of(grid.t, tubelet, decode.device)
-        if frames.shape[1] == tubelet:
-            return pixels
-        choice = frames[decode // (grid.h * grid.w)]  # (B, M, F)
-        patches = pixels.unflatten(2, (tubelet, -1))
-        return patches.gather(2, choice[..., None].expand(-1, -1, -1, self.frame_values)).flatten(2)
-
-    def errors(self, prediction: Tensor, pixels: Tensor) -> Tensor:
-        """(B, M, P) predictions, (B, M, P) `predicted_pixels` -> (B, M): mean squared error of each token, in float32.
-
-        The pixels of an image are one frame, which every frame of the predicted tubelet has to match.
-        """
-        repeats = prediction.shape[-1] // pixels.shape[-1]
-        target = self.target(pixels.float(), repeats)
-        prediction = prediction.float().unflatten(-1, (repeats, -1))
-        return F.mse_loss(prediction, target.unsqueeze(-2).expand_as(prediction), reduction='none').mean((-2, -1))

@@ -236,6 +236,28 @@ class Attention(nn.Module):
         return self.proj(attend(q[:, :, first:], k, v).transpose(1, 2).flatten(2))
 
 
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries to a context, with one fused projection for keys and values.
+
+    ``context_dim`` is the width of the context, by default that of the queries.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool, context_dim: int | None = None):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = Linear(dim, dim, bias=qkv_bias)
+        self.kv = Linear(context_dim or dim, 2 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
+
+    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
+        """(B, Q, d), (B, K, D) -> (B, Q, d)."""
+        q, k, v = (self._heads(x) for x in (self.q(queries), *self.kv(context).chunk(2, -1)))
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
 class Mlp(nn.Module):
     """Two linear layers with an exact GELU between them."""
 
@@ -433,6 +455,13 @@ class SpatioTemporalViT(PositionedModule):
         """
         x = run_blocks(self.blocks, self._embed(patches, grid, tokens), grad_checkpointing=self.grad_checkpointing)
         return self.norm(x)
+
+    def encode_layers(self, patches: Tensor, grid: Grid, layers: Sequence[int], tokens: Tensor | None = None) -> Tensor:
+        """As `encode`, without norm -> (len(layers), B, K, D): before the blocks (0), or after the given block."""
+        x = self._embed(patches, grid, tokens)
+        blocks = [layer - 1 for layer in layers if layer]
+        outputs = run_to_layers(self.blocks, x, blocks, grad_checkpointing=self.grad_checkpointing)
+        return torch.stack([x] * (0 in layers) + outputs)
 
     def feature_maps(
         self, clips: Mapping[str, Tensor], layers: Sequence[int], modalities: Sequence[str]
