@@ -10,6 +10,7 @@ import ast
 import difflib
 import os
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -60,7 +61,13 @@ def main() -> None:
         # as `python TOOL` does: spawned processes and pickled classes need this __main__
         sys.modules['__main__'] = module = ModuleType('__main__')
         module.__file__ = str(known[name])
-        exec(compile(known[name].read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))
+        try:
+            exec(compile(known[name].read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))
+        except ValueError as error:
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            if not Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent):
+                raise
+            sys.exit(f'omnimae {name}: {error}')  # the text says what to do; `python TOOL` shows where it was raised
 
 
 if __name__ == '__main__':

@@ -108,6 +108,15 @@ def test_a_command_is_its_tool_with_the_same_arguments(monkeypatch: pytest.Monke
         run(monkeypatch, 'prepare_datasets')
 
 
+def test_an_error_of_ours_is_one_line_and_a_bug_has_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(SystemExit, match="^omnimae get-flops: config='custom/pretrane' is no file"):
+        run(monkeypatch, 'get-flops', 'custom/pretrane')
+    (tmp_path / 'bug.py').write_text("int('x')")
+    monkeypatch.setattr(console, 'commands', lambda: {'bug': tmp_path / 'bug.py'})
+    with pytest.raises(ValueError, match='invalid literal'):
+        run(monkeypatch, 'bug')
+
+
 def test_a_shell_tool_runs_with_this_python(monkeypatch: pytest.MonkeyPatch):
     called: list = []
     monkeypatch.setattr(os, 'execvpe', lambda *args: called.append(args))
