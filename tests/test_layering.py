@@ -29,7 +29,9 @@ ALLOWED = {
     'planning': FLOOR | {'flops', 'models'},  # what its layers do on CPUs alone
     'fitting': set(),
     'consistency': FLOOR | {'fitting'},
-    'config': FLOOR | {'consistency', 'fitting'},
+    'checking': FLOOR | {'consistency', 'fitting'},
+    'options': set(),
+    'config': FLOOR | {'checking', 'fitting', 'options'},
     'utils': set(),
     'zoo': set(),
     'openmmlab': FLOOR | {'models', 'data'},
