@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from omnimae.config import load_config
 from omnimae.engine import LayerDecayConstructor
 from omnimae.flops import classifier_rows, pretraining_rows
-from omnimae.registry import MODELS
+from omnimae.registry import METRICS, MODELS
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / 'docs').glob('*.md')
@@ -205,3 +205,14 @@ def test_the_shortest_backbone_works():
     assert {group['lr'] for group in groups} == {0.5, 0.25, 0.125, 0.0625}
     assert len(pretraining_rows(model)) == 6
     assert len(classifier_rows(classifier)) == 2
+
+
+def test_the_metric_of_the_guide_works():
+    text = (ROOT / 'docs' / 'extending.md').read_text()
+    [block] = re.findall(r'```python\n(# my_metrics\.py\n.*?)```', text, re.DOTALL)
+    exec(compile(block, 'my_metrics.py', 'exec'), {})
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        metric = METRICS.build(dict(type='MeanMargin'))
+    for row in ([0.5, 0.2, 0.3], [0.1, 0.9, 0.0]):
+        metric.process({}, [dict(probabilities=torch.tensor(row))])
+    assert metric.evaluate(2) == {'margin/mean': pytest.approx(0.5)}

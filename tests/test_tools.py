@@ -153,6 +153,8 @@ def test_convert_checkpoint_refuses(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r'tiny\.safetensors: This state dict does not fit the layout .omnimae.'):
         convert([str(checkpoint), str(tmp_path / 'x.pth'), '--source', 'omnimae'])
     assert not (tmp_path / 'x.pth').exists()
+    with pytest.raises(ValueError, match=r"x\.onnx ends in '\.onnx'\. Give a name that ends in one of \.safetensors"):
+        convert([str(checkpoint), str(tmp_path / 'x.onnx')])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -182,6 +184,13 @@ def test_get_flops_of_a_classifier(tmp_path, capsys):
     tool('get_flops').main([str(config)])
     out = capsys.readouterr().out
     assert 'Classifier, 21.9 M parameters: width 384, 12 blocks' in out
+    assert [tool('get_flops')._giga(x) for x in (0, 1.234e6, 9.99e7, 1e8, 4.57e9)] == [
+        '0.00',
+        '0.0012',
+        '0.1',
+        '0.10',
+        '4.57',
+    ]
     assert re.search(r'image, one view +196 / 196 +4\.57 ', out)  # 4.6 is published for ViT-S/16 with its class token
 
 

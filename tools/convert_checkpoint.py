@@ -45,6 +45,7 @@ from omnimae.inputs import default_source
 from omnimae.registry import MODELS
 from omnimae.zoo import ZOO
 
+ENDINGS = ('.safetensors', '.pth', '.pt', '.torch')
 FOLDERS = ('timm', 'huggingface')  # what transformers calls VideoMAE, ViTMAE and ViT
 KEPT = ('weights', 'epoch', 'iter', 'best', 'classes')  # of a checkpoint's metadata
 
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if os.path.realpath(args.src) == os.path.realpath(args.dst):
         raise ValueError(f'DST={args.dst} is SRC, which would be overwritten while it is read. Name another file.')
+    ending = os.path.splitext(args.dst)[1]
+    if args.to not in FOLDERS and ending not in ENDINGS:
+        raise ValueError(f'DST={args.dst} ends in {ending!r}. Give a name that ends in one of {", ".join(ENDINGS)}.')
     checkpoint = Checkpoint.read(args.src, args.source)
     weights, left = checkpoint.translated()
     try:

@@ -36,13 +36,18 @@ def describe(model: nn.Module) -> str:
     )
 
 
+def _giga(number: float) -> str:
+    """Two decimals, or two digits of what is small."""
+    return f'{number / 1e9:{".2g" if 0 < number < 1e8 else ".2f"}}'
+
+
 def table(rows: Sequence[Row]) -> str:
     """One line per row. Reductions are relative to the row of the same modality without hidden tokens."""
     whole = {row.modality: row.total for row in rows if row.num_visible == row.num_tokens}
     lines = [f'{"GMACs of one clip":36}{"K / N":>13}{"encoder":>10}{"decoder":>10}{"total":>10}{"reduction":>11}']
     for row in rows:
         counts = f'{row.num_visible} / {row.num_tokens}'
-        gmacs = ''.join(f'{macs / 1e9:>10.2f}' for macs in (row.encoder, row.decoder, row.total))
+        gmacs = ''.join(f'{_giga(macs):>10}' for macs in (row.encoder, row.decoder, row.total))
         reduction = f'{whole[row.modality] / row.total:.2f}x' if row.num_visible < row.num_tokens else ''
         lines.append(f'{f"{row.modality}, {row.what}":36}{counts:>13}{gmacs}{reduction:>11}'.rstrip())
     return '\n'.join(lines)
@@ -59,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = cfg.test_dataloader.dataset.sources.images.transforms[-1]['size']
         parameters = sum(parameter.numel() for parameter in model.parameters())
         print(f'DensePredictor, {parameters / 1e6:.1f} M parameters')
-        print(f'GMACs of an image of {size}x{size}: {dense_macs(model, size) / 1e9:.2f}')
+        print(f'GMACs of an image of {size}x{size}: {_giga(dense_macs(model, size))}')
         return
     if cfg.model.type == 'MultiMAE':
         parameters = sum(parameter.numel() for parameter in model.parameters())
