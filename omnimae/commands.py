@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
-from omnimae.engine import claim_folder, setup_distributed, setup_environment
+from omnimae.engine import add_log_backends, claim_folder, setup_distributed, setup_environment
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -52,20 +51,8 @@ def train(cfg: Config, *, go_on: bool = False, overwrite: bool = False) -> None:
     setup_distributed(cfg)  # before data are read
     note = claim_folder(cfg, go_on=go_on, overwrite=overwrite)
     infer_num_classes(cfg)
-    _add_log_backends(cfg)
+    add_log_backends(cfg)
     runner = Runner.from_cfg(cfg)
     if note is not None:
         runner.logger.warning(note)  # now there is a log file
     runner.train()
-
-
-def _add_log_backends(cfg: Config) -> None:
-    """Add TensorBoard if it is installed, and W&B if it is installed and its environment is set."""
-    if cfg.get('visualizer') is None or cfg.visualizer.get('vis_backends') is None:
-        return
-    present = {backend['type'] for backend in cfg.visualizer.vis_backends}
-    wanted = {
-        'TensorboardVisBackend': find_spec('tensorboard'),
-        'WandbVisBackend': find_spec('wandb') and (os.environ.get('WANDB_API_KEY') or os.environ.get('WANDB_MODE')),
-    }
-    cfg.visualizer.vis_backends += [dict(type=name) for name, on in wanted.items() if on and name not in present]

@@ -20,6 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = ''
     # The models of tests are too small for threads; programs that tests start inherit that.
     os.environ['OMP_NUM_THREADS'] = '1'
+    os.environ['WANDB_MODE'] = 'disabled'  # whoever runs them may be logged in
     if config.getoption('dist', 'no') == 'no':
         _set_up()
 

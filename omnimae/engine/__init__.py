@@ -2,6 +2,7 @@
 
 from .analysis import analyze
 from .compat import setup_environment
+from .curves import WandbVisBackend, add_log_backends
 from .devices import choose_device
 from .distributed import leave_distributed, setup_distributed
 from .extraction import digest, digest_of_data, frozen_features, frozen_model, write_features
@@ -56,7 +57,9 @@ __all__ = [
     'TestLoop',
     'ThroughputHook',
     'ValLoop',
+    'WandbVisBackend',
     'WarmupCosineLR',
+    'add_log_backends',
     'analyze',
     'choose_device',
     'claim_folder',
