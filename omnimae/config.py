@@ -26,6 +26,7 @@ from omnimae.checking import PARTS, TOP_LEVEL, Checker, hint
 from omnimae.fitting import parameters_of
 from omnimae.options import OptionAction as OptionAction
 from omnimae.registry import DATASETS
+from omnimae.zoo import ZOO
 
 # In a checkout these are links to configs/.
 PACKAGED = Path(__file__).parent / '.mim' / 'configs'
@@ -59,6 +60,10 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
         raise ValueError(f'config={name!r} is no path. Give the path or the name of a config.')
     path, folders = Path(os.fspath(name).strip()).expanduser(), [Path('configs'), PACKAGED]
     if path.is_file():
+        if path.suffix in ('.pth', '.pt', '.torch', '.ckpt', '.bin', '.safetensors'):
+            raise ValueError(
+                f'config={os.fspath(name)!r} is a checkpoint. Give the config first, and then the checkpoint.'
+            )
         if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
             raise ValueError(f'config={os.fspath(name)!r} is no config. Give a file of Python.')
         return path
@@ -70,11 +75,16 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
         held = sorted(str(x).removeprefix(f'{PACKAGED}{os.sep}') for x in found.glob('*.py'))
         some = ', '.join(held[:3] or ['custom/pretrain'])
         raise ValueError(f'config={os.fspath(name)!r} is a folder. Give a config, such as {some}.')
+    if text in ZOO:
+        raise ValueError(
+            f'config={text!r} is the name of weights. Give their config, {ZOO[text].config!r}, and {text!r} as the '
+            'checkpoint.'
+        )
     names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
     near = difflib.get_close_matches(text, {*names, *others}, 1)
     known = ', '.join(others or ('custom/pretrain', 'omnimae/vit-b_in1k-ssv2'))
     remedy = f'Did you mean {near[0]!r}?' if near else f'Give the path of a config, or a name, such as {known}.'
-    raise ValueError(f'config={os.fspath(name)!r} is no file, and no name of a config. {remedy}')
+    raise ValueError(f'config={os.fspath(name)!r} is no file, no folder and no name of a config. {remedy}')
 
 
 def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:

@@ -61,7 +61,7 @@ def list_inputs(inputs: Input | Sequence[Input]) -> list[Item]:
         ValueError: a path that does not exist or is neither image nor video, a folder without any, a wrong array.
     """
     items: list[Item] = []
-    for number, content in enumerate(_several(inputs)):
+    for number, content in enumerate(several(inputs)):
         if isinstance(content, str | os.PathLike):
             items += _path_items(content)
         else:
@@ -70,7 +70,8 @@ def list_inputs(inputs: Input | Sequence[Input]) -> list[Item]:
     return items
 
 
-def _several(inputs: Any) -> Iterable[Any]:
+def several(inputs: Any) -> Iterable[Any]:
+    """One input or several -> several."""
     is_one = isinstance(inputs, str | bytes | os.PathLike | Pixels | Mapping) or not isinstance(inputs, Iterable)
     return [inputs] if is_one else inputs
 
@@ -80,7 +81,7 @@ def output_names(inputs: Input | Sequence[Input]) -> dict[str, str]:
 
     It is the path below the folder that holds all ``inputs``, without its ending. 'a/1.jpg' and 'a/1.png' keep theirs.
     """
-    paths = [*_several(inputs)]
+    paths = [*several(inputs)]
     files = {item.name: item.content for item in list_inputs(paths)}
     given = [Path(os.path.abspath(path)) for path in paths if isinstance(path, str | os.PathLike)]
     folder = os.path.commonpath([path if path.is_dir() else path.parent for path in given]) if given else ''

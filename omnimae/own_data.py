@@ -21,6 +21,7 @@ from omnimae.checkpoint import Checkpoint, replacing
 from omnimae.commands import train
 from omnimae.config import load_config
 from omnimae.data import storage
+from omnimae.data.annotations import count_endings
 from omnimae.data.media.extensions import modality_of
 from omnimae.engine import choose_device, find_run, setup_environment
 from omnimae.engine.compat import find_latest_checkpoint
@@ -83,7 +84,14 @@ def pretrain(
     folders = {name: Path(x).absolute() for name, x in (('images', images), ('videos', videos)) if x is not None}
     if not folders:
         raise ValueError('pretrain has no data. Give images=FOLDER, videos=FOLDER, or both.')
-    rows = {name: _count(folder, KINDS[name]) for name, folder in folders.items()}
+    lists: dict[str, Sequence[str]] = {}
+    for name, folder in folders.items():
+        lists |= _unlabelled(folder, name)
+    rows = {name: len(lists[f'train_{name}.txt']) for name in folders}
+    sources = {
+        mode: {name: dict(root=str(x), ann_file=_beside(f'{mode}_{name}.txt')) for name, x in folders.items()}
+        for mode in ('train', 'val')
+    }
     arch, chosen = _choose_arch(arch)
     samples = sum(count * REPLICAS[name] for name, count in rows.items())
     weights = None if arch == 'tiny' or sum(rows.values()) >= 100_000 else _released(f'vit{arch[0]}_pretrain')
@@ -96,8 +104,8 @@ def pretrain(
     rate = 1e-3 if arch == 'tiny' else (1e-4 if weights else 2e-4) * schedule.batch / 256
     changes: dict[str, Any] = dict(
         model=dict(SIZES[arch]),
-        train_dataloader=dict(dataset=dict(sources={name: dict(root=str(x)) for name, x in folders.items()})),
-        val_dataloader=dict(dataset=dict(sources={name: dict(root=str(x)) for name, x in folders.items()})),
+        train_dataloader=dict(dataset=dict(sources=sources['train'])),
+        val_dataloader=dict(dataset=dict(sources=sources['val'])),
         optim_wrapper=dict(optimizer=dict(lr=rate)),
         custom_hooks=[dict(type='ReconstructionHook', interval=schedule.interval)],
     )
@@ -106,7 +114,7 @@ def pretrain(
     base = 'pretrain' if len(folders) == 2 else f'pretrain_{next(iter(folders))}'
     print(f'{samples} crops an epoch of {_told(rows)}.')
     hint = f'Next: omnimae finetune DATA --checkpoint {out} --out RUN'
-    return _run(base, changes, {}, rows, schedule, [chosen, start], Path(out), hint)
+    return _run(base, changes, lists, rows, schedule, [chosen, start], Path(out), hint)
 
 
 def finetune(
@@ -191,11 +199,30 @@ class _Labelled(NamedTuple):
     note: str
 
 
-def _count(folder: Path, modality: str) -> int:
-    count = sum(modality_of(path) == modality for path in storage.list_files(str(folder)))
-    if not count:
-        raise ValueError(f'{modality}s={str(folder)!r} has no {modality}. Name the folder that has them.')
-    return count
+def _unlabelled(folder: Path, kind: str) -> dict[str, list[str]]:
+    """Lists of the files to train on and, of 20 files or more, of one in twenty to follow the loss on."""
+    files = storage.list_files(str(folder))
+    paths = [path for path in files if modality_of(path) == KINDS[kind]]
+    if not paths:
+        held = f'It holds {count_endings(files)}. ' if files else ''
+        raise ValueError(f'{kind}={str(folder)!r} has no {KINDS[kind]}. {held}Name the folder that has them.')
+    if others := [path for path in files if modality_of(path) is None]:
+        print(f'{folder}: passed over {len(others)} files: {count_endings(others)}.')
+    train, val = _split(paths, min(len(paths) // 20, 1000))
+    told = f'{len(val)} of {len(paths)} {kind} are held out' if val else f'No {kind} are held out, since there are few'
+    print(f'{told}. val_{kind}.txt lists the files of the validation loss.')
+    return {f'train_{kind}.txt': train, f'val_{kind}.txt': val or train}
+
+
+def _split(paths: Iterable[str], count: int) -> tuple[list[str], list[str]]:
+    """-> the other paths, and ``count`` that are held out. Their names alone decide."""
+    ordered = sorted(paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path))
+    return sorted(ordered[count:]), sorted(ordered[:count])
+
+
+def _beside(name: str) -> str:
+    """A file in the folder of the config."""
+    return f'{{{{ fileDirname }}}}/{name}'
 
 
 def _labelled(data: Path) -> _Labelled:
@@ -215,6 +242,8 @@ def _labelled(data: Path) -> _Labelled:
             found[kind] = {'train': (root, _classes_below(root, '', paths)), 'val': (root / 'val', {})}
     if not found:
         raise ValueError(f'{data} has no image and no video in class folders. Known are {LAYOUTS}.')
+    if others := [path for path in files if modality_of(path) is None]:
+        print(f'{data}: passed over {len(others)} files: {count_endings(others)}.')
     classes = tuple(sorted({name for parts in found.values() for name in parts['train'][1]}))
     if len(classes) < 2:
         raise ValueError(
@@ -251,20 +280,19 @@ def _as_sources(found: Mapping[str, Mapping[str, tuple]], classes: tuple[str, ..
         (root, files), (val_root, held_out) = parts['train'], parts['val']
         if held_out:
             for mode, folder in (('train', root), ('val', val_root)):
-                sources[mode][kind] = dict(root=str(folder), classes='{{ fileDirname }}/classes.txt')
+                sources[mode][kind] = dict(root=str(folder), classes=_beside('classes.txt'))
             rows[kind] = sum(map(len, files.values()))
             continue
         split: dict[str, list[str]] = dict(train=[], val=[])
         for name, paths in files.items():
             count = max(1, round(len(paths) / 5)) if len(paths) > 1 else 0
-            ordered = sorted(paths, key=lambda path: (zlib.crc32(os.fsencode(path)), path))
-            for mode, part in (('val', ordered[:count]), ('train', ordered[count:])):
-                split[mode] += [f'{path} {classes.index(name)}' for path in sorted(part)]
+            for mode, part in zip(split, _split(paths, count), strict=True):
+                split[mode] += [f'{path} {classes.index(name)}' for path in part]
         if not split['val']:
             raise ValueError(f'{root} has one file a class, so none can be held out. Add files, or a folder val.')
         for mode, lines in split.items():
             lists[f'{mode}_{kind}.txt'] = lines
-            own = dict(ann_file=f'{{{{ fileDirname }}}}/{mode}_{kind}.txt', classes='{{ fileDirname }}/classes.txt')
+            own = dict(ann_file=_beside(f'{mode}_{kind}.txt'), classes=_beside('classes.txt'))
             sources[mode][kind] = dict(root=str(root), **own)
         rows[kind] = len(split['train'])
         notes.append(

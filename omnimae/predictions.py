@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -14,7 +14,7 @@ from mmengine.config import Config
 from omnimae.apis import Classification, ClassificationInferencer
 from omnimae.checkpoint import replacing
 from omnimae.engine import find_run
-from omnimae.inputs import Input
+from omnimae.inputs import Input, several
 
 TEXT = 'utf-8', 'surrogateescape'  # file names may be no text
 
@@ -30,6 +30,9 @@ def predict(
     num_workers: int = 0,
 ) -> Path:
     """Write the classes of images and videos to a CSV or Parquet file, see `write_predictions`.
+
+    If all files are in folders named as the model's classes, such as 'photos/cat/1.jpg' of ``inputs='photos'``, the
+    accuracy of all, of each modality and of each class is printed.
 
     Args:
         inputs: paths, folders and arrays, see `list_inputs`.
@@ -53,8 +56,49 @@ def predict(
         config, found = find_run(model)
         checkpoint = checkpoint or found
     classify = ClassificationInferencer(config, checkpoint, topk=topk, device=device, num_workers=num_workers)
-    write_predictions(classify.stream(inputs), out, classify.topk)
+    folders = [str(Path(x).expanduser()) for x in several(inputs) if isinstance(x, str | os.PathLike)]
+    rows: list[Counted] = []
+
+    def counted() -> Iterator[Classification]:
+        for result in classify.stream(inputs):
+            if result.error is None:
+                rows.append(Counted(_folder_of(result.input, folders), result.modality, result.guesses[0].name))
+            yield result
+
+    write_predictions(counted(), out, classify.topk)
+    if rows and {row.label for row in rows} <= {*(classify.classes or ())}:
+        print(f'The folders are classes, so the accuracy is known:\n{accuracy_table(rows)}')
     return Path(out)
+
+
+class Counted(NamedTuple):
+    """A file in a folder per class: the name of the folder, 'image' or 'video', and the predicted class."""
+
+    label: str | None
+    modality: str
+    guess: str | None
+
+
+def _folder_of(name: str, folders: Iterable[str]) -> str | None:
+    """'cat' for 'photos/cat/1.jpg' and 'photos'."""
+    below = next((name.removeprefix(x).lstrip(os.sep) for x in folders if name.startswith(os.path.join(x, ''))), '')
+    return below.partition(os.sep)[0] if os.sep in below else None
+
+
+def accuracy_table(rows: Sequence[Counted]) -> str:
+    """Accuracy of all files, of each modality if there are several, and of each class, in lines."""
+    groups = {'all': [*rows]}
+    modalities = sorted({row.modality for row in rows})
+    for name in modalities if len(modalities) > 1 else ():
+        groups[f'{name}s'] = [row for row in rows if row.modality == name]
+    for label in sorted({str(row.label) for row in rows}):
+        groups[f'class {label}'] = [row for row in rows if row.label == label]
+    width = max(map(len, groups))
+    lines = [f'{"":{width}}  files  right  accuracy, %']
+    for name, group in groups.items():
+        right = sum(row.label == row.guess for row in group)
+        lines.append(f'{name:{width}}  {len(group):5}  {right:5}  {100 * right / len(group):11.1f}')
+    return '\n'.join(lines)
 
 
 def write_predictions(results: Iterable[Classification], out: str | os.PathLike, topk: int = 5) -> int:

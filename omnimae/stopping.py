@@ -70,6 +70,7 @@ def heard() -> list[signal.Signals]:
 
 def listen() -> None:
     """Handle signals from now on, even while the main thread waits in C for other ranks or for a GPU."""
+    say_start()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in heard():
@@ -77,6 +78,12 @@ def listen() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_leave_to_parent)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+
+
+def say_start() -> None:
+    """Print the first line of a tool, before its imports. Of several ranks the first prints."""
+    if not {os.environ.get('RANK', '0'), os.environ.get('SLURM_PROCID', '0')} - {'0', ''}:
+        print('omnimae: loading PyTorch and MMEngine, which takes some seconds.', file=sys.stderr, flush=True)
 
 
 def follow_launcher() -> None:

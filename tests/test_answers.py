@@ -17,6 +17,7 @@ from omnimae.checkpoint import save_file
 from omnimae.config import load_config
 from omnimae.engine import analyze
 from omnimae.evaluation import Scores, confusion_matrix, count, load_scores
+from omnimae.predictions import Counted, accuracy_table, predict
 from omnimae.registry import DATASETS, MODELS
 from omnimae.visualization.confusion import confused_pairs, confusion_picture
 from omnimae.visualization.saliency import overlay, saliency
@@ -218,3 +219,26 @@ def test_explain_draws_images_and_clips_with_their_names(data, tmp_path, capsys)
     sizes = [Image.open(tmp_path / 'out' / name).size for name in ('pictures/b/1.png', 'movies/0.png')]
     assert sizes[0][0] < sizes[1][0]
     assert capsys.readouterr().out.count('.png') == 2
+
+
+def test_accuracy_of_folders_that_are_classes(data, tmp_path, capsys):
+    config, weights = load_config(write_config(tmp_path / 'tiny.py', CLASSIFY, data)), tmp_path / 'weights.safetensors'
+    config.test_dataloader.dataset.sources.pictures.classes = ['a', 'b']
+    save_file(MODELS.build(config.model).state_dict(), weights, {})
+    predict(data / 'pictures', config, tmp_path / 'a.csv', checkpoint=weights)
+    guesses = [(row['input'].split('/')[-2], row['class']) for row in csv.DictReader((tmp_path / 'a.csv').open())]
+    right = sum(label == guess for label, guess in guesses)
+    table = capsys.readouterr().out.partition('The folders are classes')[2].splitlines()
+    assert table[1].split() == ['files', 'right', 'accuracy,', '%']
+    assert table[2].split() == ['all', '6', str(right), f'{100 * right / 6:.1f}']
+    assert [line.split()[:3] for line in table[3:]] == [['class', 'a', '3'], ['class', 'b', '3']]
+    predict(data / 'pictures' / 'a', config, tmp_path / 'a.csv', checkpoint=weights)  # its files are in no folder
+    assert 'accuracy' not in capsys.readouterr().out
+
+
+def test_table_of_accuracies():
+    rows = [Counted('a', 'image', 'a'), Counted('a', 'video', 'b'), Counted('b', 'video', 'b')]
+    lines = [line.split() for line in accuracy_table(rows).splitlines()[1:]]
+    assert lines[0] == ['all', '3', '2', '66.7']
+    assert lines[1:3] == [['images', '1', '1', '100.0'], ['videos', '2', '1', '50.0']]
+    assert lines[3:] == [['class', 'a', '2', '1', '50.0'], ['class', 'b', '1', '1', '100.0']]

@@ -15,7 +15,10 @@ from tiny_run import PRETRAIN, build_runner, write_config, write_data
 from torch import Tensor
 
 from omnimae.config import load_config
+from omnimae.data.annotations import Rows
+from omnimae.data.datasets import ImageDataset
 from omnimae.engine import leave_distributed, setup_distributed
+from omnimae.engine.hooks import _uses
 from omnimae.registry import HOOKS
 
 # Nothing is drawn within a step: masks follow raster order, nothing is dropped. Steps of 12 samples: of 20 pictures 12
@@ -158,3 +161,17 @@ def test_a_run_goes_on_with_other_sizes(config: Path, tmp_path: Path, whole: Run
     resumed.train()
     assert [*steps_of(resumed)] == [3, 4, 5, 6]
     assert_same(steps_of(resumed), resumed.model.state_dict(), whole)
+
+
+@pytest.mark.parametrize(
+    ('count', 'steps', 'expected'),
+    [
+        (8, 2, "each video of 'v' 4 times"),  # 2 steps are a pass
+        (8, 5, "each video of 'v' 10 times"),
+        (2, 1, "each video of 'v' 4 times (a step has 8 instead of 16 samples: there are few files)"),
+    ],
+)
+def test_the_log_says_how_often_files_are_used(count: int, steps: int, expected: str):
+    dataset = ImageDataset(root='.', ann_file=Rows([f'{i}.png' for i in range(count)], None, None), replicas=4)
+    dataset.modality = 'video'
+    assert _uses('v', dataset, steps, 16) == expected

@@ -245,6 +245,8 @@ OPEN = {
     ('plan.py', 'CONFIG'): 'configs/custom/finetune.py',
     ('', 'CHECKPOINT'): 'vitb_pretrain.torch',
 }
+# they choose a small model by themselves
+CHOOSE = {'pretrain.py': ('--epochs', '1'), 'finetune.py': ('--epochs', '1')}
 SEGMENTED = 'work_dirs/custom/segmentation/epoch_1_raw.safetensors'
 
 
@@ -254,21 +256,30 @@ def run_page(page: str, place: Path, wanted: str = '') -> None:
     for number, (language, block) in enumerate(FENCE.findall((ROOT / page).read_text())):
         block = as_here(block, place)
         settings = dict(cwd=place, output=place / 'said' / str(number))
-        if language == 'python' and not block.startswith('_base_'):
+        if 'omnimae.pretrain(' in block:
+            block = re.sub(r'(omnimae\.(?:pretrain|finetune)\(.*)\)', r'\1, epochs=1)', block)
+            command(exec, block, env=environment(**env), **settings)
+        elif language == 'python' and not block.startswith('_base_'):
             command(run_text, block, env=environment(**env), **settings)
         for line in lines_of(block) if language == 'bash' else ():
             for now, words in commands_in(line, env):
-                if not re.match(r'python tools/', ' '.join(words)) or not re.search(wanted, ' '.join(words)):
+                text = ' '.join(words)
+                if not re.match(r'python tools/|omnimae (pretrain|finetune|predict) ', text) or not re.search(
+                    wanted, text
+                ):
                     continue  # test_every_command_is_understood has them all
                 script, words = tool_of(now, words)
                 words = [OPEN.get((script.name, word), OPEN.get(('', word), word)) for word in words]
                 if 'configs/custom/segmentation.py' in words and script.name == 'predict_maps.py':
                     words[1] = SEGMENTED
-                command(run_tool, script, *words, env=environment(**now), **settings)
+                if script.name in CHOOSE or 'classifier' in words:
+                    command(script, *words, *CHOOSE.get(script.name, ()), env=environment(**now), **settings)
+                else:
+                    command(run_tool, script, *words, env=environment(**now), **settings)
 
 
 # The steps from labelled images to predictions; the others take a minute.
-SHORT = r'finetune_images|knn_images.py /|score\.py'
+SHORT = r'^omnimae|finetune_images|knn_images.py /|score\.py'
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ ALLOWED = {
     'consistency': FLOOR | {'fitting'},
     'checking': FLOOR | {'consistency', 'fitting'},
     'options': set(),
-    'config': FLOOR | {'checking', 'fitting', 'options'},
+    'config': FLOOR | {'checking', 'fitting', 'options', 'zoo'},
     'utils': set(),
     'zoo': set(),
     'openmmlab': FLOOR | {'models', 'data'},

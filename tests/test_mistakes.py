@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -21,6 +22,7 @@ from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, wr
 
 from omnimae.checkpoint import export, read_file
 from omnimae.config import OptionAction, find_config, load_config
+from omnimae.data.annotations import read_list
 from omnimae.data.datasets import ImageDataset, MixedDataset
 from omnimae.data.formats.annotation_files import read_csv, read_json
 from omnimae.data.storage import backend_args_of
@@ -269,7 +271,9 @@ def test_every_tool_that_takes_a_config_takes_options(monkeypatch: pytest.Monkey
     [
         ('folder', None, r"config='folder' is a folder\. Give a config, such as folder/held\.py\."),
         ('custom', None, r"config='custom' is a folder\. Give a config, such as custom/\w+\.py,"),
-        ('w.pth', b'\x80', r"config='w\.pth' is no config\. Give a file of Python\."),
+        ('w.pth', b'\x80', r"config='w\.pth' is a checkpoint\. Give the config first, and then the checkpoint\."),
+        ('w.txt', b'', r"config='w\.txt' is no config\. Give a file of Python\."),
+        ('vitb_in1k_ft', None, r"is the name of weights\. Give their config, 'omnimae/finetune/vit-b_in1k', and"),
         ('c.py', b'a = (\n', r"^c\.py, or a config that it inherits, is not Python\. Line 1: '\(' was never closed"),
         ('c.py', b'# caf\xe9\n', r'^c\.py, or a config that it inherits, is not UTF-8 .* Save it as UTF-8'),
         ('c.py', b"_base_ = 'gone.py'", r'^c\.py: _base_ names .*gone\.py, which does not exist'),
@@ -298,6 +302,11 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path):
     (tmp_path / 'epoch_2.pth').touch()
     with pytest.raises(ValueError, match=r'a folder is no checkpoint\. Give a file, such as epoch_2\.pth'):
         read_file(tmp_path)
+    (tmp_path / 'c.py').write_text('a = 1')
+    with pytest.raises(
+        ValueError, match=r'c\.py: a config is no checkpoint\. Give the config first, and then the checkpoint'
+    ):
+        read_file(tmp_path / 'c.py')
 
 
 @pytest.mark.parametrize('value', ['', '~/my photos/', '"~/my photos"', ' ~/my photos'])
@@ -332,6 +341,46 @@ def test_texts_of_every_encoding(tmp_path: Path, encoding: str, end: str):
     assert dataset.skipped_rows() == [1]
     assert [*read_csv(write('t.csv', 'id,key', '3,é'), ('id', 'key'))] == [(2, dict(id='3', key='é'))]
     assert read_json(write('t.json', '{"é": 1}')) == {'é': 1}
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'a,b.png,1\n"b, c.png",0',
+        'path,label\r\n"a,b.png",1\r\n"b, c.png",0\r\n',
+        '\ufeffpath;label\na,b.png;dog\nb, c.png;cat\n',
+        ',image,label,split\n0,"a,b.png",dog,train\n1,"b, c.png",cat,val',
+    ],
+)
+def test_lists_of_spreadsheets(tmp_path: Path, text: str):
+    (tmp_path / 'labels.csv').write_text(text, newline='')
+    rows = read_list(str(tmp_path / 'labels.csv'), ('.png',), classes=('cat', 'dog'))
+    assert [*rows.labels] == [1, 0]
+    assert [*rows.paths][1] == 'b, c.png'
+
+
+def test_a_csv_file_with_blanks_is_a_list_as_before(tmp_path: Path):
+    """As VideoMAE's train.csv."""
+    (tmp_path / 'train.csv').write_text('a, b/1.mp4 0\nc.mp4 1\n')
+    rows = read_list(str(tmp_path / 'train.csv'), ('.mp4',))
+    assert ([*rows.paths], [*rows.labels]) == (['a, b/1.mp4', 'c.mp4'], [0, 1])
+
+
+def test_a_list_in_another_encoding_says_so(tmp_path: Path):
+    (tmp_path / 'l.txt').write_bytes('é.png cat\n'.encode('latin-1'))
+    (tmp_path / 'm.txt').write_bytes('e.png chât\n'.encode('latin-1'))
+    for name in 'lm':
+        with pytest.raises(ValueError, match='is not in UTF-8: save it as UTF-8'):
+            ImageDataset(root=tmp_path, ann_file=tmp_path / f'{name}.txt', classes=['cat'])
+
+
+@pytest.mark.parametrize('key', [slice(0, 3), [0, 1], 'a.png'])
+def test_rows_of_a_dataset_are_numbers(data: Path, key: Any):
+    source = dict(type='ImageDataset', root=str(data / 'pictures'))
+    for dataset in (ImageDataset(root=data / 'pictures'), MixedDataset(sources=dict(a=source))):
+        with pytest.raises(TypeError, match=r'one sample a row.*Subset\(dataset, range\(3\)\)'):
+            dataset[key]
+        assert dataset[np.int64(0)]['clips']
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnimae.stopping import say_start
+
+if __name__ == '__main__':
+    say_start()  # the imports take seconds
+
 from mmengine.registry import init_default_scope
 
 from omnimae.apis import Explainer

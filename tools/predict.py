@@ -13,6 +13,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from omnimae.stopping import say_start
+
+if __name__ == '__main__':
+    say_start()  # the imports take seconds
+
 import omnimae
 from omnimae.commands import add_cfg_options
 from omnimae.config import load_config

@@ -18,6 +18,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from omnimae.stopping import say_start
+
+if __name__ == '__main__':
+    say_start()  # the imports take seconds
+
 from mmengine.config import Config
 
 from omnimae.apis import Reconstructor

@@ -54,6 +54,8 @@ def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
             could run code while it is read.
     """
     path = str(path)
+    if path.endswith('.py'):
+        raise ValueError(f'{path}: a config is no checkpoint. Give the config first, and then the checkpoint.')
     with local_file(path) as local:
         if os.path.isdir(local):
             held = sorted(x for x in os.listdir(local) if x.endswith(('.pth', '.pt', '.safetensors')))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import math
@@ -111,15 +112,16 @@ def _scan(root: str, extensions: Sequence[str], backend_args: dict | None) -> tu
         (paths if path.lower().endswith(suffixes) else others).append(path)
     if not paths:
         raise storage.NoFilesError(
-            f'root={root!r} holds no file that ends in {", ".join(extensions)}; it holds {_count_endings(others)}. '
+            f'root={root!r} holds no file that ends in {", ".join(extensions)}; it holds {count_endings(others)}. '
             'Correct root or extensions.'
         )
     if others:
-        print_log(f'{root}: passed over {len(others)} files: {_count_endings(others)}', 'current', logging.WARNING)
+        print_log(f'{root}: passed over {len(others)} files: {count_endings(others)}', 'current', logging.WARNING)
     return sorted(paths), others
 
 
-def _count_endings(paths: Sequence[str]) -> str:
+def count_endings(paths: Sequence[str]) -> str:
+    """How many files have each ending, in words."""
     counts = Counter(os.path.splitext(path)[1].lower() or 'no ending' for path in paths)
     endings = sorted(counts, key=lambda ending: (-counts[ending], ending))
     told = ', '.join(f'{ending} {counts[ending]}' for ending in endings[:10]) or 'nothing'
@@ -139,7 +141,7 @@ def _folders_in(root: str, files: Sequence[str], backend_args: dict | None) -> s
 def _check_none_is_empty(root: str, empty: set[str], others: Sequence[str]) -> None:
     if empty:
         name = min(empty)
-        held = _count_endings([path for path in others if path.startswith(f'{name}/')])
+        held = count_endings([path for path in others if path.startswith(f'{name}/')])
         raise ValueError(
             f'root={root!r}: the class folder {name!r}, the first of {len(empty)}, has no file of the wanted endings; '
             f'it holds {held}. Remove it, add the ending to extensions, or give classes or an ann_file.'
@@ -202,6 +204,8 @@ def read_list(
     whole one. ``id=NAME`` at the end of a line names the sample in results. The default is its path, or ``path
     start-stop`` for a span. ``select`` keeps only the lines that contain it.
 
+    A file that ends in ``.csv`` may also have commas or semicolons between them, quotes, and a header.
+
     The path ends at the last known extension, so paths and class names may contain spaces. A label is a class name if
     it is one of ``classes``, else a class index. Lists are not trusted: only with ``allow_outside`` may a path leave
     the folder that it is relative to.
@@ -209,18 +213,24 @@ def read_list(
     parser = _LineParser(extensions, classes or (), allow_outside)
 
     def make() -> Columns:
-        fast = _read_fast(_text_of(ann_file, backend_args), select, parser)
-        return fast or _read_by_line(ann_file, select, parser.parse, backend_args)
+        fast = _read_fast(_text_of(ann_file, backend_args, extensions), select, parser)
+        return fast or _read_by_line(ann_file, select, parser.parse, backend_args, extensions)
 
     about = dict(extensions=extensions, classes=classes, select=select, allow_outside=allow_outside)
     return Rows(classes=None if classes is None else tuple(classes), **_stored(ann_file, about, make, backend_args))
 
 
-def _read_by_line(ann_file: str, select: str | None, parse: Callable[[str], Row], backend_args: dict | None) -> Columns:
+def _read_by_line(
+    ann_file: str,
+    select: str | None,
+    parse: Callable[[str], Row],
+    backend_args: dict | None,
+    extensions: Sequence[str] = (),
+) -> Columns:
     """Columns of a list. An error names the line and its number."""
     rows: list[Row] = []
     numbers: dict[str, int] = {}  # id -> line
-    for number, line in _lines(ann_file, select, backend_args):
+    for number, line in _lines(ann_file, select, backend_args, extensions):
         try:
             row = parse(line)
             if rows and (row.label is None) != (rows[0].label is None):
@@ -360,10 +370,12 @@ def read_frame_list(
     )
 
 
-def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iterator[tuple[int, str]]:
+def _lines(
+    ann_file: str, select: str | None, backend_args: dict | None, extensions: Sequence[str] = ()
+) -> Iterator[tuple[int, str]]:
     """Number and text of each line that is not empty and contains ``select``."""
     found = False
-    for number, line in enumerate(decode(_text_of(ann_file, backend_args)).split('\n'), start=1):
+    for number, line in enumerate(decode(_text_of(ann_file, backend_args, extensions)).split('\n'), start=1):
         if line.strip(BLANK) and (select is None or select in line):
             found = True
             yield number, line.strip(BLANK)
@@ -372,13 +384,35 @@ def _lines(ann_file: str, select: str | None, backend_args: dict | None) -> Iter
         raise ValueError(f'ann_file={ann_file!r} has no lines{with_it}. Write one "path" or "path label" a line.')
 
 
-def _text_of(ann_file: str, backend_args: dict | None) -> bytes:
+def _text_of(ann_file: str, backend_args: dict | None, extensions: Sequence[str]) -> bytes:
     try:
-        return as_utf8(storage.read(ann_file, backend_args))
+        text = as_utf8(storage.read(ann_file, backend_args))
+        return _without_commas(text, extensions) if ann_file.lower().endswith('.csv') else text
     except IsADirectoryError:
         raise ValueError(f'ann_file={ann_file!r} is a folder. Give it as root, and no ann_file to scan it.') from None
     except FileNotFoundError:
         raise ValueError(f'ann_file={ann_file!r} does not exist. Correct it, or leave it out to scan root.') from None
+
+
+def _without_commas(text: bytes, extensions: Sequence[str]) -> bytes:
+    """A table of a spreadsheet with a path and a label in the cell after it -> a list. Other texts stay."""
+    start = decode(text[:PART])
+    found = re.search(rf'(?:{"|".join(map(re.escape, extensions))})"?([,;])', start, re.IGNORECASE)
+    if not extensions or found is None:
+        return text
+    lines = []
+    for number, cells in enumerate(csv.reader(decode(text).split('\n'), delimiter=found[1])):
+        cells = [cell.strip() for cell in cells]
+        place = next((k for k, cell in enumerate(cells) if cell.lower().endswith(tuple(extensions))), None)
+        is_header = place is None and number == 0
+        lines.append('' if is_header else ' '.join(cells if place is None else cells[place : place + 2]))
+    return encode('\n'.join(lines))
+
+
+def encoding_hint(text: str) -> str:
+    """A hint for messages about a line of a list that is not in UTF-8."""
+    is_other = any('\udc80' <= character <= '\udcff' for character in text)
+    return ' The list is not in UTF-8: save it as UTF-8.' if is_other else ''
 
 
 def is_outside(path: str) -> bool:
@@ -421,7 +455,8 @@ class _LineParser:
             number = None if label is None else self.index[label] if label in self.index else _int64(label)
         except ValueError:
             remedy = 'Correct it' if self.index else 'Give classes=[...] to use names'
-            raise ValueError(f'The label {label!r} is neither a class index nor one of classes. {remedy}.') from None
+            remedy += f'.{encoding_hint(str(label))}'
+            raise ValueError(f'The label {label!r} is neither a class index nor one of classes. {remedy}') from None
         if not self.allow_outside and is_outside(path):
             raise ValueError(OUTSIDE)
         return Row(path, number, span, name or (path if span is None else f'{path} {span[0]:g}-{span[1]:g}'))

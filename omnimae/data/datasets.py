@@ -10,6 +10,7 @@ import inspect
 import itertools
 import logging
 import mmap
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from omnimae.data import storage
-from omnimae.data.annotations import BLANK, Rows, read_classes, read_lines
+from omnimae.data.annotations import BLANK, Rows, encoding_hint, read_classes, read_lines
 from omnimae.data.lookahead import following_keys
 from omnimae.data.media.errors import BrokenFileError
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
@@ -170,7 +171,7 @@ class FileDataset(Dataset):
         Raises:
             BrokenFileError: the file cannot be read, in evaluation. Training takes another row, drawn from the address.
         """
-        return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(key)
+        return self._train_sample(key) if isinstance(key, Address) else self._evaluation_sample(as_row(key))
 
     def skipped_rows(self) -> list[int]:
         """The rows with a file that ``skip`` lists. Evaluation leaves them out."""
@@ -310,10 +311,27 @@ class FileDataset(Dataset):
             raise ValueError(
                 f'None of the {len(paths)} files looked for exist, the first is {missing[0]!r}. The paths in '
                 f'ann_file={ann_file!r} are relative to root={self.root!r}; correct one of the two.'
+                + encoding_hint(missing[0])
             )
         if missing:
             told = f'{ann_file}: {len(missing)} of {len(paths)} files looked for are missing, first {missing[0]!r}.'
+            told += encoding_hint(missing[0])
             print_log(told, 'current', logging.WARNING)
+
+
+def as_row(key: Any) -> int:
+    """A key of a dataset as the number of a row.
+
+    Raises:
+        TypeError: a slice, a list or a name.
+    """
+    try:
+        return operator.index(key)
+    except TypeError:
+        raise TypeError(
+            f'dataset[{key!r}]: a dataset has one sample a row. Give a number. For several rows take '
+            'torch.utils.data.Subset(dataset, range(3)).'
+        ) from None
 
 
 def _without_home(path: Any) -> Any:
@@ -491,7 +509,7 @@ class MixedDataset(Dataset):
         """The number of a source, and the key of its sample there."""
         if isinstance(key, Address):
             return key.source, key
-        row = range(len(self))[key]
+        row = range(len(self))[as_row(key)]
         number = int(np.searchsorted(self.starts, row, side='right')) - 1
         return number, int(row - self.starts[number])
 

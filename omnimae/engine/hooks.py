@@ -229,6 +229,8 @@ class ThroughputHook(Hook):
             f'Effective batch: {" = ".join([str(sampler.global_batch_size), *dict.fromkeys(cuts)])}; '
             f'{len(runner.train_dataloader)} optimizer steps per epoch, {runner.max_iters} in all.'
         )
+        uses = map(_uses, dataset.names, dataset.sources, sampler.steps, itertools.repeat(sampler.global_batch_size))
+        runner.logger.info(f'An epoch takes {", ".join(uses)}.')
         sizes: Counter[str] = Counter()
         for group in runner.optim_wrapper.param_groups:
             values = {'lr': group.get('initial_lr', group.get('lr')), 'weight decay': group.get('weight_decay')}
@@ -246,6 +248,13 @@ class ThroughputHook(Hook):
             runner.message_hub.update_scalar(f'train/{unit}_per_second', samples / seconds.current())
         if self._is_mixed and outputs is not None and 'top1' in outputs:
             runner.message_hub.update_scalar(f'train/top1_{modality}', outputs['top1'])
+
+
+def _uses(name: str, source: Any, steps: int, size: int) -> str:
+    """How often an epoch takes a file of a source, and how small its steps are if it has few."""
+    crops = len(source) * source.replicas
+    times = f'each {source.modality} of {name!r} {steps / math.ceil(crops / size) * source.replicas:.3g} times'
+    return times if crops >= size else f'{times} (a step has {crops} instead of {size} samples: there are few files)'
 
 
 @HOOKS.register_module()
