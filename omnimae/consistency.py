@@ -262,7 +262,7 @@ def _batch_sizes(cfg: Config) -> Iterator[Contradiction]:
 def metrics_of(cfg: Mapping[str, Any], phase: str) -> list[dict[str, Any]]:
     """The configs of the metrics of 'val' or 'test': a config has none, one, or a list."""
     metrics = cfg.get(f'{phase}_evaluator') or []
-    return [metrics] if isinstance(metrics, Mapping) else [*metrics]
+    return [metrics] if isinstance(metrics, dict) else [*metrics]
 
 
 def _views(cfg: Config) -> Iterator[Contradiction]:

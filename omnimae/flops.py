@@ -30,14 +30,14 @@ MACs of one clip, forward (1 MAC = 2 FLOPs). N tokens, K of them visible, M pred
 are not counted. PyTorch counts them as the model runs; a ViT with an MAEHead comes to this:
   blocks(n)        = n * their linear weights (qkv, proj, fc1, fc2) + 2 * n^2 * width per block (attention)
   encoder(K)       = K * patch embedding + blocks(K); an image embeds one frame, with the kernel summed over time
-  decoder(L, K, M) = K * decoder embedding + blocks(L) + M * prediction; nobody reads the last block's output for the
+  decoder(L, K, M) = K * decoder embedding + blocks(L) + M * prediction; the last block computes no output for the
                      L - M other tokens, which saves their proj, fc1, fc2 and rows of attention
   masked           = encoder(K) + decoder(K + M, K, M), what runs; M = N - K where every hidden token is predicted
   all tokens       = encoder(N) + decoder(N, N, N), the same network with nothing hidden and every patch predicted
 A CrossMAEHead has blocks of M queries, which are linear in M, and for each the keys and values of K tokens:
   cross(K, M)      = depth * (K * kv + M * (q, proj, fc1, fc2) + 2 * M * K * width) + M * prediction
 A class token adds one to K in the encoder, to L and K in the decoder; to L alone there if the decoder has its own. The
-decoder's queries are the same for every clip: N rows of its embedding once per batch, which are not counted."""
+decoder's queries are the same for every clip. Their embedding, N rows once per batch, is not counted."""
 
 CLIPS = 8191  # of a counted batch. It is prime: it divides the FLOPs of an operation only if that runs for each clip.
 

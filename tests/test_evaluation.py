@@ -375,7 +375,7 @@ def test_subsets_that_are_not_there_are_left_out_and_named(tmp_path, monkeypatch
     assert logged == [logged[0]]
     assert 'lacks EPIC_100_tail_nouns.csv: the scores of unseen' in logged[0]
     (tmp_path / 'EPIC_100_tail_verbs.csv').write_text('verb_class\n1\n')
-    with pytest.raises(ValueError, match=r"EPIC_100_tail_verbs.csv: no column 'verb' of int. Fetch the file anew"):
+    with pytest.raises(ValueError, match=r"EPIC_100_tail_verbs.csv: no column 'verb' of int. Download the file again"):
         load_subsets(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ DEMO = Path(__file__).parents[1] / 'configs' / 'demo'
 PRETRAINING = ('pretrain', 'cross', 'mae', 'mae_st', 'videomae_v2', 'multimae', 'multimae_video')
 TRANSFER = ('finetune_videos', 'mae_finetune', 'linear_images', 'multimae_finetune', 'depth')
 
-# Mask generators of the package that hide a ratio.
+# Mask generators of the package that hide any ratio.
 GENERATORS = [
     name
     for name, kind in MODELS.module_dict.items()
-    if isinstance(kind, type) and issubclass(kind, RandomMasking) and kind.__module__ == RandomMasking.__module__
+    if isinstance(kind, type)
+    and issubclass(kind, RandomMasking)
+    and kind.__module__ == RandomMasking.__module__
+    and 'round_down' in signature(kind).parameters
 ]
 
 

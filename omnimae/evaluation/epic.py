@@ -82,7 +82,7 @@ def load_subsets(folder: str | Path) -> Subsets:
         try:
             found[field] = np.array([kind(row[column]) for row in csv.DictReader(lines)])
         except (KeyError, ValueError, TypeError):
-            raise ValueError(f'{file}: no column {column!r} of {kind.__name__}. Fetch the file anew.') from None
+            raise ValueError(f'{file}: no column {column!r} of {kind.__name__}. Download the file again.') from None
     if missing:
         print_log(
             f'{folder} lacks {", ".join(missing)}: the scores of unseen participants or tail classes are left out. The '

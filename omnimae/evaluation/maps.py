@@ -35,7 +35,7 @@ class SegmentationScore(BaseMetric):
         self.out_dir = out_dir
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the areas of each sample, (3, classes): right, predicted and labelled pixels."""
+        """Count the right, predicted and labelled pixels of each class, (3, classes) for each sample."""
         for name, target, sample in zip(data_batch['ids'], _targets(self, data_batch), data_samples, strict=True):
             classes = _same_size(name, sample['classes'], target)
             if self.out_dir is not None:
@@ -69,8 +69,8 @@ class DepthScore(BaseMetric):
 
     delta1, delta2 and delta3 are the shares, in percent, of pixels where the larger of prediction / truth and truth /
     prediction is below 1.25, 1.25^2 and 1.25^3. A prediction of 0 or less never counts. rmse is in the unit of the
-    files. rel is the mean of |error| / truth. (The release of MultiMAE computes them for each batch, and the mean over
-    batches. There 0 and less are within every ratio of a true 0.)
+    files. rel is the mean of |error| / truth. (MultiMAE's release averages over batches. It counts a prediction of 0 or
+    less as right where the truth is 0.)
 
     Args:
         out_dir: also write each prediction there, as 16-bit PNG in the unit of the files, named after its sample.

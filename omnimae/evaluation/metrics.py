@@ -51,10 +51,9 @@ def count(
 ) -> dict[str, float]:
     """-> {'top1', 'top5', ..., 'mean_class'} and, with ``actions``, {'verb_top1', 'noun_top1', ...}; in percent.
 
-    If there are several sources, each has its own accuracy too, {'NAME/top1', ...}, and so has each of several
-    modalities, see `group_names`. With ``actions`` the classes are
-    actions, so 'top1' is the action accuracy. Verbs and nouns have no heads of their own. The probability of a verb is
-    the sum of those of its actions, averaged over views.
+    Each of several sources and each of several modalities has its own accuracy too, {'NAME/top1', ...}, see
+    `group_names`. With ``actions`` the classes are actions, and 'top1' is the action accuracy. Verbs and nouns have no
+    head. The probability of a verb is the sum of those of its actions, averaged over views.
 
     Args:
         scores: of the samples.

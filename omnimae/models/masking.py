@@ -173,7 +173,7 @@ class CausalMasking(RandomMasking):
 
 
 @MODELS.register_module()
-class RunningCellMasking:
+class RunningCellMasking(RandomMasking):
     """Hide the same share of every 2x2 cell of places, running through the cell over time (arXiv:2303.16727, 3.2).
 
     Each sample uses one of four shifted patterns. Over four time slices every place is hidden equally often.
@@ -182,12 +182,10 @@ class RunningCellMasking:
         ratio: share of the cell to hide: 0.25, 0.5 or 0.75.
     """
 
-    scores_all = True
-
     def __init__(self, *, ratio: float):
         if ratio not in (0.25, 0.5, 0.75):
             raise ValueError(f'RunningCellMasking: ratio={ratio} of a cell of 2x2. Choose 0.25, 0.5 or 0.75.')
-        self.ratio = ratio
+        super().__init__(ratio=ratio, round_down='visible')
 
     def num_hidden(self, grid: Grid) -> int:
         """Tokens hidden in each sample."""
@@ -196,7 +194,7 @@ class RunningCellMasking:
                 f'RunningCellMasking: a grid of {grid.t}x{grid.h}x{grid.w} (t x h x w) is not made of cells of 2x2. '
                 'Choose a size of clips with an even number of patches along height and width.'
             )
-        return int(self.ratio * grid.num_tokens)
+        return super().num_hidden(grid)
 
     def patterns(self, grid: Grid, device: torch.device | str = 'cpu') -> Tensor:
         """-> (4, N) bool, True = hidden: the four patterns."""
@@ -205,13 +203,9 @@ class RunningCellMasking:
         position = 2 * (y % 2) + x % 2  # in the cell, row by row
         return ((position + pattern + t + 1) % 4 < int(4 * self.ratio)).flatten(1)
 
-    def __call__(self, batch_size: int, grid: Grid, device: torch.device | str) -> Masks:
-        """-> Masks of ``batch_size`` rows, in raster order."""
-        # as Masks.from_hidden, whose check of the counts would wait for the device
-        order = self.patterns(grid, device).to(torch.uint8).argsort(dim=1, stable=True)
-        order = order[torch.randint(4, (batch_size,), device=device)]
-        num_visible = grid.num_tokens - self.num_hidden(grid)
-        return Masks(order[:, :num_visible], order[:, num_visible:])
+    def _order(self, batch_size: int, grid: Grid, device: torch.device | str) -> Tensor:
+        order = self.patterns(grid, device).to(torch.uint8).argsort(dim=1, descending=True)
+        return order[torch.randint(4, (batch_size,), device=device)]
 
 
 @MODELS.register_module()

@@ -236,7 +236,7 @@ def _last_and_best(name: str, curve: dict[int, Point]) -> str:
 
 
 def _order(name: str) -> tuple[int, str, bool, str]:
-    """Losses of modalities, then the other panels as they are listed. In a panel validations are last."""
+    """Sort losses of modalities first, then panels as in `PANELS`. Validations are last in a panel."""
     panel = _panel(name)
     place = -1 if panel.startswith('loss, ') else [*PANELS, panel].index(panel)
     return place, panel, '/' in name, name
