@@ -47,10 +47,12 @@ def predict(
         ``out``.
 
     Raises:
-        ValueError: no run, an input that does not exist, or a config that classifies nothing.
+        ValueError: an ending that is unknown, no run, an input that does not exist, or no config of a classifier.
     """
     config = model
-    if Path(out).suffix == '.parquet':
+    if (ending := Path(out).suffix) not in ('', '.csv', '.txt', '.parquet'):
+        raise ValueError(f'out={os.fspath(out)} ends in {ending!r}. Give a name that ends in .csv or .parquet.')
+    if ending == '.parquet':
         import_parquet()  # an error now costs no hours
     if not isinstance(model, Config) and Path(model).is_dir():
         config, found = find_run(model)

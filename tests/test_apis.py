@@ -389,6 +389,8 @@ def test_predictions_of_a_run_are_a_table(data, config, checkpoint, tmp_path):
     (run / 'config.py').write_text(f'_base_ = {str(config)!r}\n')
     with pytest.raises(ValueError, match='it has config.py, and no checkpoint. Give the --out of omnimae finetune'):
         omnimae.predict(broken, run)
+    with pytest.raises(ValueError, match=r"x\.xlsx ends in '\.xlsx'\. Give a name that ends in \.csv or \.parquet"):
+        omnimae.predict(broken, run, tmp_path / 'x.xlsx')
     shutil.copy(checkpoint, run / 'epoch_9_raw.safetensors')
     (run / 'epoch_10_raw.safetensors').write_bytes(b'not looked at')
     shutil.copy(checkpoint, run / 'best_accuracy_top1_epoch_2_raw.safetensors')

@@ -138,6 +138,11 @@ def test_the_tool(config, capsys):
     assert ('give --rows SOURCE=N' in said) == ('hours of' in said and ' ?' in said)
 
 
+def test_gpus_that_do_not_divide_the_global_batch_are_refused():
+    with pytest.raises(ValueError, match=r'--gpus 3 do not divide the global batch size of \d+, .* Take 2 or 4\.'):
+        plan('configs/demo/pretrain.py', '--gpus', '3')
+
+
 def test_each_source_is_planned_at_its_own_size(capsys):
     sizes = ('train_dataloader.batch_size.image=32', 'train_dataloader.batch_size.video=16')
     plan('configs/demo/pretrain.py', '--cfg-options', *sizes)

@@ -74,6 +74,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = sizes_by_source(loader.batch_size, {source.name: source for source in sources})
     sizes = {name: size for name, (_, size) in sizes.items()}
     global_batch_size = loader.batch_sampler.get('global_batch_size') or max(sizes.values()) * args.gpus
+    if global_batch_size % args.gpus:
+        near = [n for n in range(1, global_batch_size + 1) if global_batch_size % n == 0]
+        near = [max(n for n in near if n < args.gpus), *[n for n in near if n > args.gpus][:1]]
+        raise ValueError(
+            f'--gpus {args.gpus} do not divide the global batch size of {global_batch_size}, so the training would be '
+            f'refused. Take {" or ".join(map(str, near))}.'
+        )
     parts = [_part(cfg, model, source, sizes[source.name], card, args.gpus, global_batch_size) for source in sources]
     print(_head(args, cfg, model, card))
     print(_memory_table(parts, card))
