@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import tempfile
 import zlib
 from collections import defaultdict
@@ -42,6 +43,17 @@ VALIDATION = ('val', 'valid', 'validation')
 KINDS = dict(images='image', videos='video')
 LAYOUTS = 'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/{images,videos}/{train,val}/CLASS/*, or DATA/CLASS/*'
 OF_BACKBONE = ('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size')
+# {files} are config and weights
+AFTER_PRETRAINING = (
+    'omnimae plot-run {run}                  # is it healthy; pictures are in {run}/reconstructions',
+    'omnimae finetune DATA --checkpoint {run} --out classifier',
+)
+AFTER_FINETUNING = (
+    'omnimae plot-run {run}                  # is it healthy',
+    'omnimae predict FILES --model {run} --out predictions.csv',
+    'omnimae test {files} --analyze {run}/errors',
+    'omnimae explain {files} FILES --out-dir {run}/explained',
+)
 REPLICAS = dict(images=1, videos=4)  # of configs/custom/pretrain.py
 
 
@@ -113,8 +125,7 @@ def pretrain(
         changes['model']['init_cfg'] = dict(type='Checkpoint', checkpoint=weights)
     base = 'pretrain' if len(folders) == 2 else f'pretrain_{next(iter(folders))}'
     print(f'{samples} crops an epoch of {_told(rows)}.')
-    hint = f'Next: omnimae finetune DATA --checkpoint {out} --out RUN'
-    return _run(base, changes, lists, rows, schedule, [chosen, start], Path(out), hint)
+    return _run(base, changes, lists, rows, schedule, [chosen, start], Path(out), AFTER_PRETRAINING)
 
 
 def finetune(
@@ -181,8 +192,7 @@ def finetune(
     )
     base = 'finetune' if len(rows) == 2 else f'finetune_{next(iter(rows))}'
     print(f'{len(classes)} classes, {_told(rows)} to train on. {labelled.note}')
-    hint = f'Next: omnimae predict FILES --model {out} --out predictions.csv'
-    return _run(base, changes, labelled.lists, rows, schedule, [chosen, start, mixing], Path(out), hint)
+    return _run(base, changes, labelled.lists, rows, schedule, [chosen, start, mixing], Path(out), AFTER_FINETUNING)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -434,7 +444,7 @@ def fitting_size(config: Path, rows: Mapping[str, int], global_batch_size: int, 
 
 def _run(
     base: str, changes: dict[str, Any], lists: Mapping[str, Sequence[str]], rows: Mapping[str, int],
-    schedule: _Schedule, choices: Sequence[Choice], out: Path, hint: str,
+    schedule: _Schedule, choices: Sequence[Choice], out: Path, hints: Sequence[str],
 ) -> Path:  # fmt: skip
     """Write config and lists, and train. Continue a run that has the same ones."""
     setup_environment()
@@ -474,7 +484,8 @@ def _run(
         train(cfg, go_on=goes_on)
     finally:
         unlock(folder)
-    print(hint)
+    run, files = shlex.quote(str(out)), ' '.join(shlex.quote(str(path)) for path in find_run(out))
+    print('Next:', *(hint.format(run=run, files=files) for hint in hints), sep='\n  ')
     return out
 
 

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from typing import NoReturn
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again" with --resume
@@ -81,7 +82,11 @@ def listen() -> None:
 
 
 def say_start() -> None:
-    """Print the first line of a tool, before its imports. Of several ranks the first prints."""
+    """Print the first line of a tool, before its imports. Of several ranks the first prints.
+
+    MMEngine imports pkg_resources, whose warning helps no user of a tool.
+    """
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     if not {os.environ.get('RANK', '0'), os.environ.get('SLURM_PROCID', '0')} - {'0', ''}:
         print('omnimae: loading PyTorch and MMEngine, which takes some seconds.', file=sys.stderr, flush=True)
 

@@ -54,13 +54,17 @@ def test_pretrain_and_what_finetune_makes_of_it(tmp_path, capsys, monkeypatch):
     assert calls[0][1]['model']['init_cfg'] == dict(checkpoint=str(tmp_path / 'pre/epoch_1_raw.safetensors'))
     said = capsys.readouterr().out
     assert 'arch: tiny. There is no GPU: this is a try. To change it: arch=base.' in said
+    assert '\n  omnimae finetune DATA --checkpoint pre --out classifier\n' in said
     assert 'There is no val of images: 2 files are held out by their names, listed in val_images.txt.' in said
 
 
 def test_the_config_is_small_and_continues(tmp_path, monkeypatch):
     data = write_classes(tmp_path / 'data', 'train/cat', 'train/dog', 'val/dog', empty=False)
     run = tmp_path / 'run'
-    command(TOOLS / 'finetune.py', data, '--out', run, '--arch', 'tiny', '--epochs', '2', output=tmp_path / 'said')
+    words = [data, '--out', run, '--arch', 'tiny', '--epochs', '2']
+    said = command(TOOLS / 'finetune.py', *words, output=tmp_path / 'said')
+    best = next(run.glob('best*.safetensors'))
+    assert f'\n  omnimae test {run}/config.py {best} --analyze {run}/errors\n' in said
     text = (run / 'config.py').read_text()
     assert re.sub('(?m)^# .*\n', '', text).startswith(CONFIG)
     assert len(text.splitlines()) < 70
