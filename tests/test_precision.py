@@ -100,7 +100,7 @@ def test_pretraining_draws_and_validates_in_what_it_trains_in(data, tmp_path, pr
     more = f"""{HELD_OUT}
 optim_wrapper['dtype'] = 'bfloat16'
 val_dataloader = held_out
-val_cfg = dict(type='ValLoop')
+val_cfg = dict()
 val_evaluator = dict(type='ReconstructionLoss')
 custom_hooks = [dict(type='ReconstructionHook', interval=2)]
 """

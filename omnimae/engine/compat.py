@@ -19,7 +19,6 @@ from typing import Any
 
 import mmengine.hooks.checkpoint_hook as checkpoint_hook_module
 import mmengine.hub.hub as hub_module
-import mmengine.optim.optimizer.default_constructor as constructor_module
 import mmengine.runner.checkpoint as checkpoint_module
 import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
@@ -78,8 +77,7 @@ def apply_patches() -> None:
     runner_module.find_latest_checkpoint = checkpoint_to_resume
     runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
     runner_module.get_device = choose_device  # MMEngine takes any accelerator, also untested ones
-    # MMEngine logs each parameter with its options, and 140 lines of which hook is called when.
-    constructor_module.print_log = log_no_options
+    # MMEngine logs 140 lines of which hook is called when.
     Runner.get_hooks_info = lambda runner: ', '.join(type(hook).__name__ for hook in runner.hooks)
     methods = build_logger, dump_config, save_checkpoint, register_default_hooks, build_param_scheduler
     for method in (*methods, _init_model_weights):
@@ -260,7 +258,7 @@ _build_logger: Any = Runner.build_logger
 # Messages that go to the log's file only, by their beginning: environment, config, and the like.
 FILE_ONLY = (
     *(f'\n{"-" * 60}', 'Config:\n', 'Hooks will be executed', 'Distributed training is not used', 'Exp name: '),
-    *('Optimizer groups:', 'Checkpoints will be saved to '),
+    *('Optimizer groups:', 'Checkpoints will be saved to ', 'paramwise_options'),
 )
 
 
@@ -320,12 +318,6 @@ def build_param_scheduler(runner: Runner, scheduler: Any) -> Any:
             'one. Give optim_wrapper.optimizer.lr, or param_scheduler=None.'
         )
     return _build_param_scheduler(runner, scheduler)
-
-
-def log_no_options(message: str, *args: Any, **options: Any) -> None:
-    """As MMEngine's ``print_log``, without one line for each option of each parameter."""
-    if not message.startswith('paramwise_options'):
-        print_log(message, *args, **options)
 
 
 class PlainJsonHandler(JsonHandler):
