@@ -3,7 +3,8 @@
 python benchmarks/bench_loader.py --data FOLDER --out FOLDER [--rounds 5] [--workers 1 2]
 
 FOLDER holds images and videos at any depth. Ours is the loader of configs/_base_/datasets/in1k_ssv2.py with its
-transforms and the reader 'pyav'; beside it stand
+transforms and the reader 'pyav'. Clips are also read from both kinds of copies (prepare_dataset.py --short-side 256),
+which are made first; a table has their bytes, PSNR and SSIM. Beside ours are
 
 - decord: mmaction2's DecordInit (1 thread, its default), DecordDecode, RandomResizedCrop, Resize. SampleFrames cannot
   say "16 frames over 2.7 s", so it is told which frames to take;
@@ -16,7 +17,8 @@ All take the same frames and draw boxes by the same law: area 0.2 to 1 of an ima
 4/3, to 224 pixels. Replicas are crops of one clip; decord and mmpretrain have none and read the file again for each.
 Images are also read from a store that takes 20 ms for each file, by one worker and by more; see bench_storage.py, too.
 Pipelines take turns, the first round does not count; numbers are medians over the rounds with their range. CPU time is
-that of all threads and processes. Prints tables and writes table.md and results.json.
+that of all threads and processes. Freed memory is kept for all pipelines, as in our workers. Prints tables and writes
+table.md and results.json.
 """
 
 from __future__ import annotations
@@ -50,12 +52,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from omnimae.data.annotations import scan_files
 from omnimae.data.datasets import MixedDataset, collate_clips
+from omnimae.data.formats.reencode import COPIES, reencode, scaled_size
 from omnimae.data.media import open_video
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from omnimae.data.media.frames import pick_frames, train_start
 from omnimae.data.media.images import read_image
 from omnimae.data.samplers import MixedBatchSampler, MixedSampler
 from omnimae.data.transforms import random_box, resize
+from omnimae.data.transport import set_malloc
 from omnimae.registry import DATASETS
 from omnimae.structures import Address, to_json
 
@@ -64,6 +68,8 @@ RECIPE = Config.fromfile(ROOT / 'configs/_base_/datasets/in1k_ssv2.py').train_da
 SECONDS, NUM_FRAMES = RECIPE.ssv2.clip_seconds, RECIPE.ssv2.num_frames
 STARTS = (0.25, 0.75)  # of a clip, as shares of what the video allows
 REPLICAS = (1, 4)
+SHORT_SIDE = 256  # of the copies
+LUMA = np.array([0.299, 0.587, 0.114])
 BATCH = 8  # files that a worker takes for a batch
 STORE_WORKERS = (1, 2, 4, 8, 16)
 LATENCY = 0.02  # seconds that each read of the slow store takes
@@ -119,6 +125,60 @@ def find_clips(paths: Sequence[str]) -> tuple[list[Clip], int]:
                 expected = np.stack([frames[i].to_ndarray(format='rgb24', threads=1) for i in clips[-1].frames])
                 num_wrong += not np.array_equal(video.read(start, SECONDS, NUM_FRAMES), expected)
     return clips, num_wrong
+
+
+def make_copies(paths: Sequence[str], folder: Path) -> tuple[dict[str, list[str]], dict[str, dict]]:
+    """Copies of the videos by kind, and what each kind costs and keeps."""
+    copies, records = {}, {}
+    for codec, kind in COPIES.items():
+        copies[codec] = [str(folder / f'{number}_{codec}{kind.ending}') for number in range(len(paths))]
+        begin = cpu_seconds()
+        for path, copy in zip(paths, copies[codec], strict=True):
+            reencode(path, copy, SHORT_SIDE, codec)
+        seconds = cpu_seconds() - begin
+        qualities = np.array([quality_of(*pair) for pair in zip(paths, copies[codec], strict=True)])
+        size = sum(os.path.getsize(copy) for copy in copies[codec])
+        psnr, ssim = qualities.T.tolist()
+        records[codec] = dict(mb=size / 1e6, cpu_seconds=seconds, psnr=psnr, ssim=ssim)
+    return copies, records
+
+
+def quality_of(path: str, copy: str) -> tuple[float, float]:
+    """PSNR of RGB and SSIM of luma of every eighth frame of a copy, to the original in the copy's size."""
+    errors, similarities = [], []
+    with open_video(path) as before, open_video(copy) as after:
+        for number, ((_, old), (_, new)) in enumerate(zip(before.frames(), after.frames(), strict=True)):
+            if number % 8 == 0:
+                height, width = scaled_size(old.height, old.width, SHORT_SIDE)
+                old = old.reformat(width, height, 'rgb24', interpolation='BICUBIC').to_ndarray()
+                new = new.reformat(format='rgb24').to_ndarray()
+                errors.append(np.mean((old.astype(float) - new) ** 2))
+                similarities.append(structural_similarity(old @ LUMA, new @ LUMA))
+    return float(10 * np.log10(255**2 / np.mean(errors))), float(np.mean(similarities))
+
+
+def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM of two pictures from 0 to 255 (Wang et al. 2004), with a Gaussian window of 1.5 pixels."""
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(x, (11, 11), 1.5)
+
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b, cov = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return float(similarity.mean())
+
+
+def copies_table(records: Mapping[str, dict], originals: Sequence[str]) -> str:
+    """The kinds of copies beside each other."""
+    lines = [line('', ['MB', 'PSNR, dB', 'SSIM', 'CPU s to make']), rule(4)]
+    lines.append(line('originals', [f'{sum(map(os.path.getsize, originals)) / 1e6:.1f}', '', '', '']))
+    for codec, record in records.items():
+        cells = [f'{record["mb"]:.1f}']
+        cells += [f'{np.mean(record[k]):.{n}f} (least {min(record[k]):.{n}f})' for k, n in (('psnr', 1), ('ssim', 4))]
+        lines.append(line(f'{codec} copies', [*cells, f'{record["cpu_seconds"]:.1f}']))
+    return '\n'.join(lines)
 
 
 def differ_from_pillow(paths: Sequence[str]) -> float:
@@ -505,12 +565,18 @@ def measure_clips(paths: Sequence[str], folder: Path, args: argparse.Namespace) 
     """All about clips: records, tables."""
     clips, num_wrong = find_clips(paths)
     lines = [span(clip) for clip in clips]
+    copies, made = make_copies(paths, folder)
+    ours = {'ours': Ours('clips', lines, folder)}
+    for codec, files in copies.items():
+        copy_of = dict(zip(paths, files, strict=True))
+        spans = [span(clip._replace(path=copy_of[clip.path])) for clip in clips]
+        ours[f'{codec} copies'] = Ours(codec, spans, folder)
     sources = [our_source('clips', lines, n, folder) for n in REPLICAS]
     process = {
         f'clips, {count(source["replicas"], "replica")}': measure_process(source, torch_rss()) for source in sources
     }
     theirs: dict[str, Pipeline] = {'decord': Decord(clips), 'release': Release(clips)}
-    pipelines: dict[str, Pipeline] = {'ours': Ours('clips', lines, folder), **theirs}
+    pipelines: dict[str, Pipeline] = {**ours, **theirs}
     costs = {}
     for path in paths:
         rows = [row for row, clip in enumerate(clips) if clip.path == path]
@@ -520,18 +586,21 @@ def measure_clips(paths: Sequence[str], folder: Path, args: argparse.Namespace) 
         for source in sources
     }
     tables = [
+        copies_table(made, paths),
         cost_table(costs),
         f'{num_wrong} of {len(clips)} clips differ from sequential decoding of their file.',
         workers_table(workers),
         process_table(process),
     ]
-    return dict(costs=costs, workers=workers, process=process, clips_unlike_sequential_decoding=num_wrong), tables
+    records = dict(costs=costs, workers=workers, process=process, copies=made)
+    return dict(records, clips_unlike_sequential_decoding=num_wrong), tables
 
 
 def main() -> None:
     """Measure what FOLDER has, and write the tables."""
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    set_malloc()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     av.logging.set_level(av.logging.PANIC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -605,6 +606,31 @@ def test_outside_of_a_worker_memory_is_not_shared():
     assert not torch.empty(0, dtype=torch.uint8).set_(transport.new_storage(8)).is_shared()
     x = torch.arange(3)
     assert transport.sendable(x) is x
+
+
+class PageFaults(Dataset):
+    """Pages that Linux hands out for blocks of 48 MB in all, after such blocks were freed."""
+
+    def __init__(self, data):
+        self.dataset = MixedDataset(sources=sources_of(data))
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, row):
+        self.dataset.__getitems__([])
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for block in [np.empty(2**24, np.uint8) for _ in range(3)]:
+                block[::4096] = 0
+            block = None
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc')
+def test_a_worker_keeps_freed_memory(data):
+    [faults] = DataLoader(PageFaults(data), batch_size=None, num_workers=1)
+    assert faults < 1000  # of 12288 pages
 
 
 SMALL_SHM = """

@@ -11,6 +11,7 @@ import time
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import mmengine.fileio
@@ -223,6 +224,10 @@ KINDS = {
     'avi mpeg4': dict(name='v.avi', codec='mpeg4'),
     'avi h264': dict(name='v.avi'),
     'turned': dict(name='v.mp4', rotation=90),
+    'mjpeg mov': dict(name='v.mov', codec='mjpeg', pix_fmt='yuvj420p', b_frames=0),
+    'uneven mjpeg': dict(
+        name='v.mp4', codec='mjpeg', pix_fmt='yuvj420p', b_frames=0, stamps=UNEVEN, rate=1000, rotation=180
+    ),
     'ts': dict(name='v.ts'),
     'flv': dict(name='v.flv'),
 }
@@ -542,6 +547,30 @@ def test_streams_that_start_between_keyframes(make, tmp_path):
         assert opened.duration == pytest.approx(1.5, abs=0.11)
         for start in (0.1, 0.3, 0.9):
             np.testing.assert_array_equal(opened.read(start, 0.6, 8), expected_clip(times, frames, start, 0.6, 8))
+
+
+def test_of_motion_jpeg_only_the_wanted_frames_are_read(make, tmp_path, monkeypatch):
+    kinds = ('mjpeg mov', 'uneven mjpeg')
+    clips = {}
+    for kind in kinds:
+        with open_video(make(kind)) as opened, monkeypatch.context() as patched:
+            clips[kind] = opened.read(0.3, 0.9, 4)
+            patched.setattr(video.PyAVReader, '_seek', lambda *args: pytest.fail('read all of the clip'))
+            count = Mock(wraps=opened._file.read)
+            patched.setattr(opened._file, 'read', count)
+            np.testing.assert_array_equal(opened.read(0.3, 0.9, 4), clips[kind])
+            assert count.call_count == len({clip.tobytes() for clip in clips[kind]})
+    # what the index does not say is left to the packets: cut frames, frames shown at another time, damaged ones
+    content = Path(make('mjpeg mov')).read_bytes()
+    for word in (b'ctts', b'mvex'):
+        path = tmp_path / 'v.mov'
+        path.write_bytes(content.replace(b'udta', word))
+        with open_video(str(path)) as opened:
+            assert not opened._is_indexed
+            np.testing.assert_array_equal(opened.read(0.3, 0.9, 4), clips['mjpeg mov'])
+    path = damage(make('mjpeg mov'), tmp_path / 'damaged.mov', 0, bytes(400))
+    with open_video(path) as opened, pytest.raises(BrokenVideoError, match='Invalid data|damaged'):
+        opened.read(0.0, 0.2, 4)
 
 
 def test_seeking_suffices(make, monkeypatch):

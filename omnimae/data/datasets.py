@@ -32,7 +32,7 @@ from omnimae.data.readers import File, FileReader, ImageFiles, VideoFiles
 from omnimae.data.storage.ahead import READS_IN_FLIGHT, ReadAhead
 from omnimae.data.tables import StringTable, digest
 from omnimae.data.transforms import resize
-from omnimae.data.transport import new_storage, sendable
+from omnimae.data.transport import keep_freed_memory, new_storage, sendable
 from omnimae.registry import DATASETS, FUNCTIONS, TRANSFORMS
 from omnimae.structures import Address, Batch, Sample, with_clips
 
@@ -345,7 +345,7 @@ def _shrunk(clip: np.ndarray, stride: int) -> np.ndarray:
 
 def _tensor(crops: Sequence[np.ndarray]) -> Tensor:
     """(..., T, H, W, C) each -> (R, ..., C, T, H, W)."""
-    return torch.from_numpy(np.stack(crops)).movedim(-1, -4)
+    return torch.from_numpy(crops[0][None] if len(crops) == 1 else np.stack(crops)).movedim(-1, -4)
 
 
 def _build_transform(cfg: dict) -> Callable[[np.ndarray, np.random.Generator | None], np.ndarray]:
@@ -486,6 +486,7 @@ class MixedDataset(Dataset):
 
     def __getitems__(self, keys: Sequence[int | Address]) -> list[Sample]:
         """The samples of a batch, as torch's loaders ask. Meanwhile the files of the following ones are read ahead."""
+        keep_freed_memory()
         if self._reads is None:
             return [self[key] for key in keys]
         self._reads.plan([*keys, *following_keys(keys)], self._files_of)

@@ -126,6 +126,14 @@ def _count_missing_box_bytes(file: BinaryIO, size: int) -> int:
     return 0
 
 
+def has_time_offsets(file: BinaryIO) -> bool:
+    """Whether an MP4 may show a frame at another time than that of decoding, or has fragments."""
+    size = file.seek(0, os.SEEK_END)
+    [moov] = [box for box in _boxes(file, 0, size) if box.kind == b'moov']
+    header = _read(file, moov.begin, moov.end - moov.begin)
+    return b'ctts' in header or b'mvex' in header
+
+
 def _has_all_samples(file: BinaryIO, boxes: dict[bytes, Box], size: int) -> bool:
     """Whether all samples of the tables and of the last fragment are in the file."""
     ends = [_end_of_fragment(file, boxes[b'moof'], boxes[b'moov'])] if b'moof' in boxes else []

@@ -7,7 +7,7 @@ decode. The packets determine them before anything is decoded (`packets`). A rea
 
 - ``pyav`` decodes in the calling process, from a keyframe before the clip to its last frame. The output is compared
   with the packets. If they disagree, it decodes without skipping, then from the first frame of the file. In the end
-  the decoded frames decide.
+  the decoded frames decide. Of Motion JPEG in MP4 it only reads the selected frames, whose places the index has.
 - ``decord`` (`omnimae.data.media.decord`) may hang, so it decodes in a helper process that a timer kills. It refuses
   files of which it would give other frames.
 
@@ -49,7 +49,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from omnimae.data import storage
-from omnimae.data.media.container import count_missing_bytes
+from omnimae.data.media.container import count_missing_bytes, has_time_offsets
 from omnimae.data.media.errors import BrokenVideoError
 from omnimae.data.media.frames import SAME_TIME, pick_frames, pick_on_screen, within
 from omnimae.data.media.orientation import UPRIGHT, orient, orientation_of_matrix
@@ -402,17 +402,20 @@ class Clip:
 
     def __init__(self, path: str, picked: NDArray[np.int64]) -> None:
         self._path = path
-        self._picked = picked
-        self.missing = set(picked.tolist())
+        self._num_frames = len(picked)
+        self._places: dict[int, list[int]] = {}
+        for place, number in enumerate(picked.tolist()):
+            self._places.setdefault(number, []).append(place)
+        self.missing = set(self._places)
         self.frames = np.empty(0, np.uint8)
 
     def add(self, number: int, picture: NDArray[np.uint8], at: str) -> None:
         """Put a frame, shown at time ``at``, at all its places."""
         if not self.frames.size:
-            self.frames = np.empty((len(self._picked), *picture.shape), np.uint8)
+            self.frames = np.empty((self._num_frames, *picture.shape), np.uint8)
         if picture.shape != self.frames.shape[1:]:
             raise BrokenVideoError(self._path, f'its size changes at {at}')
-        for place in np.flatnonzero(self._picked == number):  # a mask takes three times as long
+        for place in self._places[number]:
             self.frames[place] = picture
         self.missing.remove(number)
 
@@ -423,6 +426,7 @@ class PyAVReader(VideoReader):
     def _read(self, start: float, stop: float, pick: Picker) -> NDArray[np.uint8]:
         begin, end, late = self._stamps(start, stop)
         attempts: list[Callable[[], NDArray[np.uint8]]] = [
+            *([lambda: self._decode_alone(begin, end, pick)] if self._is_indexed else []),
             lambda: self._decode(self._seek(begin, end), begin, pick, skip=True),
             lambda: self._decode(self._seek(begin, late), begin, pick, skip=False),
             # A keyframe may need earlier frames (gradual refresh).
@@ -439,6 +443,41 @@ class PyAVReader(VideoReader):
                 clip.add(place, self._picture(frame), self._at(stamp))
             if not clip.missing:
                 break
+        return clip.frames
+
+    @cached_property
+    def _is_indexed(self) -> bool:
+        """Whether the container's index has the place and the time of each frame, and all can be decoded alone."""
+        stream = self._stream
+        if stream.codec_context.name != 'mjpeg' or not self._container.format.name.startswith('mov,'):
+            return False
+        return len(stream.index_entries) == stream.frames and not has_time_offsets(self._file)
+
+    def _decode_alone(self, begin: int, end: int, pick: Picker) -> NDArray[np.uint8]:
+        """Decode the picked frames of an indexed file. No others are read.
+
+        Raises:
+            BrokenVideoError: something is damaged, or the index is not in order.
+        """
+        index, context = self._stream.index_entries, self._stream.codec_context
+        following = (index[number] for number in range(max(index.search_timestamp(begin), 0), len(index)))
+        entries = list(itertools.takewhile(lambda entry: entry.timestamp < end, following))
+        stamps = [entry.timestamp for entry in entries]
+        if not stamps or stamps != sorted(set(stamps)) or any(entry.is_discard for entry in entries):
+            raise BrokenVideoError(self.path, f'no frames at {self._at(begin)}, or their order is not certain')
+        clip = Clip(self.path, pick(self._times(stamps)))
+        for place in sorted(clip.missing):
+            self._check_time()
+            self._file.seek(entries[place].pos)
+            packet = av.Packet(self._file.read(entries[place].size))
+            packet.pts = stamps[place]
+            for frame in context.decode(packet):
+                if frame.is_corrupt:
+                    raise BrokenVideoError(self.path, f'damaged, no clean frame for {self._at(stamps[place])}')
+                self.orientation = orientation_of(frame)
+                clip.add(place, self._picture(frame), self._at(stamps[place]))
+        if clip.missing:
+            raise BrokenVideoError(self.path, f'damaged, no frame for {self._at(stamps[min(clip.missing)])}')
         return clip.frames
 
     def _decode(self, packets: list[Packet], begin: int, pick: Picker, skip: bool) -> NDArray[np.uint8]:

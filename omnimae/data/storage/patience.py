@@ -66,6 +66,7 @@ def _join_roots(roots: dict[str, Root]) -> Roots:
 ROOTS = Roots()
 _random = random.Random()  # its own, so that a pause changes no random number of the training
 _read_well: dict[str, deque[str]] = {}  # storage -> the files that were read last
+_latest = ['']  # the last of them all
 
 
 def timeout() -> float:
@@ -101,10 +102,9 @@ def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object
         if not is_away(error, path, probe):
             raise
         result = _insist(attempt, path, error, probe, limit)
-    if probe is not None:
-        known = _read_well.setdefault(storage_of(path), deque(maxlen=WITNESSES))
-        if not known or known[-1] != path:
-            known.append(path)
+    if probe is not None and path != _latest[0]:  # a decoder reads a file many times
+        _latest[0] = path
+        _read_well.setdefault(storage_of(path), deque(maxlen=WITNESSES)).append(path)
     return result
 
 
