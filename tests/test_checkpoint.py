@@ -1176,10 +1176,66 @@ def test_a_folder_has_a_model_card_without_paths_of_this_machine(tmp_path):
     _, head, text = card.split('---\n', 2)
     expected = dict(license='other', library_name='transformers', pipeline_tag='video-classification')
     assert expected.items() <= yaml.safe_load(head).items()
-    for part in ('Pets, a recipe.', 'cat, dog, Löwe', 'pets (pets/train)', 'epoch 7', 'VideoMAEForVideoClassification'):
+    assert 'model-index' not in yaml.safe_load(head)
+    for part in (
+        'Not known here. Fill in a table.',
+        'Pets, a recipe.',
+        'cat, dog, Löwe',
+        'pets (pets/train)',
+        'epoch 7',
+        'VideoMAEForVideoClassification',
+    ):
         assert part in text
     assert '/home/me' not in card
     assert str(tmp_path) not in card
+
+
+def write_run(folder: Path, tested: str | None) -> None:
+    """Write what a training of two epochs leaves, and perhaps a test of a checkpoint."""
+    lines = [dict(iter=3, epoch=1, step=3, loss=1.0), {'accuracy/top1': 35.0, 'accuracy/top1_best': 35.0, 'step': 1}]
+    lines += [dict(iter=6, epoch=2, step=6, loss=0.5), {'accuracy/top1': 61.25, 'time': 0.1, 'step': 2}]
+    (folder / 'a' / 'vis_data').mkdir(parents=True)
+    (folder / 'a' / 'vis_data' / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    (folder / 'a' / 'a.log').write_text('Effective batch: 8; 3 optimizer steps per epoch, 6 in all.')
+    if tested is not None:
+        (folder / 'b').mkdir()
+        (folder / 'b' / 'b.json').write_text(json.dumps({'accuracy/top1': 64.5, 'time': 0.1}))
+        (folder / 'b' / 'b.log').write_text(f'Weights from run/{tested} (layout native, raw): loaded 3')
+
+
+@pytest.mark.parametrize(
+    ('meta', 'tested', 'custom', 'value', 'said'),
+    [
+        (dict(epoch='2', iter='6'), None, '', 61.25, 'Validation of these weights, after epoch 2'),
+        (dict(epoch='1', iter='3'), None, '', 35.0, 'Validation of these weights, after epoch 1'),
+        (dict(epoch='1', iter='5'), None, '', None, 'Not known here'),  # saved within an epoch
+        (dict(epoch='2', iter='6'), 'ours.pth', '', 64.5, 'Test of these weights'),
+        (dict(epoch='2', iter='6'), 'other.pth', '', 61.25, 'Validation of these weights'),
+        (
+            dict(epoch='2', iter='6', weights='raw'),
+            None,
+            "custom_hooks = [dict(type='EMAHook')]",
+            None,
+            'Not known here',
+        ),
+    ],
+)
+def test_a_card_has_the_metrics_of_the_run(tmp_path, meta, tested, custom, value, said):
+    hub = pytest.importorskip('huggingface_hub')
+    save_file(random_model('classifier').state_dict(), tmp_path / 'ours.pth', meta)
+    write_run(tmp_path, tested)
+    runtime = ROOT / 'configs' / '_base_' / 'default_runtime.py'
+    text = CONFIG.format(runtime=runtime, kind='Classifier', more='num_classes=5')
+    (tmp_path / 'pets.py').write_text(text + SOURCE.format(kind='Image', more='') + custom)
+    words = [str(tmp_path / 'ours.pth'), str(tmp_path / 'out'), '--to', 'huggingface']
+    run_tool([*words, '--config', str(tmp_path / 'pets.py')])
+    card = hub.ModelCard.load(tmp_path / 'out' / 'README.md')  # it checks the results
+    assert said in card.text
+    results = card.data.eval_results or []
+    assert [result.metric_value for result in results] == ([] if value is None else [value])
+    assert [result.metric_type for result in results] == ['accuracy'] * len(results)
+    assert {result.dataset_name for result in results} <= {'pets'}
+    assert value is None or f'| accuracy/top1 | {value:.4g} |' in card.text
 
 
 def test_released_weights_keep_their_licence(tmp_path):

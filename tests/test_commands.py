@@ -97,6 +97,7 @@ OTHERS = {
     'module load': 'of a cluster',
     'head': 'of the system',
     'wait': 'of the shell',
+    'hf upload': 'needs an account',
     'mim': 'needs the network, tried by hand',
     'omnimae --help': 'test_package.py',
     'python tests/coverage_fuzz.py': 'needs atheris',

@@ -7,9 +7,10 @@ python tools/convert_checkpoint.py SRC FOLDER --to timm|huggingface --config CON
 
 The name of DST decides the format: .safetensors, or else a file of torch.save. FOLDER gets model.safetensors,
 config.json with the names of the classes, README.md (a model card), and for transformers preprocessor_config.json. It
-can be uploaded to Hugging Face as it is. ``timm.create_model('local-dir:FOLDER', pretrained=True)`` (images only),
-``transformers.VideoMAEModel.from_pretrained('FOLDER')`` or ``VideoMAEForVideoClassification`` read it. What has a class
-token goes to ``ViTMAEForPreTraining``, ``ViTMAEModel`` or ``ViTForImageClassification``.
+can be uploaded to Hugging Face as it is: `hf upload ORG/NAME FOLDER`. If SRC is in the folder of its run, the card has
+the metrics of its last test, else of its validation. ``timm.create_model('local-dir:FOLDER', pretrained=True)`` (images
+only), ``transformers.VideoMAEModel.from_pretrained('FOLDER')`` or ``VideoMAEForVideoClassification`` read it. What has
+a class token goes to ``ViTMAEForPreTraining``, ``ViTMAEModel`` or ``ViTForImageClassification``.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import ast
 import copy
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from omnimae.commands import add_cfg_options
 from omnimae.config import load_config
 from omnimae.inputs import default_source
 from omnimae.registry import MODELS
+from omnimae.visualization.curves import read_run
 from omnimae.zoo import ZOO
 
 ENDINGS = ('.safetensors', '.pth', '.pt', '.torch')
@@ -182,6 +185,15 @@ def _card(
         pipeline_tag=tag,
         tags=['omnimae', 'masked-autoencoder'],
     )
+    when, metrics = _metrics(Path(args.src), cfg, checkpoint)
+    if metrics:
+        head['model-index'] = _model_index(cfg, Path(args.config).stem, tag, metrics)
+        results = '\n'.join([f'{when}.\n', '| metric | value |', '|---|---|', *_rows(metrics)])
+    else:
+        results = (
+            'Not known here. Fill in a table. Or test the checkpoint in the folder of its run, by `tools/test.py '
+            'CONFIG CHECKPOINT --work-dir RUN`, and export it again.'
+        )
     architecture = exported.get('architecture') or exported['architectures'][0]
     load = (
         "timm.create_model('local-dir:FOLDER', pretrained=True)  # or 'hf-hub:ORG/NAME'"
@@ -219,10 +231,49 @@ def _card(
         f'`{architecture}`, trained with omnimae and exported with its convert_checkpoint.py.',
         f'```python\n{load}\n```',
         '| | |\n|---|---|\n' + '\n'.join(f'| {key} | {value} |' for key, value in rows.items() if value),
+        f'## Results\n\n{results}',
         f'## Recipe\n\nText of the config:\n\n```text\n{recipe}\n```',
         f'## Licence\n\n{rights}',
     ]
     return '\n\n'.join(parts) + '\n'
+
+
+def _metrics(src: Path, cfg: Config, checkpoint: Checkpoint) -> tuple[str, dict[str, float]]:
+    """What the folder of the run says about these weights: when it was measured, and metric -> value."""
+    for path in sorted(src.parent.glob('*/*.json'), reverse=True):  # TIME/TIME.json: a test
+        log = path.with_suffix('.log')
+        text = log.read_text(encoding='utf-8', errors='replace') if log.is_file() else ''
+        if src.name in {Path(found).name for found in re.findall(r'Weights from (.+?) \(layout', text)}:
+            values = json.loads(path.read_text(encoding='utf-8'))
+            return 'Test of these weights', {
+                key: x for key, x in values.items() if '/' in key and isinstance(x, int | float)
+            }
+    averages = any(hook.get('type') == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
+    if 'iter' not in checkpoint.meta or (averages and checkpoint.weights == 'raw'):  # averaged ones are validated
+        return '', {}
+    try:
+        curves = read_run(src.parent).curves
+    except ValueError:  # no folder of a run
+        return '', {}
+    step = int(checkpoint.meta['iter'])
+    found = {key: points[step].value for key, points in curves.items() if '/' in key and step in points}
+    kept = {key: x for key, x in found.items() if not key.endswith(('_best', '_best_epoch'))}
+    return f'Validation of these weights, after epoch {checkpoint.meta.get("epoch")}', kept
+
+
+def _rows(metrics: dict[str, float]) -> list[str]:
+    return [f'| {key} | {value:.4g} |' for key, value in metrics.items()]
+
+
+def _model_index(cfg: Config, name: str, task: str, metrics: dict[str, float]) -> list[dict[str, Any]]:
+    """Give the metrics in the form that the Hub shows."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    data = ', '.join(loader.get('dataset', {}).get('sources', {})) or 'own data'
+    values = [
+        dict(type='accuracy' if key.endswith('top1') else key.rpartition('/')[2], name=key, value=float(f'{value:.4g}'))
+        for key, value in metrics.items()
+    ]
+    return [dict(name=name, results=[dict(task=dict(type=task), dataset=dict(name=data, type=data), metrics=values)])]
 
 
 def _public(path: str) -> str:
