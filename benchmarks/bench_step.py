@@ -2,6 +2,7 @@
 
 python benchmarks/bench_step.py --out FOLDER [--arch base] [--device cpu] [--precision fp32 bf16] [--batch 8 2]
                                 [--modality image video] [--rounds 7] [--threads 2] [--compile]
+                                [--decoders] [--cpu-time]
 
 A step is forward, loss and backward, until the gradients are dropped; the optimizer is timed apart. Beside ours stand
 
@@ -9,13 +10,16 @@ A step is forward, loss and backward, until the gradients are dropped; the optim
   attention is written out, the decoder has full-size buffers and predicts every token. It has our weights and masks,
   and its loss has to equal ours to 1e-5 before anything is timed;
 - mmpretrain: its MAE, 2D and for images alone, with a decoder of our size and its own random masks;
-- with --compile ours once more, through torch.compile.
+- with --compile ours once more, through torch.compile;
+- with --decoders ours with less work for the decoder: a share of the hidden tokens, and a decoder of cross-attention
+  (CrossMAEHead) of the same size on all, half and a quarter of them.
 
 The share of the peak is 6 FLOPs for each MAC that omnimae.flops counts in our forward pass (backward is taken as two of
 them), for plain as well, over the time, against torch's product of two square matrices of the same precision, and
 against that of our linear layers where omnimae/models/ops.py has a faster one. bf16 is autocast over float32
 weights. All take turns, after warm-up; shares and ratios are medians over the rounds, each against the others of its
-round, and seconds are medians with their range.
+round, and seconds are medians with their range. --cpu-time takes the processor's time of all threads instead, and the
+minimum of the rounds: for a machine that others use, too.
 
 Peak memory is what a step adds to model and batch, gradients included. On the CPU a fresh process for each builds both,
 reads its resident size, takes two steps and reads the peak of it (Linux: VmRSS and VmHWM); on a GPU it is
@@ -25,6 +29,7 @@ torch.cuda.max_memory_allocated less what was allocated before. Prints tables an
 from __future__ import annotations
 
 import argparse
+import copy
 import multiprocessing
 import os
 import platform
@@ -43,6 +48,7 @@ from torch import Tensor, nn
 
 from omnimae.engine.optim import LayerDecayConstructor
 from omnimae.flops import masked_row
+from omnimae.models import CrossMAEHead
 from omnimae.models.ops import linear
 from omnimae.registry import MODELS
 from omnimae.structures import Masks, to_json
@@ -61,6 +67,7 @@ class Contender(NamedTuple):
 
     loss: Callable[[], Tensor]
     parameters: list[Tensor]
+    flops: int | None  # of forward and backward; None of a network that is not ours
 
 
 class Setup(NamedTuple):
@@ -74,7 +81,7 @@ class Setup(NamedTuple):
     @property
     def flops(self) -> int:
         """Of forward and backward of the whole batch."""
-        row = masked_row(self.model, self.modality, '', self.masks.visible.shape[1])
+        row = masked_row(self.model, self.modality, '', *(x.shape[1] for x in self.masks[:2]))
         return 6 * row.total * len(self.clip)
 
 
@@ -90,6 +97,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='of torch, on the CPU')
     parser.add_argument('--compile', action='store_true')
+    parser.add_argument('--decoders', action='store_true', help='decoders that do less, too')
+    parser.add_argument('--cpu-time', action='store_true', help='of the processor, and minima')
     return parser.parse_args(words)
 
 
@@ -123,7 +132,27 @@ def setup(model: nn.Module, modality: str, batch: int) -> Setup:
 
 def ours(this: Setup) -> Contender:
     """The package's own step."""
-    return Contender(lambda: this.model(this.clip, this.modality, this.masks)['loss'], list(this.model.parameters()))
+    return Contender(
+        lambda: this.model(this.clip, this.modality, this.masks)['loss'], list(this.model.parameters()), this.flops
+    )
+
+
+def lighter(this: Setup, ratio: float, kind: str = 'CrossMAEHead') -> Contender:
+    """Ours with another decoder of the same size, on a share of the hidden tokens."""
+    backbone, head = this.model.backbone, this.model.head
+    model = copy.deepcopy(this.model)
+    if kind != type(head).__name__:
+        block = head.blocks[0]
+        with torch.device(this.clip.device):
+            model.head = CrossMAEHead(
+                in_dim=backbone.embed_dim,
+                patch_size=backbone.patch_size,
+                grid=backbone.grid,
+                embed_dim=block.attn.proj.in_features,
+                depth=len(head.blocks),
+                num_heads=block.attn.num_heads,
+            )
+    return ours(this._replace(model=model, masks=this.masks.part(ratio)))
 
 
 def compiled(this: Setup) -> Contender:
@@ -146,7 +175,7 @@ def plain(this: Setup) -> Contender:
         decoder_heads=head.blocks[0].attn.num_heads,
     )
     return Contender(
-        lambda: dense_reference.pretrain(clip, hidden, parameters, **options)[0], list(parameters.values())
+        lambda: dense_reference.pretrain(clip, hidden, parameters, **options)[0], list(parameters.values()), this.flops
     )
 
 
@@ -193,11 +222,19 @@ def mmpretrain(this: Setup) -> Contender:
         model = THEIR_MODELS.build(cfg).to(this.clip.device)
     images = this.model.data_preprocessor.normalize(this.clip)[:, :, 0]
     return Contender(
-        lambda: model.loss(images, [None] * len(images))['loss'], [p for p in model.parameters() if p.requires_grad]
+        lambda: model.loss(images, [None] * len(images))['loss'],
+        [p for p in model.parameters() if p.requires_grad],
+        None,
     )
 
 
-CONTENDERS = {'ours': ours, 'plain': plain, 'mmpretrain': mmpretrain, 'ours, compiled': compiled}
+DECODERS = {
+    'self, half': partial(lighter, ratio=0.5, kind='MAEHead'),
+    'cross': partial(lighter, ratio=1.0),
+    'cross, half': partial(lighter, ratio=0.5),
+    'cross, quarter': partial(lighter, ratio=0.25),
+}
+CONTENDERS = {'ours': ours, 'plain': plain, 'mmpretrain': mmpretrain, 'ours, compiled': compiled, **DECODERS}
 
 
 def step(contender: Contender, precision: str, device: str) -> None:
@@ -247,11 +284,12 @@ def adamw(model: nn.Module, fused: bool) -> Callable[[], None]:
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
-    """Wall time of a call; on a GPU that between two events around it."""
-    if device == 'cpu':
-        begin = time.perf_counter()
+    """Wall time of a call; on a GPU that between two events around it. 'cpu time' is the processor's of all threads."""
+    if device.startswith('cpu'):
+        clock = time.perf_counter if device == 'cpu' else time.process_time
+        begin = clock()
         call()
-        return time.perf_counter() - begin
+        return clock() - begin
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin.record()
@@ -304,18 +342,20 @@ def _resident(field: str) -> float:
 def measure(this: Setup, cfg: dict, args: argparse.Namespace) -> list[dict]:
     """One row per way and precision."""
     check_losses(this)
-    names = [name for name in CONTENDERS if _applies(name, this.modality, args.compile)]
+    names = [name for name in CONTENDERS if _applies(name, this.modality, args)]
     contenders = {name: CONTENDERS[name](this) for name in names}
     keys = [(precision, name) for precision in args.precision for name in names]
     calls = {f'{p} {name}': partial(step, contenders[name], p, args.device) for p, name in keys}
     size = PEAK_SIZE[args.device]
     peaks = {f'{p} peak': product(size, DTYPES[p], args.device) for p in args.precision}
     peaks |= {f'{p} layers': product(size, DTYPES[p], args.device, by_layers=True) for p in args.precision}
-    times = take_turns({**peaks, **calls}, args.rounds, args.device)
+    times = take_turns({**peaks, **calls}, args.rounds, 'cpu time' if args.cpu_time else args.device)
+    if args.cpu_time:
+        times = {key: values.min(keepdims=True) for key, values in times.items()}
     rows = []
     for precision, name in keys:
         peak, layers = (10 * size**3 / times[f'{precision} {kind}'] for kind in ('peak', 'layers'))
-        own = times[f'{precision} {name}']
+        own, flops = times[f'{precision} {name}'], contenders[name].flops
         if args.device == 'cuda':
             memory = gpu_memory(contenders[name], precision)
         else:
@@ -328,9 +368,9 @@ def measure(this: Setup, cfg: dict, args: argparse.Namespace) -> list[dict]:
             seconds=own.tolist(),
             peak_gflops=float(np.median(peak)) / 1e9,
             layers_gflops=float(np.median(layers)) / 1e9,
-            # mmpretrain's network is a little smaller, so its share would mean something else
-            share=None if name == 'mmpretrain' else float(np.median(this.flops / own / peak)),
-            share_of_layers=None if name == 'mmpretrain' else float(np.median(this.flops / own / layers)),
+            gflop=None if flops is None else flops / 1e9,
+            share=None if flops is None else float(np.median(flops / own / peak)),
+            share_of_layers=None if flops is None else float(np.median(flops / own / layers)),
             times_ours=float(np.median(own / times[f'{precision} ours'])),
             times_fp32=float(np.median(times[f'fp32 {name}'] / own)) if 'fp32' in args.precision else None,
             memory_mb=memory,
@@ -340,8 +380,10 @@ def measure(this: Setup, cfg: dict, args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def _applies(name: str, modality: str, with_compiled: bool) -> bool:
-    return (name != 'mmpretrain' or modality == 'image') and (name != 'ours, compiled' or with_compiled)
+def _applies(name: str, modality: str, args: argparse.Namespace) -> bool:
+    if name in DECODERS:
+        return args.decoders
+    return (name != 'mmpretrain' or modality == 'image') and (name != 'ours, compiled' or args.compile)
 
 
 def measure_optimizer(model: nn.Module, args: argparse.Namespace) -> dict[str, float]:
@@ -368,9 +410,9 @@ def machine(device: str) -> dict[str, str]:
 def step_table(rows: Sequence[dict]) -> str:
     """Markdown, a line per way and precision."""
     lines = [
-        '| step | precision | way | seconds (range) | share of peak | of that of our layers | times ours '
+        '| step | precision | way | seconds (range) | GFLOP | share of peak | of that of our layers | times ours '
         '| speed-up by bf16 | peak memory |',
-        '|---' * 9 + '|',
+        '|---' * 10 + '|',
     ]
     for row in rows:
         cells = [
@@ -378,6 +420,7 @@ def step_table(rows: Sequence[dict]) -> str:
             row['precision'],
             row['path'],
             f'{np.median(row["seconds"]):.3f} ({min(row["seconds"]):.3f} - {max(row["seconds"]):.3f})',
+            '-' if row['gflop'] is None else f'{row["gflop"]:.0f}',
             '-' if row['share'] is None else f'{100 * row["share"]:.0f} % of {row["peak_gflops"]:.0f} GFLOP/s',
             '-' if row['share'] is None else f'{100 * row["share_of_layers"]:.0f} % of {row["layers_gflops"]:.0f}',
             f'{row["times_ours"]:.2f}',

@@ -84,6 +84,9 @@ def test_what_a_step_adds_is_counted(bench_step):
     macs = bench_step.masked_row(this.model, 'image', '', 5).total
     assert this.masks.visible.shape == (2, 5)
     assert this.flops == 2 * 6 * macs
+    ways = {name: make(this) for name, make in bench_step.DECODERS.items()}
+    assert this.flops > ways['self, half'].flops > ways['cross, half'].flops > ways['cross, quarter'].flops
+    assert all(way.loss().item() > 0 for way in ways.values())
 
 
 def test_growth_is_measured(bench_scaling, tmp_path, monkeypatch):

@@ -146,6 +146,20 @@ def test_the_file_comes_back(name: str):
     assert all(torch.equal(x, back[key]) for key, x in state.items())
 
 
+def test_its_encoder_is_fine_tuned_and_probed(tmp_path: Path):
+    state = golden_file(json.loads(GOLDEN.read_text())['weighted feature maps'])
+    torch.save({'model': state}, tmp_path / 'crossmae.pth')
+    backbone = dict(type='SpatioTemporalViT', embed_dim=16, depth=2, num_heads=2, positions='sincos2d', cls_token=True)
+    backbone |= dict(patch_size=(1, 8, 8), clip_size=(1, 32, 32))
+    classifier = MODELS.build(dict(type='Classifier', backbone=backbone, num_classes=3))
+    report = load_weights(classifier, tmp_path / 'crossmae.pth')
+    assert report.initialised == ('norm.weight', 'norm.bias', 'head.weight', 'head.bias')
+    frozen = MODELS.build(dict(type='FrozenBackbone', backbone=dict(backbone, final_norm=False)))
+    assert load_weights(frozen, tmp_path / 'crossmae.pth', complete=True).initialised == ()
+    with pytest.raises(ValueError, match=r'Set backbone.final_norm=False in the model'):
+        load_weights(MODELS.build(dict(type='FrozenBackbone', backbone=backbone)), tmp_path / 'crossmae.pth')
+
+
 def test_only_its_own_layout_holds_it():
     weights = autoencoder().state_dict()
     for layout in ('omnimae', 'timm', 'mae_st', 'vit_mae'):

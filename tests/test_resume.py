@@ -70,10 +70,17 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
+# a step draws the part of the hidden tokens that it predicts
+CROSS = {'model.head.type': 'CrossMAEHead', 'model.head.layers': [0, 1, 2], 'model.decode_ratio': 0.5}
+
+
 @pytest.mark.parametrize(
-    ('num_workers', 'batch_size', 'on_gpu'), [(0, 4, False), (2, dict(image=4, video=2), False), (2, 4, True)]
+    ('num_workers', 'batch_size', 'on_gpu', 'decoder'),
+    [(0, 4, False, {}), (2, dict(image=4, video=2), False, CROSS), (2, 4, True, {})],
 )
-def test_stop_in_an_epoch_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers, batch_size, on_gpu):
+def test_stop_in_an_epoch_and_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers, batch_size, on_gpu, decoder
+):
     torch.set_num_threads(1)
     if on_gpu:
         Streams(monkeypatch)  # a step is read while the one before is trained
@@ -81,6 +88,7 @@ def test_stop_in_an_epoch_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = PRETRAIN.replace("'ImageDataset'", "'NotedImages'").replace("'VideoDataset'", "'NotedVideos'")
     config = write_config(tmp_path / 'pretrain.py', text, data)
     options = {
+        **decoder,
         'train_dataloader.batch_size': batch_size,
         'train_dataloader.num_workers': num_workers,
         'train_dataloader.persistent_workers': num_workers > 0,
