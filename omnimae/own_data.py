@@ -181,7 +181,11 @@ def finetune(
     model['init_cfg'] = None if weights is None else dict(checkpoint=weights)
     if is_few:
         model['data_preprocessor'] = dict(mixing=None)
-    decay = 1.0 if weights is None else 0.65 if is_few else 0.75  # small sets change the lower layers less
+    if weights is None or arch == 'tiny':
+        decay, why = 1.0, 'All layers must still learn.'
+    else:
+        decay, why = (0.65, 'Few files change the lower layers less.') if is_few else (0.75, 'This is the recipe.')
+    decays = Choice('layer decay', decay, why, 'optim_wrapper.paramwise_cfg.layer_decay')
     changes = dict(
         model=model,
         train_dataloader=dict(dataset=dict(sources=labelled.sources['train'])),
@@ -192,7 +196,8 @@ def finetune(
     )
     base = 'finetune' if len(rows) == 2 else f'finetune_{next(iter(rows))}'
     print(f'{len(classes)} classes, {_told(rows)} to train on. {labelled.note}')
-    return _run(base, changes, labelled.lists, rows, schedule, [chosen, start, mixing], Path(out), AFTER_FINETUNING)
+    choices = [chosen, start, mixing, decays]
+    return _run(base, changes, labelled.lists, rows, schedule, choices, Path(out), AFTER_FINETUNING)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

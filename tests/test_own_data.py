@@ -52,6 +52,8 @@ def test_pretrain_and_what_finetune_makes_of_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('omnimae.own_data._run', lambda *args: calls.append(args))  # docs/own_data.md runs all three
     omnimae.finetune(data, 'run', checkpoint='pre', epochs=1)
     assert calls[0][1]['model']['init_cfg'] == dict(checkpoint=str(tmp_path / 'pre/epoch_1_raw.safetensors'))
+    # a tiny pretraining is short: with a decay, its lower layers would hardly learn
+    assert calls[0][1]['optim_wrapper']['paramwise_cfg'] == dict(layer_decay=1.0)
     said = capsys.readouterr().out
     assert 'arch: tiny. There is no GPU: this is a try. To change it: arch=base.' in said
     assert '\n  omnimae finetune DATA --checkpoint pre --out classifier\n' in said
