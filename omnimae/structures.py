@@ -198,7 +198,10 @@ class Head(Protocol):
         """(B, M, P) of the decoded patches, (B, M) -> (B, M, P') of their predicted frames."""
 
     def errors(self, prediction: Tensor, pixels: Tensor) -> Tensor:
-        """(B, M, P) predictions, (B, M, P) `predicted_pixels` -> (B, M)."""
+        """(B, M, P) predictions, (B, M, P) `predicted_pixels` -> (B, M).
+
+        The pixels of an image are one frame, which every frame of the predicted tubelet has to match.
+        """
 
 
 def require(part: Backbone | Head, asker: str, *members: str) -> None:

@@ -20,6 +20,7 @@ from omnimae.config import load_config
 from omnimae.engine import LayerDecayConstructor
 from omnimae.flops import classifier_rows, pretraining_rows
 from omnimae.registry import METRICS, MODELS
+from omnimae.visualization.reconstructions import reconstruct_sample
 
 ROOT = Path(__file__).parents[1]
 DOCS = (ROOT / 'docs').glob('*.md')
@@ -205,6 +206,24 @@ def test_the_shortest_backbone_works():
     assert {group['lr'] for group in groups} == {0.5, 0.25, 0.125, 0.0625}
     assert len(pretraining_rows(model)) == 6
     assert len(classifier_rows(classifier)) == 2
+
+
+def test_the_head_of_the_guide_works():
+    """It trains on images and clips, is counted, and has what pictures need."""
+    text = (ROOT / 'docs' / 'extending.md').read_text()
+    [block] = re.findall(r'```python\n(# my_head\.py\n.*?)```', text, re.DOTALL)
+    exec(compile(block, 'my_head.py', 'exec'), {})
+    sizes = dict(embed_dim=12, depth=1, num_heads=2, patch_size=(2, 8, 8), clip_size=(4, 16, 16))
+    masks = {modality: dict(type='RandomMasking', ratio=0.5) for modality in ('image', 'video')}
+    backbone, head = dict(type='SpatioTemporalViT', **sizes), dict(type='MyHead')
+    with DefaultScope.overwrite_default_scope('omnimae'):
+        model = MODELS.build(dict(type='MaskedAutoencoder', backbone=backbone, head=head, mask_generator=masks))
+    for frames, modality in ((1, 'image'), (4, 'video')):
+        clip = torch.randint(256, (2, 3, frames, 16, 16), dtype=torch.uint8)
+        model(clip, modality)['loss'].backward()
+        assert reconstruct_sample(model, dict(clips=dict(rgb=clip[:1]), modality=modality, id='a')).keys() == {'a'}
+    assert all(x.grad is not None for x in model.parameters())
+    assert len(pretraining_rows(model)) == 6
 
 
 def test_the_metric_of_the_guide_works():
