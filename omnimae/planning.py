@@ -41,6 +41,7 @@ class Fitted(NamedTuple):
 
 _H200 = 'fitted to 11 steps of OmniMAE B, L and H in bfloat16 on an H200, 2026-11-27'
 _LOADER = 'a core of an EPYC: benchmarks/results/2026-11-21_loader_epyc-2-cores.md'
+_COPIES = 'benchmarks/results/2026-11-27_copies_epyc-2-cores.md'
 FITTED = {
     'product_share': Fitted(0.55, _H200),
     'attention_share': Fitted(0.275, 'measured on an H200: 272 of 989 TFLOP/s, with heads of 80'),
@@ -54,6 +55,7 @@ FITTED = {
     'video_ms': Fitted(33.9, f'to open and decode, on {_LOADER}'),
     'video_crop_ms': Fitted(1.8, f'of each crop, on {_LOADER}'),
     'reencoded': Fitted(0.5, f'share of video_ms after prepare_dataset.py --short-side 256, on {_LOADER}'),
+    'reencoded_mjpeg': Fitted(0.15, f'the same with --codec mjpeg: {_COPIES}'),
 }
 CONTEXT = FITTED['context_gib'].value * GIB
 

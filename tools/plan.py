@@ -153,9 +153,7 @@ def _time_table(
         rate = global_batch_size / step / num_gpus
         steps = source.steps(global_batch_size)
         hours.append(None if steps is None else steps * epochs * step / 3600)
-        file, crop = (FITTED[f'{source.modality}{what}_ms'].value for what in ('', '_crop'))
-        cores = rate * (file / source.replicas + crop) / 1000
-        copies = rate * (file * FITTED['reencoded'].value / source.replicas + crop) / 1000
+        is_video = source.modality == 'video'
         for name, value in {
             'batch size of the config': f'{size}',
             'TFLOP a sample, forward and backward': f'{part.count.total_flops(size) / size / 1e12:.3f}',
@@ -167,8 +165,9 @@ def _time_table(
             'known from': source.origin,
             'optimizer steps an epoch': '?' if steps is None else f'{steps}',
             f'hours of {epochs} epochs': '?' if hours[-1] is None else f'{hours[-1]:.1f}',
-            'loader cores a device': f'{cores:.1f}',
-            'the same, short side 256': f'{copies:.1f}' if source.modality == 'video' else '',
+            'loader cores a device': _cores(source, rate),
+            'the same, short side 256': _cores(source, rate, 'reencoded') if is_video else '',
+            'the same, short side 256, mjpeg': _cores(source, rate, 'reencoded_mjpeg') if is_video else '',
         }.items():
             rows.setdefault(name, []).append(value)
     table = _table('Time', [part.source.name for part in parts], list(rows.items()))
@@ -177,6 +176,13 @@ def _time_table(
         return f'{table}\nThe hours of the recipe are unknown: give --rows SOURCE=N for the sources marked "?".'
     total = sum(known)
     return f'{table}\nThe whole recipe: {total:.1f} hours, probably {total / 2:.1f} to {total * 2:.1f}.'
+
+
+def _cores(source: Source, rate: float, copies: str | None = None) -> str:
+    """Loader cores for ``rate`` samples a second, from the originals or from ``copies`` in `FITTED`."""
+    file, crop = (FITTED[f'{source.modality}{what}_ms'].value for what in ('', '_crop'))
+    share = FITTED[copies].value if copies else 1.0
+    return f'{rate * (file * share / source.replicas + crop) / 1000:.1f}'
 
 
 def _rate_at(part: Part, card: Card, reduced: bool) -> str:
