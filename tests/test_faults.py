@@ -311,6 +311,7 @@ def test_what_is_to_be_resumed_must_be_there(config: Path, tmp_path: Path):
     [log] = (tmp_path / 'work').glob('*/*.log')
     text = log.read_text()
     assert 'WARNING - --resume: no checkpoint in' in text
+    assert 'latest checkpoint None' not in text
     # the screen has the progress, the file has all
     progress = r' - Step 1 of 3, loss \d\.\d{4}\. A line every 3 steps follows\.$'
     assert re.search(progress, '\n'.join(lines), re.MULTILINE)

@@ -25,7 +25,6 @@ import mmengine.runner.runner as runner_module
 import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import FileClient, JsonHandler, LocalBackend, exists, get_file_backend, register_handler
-from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
@@ -74,7 +73,7 @@ def apply_patches() -> None:
     )
     log_processor_module.get_max_cuda_memory = max_memory
     runner_module.save_checkpoint = save_whole
-    runner_module.find_latest_checkpoint = checkpoint_to_resume
+    runner_module.find_latest_checkpoint = find_latest_checkpoint
     runner_module.ValLoop, runner_module.TestLoop = ValLoop, TestLoop  # of a config that names no type
     runner_module.get_device = choose_device  # MMEngine takes any accelerator, also untested ones
     # MMEngine logs 140 lines of which hook is called when.
@@ -240,14 +239,6 @@ def loaded_path(runner: Runner) -> str | None:
     return runner._load_from or find_latest_checkpoint(runner.work_dir)
 
 
-def checkpoint_to_resume(work_dir: str) -> str | None:
-    """As `find_latest_checkpoint`, with a warning."""
-    path = find_latest_checkpoint(work_dir)
-    if path is None:
-        print_log(nothing_to_resume(work_dir), 'current', logging.WARNING)
-    return path
-
-
 def nothing_to_resume(folder: str | os.PathLike, source: str | None = None) -> str:
     """The warning of a run that should resume from the latest checkpoint of a folder without one."""
     begins = 'from its beginning' if source is None else f'with {source}'
@@ -265,7 +256,6 @@ FILE_ONLY = (
 def build_logger(runner: Runner, *args: Any, **options: Any) -> logging.Logger:
     """As MMEngine, whose screen shows hundreds of lines before the first step. The file still has them."""
     logger = _build_logger(runner, *args, **options)
-    logger.addFilter(_is_true)
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.addFilter(_is_for_screen)
@@ -274,11 +264,6 @@ def build_logger(runner: Runner, *args: Any, **options: Any) -> logging.Logger:
 
 def _is_for_screen(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(FILE_ONLY)
-
-
-def _is_true(record: logging.LogRecord) -> bool:
-    """MMEngine logs this after the warning of `checkpoint_to_resume`, also in 0.11.0rc0."""
-    return record.getMessage() != 'Auto resumed from the latest checkpoint None.'
 
 
 _begin_weights: Any = Runner._init_model_weights
