@@ -67,7 +67,7 @@ class Contender(NamedTuple):
 
     loss: Callable[[], Tensor]
     parameters: list[Tensor]
-    flops: int | None  # of forward and backward; None of a network that is not ours
+    setup: Setup | None  # whose arithmetic it is; None of a network that is not ours
 
 
 class Setup(NamedTuple):
@@ -133,7 +133,7 @@ def setup(model: nn.Module, modality: str, batch: int) -> Setup:
 def ours(this: Setup) -> Contender:
     """The package's own step."""
     return Contender(
-        lambda: this.model(this.clip, this.modality, this.masks)['loss'], list(this.model.parameters()), this.flops
+        lambda: this.model(this.clip, this.modality, this.masks)['loss'], list(this.model.parameters()), this
     )
 
 
@@ -175,7 +175,7 @@ def plain(this: Setup) -> Contender:
         decoder_heads=head.blocks[0].attn.num_heads,
     )
     return Contender(
-        lambda: dense_reference.pretrain(clip, hidden, parameters, **options)[0], list(parameters.values()), this.flops
+        lambda: dense_reference.pretrain(clip, hidden, parameters, **options)[0], list(parameters.values()), this
     )
 
 
@@ -355,7 +355,8 @@ def measure(this: Setup, cfg: dict, args: argparse.Namespace) -> list[dict]:
     rows = []
     for precision, name in keys:
         peak, layers = (10 * size**3 / times[f'{precision} {kind}'] for kind in ('peak', 'layers'))
-        own, flops = times[f'{precision} {name}'], contenders[name].flops
+        own, counted = times[f'{precision} {name}'], contenders[name].setup
+        flops = None if counted is None else counted.flops
         if args.device == 'cuda':
             memory = gpu_memory(contenders[name], precision)
         else:
