@@ -150,3 +150,8 @@ def test_the_command_draws_and_refuses(run: Path, tmp_path: Path, capsys: pytest
         with pytest.raises(SystemExit):
             main([str(folder)])
         assert message in capsys.readouterr().err
+    main([str(run), '--out', str(tmp_path / 'paper.pdf')])
+    assert (tmp_path / 'paper.pdf').read_bytes().startswith(b'%PDF')
+    with pytest.raises(SystemExit):
+        main([str(run), '--out', 'curves.txt'])
+    assert '--out curves.txt: a picture ends in .png, .pdf or .svg' in capsys.readouterr().err
