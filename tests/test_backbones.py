@@ -290,7 +290,7 @@ def test_weights_of_a_published_layout_are_none_of_an_outside_backbone(tmp_path)
     config = tmp_path / 'config.py'
     config.write_text(f'default_scope = "omnimae"\nmodel = {MAE | dict(backbone=EXAMPLES["rope"][1])}\n')
     for layout in ('timm', 'huggingface', 'videomae'):
-        arguments = [str(tmp_path / 'other.pth'), str(tmp_path / 'out'), '--to', layout, '--config', str(config)]
+        arguments = [str(tmp_path / 'other.pth'), str(tmp_path / 'out.pth'), '--to', layout, '--config', str(config)]
         with pytest.raises(ValueError, match=f'--to {layout}: no published layout has names for .* a RopeViT'):
             tool('convert_checkpoint').main(arguments)
     weights = {f'backbone.{name}': torch.ones(2) for name in ('stem', 'layers.0')}

@@ -174,9 +174,9 @@ def test_pretraining_takes_any_tree_and_holds_files_out(tmp_path, monkeypatch, c
     monkeypatch.setattr('omnimae.own_data._run', lambda *args: calls.append(args))
     data = write_classes(tmp_path / 'data', 'a', 'b', '.', count=20)
     (data / 'empty').mkdir()
-    (data / 'a' / 'IMG.HEIC').touch()
+    (data / 'a' / 'IMG.PSD').touch()
     omnimae.pretrain(images=data, out=tmp_path / 'run')
-    assert 'passed over 1 files: .heic 1' in capsys.readouterr().out
+    assert 'passed over 1 files: .psd 1' in capsys.readouterr().out
     lists, rows = calls[0][2:4]
     train, val = lists['train_images.txt'], lists['val_images.txt']
     assert (len(train), len(val), rows) == (57, 3, dict(images=57))

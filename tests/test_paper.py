@@ -70,6 +70,8 @@ def table_3(size: str = 'b', **changes: Any) -> dict[str, Any]:
         'class token': False,
         'positions': 'sincos1d',
         'decoders': {'shared': (*decoder, 16)},  # heads: released weights
+        'decoder type': 'MAEHead',
+        'decoded share': 1.0,
         'decoder qkv bias': False,  # released weights; the paper does not say
         'target': 'channel',
         'image mask': ('RandomMasking', 0.9),
@@ -102,6 +104,8 @@ def pretraining(cfg: Config) -> dict[str, Any]:
         'class token': model.backbone.get('cls_token', False),
         'positions': model.backbone.get('positions', 'sincos1d'),
         'decoders': {name: (head.depth, head.embed_dim, head.num_heads) for name, head in heads.items()},
+        **dict(zip(['decoder type'], {head.type for head in heads.values()}, strict=True)),
+        'decoded share': model.get('decode_ratio', 1.0),
         'decoder qkv bias': max(head.qkv_bias for head in heads.values()),
         **dict(zip(['target'], {head.target.normalize for head in heads.values()}, strict=True)),
         **{f'{key} mask': (mask.type, mask.ratio) for key, mask in model.mask_generator.items()},
@@ -188,6 +192,10 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 PRETRAININGS = {
     **{f'vit-{size}_in1k-ssv2': table_3(size) for size in SIZES},
+    **{
+        f'vit-{size}_in1k-ssv2_cross': table_3(size, **{'decoder type': 'CrossMAEHead', 'decoded share': 0.5})
+        for size in SIZES
+    },
     'vit-b_in1k-k400': table_3(**{'video source': ('k400', 4, CROPS['videos'])}),
     'vit-b_in1k-ssv2_pixels': table_3(target=None),  # B.4
     'vit-b_in1k-ssv2_release': RELEASE,
