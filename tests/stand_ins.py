@@ -18,6 +18,7 @@ SMALL_HEADS = {
     **dict.fromkeys(('MAEHead', 'CrossMAEHead'), dict(embed_dim=16, depth=1, num_heads=2)),
     'CrossAttentionHead': dict(embed_dim=16, depth=1, num_heads=2),
     'ConvNeXtHead': dict(embed_dim=64, depth=1),
+    'AttentiveProbe': dict(num_queries=8),
 }
 
 

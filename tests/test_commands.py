@@ -244,6 +244,7 @@ OPEN = {
     ('browse_dataset.py', 'CONFIG'): 'configs/custom/finetune.py',
     ('extract_features.py', 'CONFIG'): 'configs/custom/knn_images.py',
     ('plan.py', 'CONFIG'): 'configs/custom/finetune.py',
+    ('plan.py', '8'): '4',  # GPUs: they divide the global batch size, which is small here
     ('', 'CHECKPOINT'): 'vitb_pretrain.torch',
 }
 # they choose a small model by themselves
