@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -24,6 +25,15 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionAction, metavar='k=v', help='change the config: a.b=1 c=[2,3]'
     )
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser, inputs: str, folder: str) -> None:
+    """Add what a tool that draws predictions takes: checkpoint, inputs, --out-dir, --device and --cfg-options."""
+    parser.add_argument('checkpoint', help='path or URL of the weights')
+    parser.add_argument('inputs', nargs='+', metavar='input', help=inputs)
+    parser.add_argument('--out-dir', required=True, type=Path, help=folder)
+    parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
+    add_cfg_options(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'folder of the log') -> None:

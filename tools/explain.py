@@ -22,7 +22,7 @@ if __name__ == '__main__':
 from mmengine.registry import init_default_scope
 
 from omnimae.apis import Explainer
-from omnimae.commands import add_cfg_options, new_parser
+from omnimae.commands import add_picture_arguments, new_parser
 from omnimae.inputs import output_names
 from omnimae.visualization.saliency import saliency_sheet
 
@@ -30,11 +30,7 @@ from omnimae.visualization.saliency import saliency_sheet
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = new_parser(__doc__)
-    parser.add_argument('checkpoint', help='path or URL of the weights')
-    parser.add_argument('inputs', nargs='+', metavar='input', help='images, videos, or folders of them')
-    parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
-    parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
-    add_cfg_options(parser)
+    add_picture_arguments(parser, 'images, videos, or folders of them', 'folder for the pictures')
     return parser.parse_args(words)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from omnimae.apis import predict_maps
-from omnimae.commands import add_cfg_options, new_parser
+from omnimae.commands import add_picture_arguments, new_parser
 from omnimae.inputs import output_names
 from omnimae.visualization.maps import map_picture
 from omnimae.visualization.sheets import Row, sheet
@@ -29,11 +28,7 @@ from omnimae.visualization.sheets import Row, sheet
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = new_parser(__doc__)
-    parser.add_argument('checkpoint', help='path or URL of the weights')
-    parser.add_argument('inputs', nargs='+', metavar='input', help='image files, or folders of them')
-    parser.add_argument('--out-dir', required=True, type=Path, help='folder for maps and pictures')
-    parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
-    add_cfg_options(parser)
+    add_picture_arguments(parser, 'image files, or folders of them', 'folder for maps and pictures')
     return parser.parse_args(words)
 
 
