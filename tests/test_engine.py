@@ -1104,6 +1104,14 @@ class RatelessSGD(torch.optim.Optimizer):
                 parameter -= 1e-3 * parameter.grad
 
 
+@registry.OPTIMIZERS.register_module()
+class NoneSGD(RatelessSGD):
+    """Finds its own rate where ``lr`` is None, as Adafactor does."""
+
+    def __init__(self, params: Any, lr: float | None = None) -> None:
+        torch.optim.Optimizer.__init__(self, params, dict(lr=lr))
+
+
 @MODELS.register_module()
 class TiedClassifier(Classifier):
     """Two blocks share a weight."""
@@ -1123,6 +1131,7 @@ OPTIMIZER = 'optim_wrapper.optimizer'
         (dict(type='AdamW'), {}),  # lr=1e-3, by default
         (dict(type='AdamW', lr=0), {'param_scheduler': dict(type='WarmupCosineLR', warmup_epochs=1)}),
         (dict(type='RatelessSGD'), {'optim_wrapper.paramwise_cfg': None}),
+        (dict(type='NoneSGD'), {'optim_wrapper.paramwise_cfg': None}),
         (dict(type='AdamW', lr=1e-3), {'model.type': 'TiedClassifier', 'custom_hooks': [dict(type='EMAHook')]}),
     ],
 )

@@ -99,7 +99,8 @@ class AutocastOptimWrapper(OptimWrapper):
 
     def get_lr(self) -> dict[str, list[float]]:
         """Learning rates by name. Empty if the optimizer finds its own."""
-        return super().get_lr() if all('lr' in group for group in self.param_groups) else {}
+        has_rate = all(group.get('lr') is not None for group in self.param_groups)
+        return super().get_lr() if has_rate else {}
 
     def step(self, **kwargs: Any) -> None:
         """Unscale, clip and update, unless something is not finite."""
