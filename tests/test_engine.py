@@ -590,7 +590,7 @@ param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
     log = next((tmp_path / 'work').rglob('*.log')).read_text()
     effective = 'Effective batch: 8 = 2 per rank x 1 ranks x 4 accumulated micro-batches; '
     assert f'{effective}3 optimizer steps per epoch, 6 in all.' in log
-    assert "An epoch takes each image of 'pictures' 1 times." in log
+    assert "An epoch takes each image of 'pictures' once." in log
     assert log.count(' parameters: lr ') == len(runner.optim_wrapper.param_groups)
     assert '  6,912 parameters: lr 0.0004219, weight decay 0.05' in log  # two layers below the head: 0.75**3
     assert 'before_train_iter' not in log

@@ -253,7 +253,8 @@ class ThroughputHook(Hook):
 def _uses(name: str, source: Any, steps: int, size: int) -> str:
     """How often an epoch takes a file of a source, and how small its steps are if it has few."""
     crops = len(source) * source.replicas
-    times = f'each {source.modality} of {name!r} {steps / math.ceil(crops / size) * source.replicas:.3g} times'
+    count = f'{steps / math.ceil(crops / size) * source.replicas:.3g}'
+    times = f'each {source.modality} of {name!r} {"once" if count == "1" else f"{count} times"}'
     return times if crops >= size else f'{times} (a step has {crops} instead of {size} samples: there are few files)'
 
 
