@@ -206,3 +206,23 @@ def test_each_page_is_in_the_navigation():
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob('*.md')}
     assert {*nav} >= pages | {'configs/README.md', 'readme.md', 'CHANGELOG.md', 'CONTRIBUTING.md'}
     assert len({*nav}) == len(nav)
+
+
+def test_names_and_arxiv_numbers_become_links(monkeypatch):
+    markdown = pytest.importorskip('markdown')
+    monkeypatch.syspath_prepend(ROOT)
+
+    def link(name: str, text: str) -> str:
+        return f'<autoref identifier="omnimae.{name}" optional="optional"><code>{text}</code></autoref>'
+
+    head = link('models.mae_head.MAEHead', 'MAEHead')
+    for text, expected in [
+        ('``MAEHead``, `MAEHead`', f'{head}, <code>MAEHead</code>'),  # the first of a text
+        ('`omnimae.finetune()`', link('own_data.finetune', 'omnimae.finetune()')),
+        ('`Masks.from_hidden`', link('structures.Masks.from_hidden', 'Masks.from_hidden')),
+        ('`predict`, `Nothing`', '<code>predict</code>, <code>Nothing</code>'),  # a method of many classes
+        ('[`MAEHead`](x.md)', '<a href="x.md"><code>MAEHead</code></a>'),
+        ('MAE (arXiv:2111.06377)', 'MAE (<a href="https://arxiv.org/abs/2111.06377">arXiv:2111.06377</a>)'),
+        ('[arXiv:2111.06377](x.md)', '<a href="x.md">arXiv:2111.06377</a>'),
+    ]:
+        assert markdown.markdown(text, extensions=['docs.links']) == f'<p>{expected}</p>'
