@@ -246,6 +246,30 @@ def test_the_spread_and_the_choice_of_the_rate():
     assert '| r | 12.0 ± 2.8 | - | - / - | - / - |' in results.table()
 
 
+def test_differences_are_paired_by_seed(tmp_path):
+    task, scores = DECLARATION['tasks']['k-NN'], {'joint': (60.0, 71.0, 82.0), 'scratch': (50.0, 60.0, 70.0)}
+    tasks = {'k-NN': task, 'again': {**task, 'baseline': 'k-NN'}}
+    path = declare(tmp_path, tasks=tasks, baselines=['scratch'], forms={'tiny': {'seeds': 3, 'options': {}}})
+    results = reproduce.Results(reproduce.load_experiment(path, 'tiny'), 3)
+    for row, values in scores.items():
+        for seed in (2, 0, 1) if row == 'joint' else (0, 1, 2):  # as they were finished
+            for name, more in (('k-NN', 0), ('again', (seed == 2) - 0.5)):
+                measured = dict(row=row, task=name, seed=seed, rate=None, test=values[seed] + more)
+                results.measurements.append({**measured, 'machine': 'any'})
+    paired = '**+11.0 (+8.5 to +13.5)**'  # 10, 11, 12: mean ± 4.303 / sqrt(3)
+    assert (
+        f'| difference to scratch | k-NN | again |\n|---|---|---|\n| joint | {paired} | {paired} |' in results.summary()
+    )
+    assert '| again - k-NN |' in results.table()
+    assert '| joint | 71.0 ± 11.0 | 70.8 ± 11.5 | -0.2 (-1.6 to +1.3) | - |' in results.table()
+    assert 'differences are paired by seed, with their 95 % interval' in results.summary()
+
+
+def test_a_form_can_have_rates_of_its_own(tmp_path):
+    forms = {'tiny': {'seeds': 1, 'rates': {'images': [3]}, 'options': {}}}
+    assert reproduce.load_experiment(declare(tmp_path, forms=forms), 'tiny').tasks[0].rates == (3.0,)
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
@@ -272,6 +296,11 @@ def test_the_spread_and_the_choice_of_the_rate():
         ({'forms': {'tiny': {'seeds': 'two', 'options': {}}}}, r"forms\.tiny\.seeds is 'two', it must be 1 or more"),
         ({'forms': {'tiny': {'seeds': 1, 'options': {'vidoes': {}}}}}, r'options has vidoes, which nothing reads'),
         ({'forms': {'full': {'seeds': 1, 'options': {}}}}, r"no form 'tiny'\. Choose from full"),
+        ({'baselines': ['joined']}, r'baselines names joined; there are joint, scratch'),
+        (
+            {'forms': {'tiny': {'seeds': 1, 'rates': {'images': ['quick']}, 'options': {}}}},
+            r"forms\.tiny\.rates\.images is \['quick'\], it must be a list of numbers",
+        ),
         (
             {'forms': {'tiny': {'seeds': 1, 'rows': ['joined'], 'options': {}}}},
             r'names joined; there are joint, scratch',

@@ -5,7 +5,8 @@ python tools/reproduce.py EXPERIMENT [--form reduced] [--seeds 3] [--work-dir wo
 EXPERIMENT is a declaration in configs/small, such as figure2, or the path of your own. configs/small/figure2.yaml
 explains the format. A row starts with a pretraining, or from scratch. Each task is then trained with each of its
 learning rates. The one with the best validation score for the first seed is used for the row's other seeds. The table
-shows test scores. All rows of a task have the same steps and the same augmentation.
+shows test scores, and differences to baselines, paired by seed, with their 95 % interval. All rows of a task have the
+same steps and the same augmentation.
 
 Finished pieces are never repeated, even if another experiment made them. Stop at any time (Ctrl-C, or SIGTERM to lose
 no step), and continue with the same command. Run it in two shells to use two cores, or two GPUs, each with its own
@@ -56,6 +57,7 @@ IRRELEVANT = {'log_level', 'log_processor', 'visualizer', 'default_hooks', 'env_
 IRRELEVANT |= {'num_workers', 'persistent_workers', 'val_interval'}
 UNITS = dict(image='images', video='clips')
 PATIENCE = 2.0  # seconds between checks of other processes' pieces
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 % quantiles of t, 1 degree up
 
 
 class Row(NamedTuple):
@@ -67,11 +69,15 @@ class Row(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A column of the table: a config, and the learning rates to try. Without any, nothing is trained."""
+    """A column of the table: a config, and the learning rates to try. Without any, nothing is trained.
+
+    The table shows the difference to the task ``baseline`` of the same row.
+    """
 
     name: str
     config: Path
     rates: tuple[float, ...]
+    baseline: str | None = None
 
 
 class Experiment(NamedTuple):
@@ -80,6 +86,7 @@ class Experiment(NamedTuple):
     Attributes:
         data: file below OMNIMAE_DATA whose content identifies the data, or None.
         options: changes of the configs, as in ``--cfg-options``, of ``pretrain`` and of each task.
+        baselines: rows that the others are compared with.
     """
 
     name: str
@@ -91,6 +98,7 @@ class Experiment(NamedTuple):
     tasks: tuple[Task, ...]
     seeds: int
     options: dict[str, dict[str, Any]]
+    baselines: tuple[str, ...] = ()
 
 
 def load_experiment(name: str, form: str) -> Experiment:
@@ -103,12 +111,13 @@ def load_experiment(name: str, form: str) -> Experiment:
         said = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise ValueError(f'{path}: not YAML: {" ".join(str(error).split())}.') from error
-    _check_keys(path, 'the file', said, {'title', 'rows', 'tasks', 'forms'}, {'axis', 'data'})
+    _check_keys(path, 'the file', said, {'title', 'rows', 'tasks', 'forms'}, {'axis', 'baselines', 'data'})
     for key in ('rows', 'tasks', 'forms'):
         if not isinstance(said[key], dict) or not said[key]:
             raise ValueError(f'{path}: {key} is {said[key]!r}, it must name at least one.')
         if odd := [name for name in said[key] if not isinstance(name, str)]:
             raise ValueError(f'{path}: {key} names {odd[0]!r}, which is no text to YAML. Put it in quotes.')
+    taken, chosen = _form(path, said, form)
     rows, tasks = [], []
     for key, row in said['rows'].items():
         _check_keys(path, f'rows.{key}', row, {'pretrain'}, {'x'})
@@ -116,15 +125,14 @@ def load_experiment(name: str, form: str) -> Experiment:
         if (rows[-1].x is None) != (said.get('axis') is None):
             raise ValueError(f'{path}: rows.{key}: give every row an x and the file an axis, or none of them.')
     for key, task in said['tasks'].items():
-        _check_keys(path, f'tasks.{key}', task, {'config'}, {'rates'})
+        _check_keys(path, f'tasks.{key}', task, {'config'}, {'baseline', 'rates'})
         config = _config(path, f'tasks.{key}.config', task['config'])
-        try:
-            tasks.append(Task(key, config, tuple(map(float, task.get('rates', ())))))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f'{path}: tasks.{key}.rates is {task["rates"]!r}, it must be a list of numbers.'
-            ) from error
-    taken, chosen = _form(path, said, form)
+        rates = _rates(path, f'tasks.{key}.rates', task.get('rates', ()))
+        if key in chosen.get('rates', {}):
+            rates = _rates(path, f'forms.{form}.rates.{key}', chosen['rates'][key])
+        _check_names(path, f'tasks.{key}.baseline', [task.get('baseline', key)], said['tasks'])
+        tasks.append(Task(key, config, rates, task.get('baseline')))
+    _check_names(path, 'baselines', said.get('baselines', []), said['rows'])
     return Experiment(
         path.stem,
         form,
@@ -135,6 +143,7 @@ def load_experiment(name: str, form: str) -> Experiment:
         tuple(tasks),
         chosen['seeds'],
         chosen['options'],
+        tuple(row for row in said.get('baselines', ()) if row in taken),
     )
 
 
@@ -143,7 +152,7 @@ def _form(path: Path, said: Mapping[str, Any], form: str) -> tuple[list[str], di
     if form not in said['forms']:
         raise ValueError(f'{path}: there is no form {form!r}. Choose from {", ".join(said["forms"])}.')
     chosen = said['forms'][form]
-    _check_keys(path, f'forms.{form}', chosen, {'seeds', 'options'}, {'rows'})
+    _check_keys(path, f'forms.{form}', chosen, {'seeds', 'options'}, {'rates', 'rows'})
     if not isinstance(chosen['seeds'], int) or chosen['seeds'] < 1:
         raise ValueError(f'{path}: forms.{form}.seeds is {chosen["seeds"]!r}, it must be 1 or more.')
     _check_keys(path, f'forms.{form}.options', chosen['options'], set(), {'pretrain', *said['tasks']})
@@ -152,12 +161,26 @@ def _form(path: Path, said: Mapping[str, Any], form: str) -> tuple[list[str], di
             raise ValueError(
                 f'{path}: forms.{form}.options.{key} is {changes!r}, it must be keys of a config with values.'
             )
+    _check_keys(path, f'forms.{form}.rates', chosen.get('rates', {}), set(), set(said['tasks']))
     taken = chosen.get('rows', list(said['rows']))
-    if not isinstance(taken, list) or not taken:
+    if not taken:
         raise ValueError(f'{path}: forms.{form}.rows is {taken!r}, it must be a list of rows.')
-    if unknown := [str(row) for row in taken if row not in said['rows']]:
-        raise ValueError(f'{path}: forms.{form}.rows names {", ".join(unknown)}; there are {", ".join(said["rows"])}.')
+    _check_names(path, f'forms.{form}.rows', taken, said['rows'])
     return taken, chosen
+
+
+def _check_names(path: Path, place: str, value: Any, known: Mapping[str, Any]) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f'{path}: {place} is {value!r}, it must be a list of rows.')
+    if unknown := [str(name) for name in value if name not in known]:
+        raise ValueError(f'{path}: {place} names {", ".join(unknown)}; there are {", ".join(known)}.')
+
+
+def _rates(path: Path, place: str, value: Any) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{path}: {place} is {value!r}, it must be a list of numbers.') from error
 
 
 def _check_keys(path: Path, place: str, value: Any, needed: set[str], allowed: set[str]) -> None:
@@ -359,9 +382,17 @@ class Results:
 
     def values(self, row: str, task: str) -> list[float]:
         """Test accuracies of a cell, one a seed, with `best_rate`."""
-        cell = [one for one in self.measurements if (one['row'], one['task']) == (row, task)]
+        return list(self._by_seed(row, task).values())
+
+    def differences(self, cell: tuple[str, str], baseline: tuple[str, str]) -> list[float]:
+        """Test accuracies of a cell (row, task) minus those of another one, for the seeds that both have."""
+        these, those = self._by_seed(*cell), self._by_seed(*baseline)
+        return [value - those[seed] for seed, value in these.items() if seed in those]
+
+    def _by_seed(self, row: str, task: str) -> dict[int, float]:
         rate = self.best_rate(row, task)
-        return [one['test'] for one in cell if one['rate'] == rate]
+        cell = [one for one in self.measurements if (one['row'], one['task'], one['rate']) == (row, task, rate)]
+        return {one['seed']: one['test'] for one in sorted(cell, key=lambda one: one['seed'])}
 
     def best_rate(self, row: str, task: str) -> float | None:
         """Learning rate with the highest validation accuracy for the first seed; None if nothing is trained."""
@@ -370,20 +401,34 @@ class Results:
         return max(trained, key=lambda one: one['val'])['rate'] if trained else None
 
     def table(self) -> str:
-        """Markdown table of mean and std over the seeds."""
+        """Markdown table of mean and std over the seeds, and of differences between tasks."""
         tasks = [task.name for task in self.experiment.tasks]
-        heads = ['pretraining', *tasks, 'seconds', 'MMACs image / video', 'samples a second image / video']
+        pairs = [(task.name, task.baseline) for task in self.experiment.tasks if task.baseline]
+        heads = [*tasks, *(f'{task} - {baseline}' for task, baseline in pairs)]
+        heads = ['pretraining', *heads, 'seconds', 'MMACs image / video', 'samples a second image / video']
         lines = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
         for row in self.experiment.rows:
             cells = [_spread(self.values(row.name, task)) for task in tasks]
+            for task, baseline in pairs:
+                cells.append(_interval(self.differences((row.name, task), (row.name, baseline))))
             made = [one for one in self.pretrainings if one['row'] == row.name]
             seconds = f'{np.mean([one["seconds"] for one in made]):.0f}' if made else '-'
             macs = _pair(made, 'macs', 1e-6)
             lines.append(f'| {" | ".join([row.name, *cells, seconds, macs, _pair(made, "rate", 1.0)])} |')
         return '\n'.join(lines)
 
+    def comparison(self, baseline: str) -> str:
+        """Markdown table of the differences to a row."""
+        tasks = [task.name for task in self.experiment.tasks]
+        lines = [f'| difference to {baseline} | {" | ".join(tasks)} |', '|---' * (len(tasks) + 1) + '|']
+        for row in self.experiment.rows:
+            if row.name != baseline:
+                cells = [_interval(self.differences((row.name, task), (baseline, task))) for task in tasks]
+                lines.append(f'| {" | ".join([row.name, *cells])} |')
+        return '\n'.join(lines)
+
     def summary(self) -> str:
-        """Table, number of seeds, time and budgets in Markdown."""
+        """Tables, number of seeds, time and budgets in Markdown."""
         one = self.experiment
         budgets = [f'pretraining {_budget(self.pretrainings)}'] * bool(self.pretrainings)
         for task in one.tasks:
@@ -396,6 +441,7 @@ class Results:
         machines = {row['machine'] for row in [*self.pretrainings, *self.measurements]}
         lines = [
             self.table(), '',
+            *(line for baseline in one.baselines * (self.seeds > 1) for line in (self.comparison(baseline), '')),
             f'Top-1 on the test split in percent, {self._seeds()}.', '',
             f'* Training: {total / 60:.1f} minutes in all, on {" and ".join(sorted(machines))}',
             *(f'* Budget: {line}' for line in budgets),
@@ -407,7 +453,11 @@ class Results:
         return f'# {self.experiment.title}\n\n{self.summary()}* Command: `{command}`\n'
 
     def _seeds(self) -> str:
-        return 'one seed' if self.seeds == 1 else f'mean ± standard deviation over {self.seeds} seeds'
+        if self.seeds == 1:
+            return 'one seed'
+        paired = self.experiment.baselines or any(task.baseline for task in self.experiment.tasks)
+        interval = '; differences are paired by seed, with their 95 % interval, in bold if it excludes 0' * bool(paired)
+        return f'mean ± standard deviation over {self.seeds} seeds{interval}'
 
     def _rate_in_words(self, row: Row, task: Task, rates: Sequence[float]) -> str:
         """The best learning rate, and whether it is the lowest or highest: a better one may lie beyond."""
@@ -471,6 +521,16 @@ def _spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f'{values[0]:.1f}' if values else 'not yet run'
     return f'{np.mean(values):.1f} ± {_deviation(values):.1f}'
+
+
+def _interval(differences: Sequence[float]) -> str:
+    """Mean and 95 % t interval, bold if that excludes 0."""
+    if len(differences) < 2:
+        return f'{differences[0]:+.1f}' if differences else '-'
+    mean, count = float(np.mean(differences)), len(differences)
+    half = STUDENT[min(count, len(STUDENT) + 1) - 2] * _deviation(differences) / count**0.5
+    text = f'{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})'
+    return f'**{text}**' if abs(mean) > half else text
 
 
 def _g(value: float) -> str:
