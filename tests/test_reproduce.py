@@ -1,7 +1,7 @@
 """Experiments from a declaration: what is run, what is not run again, what the table says, what is refused.
 
-UPDATE_GOLDEN=1 python -m pytest tests/test_reproduce.py writes tables and plots of docs/evidence.md anew, from the
-results.json that were copied to docs/evidence/EXPERIMENT_FORM.json.
+UPDATE_GOLDEN=1 python -m pytest tests/test_reproduce.py writes tables and plots of docs/evidence_details.md anew, from
+the results.json that were copied to docs/evidence/EXPERIMENT_FORM.json.
 """
 
 from __future__ import annotations
@@ -373,7 +373,7 @@ def test_every_config_of_small_belongs_to_an_experiment():
     assert there - used == alone
 
 
-EVIDENCE = ROOT / 'docs' / 'evidence.md'
+EVIDENCE = ROOT / 'docs' / 'evidence_details.md'
 BLOCKS = re.compile(r'<!-- (\w+)_(reduced|full) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 

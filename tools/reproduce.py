@@ -474,7 +474,10 @@ class Results:
         curve = self.experiment.axis is not None
         size = (max(3.2 * len(tasks), 4.5), 2.6 if curve else 0.9 + 0.32 * len(rows))
         figure, axes = plt.subplots(1, len(tasks), figsize=size, squeeze=False, sharey=not curve)
+        of_task = dict(zip((task.name for task in tasks), axes.flat, strict=True))
         for axis, task in zip(axes.flat, tasks, strict=True):
+            if task.baseline:  # one scale for both
+                (axis.sharey if curve else axis.sharex)(of_task[task.baseline])
             cells = [self.values(row.name, task.name) for row in rows]
             places = [row.x if curve else number for number, row in enumerate(rows)]
             known = [(place, cell) for place, cell in zip(places, cells, strict=True) if cell]

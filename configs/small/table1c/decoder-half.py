@@ -1,0 +1,9 @@
+"""Table 1c in small: the decoder of ``joint.py`` that predicts half of the hidden tokens in a step.
+
+Run: python tools/train.py configs/small/table1c/decoder-half.py
+Expect: docs/evidence.md, table1c.
+"""
+
+_base_ = ['../pretrain/joint.py']
+
+model = dict(decode_ratio=0.5)
