@@ -31,6 +31,7 @@ import itertools
 import math
 import os
 import struct
+import threading
 import time
 from bisect import bisect_left
 from collections import deque
@@ -66,6 +67,7 @@ MAX_DELAY = 16  # frames that a decoder may hold back to sort them
 FFMPEGS_OWN = (errno.EPERM, errno.EAGAIN, errno.ENOMEM, errno.EINVAL, errno.EDOM, errno.ERANGE, errno.ENOSYS)
 NO_TIME_STAMPS = 0x80  # AVFMT_NOTIMESTAMPS of FFmpeg's libavformat
 
+_THREAD = threading.local()
 END = Picture(0, False, False, [None])  # flushes a decoder
 
 Frame: TypeAlias = Any  # av.VideoFrame, whose stubs call the time stamp optional; after _decode_run every frame has one
@@ -460,8 +462,8 @@ class PyAVReader(VideoReader):
             BrokenVideoError: something is damaged, or the index is not in order.
         """
         index, context = self._stream.index_entries, self._stream.codec_context
-        following = (index[number] for number in range(max(index.search_timestamp(begin), 0), len(index)))
-        entries = list(itertools.takewhile(lambda entry: entry.timestamp < end, following))
+        stop = index.search_timestamp(end, backward=False)
+        entries = index[max(index.search_timestamp(begin), 0) : stop if stop >= 0 else None]
         stamps = [entry.timestamp for entry in entries]
         if not stamps or stamps != sorted(set(stamps)) or any(entry.is_discard for entry in entries):
             raise BrokenVideoError(self.path, f'no frames at {self._at(begin)}, or their order is not certain')
@@ -543,11 +545,14 @@ class PyAVReader(VideoReader):
 
     def _picture(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """The latest frame as upright RGB (H, W, 3)."""
-        return orient(self._to_rgb.reformat(frame, format='rgb24', threads=1).to_ndarray(), self.orientation)
+        return orient(_to_rgb().reformat(frame, format='rgb24', threads=1).to_ndarray(), self.orientation)
 
-    @cached_property
-    def _to_rgb(self) -> VideoReformatter:
-        return VideoReformatter()  # one for all frames: a new one costs three times the conversion of a small frame
+
+def _to_rgb() -> VideoReformatter:
+    """One for all frames of a thread: a new one costs more than the conversion of small frames."""
+    if not hasattr(_THREAD, 'to_rgb'):
+        _THREAD.to_rgb = VideoReformatter()
+    return _THREAD.to_rgb
 
 
 def orientation_of(frame: av.VideoFrame, before: int = UPRIGHT) -> int:

@@ -95,22 +95,23 @@ def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object
         OSError: an error of the file itself.
         ValueError: the patience is not a number.
     """
-    limit = storage_patience()
+    is_first = path != _latest[0]  # a decoder reads a file many times
+    if is_first:
+        storage_patience()  # a wrong value is an error at once
     try:
         result = attempt()
     except Exception as error:
         if not is_away(error, path, probe):
             raise
-        result = _insist(attempt, path, error, probe, limit)
-    if probe is not None and path != _latest[0]:  # a decoder reads a file many times
+        result = _insist(attempt, path, error, probe)
+    if probe is not None and is_first:
         _latest[0] = path
         _read_well.setdefault(storage_of(path), deque(maxlen=WITNESSES)).append(path)
     return result
 
 
-def _insist(
-    attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None, limit: float
-) -> T:
+def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None) -> T:
+    limit = storage_patience()
     storage, begin, pause, count = lost_root(path) or storage_of(path), time.monotonic(), FIRST_PAUSE, 1
     _note_outage(
         storage, time.time(), f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}'
