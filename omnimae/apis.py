@@ -35,7 +35,7 @@ from omnimae.consistency import metrics_of
 from omnimae.data.annotations import read_classes
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.transforms import resize
-from omnimae.engine import choose_device, dtype_of, evaluating, frozen_model
+from omnimae.engine import choose_device, dtype_of, evaluating, find_run, frozen_model
 from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, default_source, list_inputs, sampling_of
 from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import require
@@ -57,7 +57,8 @@ def get_model(
     """Build a model of a config, in evaluation mode.
 
     Args:
-        config: a Config, a path, a name below ``configs/``, or a name in ``ZOO``, which includes its checkpoint.
+        config: a Config, a path, or a name below ``configs/``. The folder of a run, see `find_run`, or a name in
+            ``ZOO`` includes its checkpoint.
         checkpoint: path or URL of weights in any layout, or a name in ``ZOO``. None keeps initial weights, whatever
             the config's ``init_cfg``. The log lists loaded, missing and unexpected keys, see `load_weights`. A config
             with ``num_classes=None`` has the classes of its head.
@@ -78,6 +79,9 @@ def resolve(
     if isinstance(config, str) and config in ZOO:
         checkpoint = checkpoint or ZOO[config].url
         config = ZOO[config].config
+    elif isinstance(config, str | os.PathLike) and Path(config).is_dir():
+        config, found = find_run(config)
+        checkpoint = checkpoint or found
     if isinstance(checkpoint, str) and checkpoint in ZOO:
         checkpoint = ZOO[checkpoint].url
     return config if isinstance(config, Config) else load_config(find_config(config, ZOO), options), checkpoint

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from omnimae.config import OptionAction, default_work_dir, infer_num_classes, load_config
-from omnimae.engine import add_log_backends, claim_folder, setup_distributed, setup_environment
+from omnimae.config import OptionAction, default_work_dir, find_config, infer_num_classes, load_config
+from omnimae.data.media.extensions import modality_of
+from omnimae.engine import add_log_backends, claim_folder, find_run, setup_distributed, setup_environment
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -27,13 +29,47 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_picture_arguments(parser: argparse.ArgumentParser, inputs: str, folder: str) -> None:
-    """Add what a tool that draws predictions takes: checkpoint, inputs, --out-dir, --device and --cfg-options."""
-    parser.add_argument('checkpoint', help='path or URL of the weights')
-    parser.add_argument('inputs', nargs='+', metavar='input', help=inputs)
+def model_parser(description: str | None, inputs: str) -> argparse.ArgumentParser:
+    """Make a parser for a tool that takes a model and ``inputs``. `parse_model` parses."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'paths', nargs='+', metavar='RUN|CONFIG CHECKPOINT|INPUT', help=f'the model, and {inputs}, in any order'
+    )
+    parser.add_argument('--model', dest='config', help='folder of a run, or a config')
+    parser.add_argument('--checkpoint', help='path, URL or short name of the weights; default: the best of the folder')
+    add_cfg_options(parser)
+    return parser
+
+
+def parse_model(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line, and take config and checkpoint out of ``paths`` if no option gives them."""
+    args = parser.parse_args(words)
+    if args.config is None:
+        args.config = next(filter(_is_model, args.paths), args.paths[0])
+        args.paths.remove(args.config)
+    if args.checkpoint is None and not Path(args.config).is_dir():
+        weights = (path for path in args.paths if modality_of(path) is None and not Path(path).is_dir())
+        if (checkpoint := next(weights, None)) is not None:
+            args.checkpoint = checkpoint
+            args.paths.remove(checkpoint)
+    if not args.paths:
+        parser.error('no input. Give RUN INPUT..., or CONFIG CHECKPOINT INPUT...')
+    return args
+
+
+def _is_model(path: str) -> bool:
+    """Whether it is the folder of a run, or a config."""
+    try:
+        find_run(path) if Path(path).is_dir() else find_config(path)
+    except ValueError:
+        return False
+    return True
+
+
+def add_picture_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add what a tool that draws predictions takes: --out-dir and --device."""
     parser.add_argument('--out-dir', required=True, type=Path, help=folder)
     parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
-    add_cfg_options(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'folder of the log') -> None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import omnimae
 from omnimae.apis import ClassificationInferencer, FeatureExtractor, Inferencer, find_source, resolve
-from omnimae.engine import find_run
 from omnimae.inputs import default_source, sampling_of
 
 METADATA = 'omnimae'  # its key in the files
@@ -60,9 +59,6 @@ def export_model(
         raise ValueError(f'{out}: the name decides the format. It must end in {" or ".join(_WRITERS)}.')
     if out.suffix == '.onnx':
         _import_onnx()  # an error now costs no time
-    if not isinstance(config, Config) and Path(config).is_dir():
-        config, found = find_run(config)
-        checkpoint = checkpoint or found
     model, about = _prepare(config, checkpoint, modality, features, cfg_options)
     shape = about['input']['shape'][1:]
     example = torch.randn(2, *shape)  # torch.export takes a batch of 1 for a constant

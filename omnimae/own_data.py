@@ -43,7 +43,6 @@ VALIDATION = ('val', 'valid', 'validation')
 KINDS = dict(images='image', videos='video')
 LAYOUTS = 'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/{images,videos}/{train,val}/CLASS/*, or DATA/CLASS/*'
 OF_BACKBONE = ('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size')
-# {files} are config and weights
 AFTER_PRETRAINING = (
     'omnimae plot-run {run}                  # is it healthy; pictures are in {run}/reconstructions',
     'omnimae finetune DATA --checkpoint {run} --out classifier',
@@ -51,8 +50,8 @@ AFTER_PRETRAINING = (
 AFTER_FINETUNING = (
     'omnimae plot-run {run}                  # is it healthy',
     'omnimae predict FILES --model {run} --out predictions.csv',
-    'omnimae test {files} --analyze {run}/errors',
-    'omnimae explain {files} FILES --out-dir {run}/explained',
+    'omnimae test {run} --analyze {run}/errors',
+    'omnimae explain {run} FILES --out-dir {run}/explained',
 )
 REPLICAS = dict(images=1, videos=4)  # of configs/custom/pretrain.py
 
@@ -489,8 +488,7 @@ def _run(
         train(cfg, go_on=goes_on)
     finally:
         unlock(folder)
-    run, files = shlex.quote(str(out)), ' '.join(shlex.quote(str(path)) for path in find_run(out))
-    print('Next:', *(hint.format(run=run, files=files) for hint in hints), sep='\n  ')
+    print('Next:', *(hint.format(run=shlex.quote(str(out))) for hint in hints), sep='\n  ')
     return out
 
 

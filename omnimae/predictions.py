@@ -13,7 +13,6 @@ from mmengine.config import Config
 
 from omnimae.apis import Classification, ClassificationInferencer
 from omnimae.checkpoint import replacing
-from omnimae.engine import find_run
 from omnimae.inputs import Input, several
 
 TEXT = 'utf-8', 'surrogateescape'  # file names may be no text
@@ -49,15 +48,11 @@ def predict(
     Raises:
         ValueError: an ending that is unknown, no run, an input that does not exist, or no config of a classifier.
     """
-    config = model
     if (ending := Path(out).suffix) not in ('', '.csv', '.txt', '.parquet'):
         raise ValueError(f'out={os.fspath(out)} ends in {ending!r}. Give a name that ends in .csv or .parquet.')
     if ending == '.parquet':
         import_parquet()  # an error now costs no hours
-    if not isinstance(model, Config) and Path(model).is_dir():
-        config, found = find_run(model)
-        checkpoint = checkpoint or found
-    classify = ClassificationInferencer(config, checkpoint, topk=topk, device=device, num_workers=num_workers)
+    classify = ClassificationInferencer(model, checkpoint, topk=topk, device=device, num_workers=num_workers)
     folders = [str(Path(x).expanduser()) for x in several(inputs) if isinstance(x, str | os.PathLike)]
     rows: list[Counted] = []
 

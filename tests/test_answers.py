@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from tiny_run import CLASSIFY, write_config, write_data
 
+from omnimae.apis import get_model
 from omnimae.checkpoint import save_file
+from omnimae.commands import model_parser, parse_model
 from omnimae.config import load_config
 from omnimae.engine import analyze
 from omnimae.evaluation import Scores, confusion_matrix, count, load_scores
@@ -202,10 +204,50 @@ def test_predict_takes_a_config_and_a_checkpoint(data, tmp_path, monkeypatch, ca
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     with pytest.raises(ValueError, match='needs pyarrow'):
         predict([*words[:-1], str(tmp_path / 'a.parquet')])
-    for wrong in (words[:2], [*words[2:], '--model', 'run', '--cfg-options', 'a=1']):
-        with pytest.raises(SystemExit):
-            predict(wrong)
-    assert 'give --model RUN and inputs' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict(words[:2])
+    assert 'no input. Give RUN INPUT..., or CONFIG CHECKPOINT INPUT...' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'config', 'checkpoint', 'paths'),
+    [
+        ('run photos a.jpg', 'run', None, 'photos a.jpg'),
+        ('photos a.jpg run', 'run', None, 'photos a.jpg'),
+        ('photos --model run', 'run', None, 'photos'),
+        ('run photos --checkpoint w.pth', 'run', 'w.pth', 'photos'),
+        ('custom/knn_images w.pth photos a.jpg', 'custom/knn_images', 'w.pth', 'photos a.jpg'),
+        ('custom/knn_images photos w.pth', 'custom/knn_images', 'w.pth', 'photos'),
+        ('photos custom/knn_images https://x/w.torch', 'custom/knn_images', 'https://x/w.torch', 'photos'),
+        ('vitb_pretrain a.jpg c.py', 'c.py', 'vitb_pretrain', 'a.jpg'),
+        ('c.py a.jpg', 'c.py', None, 'a.jpg'),  # an error later: there is no checkpoint
+        ('typo/knn w.pth a.jpg', 'typo/knn', 'w.pth', 'a.jpg'),  # likewise: no such config
+    ],
+)
+def test_words_of_a_command_may_have_any_order(words, config, checkpoint, paths, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('run', 'photos'):
+        (tmp_path / name).mkdir()
+    for name in ('run/config.py', 'run/epoch_1_raw.safetensors', 'c.py', 'a.jpg', 'w.pth'):
+        (tmp_path / name).touch()
+    args = parse_model(model_parser('', ''), words.split())
+    assert (args.config, args.checkpoint, ' '.join(args.paths)) == (config, checkpoint, paths)
+
+
+def test_the_folder_of_a_run_is_a_model(data, tmp_path, capsys):
+    run = tmp_path / 'run'
+    run.mkdir()
+    config = write_config(run / 'config.py', CLASSIFY, data)
+    weights = MODELS.build(load_config(config).model).state_dict()
+    save_file(weights, run / 'epoch_1_raw.safetensors', {})
+    assert torch.equal(get_model(run).state_dict()['head.weight'], weights['head.weight'])
+    load_tool('explain').main([str(data / 'pictures' / 'b'), str(run), '--out-dir', str(tmp_path / 'out')])
+    assert capsys.readouterr().out.count('.png') == 3
+    test = load_tool('test').parse_args([str(run)])
+    assert (test.config, test.checkpoint) == (config, run / 'epoch_1_raw.safetensors')
+    with pytest.raises(SystemExit):
+        load_tool('test').parse_args([str(config)])
+    assert 'no checkpoint. Give CONFIG CHECKPOINT, or the folder of a run' in capsys.readouterr().err
 
 
 def test_explain_draws_images_and_clips_with_their_names(data, tmp_path, capsys):

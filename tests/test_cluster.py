@@ -296,6 +296,7 @@ def test_a_number_of_gpus_that_is_missing_is_asked_for(script: str, gpus: str):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
     assert f'bash tools/{script} GPUS [arguments of ' in result.stderr
+    assert result.stderr.endswith(f"The number of GPUs must be a whole number of at least 1, got '{gpus}'.\n")
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,10 @@ ALLOWED = {
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'config', 'fitting', 'visualization', 'evaluation', 'stopping', 'meeting'},
     'inputs': FLOOR | {'data'},
-    'commands': FLOOR | {'config', 'engine'},
+    'commands': FLOOR | {'config', 'data', 'engine'},
     # features as the frozen evaluation defines them
     'own_data': FLOOR | {'checkpoint', 'commands', 'config', 'data', 'engine', 'planning', 'zoo'},
-    'predictions': FLOOR | {'apis', 'checkpoint', 'engine', 'inputs'},
+    'predictions': FLOOR | {'apis', 'checkpoint', 'inputs'},
     'deployment': {'apis', 'engine', 'inputs'},
     'apis': FLOOR | {'checkpoint', 'config', 'consistency', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }

@@ -5,6 +5,7 @@
 set -euo pipefail
 if (($# < 3)) || [[ ! $3 =~ ^([1-9][0-9]*|gpu|auto|cpu)$ ]]; then
     sed -n '2,4s/^# //p' "$0" >&2
+    (($# < 3)) || echo "The number of GPUs must be a whole number of at least 1, got '$3'." >&2
     exit 2
 fi
 CONFIG=$1

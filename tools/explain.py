@@ -1,5 +1,6 @@
 """Draw which places of an image or video speak for the class that a classifier predicts.
 
+python tools/explain.py RUN INPUT... --out-dir D
 python tools/explain.py CONFIG CHECKPOINT INPUT... --out-dir D [--cfg-options k=v ...]
 
 D gets a picture for each input, with its name: the image beside its map, or a strip of frames above theirs. Red is the
@@ -22,16 +23,16 @@ if __name__ == '__main__':
 from mmengine.registry import init_default_scope
 
 from omnimae.apis import Explainer
-from omnimae.commands import add_picture_arguments, new_parser
+from omnimae.commands import add_picture_arguments, model_parser, parse_model
 from omnimae.inputs import output_names
 from omnimae.visualization.saliency import saliency_sheet
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = new_parser(__doc__)
-    add_picture_arguments(parser, 'images, videos, or folders of them', 'folder for the pictures')
-    return parser.parse_args(words)
+    parser = model_parser(__doc__, 'images, videos, or folders of them')
+    add_picture_arguments(parser, 'folder for the pictures')
+    return parse_model(parser, words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -40,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> None:
     init_default_scope('omnimae')
     options = dict(device=args.device, progress=False, cfg_options=args.cfg_options)
     explain = Explainer(args.config, args.checkpoint, **options)
-    results, names = explain.stream(args.inputs), output_names(args.inputs)
+    results, names = explain.stream(args.paths), output_names(args.paths)
     failures = []
     for result in results:
         if result.clip is None or result.effect is None:

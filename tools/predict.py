@@ -3,7 +3,7 @@
 python tools/predict.py INPUT... --model RUN [--checkpoint FILE] [--out predictions.csv] [--topk K]
 python tools/predict.py CONFIG CHECKPOINT INPUT... [--out predictions.csv] [--topk K] [--cfg-options k=v ...]
 
-RUN is the folder of a fine-tuning, such as the --out of finetune.py. It may also be a config; then give --checkpoint.
+RUN is the folder of a fine-tuning, such as the --out of finetune.py. Words may have any order, also without --model.
 Each row has the input, its class and score, the next classes, and the error of a file that cannot be read.
 """
 
@@ -19,42 +19,27 @@ if __name__ == '__main__':
     say_start()  # the imports take seconds
 
 import omnimae
-from omnimae.commands import add_cfg_options
-from omnimae.config import load_config
+from omnimae.apis import resolve
+from omnimae.commands import model_parser, parse_model
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'inputs', nargs='+', metavar='input', help='images, videos, or folders of them; without --model a config and '
-        'a checkpoint first',
-    )  # fmt: skip
-    parser.add_argument('--model', help='folder of a fine-tuning, or a config')
-    parser.add_argument('--checkpoint', help='path, URL or short name of the weights; default: the best of the folder')
+    parser = model_parser(__doc__, 'images, videos, or folders of them')
     parser.add_argument(
         '--out', default='predictions.csv', help='the table, .csv or .parquet; default: predictions.csv'
     )
     parser.add_argument('--topk', type=int, default=5, help='classes of a row; default: 5')
     parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
     parser.add_argument('--num-workers', type=int, default=0, help='processes that read files; default: 0')
-    add_cfg_options(parser)
-    args = parser.parse_args(words)
-    if args.model is None:
-        if len(args.inputs) < 3 or args.checkpoint is not None:
-            parser.error('give --model RUN and inputs, or CONFIG CHECKPOINT INPUT...')
-        args.model, args.checkpoint, *args.inputs = args.inputs
-    elif args.cfg_options:
-        parser.error('--cfg-options change a config. Give CONFIG CHECKPOINT INPUT... instead of --model')
-    return args
+    return parse_model(parser, words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Predict."""
     args = vars(parse_args(words))
-    if options := args.pop('cfg_options'):
-        args['model'] = load_config(args['model'], options)
-    print(omnimae.predict(args.pop('inputs'), **args))
+    model, checkpoint = resolve(args.pop('config'), args.pop('checkpoint'), args.pop('cfg_options'))
+    print(omnimae.predict(args.pop('paths'), model, checkpoint=checkpoint, **args))
 
 
 if __name__ == '__main__':

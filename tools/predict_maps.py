@@ -1,5 +1,6 @@
 """Segment images, or predict their depth, with a fine-tuned DensePredictor.
 
+python tools/predict_maps.py RUN INPUT... --out-dir D
 python tools/predict_maps.py CONFIG CHECKPOINT INPUT... --out-dir D [--cfg-options k=v ...]
 
 D/maps gets a map of each image, with its name and at its size: classes in 8 bits, or depth in 16, in the unit of the
@@ -19,7 +20,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from omnimae.apis import predict_maps
-from omnimae.commands import add_picture_arguments, new_parser
+from omnimae.commands import add_picture_arguments, model_parser, parse_model
 from omnimae.inputs import output_names
 from omnimae.visualization.maps import map_picture
 from omnimae.visualization.sheets import Row, sheet
@@ -27,17 +28,17 @@ from omnimae.visualization.sheets import Row, sheet
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
-    parser = new_parser(__doc__)
-    add_picture_arguments(parser, 'image files, or folders of them', 'folder for maps and pictures')
-    return parser.parse_args(words)
+    parser = model_parser(__doc__, 'image files, or folders of them')
+    add_picture_arguments(parser, 'folder for maps and pictures')
+    return parse_model(parser, words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Predict."""
     args = parse_args(words)
     init_default_scope('omnimae')
-    maps = predict_maps(args.config, args.checkpoint, args.inputs, device=args.device, cfg_options=args.cfg_options)
-    names = output_names(args.inputs)
+    maps = predict_maps(args.config, args.checkpoint, args.paths, device=args.device, cfg_options=args.cfg_options)
+    names = output_names(args.paths)
     for result in maps:
         if result.image is None or result.pixels is None:
             print(f'{result.input}: {result.error}')

@@ -1,5 +1,6 @@
 """Test a checkpoint of this package, of MMEngine's Runner, or a published one.
 
+python tools/test.py RUN [--out FILE] [--analyze DIR]
 python tools/test.py CONFIG CHECKPOINT [--out FILE] [--analyze DIR] [--cfg-options k=v ...]
                      [--launcher none|pytorch|slurm]
 
@@ -27,7 +28,7 @@ from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.commands import add_run_arguments, load_run_config, new_parser
 from omnimae.config import infer_num_classes
 from omnimae.consistency import metrics_of
-from omnimae.engine import EvaluationRunner, HeadSizeHook, analyze, leave_distributed, setup_distributed
+from omnimae.engine import EvaluationRunner, HeadSizeHook, analyze, find_run, leave_distributed, setup_distributed
 from omnimae.evaluation import load_scores
 from omnimae.structures import to_json
 
@@ -35,7 +36,7 @@ from omnimae.structures import to_json
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = new_parser(__doc__)
-    parser.add_argument('checkpoint', help='path or URL of the weights')
+    parser.add_argument('checkpoint', nargs='?', help='path or URL of the weights; default: the best of the folder RUN')
     add_run_arguments(parser)
     parser.add_argument(
         '--out', type=Path, metavar='FILE.json',
@@ -44,7 +45,13 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--analyze', type=Path, metavar='DIR', help='draw confusion matrix and worst samples of a classifier into DIR'
     )
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if Path(args.config).is_dir():
+        args.config, found = find_run(args.config)
+        args.checkpoint = args.checkpoint or found
+    elif args.checkpoint is None:
+        parser.error('no checkpoint. Give CONFIG CHECKPOINT, or the folder of a run')
+    return args
 
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:

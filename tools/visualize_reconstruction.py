@@ -1,5 +1,6 @@
 """Draw what a pretrained model sees of images and videos, and what it predicts.
 
+python tools/visualize_reconstruction.py RUN INPUT... --out-dir D [--mp4]
 python tools/visualize_reconstruction.py CONFIG CHECKPOINT INPUT... --out-dir D [--mp4] [--cfg-options k=v ...]
 python tools/visualize_reconstruction.py CONFIG_OF_A_MULTIMAE CHECKPOINT INPUT... --out-dir D [--inputs MODALITY...]
 
@@ -26,7 +27,7 @@ if __name__ == '__main__':
 from mmengine.config import Config
 
 from omnimae.apis import Reconstructor
-from omnimae.commands import add_cfg_options, new_parser
+from omnimae.commands import model_parser, parse_model
 from omnimae.data.media import open_video
 from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
@@ -46,20 +47,11 @@ IMAGES_PER_PAGE = 8
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = new_parser(__doc__)
-    parser.add_argument('checkpoint', help='path or URL of its weights, ours or published ones')
-    parser.add_argument(
-        'paths',
-        nargs='+',
-        type=Path,
-        metavar='INPUT',
-        help='images, videos, or folders of them; for a MultiMAE images, or the root of a data set',
-    )
+    parser = model_parser(__doc__, 'images, videos, or folders of them; for a MultiMAE images, or a root of data')
     parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
     parser.add_argument('--inputs', nargs='+', metavar='MODALITY', help='modalities that a MultiMAE sees whole')
     parser.add_argument('--mp4', action='store_true', help='write videos as mp4 instead of GIF')
-    add_cfg_options(parser)
-    return parser.parse_args(argv)
+    return parse_model(parser, argv)
 
 
 def draw_files(reconstruct: Reconstructor, args: argparse.Namespace, title: str) -> None:
@@ -110,7 +102,7 @@ def frame_rate(path: Path, sampling: ClipSampling) -> float:
 def draw_tasks(reconstruct: Reconstructor, args: argparse.Namespace, title: str) -> None:
     """Draw a page for each sample, or a strip of frames for each of its tasks, with a MultiMAE."""
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    for path in args.paths:
+    for path in map(Path, args.paths):
         for name, results in reconstruct_path(reconstruct, path):
             for key, page in reconstruction_pages(results, title).items():
                 target = args.out_dir / f'{(key or name).replace(", ", "_").replace("/", "_")}.png'
@@ -154,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reconstruct = Reconstructor(
         args.config, args.checkpoint, inputs=args.inputs, progress=False, cfg_options=args.cfg_options
     )
-    title = f'{Path(args.config).stem}, {Path(args.checkpoint).name}'
+    title = ', '.join([Path(args.config).stem, *([Path(args.checkpoint).name] if args.checkpoint else [])])
     draw = draw_tasks if reconstruct.is_multimodal else draw_files
     draw(reconstruct, args, title)
 
