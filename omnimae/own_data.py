@@ -22,8 +22,8 @@ from omnimae.checkpoint import Checkpoint, replacing
 from omnimae.commands import train
 from omnimae.config import load_config
 from omnimae.data import storage
-from omnimae.data.annotations import count_endings
-from omnimae.data.media.extensions import modality_of
+from omnimae.data.annotations import count_endings, read_labels
+from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, modality_of
 from omnimae.engine import choose_device, find_run, setup_environment
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.engine.folder import lock, unlock
@@ -42,6 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
 VALIDATION = ('val', 'valid', 'validation')
 KINDS = dict(images='image', videos='video')
 LAYOUTS = 'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/{images,videos}/{train,val}/CLASS/*, or DATA/CLASS/*'
+Found = dict[str, dict[str, tuple[Path, dict[str, list[str]]]]]  # kind -> 'train', 'val' -> folder, class -> files
 OF_BACKBONE = ('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size')
 AFTER_PRETRAINING = (
     'omnimae plot-run {run}                  # is it healthy; pictures are in {run}/reconstructions',
@@ -54,6 +55,8 @@ AFTER_FINETUNING = (
     'omnimae explain {run} FILES --out-dir {run}/explained',
 )
 REPLICAS = dict(images=1, videos=4)  # of configs/custom/pretrain.py
+BETTER = 'Published weights are a better start: omnimae finetune DATA --arch base.'
+FROM_SCRATCH = '10,000 images of CIFAR-10 gave an accuracy of 51 % after 1875 steps of 16.'  # docs/evidence_details.md
 
 
 class Choice(NamedTuple):
@@ -123,7 +126,7 @@ def pretrain(
     if weights is not None:
         changes['model']['init_cfg'] = dict(type='Checkpoint', checkpoint=weights)
     base = 'pretrain' if len(folders) == 2 else f'pretrain_{next(iter(folders))}'
-    print(f'{samples} crops an epoch of {_told(rows)}.')
+    print(f'{samples} crops an epoch of {_told(rows)}. {_expected(schedule, sum(rows.values()), weights)}')
     return _run(base, changes, lists, rows, schedule, [chosen, start], Path(out), AFTER_PRETRAINING)
 
 
@@ -140,6 +143,7 @@ def finetune(
 
     Args:
         data: a folder per class, below ``train`` and ``val``; or below ``{images,videos}/{train,val}``; or just so.
+            Or a table: ``labels.csv`` with paths relative to it, labels, and perhaps a column split (train or val).
             Without ``val`` one file in five is held out, by its name alone. Lists in ``out`` say which.
         out: folder of ``config.py``, log and checkpoints.
         checkpoint: folder of a run of `pretrain`, weights, or a name in ``ZOO``. None takes the released weights, or
@@ -195,6 +199,8 @@ def finetune(
     )
     base = 'finetune' if len(rows) == 2 else f'finetune_{next(iter(rows))}'
     print(f'{len(classes)} classes, {_told(rows)} to train on. {labelled.note}')
+    if weights is None:
+        print(f'{schedule.epochs * schedule.steps} steps of {schedule.batch} from scratch. {FROM_SCRATCH} {BETTER}')
     choices = [chosen, start, mixing, decays]
     return _run(base, changes, labelled.lists, rows, schedule, choices, Path(out), AFTER_FINETUNING)
 
@@ -240,8 +246,49 @@ def _beside(name: str) -> str:
 
 
 def _labelled(data: Path) -> _Labelled:
+    found = _of_table(data) if data.is_file() else _of_folders(data)
+    classes = tuple(sorted({name for parts in found.values() for name in parts['train'][1]}))
+    if len(classes) < 2:
+        raise ValueError(
+            f'{data} has one class, {"".join(classes)!r}, and a classifier needs two or more. Make a folder per class; '
+            f'known are {LAYOUTS}.'
+        )
+    for of_kind in found.values():
+        folder, held_out = of_kind['val']
+        if unknown := sorted(held_out.keys() - set(classes)):
+            raise ValueError(f'{folder} has the class {unknown[0]!r}, which no training file has. Correct it.')
+    return _as_sources(found, classes, is_listed=data.is_file())
+
+
+def _of_table(table: Path) -> Found:
+    """Files of a table. Their folder is the one that holds all."""
+    rows: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for place, path, label, split in read_labels(table, (*IMAGE_EXTENSIONS, *VIDEO_EXTENSIONS)):
+        file = os.path.normpath(table.parent / path)
+        if not os.path.exists(file):
+            raise ValueError(f'{place}: {path} does not exist. Paths are relative to the folder of the table.')
+        mode = 'val' if split.lower() in VALIDATION else split.lower() or 'train'
+        if mode not in ('train', 'val', 'test'):
+            raise ValueError(f'{place}: the split {split!r} is unknown. Write train, val or test.')
+        kind = next(kind for kind, modality in KINDS.items() if modality == modality_of(path))
+        rows.setdefault(kind, dict(train=[], val=[], test=[]))[mode].append((file, label))
+    found: Found = {}
+    for kind, parts in rows.items():
+        root = os.path.commonpath([os.path.dirname(file) for part in parts.values() for file, _ in part])
+        if parts['test']:
+            print(f'{table}: passed over {len(parts["test"])} {kind} of the split test.')
+        found[kind] = {}
+        for mode in ('train', 'val'):
+            files = defaultdict(list)
+            for file, label in parts[mode]:
+                files[label].append(os.path.relpath(file, root))
+            found[kind][mode] = Path(root), files
+    return found
+
+
+def _of_folders(data: Path) -> Found:
     files = storage.list_files(str(data))
-    found: dict[str, dict[str, tuple[Path, dict[str, list[str]]]]] = {}
+    found: Found = {}
     is_split = any('train' in path.split('/')[:2] and path.count('/') >= 2 for path in files)
     for kind, modality in KINDS.items():
         paths = sorted(path for path in files if modality_of(path) == modality)
@@ -255,20 +302,10 @@ def _labelled(data: Path) -> _Labelled:
         elif paths and not is_split:
             found[kind] = {'train': (root, _classes_below(root, '', paths)), 'val': (root / 'val', {})}
     if not found:
-        raise ValueError(f'{data} has no image and no video in class folders. Known are {LAYOUTS}.')
+        raise ValueError(f'{data} has no image and no video in class folders. Known are {LAYOUTS}, or a table, .csv.')
     if others := [path for path in files if modality_of(path) is None]:
         print(f'{data}: passed over {len(others)} files: {count_endings(others)}.')
-    classes = tuple(sorted({name for parts in found.values() for name in parts['train'][1]}))
-    if len(classes) < 2:
-        raise ValueError(
-            f'{data} has one class, {classes[0]!r}, and a classifier needs two or more. Make a folder per class; known '
-            f'are {LAYOUTS}.'
-        )
-    for of_kind in found.values():
-        folder, held_out = of_kind['val']
-        if unknown := sorted(held_out.keys() - set(classes)):
-            raise ValueError(f'{folder} has the class {unknown[0]!r}, which no training file has. Correct the folders.')
-    return _as_sources(found, classes)
+    return found
 
 
 def _classes_below(root: Path, folder: str, paths: Iterable[str]) -> dict[str, list[str]]:
@@ -286,33 +323,39 @@ def _classes_below(root: Path, folder: str, paths: Iterable[str]) -> dict[str, l
     return classes
 
 
-def _as_sources(found: Mapping[str, Mapping[str, tuple]], classes: tuple[str, ...]) -> _Labelled:
+def _as_sources(found: Found, classes: tuple[str, ...], *, is_listed: bool) -> _Labelled:
     sources: dict[str, dict[str, dict[str, str]]] = dict(train={}, val={})
     lists: dict[str, Sequence[str]] = {'classes.txt': classes}
-    rows, notes = {}, []
+    rows, notes, num_held_out = {}, [], 0
     for kind, parts in found.items():
         (root, files), (val_root, held_out) = parts['train'], parts['val']
-        if held_out:
+        if held_out and not is_listed:
             for mode, folder in (('train', root), ('val', val_root)):
                 sources[mode][kind] = dict(root=str(folder), classes=_beside('classes.txt'))
             rows[kind] = sum(map(len, files.values()))
+            num_held_out += sum(map(len, held_out.values()))
             continue
         split: dict[str, list[str]] = dict(train=[], val=[])
-        for name, paths in files.items():
+        for name in sorted({*files, *held_out}):
+            paths, given = files.get(name, []), held_out.get(name, [])
             count = max(1, round(len(paths) / 5)) if len(paths) > 1 else 0
-            for mode, part in zip(split, _split(paths, count), strict=True):
-                split[mode] += [f'{path} {classes.index(name)}' for path in part]
+            for mode, part in zip(split, (paths, given) if held_out else _split(paths, count), strict=True):
+                split[mode] += [f'{path} {name}' for path in part]
         if not split['val']:
             raise ValueError(f'{root} has one file a class, so none can be held out. Add files, or a folder val.')
+        num_held_out += len(split['val'])
         for mode, lines in split.items():
             lists[f'{mode}_{kind}.txt'] = lines
             own = dict(ann_file=_beside(f'{mode}_{kind}.txt'), classes=_beside('classes.txt'))
             sources[mode][kind] = dict(root=str(root), **own)
         rows[kind] = len(split['train'])
-        notes.append(
-            f'There is no val of {kind}: {len(split["val"])} files are held out by their names, listed in '
-            f'val_{kind}.txt.'
-        )
+        if not held_out:
+            notes.append(
+                f'There is no val of {kind}: {len(split["val"])} files are held out by their names, listed in '
+                f'val_{kind}.txt.'
+            )
+    error = 100 / math.sqrt(num_held_out)  # two standard errors of a share near 50 %
+    notes.append(f'{num_held_out} files measure the accuracy, so it is known to {min(error, 50):.0f} points.')
     return _Labelled(classes, rows, sources, lists, ' '.join(notes))
 
 
@@ -322,6 +365,19 @@ def _told(rows: Mapping[str, int]) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Choices
+
+
+def _expected(schedule: _Schedule, files: int, weights: str | None) -> str:
+    """What a pretraining can be expected to gain, by docs/evidence_details.md and docs/which_config.md."""
+    steps = schedule.epochs * schedule.steps
+    samples = steps * schedule.batch
+    if weights is not None:
+        return '' if files >= 1000 else f'For fewer than 1,000 files fine-tuning alone is enough as a rule. {BETTER}'
+    known = (
+        f'It will see {samples} crops in {steps} steps. On 10,000 images of CIFAR-10, pretraining from scratch gained '
+        '0.2 points of accuracy after 16,000, 4 points after 48,000 and 15 after 1,300,000.'
+    )
+    return known if samples >= 48_000 and files >= 1000 else f'{known} So expect no gain here. {BETTER}'
 
 
 def _choose_arch(arch: str) -> tuple[str, Choice]:

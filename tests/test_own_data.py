@@ -16,7 +16,8 @@ from tiny_benchmarks import write_image
 
 import omnimae
 from omnimae.config import load_config
-from omnimae.own_data import SIZES, _labelled, _Schedule, _start, _text, fitting_size
+from omnimae.data.annotations import read_list
+from omnimae.own_data import SIZES, _expected, _labelled, _Schedule, _start, _text, fitting_size
 from omnimae.planning import GIB
 
 CONFIG = """\
@@ -146,6 +147,79 @@ def test_mistakes_of_names(tmp_path):
 def test_schedule_of_finetuning(rows, epochs, steps, batch):
     schedule = _Schedule.of(dict(images=rows), dict(images=1), 64, None, (5000, 20, 100))
     assert schedule[:3] == (epochs, steps, batch)
+
+
+@pytest.mark.parametrize(
+    ('text', 'train', 'val'),
+    [
+        # paths and labels of a name, with a header in another order and a split
+        (
+            'label,Split,file\n2,train,a/1.jpg\n1,TRAIN,"a/2.jpg"\n1,val,b/3.jpg\n2,test,4.jpg\n',
+            ['a/2.jpg 1', 'a/1.jpg 2'],
+            ['b/3.jpg 1'],
+        ),
+        (
+            'a/1.jpg;cat;train\na/2.jpg;big dog;train\nb/3.jpg;cat;valid\n',
+            ['a/2.jpg big dog', 'a/1.jpg cat'],
+            ['b/3.jpg cat'],
+        ),
+        ('path\tclass\na/1.jpg\tcat\na/2.jpg\tcat\nb/3.jpg\tdog\n4.jpg\tdog\n', None, None),
+    ],
+)
+def test_a_table_of_paths_and_labels(tmp_path, text, train, val):
+    for name in ('a/1.jpg', 'a/2.jpg', 'b/3.jpg', '4.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    table = tmp_path / 'labels.csv'
+    table.write_text(text)
+    labelled = _labelled(table)
+    assert labelled.sources['val']['images']['root'] == str(tmp_path)
+    lists = {name: labelled.lists[f'{name}_images.txt'] for name in ('train', 'val')}
+    if train is None:  # one of each class is held out
+        assert [len(lists[name]) for name in lists] == [2, 2]
+        assert 'There is no val of images: 2 files are held out' in labelled.note
+    else:
+        assert lists == dict(train=train, val=val)
+        assert labelled.note == '1 files measure the accuracy, so it is known to 50 points.'
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a.jpg,cat\nb.jpg,dog\n', r'line 2: b.jpg does not exist. Paths are relative to the folder of the table.'),
+        ('name,kind\na.jpg,cat\n', r'has the columns name, kind. Name one of them label.'),
+        ('a.jpg,cat\na.jpg,\n', r"line 2: 'a.jpg,' has no path of a known ending, or no label."),
+        ('a.jpg,cat,fold1\n', r"line 1: the split 'fold1' is unknown. Write train, val or test."),
+        ('a.jpg cat\n', r'has no row "path,label". Paths end in one of .jpg'),
+        ('a.jpg,cat\n', r"has one class, 'cat', and a classifier needs two or more"),
+    ],
+)
+def test_mistakes_of_a_table(tmp_path, text, message):
+    (tmp_path / 'a.jpg').touch()
+    (tmp_path / 'labels.csv').write_text(text)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        omnimae.finetune(tmp_path / 'labels.csv', tmp_path / 'run')
+
+
+def test_classes_that_are_numbers_keep_their_files(tmp_path):
+    labelled = _labelled(write_classes(tmp_path, '1', '2'))
+    (tmp_path / 'list.txt').write_text('\n'.join(labelled.lists['train_images.txt']))
+    rows = read_list(str(tmp_path / 'list.txt'), ['.jpg'], classes=labelled.classes)
+    assert [labelled.classes[k] for k in rows.labels] == [path[0] for path in rows.paths] == ['1', '2']
+
+
+@pytest.mark.parametrize(
+    ('files', 'epochs', 'weights', 'message'),
+    [
+        (50, 100, None, 'It will see 5000 crops in 100 steps.'),
+        (50, 100, None, 'So expect no gain here. Published weights are a better start: omnimae finetune DATA'),
+        (50, 100, 'x', 'For fewer than 1,000 files fine-tuning alone is enough as a rule.'),
+    ],
+)
+def test_a_pretraining_says_what_to_expect(files, epochs, weights, message):
+    schedule = _Schedule(epochs, 1, files, ())
+    assert message in _expected(schedule, files, weights)
+    assert 'So expect' not in _expected(_Schedule(100, 100, 16, ()), 2000, None)
 
 
 def test_schedule_counts_crops():

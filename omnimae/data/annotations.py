@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -396,17 +397,52 @@ def _text_of(ann_file: str, backend_args: dict | None, extensions: Sequence[str]
 
 def _without_commas(text: bytes, extensions: Sequence[str]) -> bytes:
     """A table of a spreadsheet with a path and a label in the cell after it -> a list. Other texts stay."""
-    start = decode(text[:PART])
-    found = re.search(rf'(?:{"|".join(map(re.escape, extensions))})"?([,;])', start, re.IGNORECASE)
-    if not extensions or found is None:
-        return text
     lines = []
-    for number, cells in enumerate(csv.reader(decode(text).split('\n'), delimiter=found[1])):
-        cells = [cell.strip() for cell in cells]
-        place = next((k for k, cell in enumerate(cells) if cell.lower().endswith(tuple(extensions))), None)
+    for number, (cells, place) in enumerate(_cells(text, extensions, r'{path}"?([,;\t])')):
         is_header = place is None and number == 0
         lines.append('' if is_header else ' '.join(cells if place is None else cells[place : place + 2]))
-    return encode('\n'.join(lines))
+    return encode('\n'.join(lines)) if lines else text
+
+
+def _cells(text: bytes, extensions: Sequence[str], pattern: str) -> Iterator[tuple[list[str], int | None]]:
+    """Cells of each row of a table, and the first that ends as a path does; nothing if no delimiter is found."""
+    endings = tuple(ending.lower() for ending in extensions)
+    pattern = pattern.format(path=f'(?:{"|".join(map(re.escape, endings))})')
+    found = re.search(pattern, decode(text[:PART]), re.IGNORECASE)
+    for row in csv.reader(decode(text).split('\n'), delimiter=found[1]) if endings and found else ():
+        cells = [cell.strip() for cell in row]
+        yield cells, next((k for k, cell in enumerate(cells) if cell.lower().endswith(endings)), None)
+
+
+def read_labels(file: str | os.PathLike, extensions: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Place, path, label and split ('' if it has none) of each row of a table with commas, semicolons or tabs.
+
+    A header names the columns: label or class, and split. Without one the label is in the cell after the path, and the
+    split in the next.
+
+    Raises:
+        ValueError: no table, or a row without path or label.
+    """
+    header: list[str] = []
+    columns: list[int | None] = []
+    number = 0
+    text = as_utf8(Path(file).read_bytes())
+    for number, (cells, place) in enumerate(_cells(text, extensions, '([,;\t])'), 1):
+        if place is None and number == 1:
+            header = [cell.lower() for cell in cells]
+            names = (('label', 'class', 'category'), ('split', 'set', 'subset'))
+            columns = [next((k for k, cell in enumerate(header) if cell in of), None) for of in names]
+            if columns[0] is None:
+                raise ValueError(f'{file} has the columns {", ".join(header)}. Name one of them label.')
+        elif any(cells):
+            at = columns or [None if place is None else place + k for k in (1, 2)]
+            label, split = ('' if k is None else ''.join(cells[k : k + 1]) for k in at)
+            if place is None or not label:
+                row = ','.join(cells)
+                raise ValueError(f'{file}, line {number}: {row!r} has no path of a known ending, or no label.')
+            yield f'{file}, line {number}', cells[place], label, split
+    if not number:
+        raise ValueError(f'{file} has no row "path,label". Paths end in one of {", ".join(extensions)}.')
 
 
 def encoding_hint(text: str) -> str:
