@@ -110,6 +110,8 @@ def decode_sequentially(path: str) -> tuple[np.ndarray, list[av.VideoFrame]]:
         stream: Any = container.streams.video[0]
         frames: list[Any] = list(container.decode(stream))
         origin = stream.start_time or 0
+        if container.format.name == 'avi':  # it begins with its first frame, see open_video
+            origin = min(frame.pts for frame in frames)
         # AVI has no times of display; its frames come in order, labelled in order of decoding.
         return np.array(sorted(float((frame.pts - origin) * stream.time_base) for frame in frames)), frames
 
