@@ -55,7 +55,7 @@ FITTED = {
     'video_ms': Fitted(33.9, f'to open and decode, on {_LOADER}'),
     'video_crop_ms': Fitted(1.8, f'of each crop, on {_LOADER}'),
     'reencoded': Fitted(0.5, f'share of video_ms after prepare_dataset.py --short-side 256, on {_LOADER}'),
-    'reencoded_mjpeg': Fitted(0.15, f'the same with --codec mjpeg: {_COPIES}'),
+    'reencoded_mjpeg': Fitted(0.16, f'the same with --codec mjpeg: {_COPIES}'),
 }
 CONTEXT = FITTED['context_gib'].value * GIB
 
