@@ -90,7 +90,7 @@ def test_a_split_depends_on_names_alone(tmp_path):
     data = write_classes(tmp_path / 'a', 'cat', 'dog', count=10)
     lists = _labelled(data).lists
     assert [len(lists[f'{mode}_images.txt']) for mode in ('train', 'val')] == [16, 4]
-    assert {line.split()[1] for line in lists['val_images.txt']} == {'0', '1'}
+    assert {line.split()[1] for line in lists['val_images.txt']} == {'cat', 'dog'}
     write_classes(data, 'emu', count=10)
     more = _labelled(data).lists
     assert {line for line in more['val_images.txt'] if 'emu' not in line} == set(lists['val_images.txt'])
