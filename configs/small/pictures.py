@@ -6,7 +6,7 @@ frames 256. 75 % and 90 % are hidden. One part of every photograph is trained on
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/small/pictures.py
       python benchmarks/draw_ratios.py configs/small/pictures.py CHECKPOINT --seen FILE... --unseen FILE... --out-dir D
-Expect: the pictures of docs/evidence.md.
+Expect: the pictures of docs/evidence_details.md.
 """
 
 _base_ = ['../demo/_base_/tiny.py']

@@ -1,7 +1,7 @@
 """Figure 5 in small: 4 crops and masks of each decoded image; as many updates.
 
 Run: python tools/train.py configs/small/figure5/image-replicas-4.py
-Expect: docs/evidence.md, figure5_images. Not yet run.
+Expect: docs/evidence_details.md, figure5_images. Not yet run.
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -1,7 +1,7 @@
 """Figure 5 in small: 1 crop and mask of each decoded video; as many updates.
 
 Run: python tools/train.py configs/small/figure5/video-replicas-1.py
-Expect: docs/evidence.md, figure5_videos.
+Expect: docs/evidence_details.md, figure5_videos.
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -1,7 +1,7 @@
 """Masking saves compute: the encoder sees all tokens of a sample but one.
 
 Run: python tools/train.py configs/small/masking/hidden-0.py
-Expect: docs/evidence.md, masking.
+Expect: docs/evidence_details.md, masking.
 """
 
 _base_ = ['../pretrain/joint.py']

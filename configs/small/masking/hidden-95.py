@@ -1,7 +1,7 @@
 """Masking saves compute: 95 % of the tokens of images and of videos are hidden (two of an image are left).
 
 Run: python tools/train.py configs/small/masking/hidden-95.py
-Expect: docs/evidence.md, masking.
+Expect: docs/evidence_details.md, masking.
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -1,7 +1,7 @@
 """Fine-tuning on CIFAR-10 at its own size, without augmentation, from ``steps-*.py`` or from scratch.
 
 Run: python tools/train.py configs/small/outside/finetune.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
-Expect: docs/evidence.md, outside; chance is 10 %.
+Expect: docs/evidence_details.md, outside; chance is 10 %.
 """
 
 _base_ = ['../transfer/finetune_images.py']

@@ -3,7 +3,7 @@
 No augmentation, as in github.com/IcarusWizard/MAE; recipe and head are those of ``pretrain/joint.py``.
 
 Run: python tools/train.py configs/small/outside/steps-1000.py
-Expect: docs/evidence.md, outside.
+Expect: docs/evidence_details.md, outside.
 """
 
 _base_ = ['../pretrain/images.py']

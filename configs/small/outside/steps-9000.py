@@ -1,7 +1,7 @@
 """MAE in small on CIFAR-10: ``steps-1000.py`` for 9000 steps.
 
 Run: python tools/train.py configs/small/outside/steps-9000.py
-Expect: docs/evidence.md, outside.
+Expect: docs/evidence_details.md, outside.
 """
 
 _base_ = ['steps-1000.py']

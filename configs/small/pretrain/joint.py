@@ -6,7 +6,7 @@ are visible. Every epoch has 500 steps of 16 samples, half of them images. Each 
 masks.
 
 Run: python tools/train.py configs/small/pretrain/joint.py
-Expect: docs/evidence.md, figure2.
+Expect: docs/evidence_details.md, figure2.
 """
 
 _base_ = ['../_base_/mixed.py']

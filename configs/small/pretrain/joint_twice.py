@@ -4,7 +4,7 @@ The paper trains so. Its joint model sees as much of either modality as the mode
      both.
 
 Run: python tools/train.py configs/small/pretrain/joint_twice.py
-Expect: docs/evidence.md, figure2.
+Expect: docs/evidence_details.md, figure2.
 """
 
 _base_ = ['joint.py']

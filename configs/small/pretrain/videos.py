@@ -1,7 +1,7 @@
 """VideoMAE in small, ``joint.py`` on videos alone, for as many steps.
 
 Run: python tools/train.py configs/small/pretrain/videos.py
-Expect: docs/evidence.md, figure2.
+Expect: docs/evidence_details.md, figure2.
 """
 
 _base_ = ['joint.py']

@@ -1,7 +1,7 @@
 """Table 1a in small: 90 % of image tokens hidden, 75 % of video tokens.
 
 Run: python tools/train.py configs/small/table1a/mask-90-75.py
-Expect: docs/evidence.md, table1a.
+Expect: docs/evidence_details.md, table1a.
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -3,7 +3,7 @@
 That of an image is always the same: the first 9 of 36 tokens, from the top left; nothing is drawn.
 
 Run: python tools/train.py configs/small/table1b/image-causal.py
-Expect: docs/evidence.md, table1b. Not yet run.
+Expect: docs/evidence_details.md, table1b. Not yet run.
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -3,7 +3,7 @@
 That is always the same: the upper 15 of the 36 tokens of the first time slice; nothing is drawn.
 
 Run: python tools/train.py configs/small/table1b/video-causal.py
-Expect: docs/evidence.md, table1b.
+Expect: one seed decided nothing (docs/evidence_details.md).
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -1,7 +1,7 @@
 """Table 1b in small: whole time slices of a clip are hidden, three of four: the ratio rounded down.
 
 Run: python tools/train.py configs/small/table1b/video-frame.py
-Expect: docs/evidence.md, table1b.
+Expect: one seed decided nothing (docs/evidence_details.md).
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -1,7 +1,7 @@
 """Table 1c in small: a decoder 32 wide.
 
 Run: python tools/train.py configs/small/table1c/decoder-1x32.py
-Expect: docs/evidence.md, table1c.
+Expect: docs/evidence_details.md, table1c. Not yet run.
 """
 
 _base_ = ['../pretrain/joint.py']

@@ -1,7 +1,7 @@
 """Table 1c in small: a decoder of 4 blocks.
 
 Run: python tools/train.py configs/small/table1c/decoder-4x64.py
-Expect: docs/evidence.md, table1c.
+Expect: one seed decided nothing (docs/evidence_details.md).
 """
 
 _base_ = ['../pretrain/joint.py']

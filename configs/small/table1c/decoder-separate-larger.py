@@ -3,7 +3,7 @@
 As in the paper that of images is deeper and wider, and the two have four times the parameters of the common one.
 
 Run: python tools/train.py configs/small/table1c/decoder-separate-larger.py
-Expect: docs/evidence.md, table1c. Not yet run.
+Expect: docs/evidence_details.md, table1c. Not yet run.
 """
 
 _base_ = ['./decoder-separate.py']

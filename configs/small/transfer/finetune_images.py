@@ -2,7 +2,7 @@
 
 Run: python tools/train.py configs/small/transfer/finetune_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/small/transfer/finetune_images.py --cfg-options model.init_cfg=None    (from scratch)
-Expect: docs/evidence.md; chance is 10 %.
+Expect: docs/evidence_details.md; chance is 10 %.
 """
 
 _base_ = ['../_base_/finetune.py']

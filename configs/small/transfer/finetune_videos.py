@@ -2,7 +2,7 @@
 
 Run: python tools/train.py configs/small/transfer/finetune_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
      python tools/train.py configs/small/transfer/finetune_videos.py --cfg-options model.init_cfg=None    (from scratch)
-Expect: docs/evidence.md; chance is 12.5 %.
+Expect: docs/evidence_details.md; chance is 12.5 %.
 """
 
 _base_ = ['../_base_/finetune.py']

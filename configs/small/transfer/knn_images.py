@@ -1,7 +1,7 @@
 """k-NN on the ten classes of CIFAR-10 with a frozen backbone, without training.
 
 Run: python tools/test.py configs/small/transfer/knn_images.py CHECKPOINT
-Expect: docs/evidence.md; chance is 10 %.
+Expect: docs/evidence_details.md; chance is 10 %.
 """
 
 _base_ = ['linear_images.py']

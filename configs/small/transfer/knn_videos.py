@@ -1,7 +1,7 @@
 """k-NN on the eight motions of the foreground with a frozen backbone, without training.
 
 Run: python tools/test.py configs/small/transfer/knn_videos.py CHECKPOINT
-Expect: docs/evidence.md; chance is 12.5 %.
+Expect: docs/evidence_details.md; chance is 12.5 %.
 """
 
 _base_ = ['linear_videos.py']

@@ -1,7 +1,7 @@
 """Linear probe, ``finetune_images.py`` with a frozen backbone.
 
 Run: python tools/train.py configs/small/transfer/linear_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
-Expect: docs/evidence.md; chance is 10 %.
+Expect: docs/evidence_details.md; chance is 10 %.
 """
 
 _base_ = ['../_base_/frozen.py']
