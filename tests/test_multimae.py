@@ -740,9 +740,9 @@ def test_modalities_of_video_that_cannot_be_used(clips_root):
 
 def test_maps_of_the_demo_fit_their_files(demo_root):
     before = {path: path.stat().st_mtime_ns for path in demo_root.glob('semseg/**/*.png')}
-    assert make_maps(demo_root) == len(before) + 2 * 96  # all images, and a video of each photograph and motion
+    assert make_maps(demo_root) == len(before) + 2 * 24  # all images, and a video of each place
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    image = next(demo_root.glob('images/train/coffee/*.jpg'))
+    image = next(demo_root.glob('images/train/coffee_top_left/*.jpg'))
     depth, classes = (
         np.asarray(Image.open((demo_root / name / image.relative_to(demo_root)).with_suffix('.png')))
         for name in ('depth', 'semseg')
@@ -1057,13 +1057,13 @@ def test_the_command_draws_images_and_data_sets(demo_root, tmp_path, monkeypatch
     monkeypatch.setenv('OMNIMAE_DATA', str(demo_root.parent))
     config, weights, out = CONFIGS / 'demo' / 'multimae.py', tmp_path / 'weights.pth', tmp_path / 'out'
     torch.save(MODELS.build(load_config(config).model).state_dict(), weights)
-    photo = next(demo_root.glob('images/val/coffee/*.jpg'))
+    photo = next(demo_root.glob('images/val/coffee_top_left/*.jpg'))
     draw = tool('visualize_reconstruction').main
     draw([str(config), str(weights), str(demo_root), str(photo), '--inputs', 'rgb', '--out-dir', str(out)])
     assert len(list(out.glob('*.png'))) == 9
     with pytest.raises(ValueError, match=r'nowhere is neither an image nor the root of a data set'):
         draw([str(config), str(weights), str(tmp_path / 'nowhere'), '--out-dir', str(out)])
-    with pytest.raises(ValueError, match=r'coffee: the folder cannot be the root.* is not a folder'):
+    with pytest.raises(ValueError, match=r'coffee_top_left: the folder cannot be the root.* is not a folder'):
         draw([str(config), str(weights), str(photo.parent), '--out-dir', str(out)])
     encoder = {name: x for name, x in load_file(weights)[0].items() if name.startswith('backbone.')}
     torch.save(encoder, tmp_path / 'encoder.pth')

@@ -10,8 +10,8 @@ Expect: seeds 0, 1, 2: 74.5 ± 4.1 % pretrained, 76.7 ± 0.3 % from scratch; at 
 
 _base_ = ['_base_/finetune.py']
 
-model = dict(num_classes=12)
-train_images = _base_.train_dataloader.dataset.sources.images
+model = dict(num_classes=24)
+train_images = dict(_base_.train_dataloader.dataset.sources.images, ann_file=f'{_base_.data_root}/images/few.txt')
 val_images = _base_.val_dataloader.dataset.sources.images
 train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=train_images)))
 val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=val_images)))

@@ -10,9 +10,16 @@ Expect: seeds 0, 1, 2: 70.6 ± 2.3 % pretrained, 66.2 ± 1.0 % from scratch; at 
 
 _base_ = ['_base_/finetune.py']
 
-model = dict(num_classes=8)
-train_videos = dict(_base_.train_dataloader.dataset.sources.videos, num_classes=8)
-val_videos = dict(_base_.val_dataloader.dataset.sources.videos, num_classes=8, num_clips=3)
+model = dict(num_classes=24)
+train_videos = dict(
+    _base_.train_dataloader.dataset.sources.videos,
+    ann_file=f'{_base_.data_root}/videos/few.txt',
+    replicas=2,
+    num_classes=24,
+)
+val_videos = dict(_base_.val_dataloader.dataset.sources.videos, num_classes=24)
 train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=train_videos)))
 val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=val_videos)))
 test_dataloader = dict(_base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(videos=val_videos)))
+train_cfg = dict(max_epochs=12, val_interval=12)
+default_hooks = dict(checkpoint=dict(interval=12))

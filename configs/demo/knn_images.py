@@ -12,6 +12,6 @@ bank = dict(type='MixedDataset', sources=dict(images=dict(_base_.train_images, t
 test_cfg = dict(
     _delete_=True,
     type='KNNTestLoop',
-    num_classes=12,
+    num_classes=24,
     bank_dataloader=dict(_base_.test_dataloader, dataset=bank),
 )

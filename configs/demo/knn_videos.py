@@ -12,6 +12,6 @@ bank = dict(type='MixedDataset', sources=dict(videos=dict(_base_.train_videos, t
 test_cfg = dict(
     _delete_=True,
     type='KNNTestLoop',
-    num_classes=8,
+    num_classes=24,
     bank_dataloader=dict(_base_.test_dataloader, dataset=bank),
 )

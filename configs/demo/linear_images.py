@@ -6,9 +6,9 @@ Expect: 76.0 % (chance 8.3 %), from epoch 20 of ``pretrain.py`` with seed 0.
 
 _base_ = ['_base_/frozen.py']
 
-model = dict(num_classes=12)
-train_images = dict(_base_.train_dataloader.dataset.sources.images, num_classes=12)
-val_images = dict(_base_.val_dataloader.dataset.sources.images, num_classes=12)
+model = dict(num_classes=24)
+train_images = dict(_base_.train_dataloader.dataset.sources.images, num_classes=24)
+val_images = dict(_base_.val_dataloader.dataset.sources.images, num_classes=24)
 train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=train_images)))
 val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, images=val_images)))
 test_dataloader = dict(_base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(images=val_images)))

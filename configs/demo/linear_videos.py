@@ -6,9 +6,9 @@ Expect: 45.5 % (chance 12.5 %), from epoch 20 of ``pretrain.py`` with seed 0. 40
 
 _base_ = ['_base_/frozen.py']
 
-model = dict(num_classes=8)
-train_videos = dict(_base_.train_dataloader.dataset.sources.videos, num_classes=8)
-val_videos = dict(_base_.val_dataloader.dataset.sources.videos, num_classes=8)
+model = dict(num_classes=24)
+train_videos = dict(_base_.train_dataloader.dataset.sources.videos, num_classes=24)
+val_videos = dict(_base_.val_dataloader.dataset.sources.videos, num_classes=24)
 train_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=train_videos)))
 val_dataloader = dict(dataset=dict(sources=dict(_delete_=True, videos=val_videos)))
 test_dataloader = dict(_base_.val_dataloader, dataset=dict(type='MixedDataset', sources=dict(videos=val_videos)))

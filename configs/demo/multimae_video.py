@@ -1,6 +1,6 @@
 """MultiMAE on video, in small, with clips of RGB and of depth. It shows that the method runs and learns little.
 
-The components of ``multimae.py``. Patches are tubelets of 4 frames, and 12 of 64 tokens are visible. No model of
+The components of ``multimae.py``. Patches are tubelets of 2 frames, and 48 of 512 tokens are visible. No model of
 several modalities of video is published. `place_table` in ``omnimae/models/multimodal_vit.py`` and
 `AlignedVideoDataset` say what differs from images. Depth is a stand-in, see ``multimae.py``.
 
@@ -11,7 +11,7 @@ Expect: not yet run to its end. The tests train two epochs of it.
 
 _base_ = ['multimae.py']
 
-patches = dict(type='PatchTokenizer', patch_size=(4, 8, 8), clip_size=_base_.clip_size)
+patches = dict(type='PatchTokenizer', patch_size=_base_.backbone.patch_size, clip_size=_base_.clip_size)
 
 model = dict(
     backbone=dict(tokenizers=dict(_delete_=True, rgb=dict(patches, channels=3), depth=dict(patches, channels=1))),

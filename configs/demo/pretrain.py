@@ -17,14 +17,23 @@ Expect: a held-out loss of videos below 0.85 (it leaves its plateau of 0.97 afte
 
 _base_ = ['_base_/tiny.py']
 
+mean, std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+
 model = dict(
     type='MaskedAutoencoder',
     backbone=_base_.backbone,
-    head=dict(type='MAEHead', embed_dim=64, depth=1, num_heads=4, qkv_bias=False),
-    mask_generator=dict(image=dict(type='RandomMasking', ratio=0.5), video=dict(type='FrameMasking', ratio=0.5)),
+    head=dict(
+        type='MAEHead',
+        embed_dim=64,
+        depth=1,
+        num_heads=4,
+        qkv_bias=False,
+        target=dict(type='PixelTarget', normalize=None, mean=mean, std=std),
+    ),
+    mask_generator=dict(image=dict(type='RandomMasking', ratio=0.75), video=dict(type='RandomMasking', ratio=0.9)),
 )
 train_dataloader = dict(
-    dataset=dict(sources=dict(videos=dict(replicas=2))), sampler=dict(repeats=dict(images=1.0, videos=2.0))
+    dataset=dict(sources=dict(videos=dict(replicas=4))), sampler=dict(repeats=dict(images=3.75, videos=0.625))
 )
 val_evaluator = dict(type='ReconstructionLoss')
 
@@ -33,10 +42,10 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     constructor='DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(
-        custom_keys={'backbone.patch_embed': dict(lr_mult=0.03)}, norm_decay_mult=0.0, bias_decay_mult=0.0
+        custom_keys={'backbone.patch_embed': dict(lr_mult=1.0)}, norm_decay_mult=0.0, bias_decay_mult=0.0
     ),
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=20, val_interval=10)
-custom_hooks = [dict(type='ReconstructionHook', interval=20)]
-default_hooks = dict(logger=dict(interval=30), checkpoint=dict(interval=10, max_keep_ckpts=1))
+train_cfg = dict(type='EpochTrainLoop', max_epochs=10, val_interval=10)
+custom_hooks = [dict(type='ReconstructionHook', interval=10)]
+default_hooks = dict(logger=dict(interval=60), checkpoint=dict(interval=10, max_keep_ckpts=1))

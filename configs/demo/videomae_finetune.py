@@ -14,6 +14,6 @@ model = dict(
     dropout=0.5,
     init_cfg=dict(checkpoint='work_dirs/demo/videomae/epoch_20_raw.safetensors'),
 )
-train_dataloader = dict(dataset=dict(sources=dict(videos=dict(sampling='sparse', replicas=2))))
+train_dataloader = dict(dataset=dict(sources=dict(videos=dict(sampling='sparse'))))
 val_dataloader = dict(dataset=dict(sources=dict(videos=dict(sampling='sparse', num_clips=2))))
 test_dataloader = val_dataloader

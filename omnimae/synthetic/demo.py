@@ -1,18 +1,18 @@
 """Demo data without network: real photographs, and videos of a camera that moves over them.
 
-The photographs come with scikit-image. The label of an image is its photograph, the label of a video the motion of the
-camera. Each photograph is cut in two, one part for training and one for validation.
+The photographs come with scikit-image. The label of an image or a video is the place it shows, a photograph and one of
+its four corners. The light differs from file to file, so colours alone do not tell the places apart. Training and
+validation show other views of the same photographs. ``few.txt`` lists the few training files that have a label.
 
-Videos are classified by time, not by appearance. All motions are filmed over all photographs. A random frame has the
-same distribution of place, zoom and angle in all motions. The camera has four axes (sideways, upright, zoom, turn).
-Every video draws a journey along every axis. Its motion says which axis moves, forwards or backwards. The other three
-stay at a random moment of their journeys.
+The camera has four axes (sideways, upright, zoom, turn). Every video draws a journey along every axis. Its motion says
+which axis moves, forwards or backwards. The other three stay at a random moment of their journeys.
 
 Legend: a view is (x, y, side, angle): centre and height in pixels of the photograph, radians counter-clockwise.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import cache, partial
@@ -29,19 +29,14 @@ from omnimae.synthetic.files import Job, make_files
 
 PHOTOGRAPHS = (
     'astronaut.png',
-    'brick.png',
     'camera.png',
     'chelsea.png',
     'coffee.png',
-    'coins.png',
-    'grass.png',
-    'gravel.png',
-    'hubble_deep_field.jpg',
-    'ihc.png',
     'motorcycle_left.png',
     'rocket.jpg',
-)  # those in the wheels of scikit-image 0.25 and 0.26; it downloads the others
-CLASSES = tuple(Path(name).stem for name in PHOTOGRAPHS)
+)  # of objects, in the wheels of scikit-image 0.25 and 0.26; it downloads others
+CORNERS = ('bottom_left', 'bottom_right', 'top_left', 'top_right')  # in the order of the labels
+CLASSES = tuple(f'{Path(name).stem}_{corner}' for name in PHOTOGRAPHS for corner in CORNERS)
 MOTIONS = {
     'pan_down': (1, 1),
     'pan_left': (0, -1),
@@ -51,7 +46,7 @@ MOTIONS = {
     'rotate_right': (3, -1),
     'zoom_in': (2, -1),
     'zoom_out': (2, 1),
-}  # axis and sign, in the order of the labels
+}  # axis and sign
 SPLITS = ('train', 'val')
 CODECS = {
     # mbtree reads uninitialised memory, so the same frames would make different files
@@ -60,16 +55,19 @@ CODECS = {
 }
 
 SHORT_SIDE = 512  # photographs are scaled to it
-TRAIN_SHARE = 9 / 16  # of the long side
 FRAME_SIZE = (72, 96)
-IMAGE_SIDES = (64, 160)
-VIEW_SIDES = (48, 96)  # of a view, in pixels of the photograph
+VIEW_SIDES = (100, 200)  # of a video's view, in pixels of the photograph
 ANGLES = (-math.radians(45), math.radians(45))
-TRAVELS = ((15, 33), (15, 33), (math.log(1.2), math.log(1.45)), (math.radians(24), math.radians(54)))  # per axis
+TRAVELS = ((31, 69), (31, 69), (math.log(1.2), math.log(1.45)), (math.radians(24), math.radians(54)))  # per axis
+IMAGE_SIZE = (96, 96)
+IMAGE_VIEW_SIDES = (200, 320)
+JITTER = 40  # of a place, in pixels of the photograph
+IMAGE_ANGLES = (-math.radians(12), math.radians(12))
 SECONDS = (2.4, 3.6)
 FRAME_RATES = (10, 12, 15)
-IMAGES_PER_VIDEO = 8
-VERSION = 1  # raise it when the same size and seed make other files
+IMAGES_PER_VIDEO = 2
+FEWER = 4  # one of so many training videos has a label, and as many images have one
+VERSION = 2  # raise it when the same size and seed make other files
 RECORD = 'demo.json'
 
 
@@ -96,31 +94,22 @@ def photograph(name: str) -> np.ndarray:
     return np.asarray(image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS))
 
 
-def region(image: np.ndarray, split: str) -> np.ndarray:
-    """(H, W, 3) -> its left part for 'train', its right part for 'val'."""
-    border = round(image.shape[1] * TRAIN_SHARE)
-    return image[:, :border] if split == 'train' else image[:, border:]
-
-
-def draw_journey(image: np.ndarray, rng: np.random.Generator) -> Journey:
-    """(H, W, 3) -> a journey that never leaves the image, over the most textured of eight random places."""
-    height, width = image.shape[:2]
-    aspect = FRAME_SIZE[1] / FRAME_SIZE[0]
-    reach = VIEW_SIDES[1] * math.hypot(1, aspect) / 2 + math.hypot(TRAVELS[0][1], TRAVELS[1][1]) / 2
-    assert 2 * reach <= min(height, width)
-    places = rng.uniform((reach, reach), (width - reach, height - reach), (8, 2))
-    texture = [_texture(image, int(x), int(y)) for x, y in places]
+def draw_journey(image: np.ndarray, corner: str, rng: np.random.Generator) -> Journey:
+    """(H, W, 3) -> a journey in a corner of the image that never leaves the image."""
     shortest, longest = zip(*TRAVELS, strict=True)
     travels = rng.uniform(shortest, longest)
     ranges = np.array([np.log(VIEW_SIDES), ANGLES])
     others = rng.uniform(ranges[:, 0] + travels[2:] / 2, ranges[:, 1] - travels[2:] / 2)
-    return Journey(np.concatenate([places[np.argmax(texture)], others]), travels, rng.uniform(size=4))
+    diagonal = np.exp(others[0] + travels[2] / 2) * math.hypot(1, FRAME_SIZE[1] / FRAME_SIZE[0])
+    reach = (diagonal + math.hypot(*travels[:2])) / 2
+    return Journey(np.concatenate([place(image, corner, reach, rng), others]), travels, rng.uniform(size=4))
 
 
-def _texture(image: np.ndarray, x: int, y: int) -> float:
-    radius = VIEW_SIDES[0] // 2
-    patch = image[y - radius : y + radius, x - radius : x + radius].astype(np.float32)
-    return float(np.abs(np.diff(patch, axis=0)).mean() + np.abs(np.diff(patch, axis=1)).mean())
+def place(image: np.ndarray, corner: str, reach: float, rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) -> a centre (x, y) near the corner, at least ``reach`` pixels from the edges."""
+    height, width = image.shape[:2]
+    distances = reach + rng.uniform(0, JITTER, 2)
+    return np.where(('right' in corner, 'bottom' in corner), (width, height) - distances, distances)
 
 
 def camera_path(journey: Journey, motion: str, num_frames: int) -> np.ndarray:
@@ -158,46 +147,55 @@ def write_video(path: Path, frames: Iterator[np.ndarray], rate: int, frame_size:
         container.mux(stream.encode())
 
 
-def make_video(path: Path, rng: np.random.Generator, *, photo: str, motion: str, split: str) -> None:
-    """Film one motion over one photograph, at a random place, zoom, angle, speed and frame rate."""
+def make_video(path: Path, rng: np.random.Generator, *, photo: str, corner: str, motion: str) -> None:
+    """Film one motion over one corner of a photograph, at a random place, zoom, angle, speed and frame rate."""
     rate = int(rng.choice(FRAME_RATES))
     num_frames = round(rate * rng.uniform(*SECONDS))
-    image = region(photograph(photo), split)
-    write_video(path, film(image, camera_path(draw_journey(image, rng), motion, num_frames)), rate)
+    image = photograph(photo)
+    views = camera_path(draw_journey(image, corner, rng), motion, num_frames)
+    write_video(path, film(relight(image, rng), views), rate)
 
 
-def make_image(path: Path, rng: np.random.Generator, *, photo: str, split: str) -> None:
-    """Cut a random rectangle out of one photograph."""
-    image = region(photograph(photo), split)
-    height, width = rng.integers(*IMAGE_SIDES, size=2, endpoint=True)
-    y, x = rng.integers(0, np.subtract(image.shape[:2], (height, width)), endpoint=True)
-    Image.fromarray(image[y : y + height, x : x + width]).save(path, quality=90)
+def make_image(path: Path, rng: np.random.Generator, *, photo: str, corner: str) -> None:
+    """Take a picture of one corner of a photograph, at a random place, zoom and angle, in random light."""
+    image = photograph(photo)
+    side, angle = np.exp(rng.uniform(*np.log(IMAGE_VIEW_SIDES))), rng.uniform(*IMAGE_ANGLES)
+    reach = side * (math.cos(angle) + abs(math.sin(angle))) / 2
+    (frame,) = film(image, np.array([(*place(image, corner, reach, rng), side, angle)]), IMAGE_SIZE)
+    Image.fromarray(relight(frame, rng)).save(path, quality=90)
+
+
+def relight(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) uint8 -> the same in light of another colour, exposure and contrast."""
+    exposure, colour, contrast = rng.uniform(-0.3, 0.3), rng.uniform(-0.3, 0.3, 3), rng.uniform(-0.5, 0.2)
+    pixels = (image / 255) ** np.exp(exposure) * np.exp(colour)
+    pixels = (pixels - 0.5) * np.exp(contrast) + 0.5 + rng.uniform(-0.1, 0.1)
+    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def plan(size: int, seed: int) -> list[Job]:
-    """All files of the demo data: ``size`` training videos a photograph and motion, eight times as many images.
+    """All files of the demo data: ``size`` training videos a place, in turn of all motions, and twice as many images.
 
-    Validation has a third of that. Seeds are (seed, split, photograph, motion, number).
+    Validation has half of that. Seeds are (seed, split, place, kind, number).
     """
     jobs = []
     for s, split in enumerate(SPLITS):
-        count = size if split == 'train' else math.ceil(size / 3)
-        for p, (photo, name) in enumerate(zip(PHOTOGRAPHS, CLASSES, strict=True)):
-            write_image = partial(make_image, photo=photo, split=split)
+        count = size if split == 'train' else math.ceil(size / 2)
+        for label, (photo, corner) in enumerate(itertools.product(PHOTOGRAPHS, CORNERS)):
             for i in range(IMAGES_PER_VIDEO * count):
-                path = Path('images', split, name, f'{i:05d}.jpg')
-                jobs.append(Job(path, (seed, s, p, len(MOTIONS), i), write_image))
-            for m, motion in enumerate(MOTIONS):
-                film_motion = partial(make_video, photo=photo, motion=motion, split=split)
-                for i in range(count):
-                    suffix = tuple(CODECS)[(p + i) % len(CODECS)]
-                    path = Path('videos', split, motion, f'{name}_{i:05d}{suffix}')
-                    jobs.append(Job(path, (seed, s, p, m, i), film_motion))
+                path = Path('images', split, CLASSES[label], f'{i:05d}.jpg')
+                jobs.append(Job(path, (seed, s, label, 0, i), partial(make_image, photo=photo, corner=corner)))
+            for i in range(count):
+                motion = tuple(MOTIONS)[(label + i) % len(MOTIONS)]
+                suffix = tuple(CODECS)[(label // len(CORNERS) + i) % len(CODECS)]
+                path = Path('videos', split, CLASSES[label], f'{i:05d}_{motion}{suffix}')
+                write = partial(make_video, photo=photo, corner=corner, motion=motion)
+                jobs.append(Job(path, (seed, s, label, 1, i), write))
     return jobs
 
 
-def make_demo(root: str | Path, *, size: int = 8, seed: int = 0, workers: int = 1) -> dict[str, int]:
-    """Write images/SPLIT/PHOTOGRAPH/*.jpg, videos/SPLIT/MOTION/*.{mp4,webm}, videos/SPLIT.txt. Return what was made.
+def make_demo(root: str | Path, *, size: int = 32, seed: int = 0, workers: int = 1) -> dict[str, int]:
+    """Write images/SPLIT/PLACE/*.jpg, videos/SPLIT/PLACE/*.{mp4,webm}, lists. Return the counts.
 
     Data of the same size and seed are kept. An interrupted run leaves nothing at ``root``.
     """
@@ -206,23 +204,27 @@ def make_demo(root: str | Path, *, size: int = 8, seed: int = 0, workers: int = 
     root, jobs = Path(root), plan(size, seed)
     num_videos = sum(job.path.parts[0] == 'videos' for job in jobs)
     record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=len(jobs) - num_videos)
-    lists, labels = {}, {motion: label for label, motion in enumerate(MOTIONS)}
-    for split in SPLITS:
-        videos = sorted(job.path for job in jobs if job.path.parts[:2] == ('videos', split))
-        rows = [f'{path.parent.name}/{path.name} {labels[path.parent.name]}\n' for path in videos]
-        lists[f'videos/{split}.txt'] = ''.join(rows)
+    labels = {name: label for label, name in enumerate(CLASSES)}
+    rows = {job.path: f'{job.path.parent.name}/{job.path.name} {labels[job.path.parent.name]}\n' for job in jobs}
+
+    def listing(kind: str, split: str, most: int) -> str:
+        files = sorted(path for path in rows if path.parts[:2] == (kind, split) and int(path.name[:5]) < most)
+        return ''.join(rows[path] for path in files)
+
+    lists = {f'videos/{split}.txt': listing('videos', split, size) for split in SPLITS}
+    lists |= {f'{kind}/few.txt': listing(kind, 'train', math.ceil(size / FEWER)) for kind in ('images', 'videos')}
     make_files(root, RECORD, record, jobs, lists, workers)
     return record
 
 
 def make_maps(root: str | Path) -> int:
-    """Write maps for the images of demo data, and for a video of each photograph. Return how many files there are.
+    """Write maps for the images of demo data, and for a video of each place. Return how many files there are.
 
     They replace the outputs of networks on real data. Depth is the brightness of the blurred picture, with 16 bits for
     images and 8 for videos. A class is a corner of the RGB cube, one of 8. Existing files are kept.
 
-        depth/images/SPLIT/PHOTOGRAPH/*.png    semseg/images/SPLIT/PHOTOGRAPH/*.png
-        depth/videos/SPLIT/MOTION/*.npy        depth/videos/SPLIT.txt (the videos that have one)
+        depth/images/SPLIT/PLACE/*.png    semseg/images/SPLIT/PLACE/*.png
+        depth/videos/SPLIT/PLACE/*.npy        depth/videos/SPLIT.txt (the videos that have one)
     """
     root, count = Path(root), 0
     for image in sorted(root.glob('images/*/*/*')):
@@ -233,10 +235,7 @@ def make_maps(root: str | Path) -> int:
             _write_png(root / 'semseg' / name, (cv2.blur(pixels, (5, 5)) // 128 @ np.array([4, 2, 1])).astype(np.uint8))
         count += 1
     for split in SPLITS:
-        listed = []
-        for folder in sorted(root.glob(f'videos/{split}/*')):
-            videos = sorted(folder.iterdir())
-            listed += videos[:: math.ceil(len(videos) / len(PHOTOGRAPHS))]
+        listed = [min(folder.iterdir()) for folder in sorted(root.glob(f'videos/{split}/*'))]
         for video in listed:
             array = (root / 'depth' / video.relative_to(root)).with_suffix('.npy')
             if not array.exists():

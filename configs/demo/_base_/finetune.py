@@ -6,7 +6,7 @@ model = dict(
     type='Classifier',
     backbone=_base_.backbone,
     head_init_std=0.02,
-    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/demo/pretrain/epoch_20_raw.safetensors'),
+    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/demo/pretrain/epoch_10_raw.safetensors'),
 )
 val_evaluator = dict(type='ClipAccuracy', topk=(1,))
 test_evaluator = val_evaluator
@@ -18,5 +18,5 @@ optim_wrapper = dict(
     constructor='LayerDecayConstructor',
 )
 param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
-train_cfg = dict(type='EpochTrainLoop', max_epochs=8, val_interval=8)
-default_hooks = dict(logger=dict(interval=24), checkpoint=dict(interval=8, max_keep_ckpts=1))
+train_cfg = dict(type='EpochTrainLoop', max_epochs=24, val_interval=24)
+default_hooks = dict(logger=dict(interval=24), checkpoint=dict(interval=24, max_keep_ckpts=1))

@@ -1,16 +1,14 @@
-"""What pretraining and fine-tuning of the demo share. It is a ViT of 0.9 M parameters, and the data.
+"""What pretraining and fine-tuning of the demo share. It is a ViT of 0.5 M parameters, and the data.
 
-A clip has 8 frames of 32x32 pixels, spread over 2 seconds, and 32 tokens. An image has 16.
+A clip has 8 frames of 64x64 pixels, spread over 2 seconds, and 128 tokens. An image has 64.
 """
 
 _base_ = ['../../_base_/default_runtime.py']
 
 data_root = '{{$OMNIMAE_DATA:data}}/demo'
-clip_size = (8, 32, 32)
+clip_size = (8, 64, 64)
 # Tubelets have 4 frames, as 2 show too little motion for so short a training.
-backbone = dict(
-    type='SpatioTemporalViT', embed_dim=128, depth=4, num_heads=4, patch_size=(4, 8, 8), clip_size=clip_size
-)
+backbone = dict(type='SpatioTemporalViT', embed_dim=96, depth=4, num_heads=4, patch_size=(2, 8, 8), clip_size=clip_size)
 image = dict(type='ImageDataset')
 video = dict(type='VideoDataset', clip_seconds=2.0, num_frames=clip_size[0])
 # no flip, it would turn one motion into another
@@ -18,7 +16,7 @@ crop = [dict(type='RandomResizedCrop', size=clip_size[1], scale=(0.5, 1.0))]
 middle = [dict(type='ResizeShort', size=clip_size[1]), dict(type='CenterCrop', size=clip_size[1])]
 
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=16,
     num_workers=2,
     persistent_workers=True,
     dataset=dict(
@@ -31,7 +29,7 @@ train_dataloader = dict(
         ),
     ),
     sampler=dict(type='MixedSampler'),
-    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=32),
+    batch_sampler=dict(type='MixedBatchSampler', global_batch_size=16),
     collate_fn=dict(type='collate_clips'),
 )
 val_dataloader = dict(
