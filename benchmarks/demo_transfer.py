@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 KINDS = ('videos', 'images')
 STARTS = ('pretrained', 'scratch')
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope='session')
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest demo data with all motions: 4 training and 2 validation videos a place, and maps.
+    """The smallest demo data with all motions: 3 training and 2 validation videos a place, and maps.
 
     All processes of pytest-xdist share them; the first one makes them.
     """
@@ -71,7 +71,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root.parent.mkdir(exist_ok=True)
     with (root.parent / 'lock').open('w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        make_demo(root, size=4, workers=2)
+        make_demo(root, size=3, workers=2)
         if not (root / 'depth').exists():
             make_maps(root)
     return root

@@ -30,7 +30,7 @@ from omnimae.synthetic.motion import make_small
 def add_demo(datasets: argparse._SubParsersAction) -> None:
     """The subcommand `demo`: photographs, and videos of a camera moving over them, made without network."""
     parser = datasets.add_parser('demo', help=add_demo.__doc__)
-    parser.add_argument('--size', type=int, default=32, help='training videos of each place')
+    parser.add_argument('--size', type=int, default=24, help='training videos of each place')
     parser.add_argument('--seed', type=int, default=0)
     parser.set_defaults(run=prepare_demo)
 

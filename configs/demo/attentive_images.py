@@ -1,4 +1,4 @@
-"""Attentive probe on the demo's photographs, ``linear_images.py`` with queries that pool the tokens.
+"""Attentive probe on the demo's images, ``linear_images.py`` with queries that pool the tokens.
 
 Run: python tools/train.py configs/demo/attentive_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
 Not yet run.

@@ -1,4 +1,4 @@
-"""Attentive probe on the demo's camera motions, ``linear_videos.py`` with queries that pool the tokens.
+"""Attentive probe on the demo's videos, ``linear_videos.py`` with queries that pool the tokens.
 
 Run: python tools/train.py configs/demo/attentive_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
 Not yet run.

@@ -1,7 +1,7 @@
-"""k-NN on the demo's photographs with a frozen backbone, without training.
+"""k-NN on the demo's images with a frozen backbone, without training.
 
 Run: python tools/test.py configs/demo/knn_images.py CHECKPOINT
-Expect: 59.7 % (chance 8.3 %), from epoch 20 of ``pretrain.py`` with seed 0.
+Not yet run on these data.
 """
 
 _base_ = ['linear_images.py']

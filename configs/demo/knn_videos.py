@@ -1,7 +1,7 @@
-"""k-NN on the demo's camera motions with a frozen backbone, without training.
+"""k-NN on the demo's videos with a frozen backbone, without training.
 
 Run: python tools/test.py configs/demo/knn_videos.py CHECKPOINT
-Expect: 27.1 % (chance 12.5 %), from epoch 20 of ``pretrain.py`` with seed 0.
+Not yet run on these data.
 """
 
 _base_ = ['linear_videos.py']

@@ -1,7 +1,7 @@
-"""Linear probe on the demo's photographs, ``finetune_images.py`` with a frozen backbone.
+"""Linear probe on the demo's images with all their labels, the backbone frozen.
 
 Run: python tools/train.py configs/demo/linear_images.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
-Expect: 76.0 % (chance 8.3 %), from epoch 20 of ``pretrain.py`` with seed 0.
+Not yet run on these data.
 """
 
 _base_ = ['_base_/frozen.py']

@@ -1,7 +1,7 @@
-"""Linear probe on the demo's camera motions, ``finetune_videos.py`` with a frozen backbone.
+"""Linear probe on the demo's videos with all their labels, the backbone frozen.
 
 Run: python tools/train.py configs/demo/linear_videos.py --cfg-options model.init_cfg.checkpoint=CHECKPOINT
-Expect: 45.5 % (chance 12.5 %), from epoch 20 of ``pretrain.py`` with seed 0. 40.3 % at a learning rate of 15.
+Not yet run on these data.
 """
 
 _base_ = ['_base_/frozen.py']

@@ -1,6 +1,6 @@
 """MAE in small, on the demo's images (arXiv:2111.06377). It shows that the method runs and learns little.
 
-The components of ``configs/mae/vit-b_in1k.py`` with the sizes of ``pretrain.py``. Half of the 64 tokens are hidden.
+The components of ``configs/mae/vit-b_in1k.py`` with the sizes of ``pretrain.py``. Half of the 144 tokens are hidden.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/mae.py
@@ -14,7 +14,7 @@ mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 model = dict(
     type='MaskedAutoencoder',
     data_preprocessor=dict(type='ClipPreprocessor', mean=mean, std=std),
-    backbone=dict(_base_.backbone, patch_size=(1, 8, 8), clip_size=(1, 64, 64), positions='sincos2d', cls_token=True),
+    backbone=dict(_base_.backbone, patch_size=(1, 8, 8), clip_size=(1, 96, 96), positions='sincos2d', cls_token=True),
     head=dict(
         type='MAEHead',
         embed_dim=64,

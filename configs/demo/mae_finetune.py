@@ -9,7 +9,7 @@ _base_ = ['finetune_images.py']
 
 model = dict(
     backbone=dict(
-        patch_size=(1, 8, 8), clip_size=(1, 64, 64), positions='sincos2d', cls_token=True, train_positions=True
+        patch_size=(1, 8, 8), clip_size=(1, 96, 96), positions='sincos2d', cls_token=True, train_positions=True
     ),
     init_cfg=dict(checkpoint='work_dirs/demo/mae/epoch_20_raw.safetensors'),
 )

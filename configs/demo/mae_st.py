@@ -1,7 +1,7 @@
 """MAE-ST in small, on the demo's videos (arXiv:2205.09113). It shows that the method runs and learns little.
 
 The components of ``configs/mae_st/vit-l_k400_repository.py`` with the sizes of ``pretrain.py``. Each video gives two
-clips from different times. Half of the 256 tokens are hidden. One frame of each tubelet is predicted.
+clips from different times. Half of the 288 tokens are hidden. One frame of each tubelet is predicted.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/mae_st.py

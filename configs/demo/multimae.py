@@ -1,7 +1,7 @@
 """MultiMAE in small, on the demo's images, depth and class maps (arXiv:2204.01678). It shows that the method runs and
 learns little.
 
-The components of ``configs/multimae/vit-b_in1k.py`` with the sizes of ``pretrain.py``. 48 of 192 tokens are visible.
+The components of ``configs/multimae/vit-b_in1k.py`` with the sizes of ``pretrain.py``. 108 of 432 tokens are visible.
 Depth and classes are stand-ins made from the images' own RGB, see ``make_maps`` in ``omnimae/synthetic/demo.py``.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
@@ -13,7 +13,7 @@ _base_ = ['_base_/tiny.py']
 
 num_classes = 8
 head = dict(type='CrossAttentionHead', embed_dim=64, depth=1, num_heads=4)
-patches = dict(type='PatchTokenizer', patch_size=(1, 8, 8), clip_size=(1, 64, 64))
+patches = dict(type='PatchTokenizer', patch_size=(1, 8, 8), clip_size=(1, 96, 96))
 
 model = dict(
     type='MultiMAE',
@@ -23,10 +23,10 @@ model = dict(
         tokenizers=dict(
             rgb=dict(patches, channels=3),
             depth=dict(patches, channels=1),
-            semseg=dict(type='ClassMapTokenizer', num_classes=num_classes, patch_size=(1, 2, 2), clip_size=(1, 16, 16)),
+            semseg=dict(type='ClassMapTokenizer', num_classes=num_classes, patch_size=(1, 2, 2), clip_size=(1, 24, 24)),
         ),
     ),
-    mask_generator=dict(type='DirichletMasking', num_visible=48),
+    mask_generator=dict(type='DirichletMasking', num_visible=108),
     head=dict(
         rgb=dict(head, error='mse'),
         depth=dict(head, error='l1'),

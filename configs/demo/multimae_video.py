@@ -1,6 +1,6 @@
 """MultiMAE on video, in small, with clips of RGB and of depth. It shows that the method runs and learns little.
 
-The components of ``multimae.py``. Patches are tubelets of 2 frames, and 48 of 512 tokens are visible. No model of
+The components of ``multimae.py``. Patches are tubelets of 2 frames, and 108 of 576 tokens are visible. No model of
 several modalities of video is published. `place_table` in ``omnimae/models/multimodal_vit.py`` and
 `AlignedVideoDataset` say what differs from images. Depth is a stand-in, see ``multimae.py``.
 

@@ -1,6 +1,6 @@
 """VideoMAE in small, on the demo's videos (arXiv:2203.12602). It shows that the method runs and learns little.
 
-As ``videomae_v2.py``, with one crop a clip. It predicts every token that the encoder does not see, 128 of 256 in tubes.
+As ``videomae_v2.py``, with one crop a clip. It predicts every token that the encoder does not see, 144 of 288 in tubes.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/videomae.py

@@ -1,8 +1,8 @@
 """VideoMAE V2 in small, dual masking on the demo's videos (arXiv:2303.16727). It shows that the method runs and learns
 little.
 
-The components of ``configs/videomae/v2_vit-g_hybrid.py`` with the sizes of ``pretrain.py``. Of 256 tokens the encoder
-sees 128, and the decoder predicts 128. Only those count that the encoder does not see.
+The components of ``configs/videomae/v2_vit-g_hybrid.py`` with the sizes of ``pretrain.py``. Of 288 tokens the encoder
+sees 144, and the decoder predicts 144. Only those count that the encoder does not see.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/demo/videomae_v2.py

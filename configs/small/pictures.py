@@ -1,12 +1,12 @@
 """A model that draws: images and clips of 64x64 pixels from the demo's photographs, plain pixels as targets.
 
 The target is that of the paper's visualisation model (arXiv:2206.08356, B.4). An image has 64 tokens, a clip of 8
-frames 256. 75 % and 90 % are hidden. One part of every photograph is trained on, another is never seen.
+frames 256. 75 % and 90 % are hidden. Held-out images are other views of the same photographs.
 
 Data: python tools/prepare_dataset.py demo --root data/demo
 Run:  python tools/train.py configs/small/pictures.py
       python benchmarks/draw_ratios.py configs/small/pictures.py CHECKPOINT --seen FILE... --unseen FILE... --out-dir D
-Expect: the pictures of docs/evidence_details.md.
+Expect: pictures like those of docs/evidence_details.md, which are of older demo data with twelve photographs.
 """
 
 _base_ = ['../demo/_base_/tiny.py']

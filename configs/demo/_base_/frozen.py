@@ -9,7 +9,7 @@ _base_ = ['tiny.py']
 model = dict(
     type='LinearProbe',
     backbone=_base_.backbone,
-    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/demo/pretrain/epoch_10_raw.safetensors'),
+    init_cfg=dict(type='Checkpoint', checkpoint='work_dirs/demo/pretrain/epoch_5_raw.safetensors'),
 )
 val_evaluator = dict(type='ClipAccuracy', topk=(1,))
 test_evaluator = val_evaluator
