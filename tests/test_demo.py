@@ -193,7 +193,8 @@ def test_files_hold_the_motion(tmp_path: Path, suffix: str, codec: str, motion: 
 def test_the_same_seed_makes_the_same_bytes_whatever_the_processes(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    jobs = demo.plan(3, 0)[::17]  # of both kinds of files and all folders
+    # of both kinds of files and all folders; maps are made for the first video of a place
+    jobs = [job for job in demo.plan(3, 0) if job.path.name.startswith('00000')][::5]
     monkeypatch.setattr(demo, 'plan', lambda size, seed: jobs)
     make_demo(tmp_path / 'again', size=3, workers=1)
     make_maps(tmp_path / 'again')
