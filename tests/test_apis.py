@@ -321,7 +321,7 @@ def test_models_by_name_path_and_config(config, checkpoint, monkeypatch):
         assert not model.training
         assert model.head.out_features == 2
     fresh = get_model('demo/finetune_images')  # whose own init_cfg names a checkpoint that is not here
-    assert fresh.backbone.embed_dim == 128
+    assert fresh.backbone.embed_dim == 96
     fresh.init_weights()  # what a Runner would do: it does not ask for that checkpoint either
     with pytest.raises(
         ValueError, match=r"config='demo/finetune_image' is no file.*Did you mean 'demo/finetune_images'"

@@ -158,7 +158,7 @@ def test_draw_ratios_hides_more_and_more(demo_root: Path, tmp_path: Path, monkey
     config = ROOT / 'configs' / 'small' / 'pictures.py'
     save_file(MODELS.build(load_config(config).model).state_dict(), tmp_path / 'drawn.safetensors', {})
     seen, unseen = (next((demo_root / 'images' / split / 'coffee_top_left').iterdir()) for split in ('train', 'val'))
-    clip = next((demo_root / 'videos' / 'val' / 'pan_up').iterdir())
+    clip = next((demo_root / 'videos' / 'val' / 'coffee_top_left').iterdir())
     words = [str(config), str(tmp_path / 'drawn.safetensors'), '--out-dir', str(tmp_path / 'out')]
     words += ['--seen', str(seen), '--unseen', str(unseen), str(clip)]
     hidden = []

@@ -65,7 +65,7 @@ SSV2 = 'train_dataloader.dataset.sources.ssv2'
         (
             'demo/linear_images',
             {'model.num_classes': 10},
-            r'sources\.images\.num_classes=12: contradicts model\.num_classes=10 of --cfg-options',
+            r'sources\.images\.num_classes=24: contradicts model\.num_classes=10 of --cfg-options',
         ),
         (
             'custom/finetune',
@@ -75,7 +75,7 @@ SSV2 = 'train_dataloader.dataset.sources.ssv2'
         (
             'demo/knn_images',
             {'test_dataloader.dataset.sources.images.num_classes': 10},
-            r'images\.num_classes=10: contradicts test_cfg\.num_classes=12',
+            r'images\.num_classes=10: contradicts test_cfg\.num_classes=24',
         ),
         (
             'mae/vit-b_in1k',

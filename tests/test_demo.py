@@ -218,7 +218,7 @@ def test_finished_data_are_left_alone_and_others_are_not_overwritten(demo_root: 
     before = {path: path.stat().st_mtime_ns for path in demo_root.glob('*/*/*/*')}
     made = make_demo(demo_root, size=3)
     assert made == json.loads((demo_root / 'demo.json').read_text())
-    assert (made['videos'], made['images']) == (24 * 6, 24 * 12)
+    assert (made['videos'], made['images']) == (24 * 5, 24 * 10)
     with pytest.raises(ValueError, match=r"demo exists and holds other data than those of .*'size': 2, 'seed': 0, "):
         make_demo(demo_root, size=2)
     assert {path: path.stat().st_mtime_ns for path in demo_root.glob('*/*/*/*')} == before
@@ -226,7 +226,7 @@ def test_finished_data_are_left_alone_and_others_are_not_overwritten(demo_root: 
 
 def test_a_run_that_breaks_off_leaves_nothing_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write = partial(demo.make_video, photo='no.png', corner='top_left', motion='pan_up')
-    monkeypatch.setattr(demo, 'plan', lambda size, seed: [Job(Path('a.gif'), (0,), write)])
+    monkeypatch.setattr(demo, 'plan', lambda size, seed: [Job(Path('videos', 'train', CLASSES[0], '00000.gif'), (0,), write)])
     with pytest.raises(ValueError, match=r'photograph no\.png of scikit-image.*pip install'):
         make_demo(tmp_path / 'demo', size=1)
     assert not (tmp_path / 'demo').exists()

@@ -31,11 +31,13 @@ model = dict(
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
-    dataset=dict(sources=dict(images=dict(transforms=crop), videos=dict(transforms=crop, replicas=4))),
+    dataset=dict(sources=dict(images=dict(transforms=crop), videos=dict(num_frames=8, transforms=crop, replicas=4))),
     batch_sampler=dict(global_batch_size=16),
     sampler=dict(repeats=dict(images=2.5, videos=0.75)),
 )
-val_dataloader = dict(dataset=dict(sources=dict(images=dict(transforms=middle), videos=dict(transforms=middle))))
+val_dataloader = dict(
+    dataset=dict(sources=dict(images=dict(transforms=middle), videos=dict(num_frames=8, transforms=middle)))
+)
 val_evaluator = dict(type='ReconstructionLoss')
 
 optim_wrapper = dict(
