@@ -226,7 +226,9 @@ def test_finished_data_are_left_alone_and_others_are_not_overwritten(demo_root: 
 
 def test_a_run_that_breaks_off_leaves_nothing_at_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write = partial(demo.make_video, photo='no.png', corner='top_left', motion='pan_up')
-    monkeypatch.setattr(demo, 'plan', lambda size, seed: [Job(Path('videos', 'train', CLASSES[0], '00000.gif'), (0,), write)])
+    monkeypatch.setattr(
+        demo, 'plan', lambda size, seed: [Job(Path('videos', 'train', CLASSES[0], '00000.gif'), (0,), write)]
+    )
     with pytest.raises(ValueError, match=r'photograph no\.png of scikit-image.*pip install'):
         make_demo(tmp_path / 'demo', size=1)
     assert not (tmp_path / 'demo').exists()

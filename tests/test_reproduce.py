@@ -181,7 +181,12 @@ def test_a_rate_that_diverges_loses(tmp_path, capsys):
         tmp_path,
         rows={'scratch': {'pretrain': None}},
         tasks={'images': {**DECLARATION['tasks']['images'], 'rates': [1e30, 1e-3]}},
-        forms={'tiny': {'seeds': 1, 'options': {'images': {**SHORT, 'train_cfg.max_epochs': 3, 'train_cfg.max_skipped': 1}}}},
+        forms={
+            'tiny': {
+                'seeds': 1,
+                'options': {'images': {**SHORT, 'train_cfg.max_epochs': 3, 'train_cfg.max_skipped': 1}},
+            }
+        },
     )
     reproduce.main([text, '--form', 'tiny', '--work-dir', str(tmp_path / 'work')])
     assert 'lr of 0.001, 1e+30: scratch 0.001 (lowest)' in capsys.readouterr().out
