@@ -10,7 +10,7 @@ clip_size = (4, 96, 96)
 backbone = dict(type='SpatioTemporalViT', embed_dim=96, depth=4, num_heads=4, patch_size=(2, 8, 8), clip_size=clip_size)
 image = dict(type='ImageDataset')
 video = dict(type='VideoDataset', clip_seconds=2.0, num_frames=clip_size[0])
-# no flip, it would turn one place into another
+# no flip, a place has a left and a right
 crop = [dict(type='RandomResizedCrop', size=clip_size[1], scale=(0.5, 1.0))]
 middle = [dict(type='ResizeShort', size=clip_size[1]), dict(type='CenterCrop', size=clip_size[1])]
 
