@@ -11,13 +11,13 @@ Expect: pictures like those of docs/evidence_details.md, which are of older demo
 
 _base_ = ['../demo/_base_/tiny.py']
 
-size = 64
+size, num_frames = 64, 8
 crop = [dict(type='RandomResizedCrop', size=size, scale=(0.5, 1.0))]
 middle = [dict(type='ResizeShort', size=size), dict(type='CenterCrop', size=size)]
 
 model = dict(
     type='MaskedAutoencoder',
-    backbone=dict(_base_.backbone, patch_size=(2, 8, 8), clip_size=(8, size, size)),
+    backbone=dict(_base_.backbone, patch_size=(2, 8, 8), clip_size=(num_frames, size, size)),
     head=dict(
         type='MAEHead',
         embed_dim=96,
@@ -31,12 +31,14 @@ model = dict(
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
-    dataset=dict(sources=dict(images=dict(transforms=crop), videos=dict(num_frames=8, transforms=crop, replicas=4))),
+    dataset=dict(
+        sources=dict(images=dict(transforms=crop), videos=dict(num_frames=num_frames, transforms=crop, replicas=4))
+    ),
     batch_sampler=dict(global_batch_size=16),
     sampler=dict(repeats=dict(images=2.5, videos=0.75)),
 )
 val_dataloader = dict(
-    dataset=dict(sources=dict(images=dict(transforms=middle), videos=dict(num_frames=8, transforms=middle)))
+    dataset=dict(sources=dict(images=dict(transforms=middle), videos=dict(num_frames=num_frames, transforms=middle)))
 )
 val_evaluator = dict(type='ReconstructionLoss')
 
