@@ -280,7 +280,7 @@ def test_quickstart(tmp_path: Path):
     accuracies = [[*map(float, row)] for row in re.findall(r'([\d.]+) % +([\d.]+) %$', result.stdout, re.MULTILINE)]
     assert len(accuracies) == 2
     for pretrained, scratch in accuracies:
-        assert pretrained > scratch > 40  # chance is 4.2
+        assert pretrained > scratch > 25  # chance is 4.2
     for name in ('Pictures', 'Log', 'Checkpoint'):
         paths = re.search(rf'^{name} +(.+)$', result.stdout, re.MULTILINE)[1].split()
         assert all(Path(path).exists() for path in paths)

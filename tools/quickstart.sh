@@ -43,7 +43,7 @@ run pictures python tools/visualize_reconstruction.py "$WORK/pretrain" \
 # The same steps, augmentation and learning rate; only the first weights differ. The two run side by side.
 for kind in images videos; do
     say "Fine-tune on $kind with 8 labels a class: from it, and from scratch"
-    pids=()
+    pids=() failed=0
     for start in pretrained scratch; do
         init=model.init_cfg=None
         if [ "$start" = pretrained ]; then init=model.init_cfg.checkpoint="$PRETRAINED"; fi
@@ -51,7 +51,8 @@ for kind in images videos; do
         run "$name" python tools/train.py configs/demo/finetune_$kind.py --work-dir "$WORK/$name" --cfg-options "$init" &
         pids+=($!)
     done
-    for pid in "${pids[@]}"; do wait "$pid"; done
+    for pid in "${pids[@]}"; do wait "$pid" || failed=1; done  # neither goes on alone
+    [ "$failed" = 0 ]
 done
 
 say 'Done'
