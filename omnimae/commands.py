@@ -45,7 +45,8 @@ def parse_model(parser: argparse.ArgumentParser, words: Sequence[str] | None = N
     """Parse a command line, and take config and checkpoint out of ``paths`` if no option gives them."""
     args = parser.parse_args(words)
     if args.config is None:
-        args.config = next(filter(_is_model, args.paths), args.paths[0])
+        misspelt = (path for path in args.paths if not Path(path).exists() and modality_of(path) is None)
+        args.config = next(filter(_is_model, args.paths), next(misspelt, args.paths[0]))
         args.paths.remove(args.config)
     if args.checkpoint is None and not Path(args.config).is_dir():
         weights = (path for path in args.paths if modality_of(path) is None and not Path(path).is_dir())

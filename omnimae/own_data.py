@@ -227,7 +227,7 @@ def _unlabelled(folder: Path, kind: str) -> dict[str, list[str]]:
         held = f'It holds {count_endings(files)}. ' if files else ''
         raise ValueError(f'{kind}={str(folder)!r} has no {KINDS[kind]}. {held}Name the folder that has them.')
     if others := [path for path in files if modality_of(path) is None]:
-        print(f'{folder}: passed over {len(others)} files: {count_endings(others)}.')
+        print(f'{folder}: files passed over: {count_endings(others)}.')
     train, val = _split(paths, min(len(paths) // 20, 1000))
     told = f'{len(val)} of {len(paths)} {kind} are held out' if val else f'No {kind} are held out, since there are few'
     print(f'{told}. val_{kind}.txt lists the files of the validation loss.')
@@ -304,7 +304,7 @@ def _of_folders(data: Path) -> Found:
     if not found:
         raise ValueError(f'{data} has no image and no video in class folders. Known are {LAYOUTS}, or a table, .csv.')
     if others := [path for path in files if modality_of(path) is None]:
-        print(f'{data}: passed over {len(others)} files: {count_endings(others)}.')
+        print(f'{data}: files passed over: {count_endings(others)}.')
     return found
 
 

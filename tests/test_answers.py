@@ -222,6 +222,9 @@ def test_predict_takes_a_config_and_a_checkpoint(data, tmp_path, monkeypatch, ca
         ('vitb_pretrain a.jpg c.py', 'c.py', 'vitb_pretrain', 'a.jpg'),
         ('c.py a.jpg', 'c.py', None, 'a.jpg'),  # an error later: there is no checkpoint
         ('typo/knn w.pth a.jpg', 'typo/knn', 'w.pth', 'a.jpg'),  # likewise: no such config
+        ('photos misspelt', 'misspelt', None, 'photos'),
+        ('a.jpg misspelt', 'misspelt', None, 'a.jpg'),
+        ('photos a.jpg', 'photos', None, 'a.jpg'),
     ],
 )
 def test_words_of_a_command_may_have_any_order(words, config, checkpoint, paths, tmp_path, monkeypatch):

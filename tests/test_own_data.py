@@ -249,7 +249,7 @@ def test_pretraining_takes_any_tree_and_holds_files_out(tmp_path, monkeypatch, c
     (data / 'empty').mkdir()
     (data / 'a' / 'IMG.PSD').touch()
     omnimae.pretrain(images=data, out=tmp_path / 'run')
-    assert 'passed over 1 files: .psd 1' in capsys.readouterr().out
+    assert 'files passed over: .psd 1' in capsys.readouterr().out
     lists, rows = calls[0][2:4]
     train, val = lists['train_images.txt'], lists['val_images.txt']
     assert (len(train), len(val), rows) == (57, 3, dict(images=57))

@@ -117,7 +117,7 @@ def _scan(root: str, extensions: Sequence[str], backend_args: dict | None) -> tu
             'Correct root or extensions.'
         )
     if others:
-        print_log(f'{root}: passed over {len(others)} files: {count_endings(others)}', 'current', logging.WARNING)
+        print_log(f'{root}: files passed over: {count_endings(others)}', 'current', logging.WARNING)
     return sorted(paths), others
 
 
