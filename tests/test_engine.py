@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
 import itertools
 import json
 import logging
 import math
+import multiprocessing
 import pickle
 import re
 import time
+import weakref
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +33,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from safetensors import safe_open
 from safetensors.torch import save_file
 from streams import Streams
-from tiny_run import CLASSIFY, PRETRAIN, build_runner, hook_of, write_config, write_data
+from tiny_run import CLASSIFY, PRETRAIN, RECONSTRUCTED, build_runner, hook_of, write_config, write_data
 from torch import Tensor, nn
 
 from omnimae import registry
@@ -1018,6 +1021,19 @@ custom_hooks = [dict(type='ReconstructionHook', interval=1, num_samples=2)]
     epochs = [[f'epoch_{epoch}_{name}.png' for name in ('movies_1', 'movies_2', 'pictures')] for epoch in (1, 2)]
     assert files == epochs[0] + epochs[1]
     assert {'val/reconstruction/image', 'val/reconstruction/video'} <= runner.message_hub.log_scalars.keys()
+
+
+def test_a_finished_run_leaves_neither_its_model_nor_its_workers_behind(data: Path, tmp_path: Path):
+    config = write_config(tmp_path / 'config.py', PRETRAIN + RECONSTRUCTED, data)
+    workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
+    runner = build_runner(config, tmp_path / 'work', workers)
+    before = {process.pid for process in multiprocessing.active_children()}
+    runner.train()
+    kept = weakref.ref(runner.model)
+    del runner
+    gc.collect()
+    assert kept() is None
+    assert {process.pid for process in multiprocessing.active_children()} <= before
 
 
 def test_reconstructions_without_held_out_data_are_refused(data: Path, tmp_path: Path):

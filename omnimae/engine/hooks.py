@@ -148,14 +148,15 @@ class LoggerHook(mmengine.hooks.LoggerHook):
         super().before_run(runner)
         self._missed: set[str] = set()
         self._is_first = self.interval > 1
-        for handler in runner.logger.handlers:
+        logger = runner.logger  # not the runner: what is set here lives as long as the process
+        for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
-                handler.handleError = partial(self._log_failed, runner, handler)  # type: ignore[method-assign]
+                handler.handleError = partial(self._log_failed, logger, handler)  # type: ignore[method-assign]
         for backend in runner.visualizer._vis_backends.values():
             if isinstance(backend, LocalVisBackend):
-                backend._dump = partial(self._append, runner, backend._dump)
+                backend._dump = partial(self._append, logger, backend._dump)
             for name in ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars', 'close'):
-                setattr(backend, name, partial(self._write, runner, getattr(backend, name), str(backend._save_dir)))
+                setattr(backend, name, partial(self._write, logger, getattr(backend, name), str(backend._save_dir)))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batches, outputs: Logs = None) -> None:
         """Show the first step of a start at once, the others every ``interval`` steps."""
@@ -167,32 +168,32 @@ class LoggerHook(mmengine.hooks.LoggerHook):
             )
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
-    def _log_failed(self, runner: Runner, handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    def _log_failed(self, logger: logging.Logger, handler: logging.FileHandler, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
-            self._warn(runner, handler.baseFilename, error)
+            self._warn(logger, handler.baseFilename, error)
         else:
             logging.FileHandler.handleError(handler, record)
 
-    def _append(self, runner: Runner, dump: Callable, values: dict[str, Any], file: str, kind: str) -> None:
+    def _append(self, logger: logging.Logger, dump: Callable, values: dict[str, Any], file: str, kind: str) -> None:
         size = os.path.getsize(file) if os.path.exists(file) else 0
         try:
             dump(values, file, kind)
         except OSError as error:
-            self._warn(runner, file, error)
+            self._warn(logger, file, error)
             if os.path.exists(file):
                 os.truncate(file, size)  # no half of a line
 
-    def _write(self, runner: Runner, write: Callable, place: str, *args: Any, **options: Any) -> None:
+    def _write(self, logger: logging.Logger, write: Callable, place: str, *args: Any, **options: Any) -> None:
         try:
             write(*args, **options)
         except OSError as error:
-            self._warn(runner, place, error)
+            self._warn(logger, place, error)
 
-    def _warn(self, runner: Runner, place: str, error: OSError) -> None:
+    def _warn(self, logger: logging.Logger, place: str, error: OSError) -> None:
         if place not in self._missed:
             self._missed.add(place)
-            runner.logger.warning(
+            logger.warning(
                 f'{place} cannot be written ({error.strerror}). Training continues. Output to it is lost until there '
                 'is space.'
             )
