@@ -114,7 +114,8 @@ def pretrain(
     else:
         why = 'There are no released ones.' if arch == 'tiny' else 'Many files, or the released ones cannot be read.'
         start = Choice('weights', 'from scratch', why, 'model.init_cfg')
-    schedule = _Schedule.of(rows, REPLICAS, 256, epochs, (300, 10, 100) if arch == 'tiny' else (100_000, 100, 1600))
+    largest, steps = (32, (300, 10, 100)) if arch == 'tiny' else (256, (100_000, 100, 1600))  # a CPU's steps are slow
+    schedule = _Schedule.of(rows, REPLICAS, largest, epochs, steps)
     rate = 1e-3 if arch == 'tiny' else (1e-4 if weights else 2e-4) * schedule.batch / 256
     changes: dict[str, Any] = dict(
         model=dict(SIZES[arch]),
@@ -171,9 +172,8 @@ def finetune(
         weights = None if arch == 'tiny' else _released(f'vit{arch[0]}_pretrain')
         why = 'It has no released weights.' if arch == 'tiny' else 'The released weights cannot be downloaded.'
         start = Choice('weights', weights or 'from scratch', 'Released by OmniMAE.' if weights else why, 'checkpoint')
-    schedule = _Schedule.of(
-        rows, dict.fromkeys(rows, 1), 64, epochs, (300, 5, 50) if arch == 'tiny' else (5000, 20, 100)
-    )
+    largest, steps = (32, (300, 5, 50)) if arch == 'tiny' else (64, (5000, 20, 100))
+    schedule = _Schedule.of(rows, dict.fromkeys(rows, 1), largest, epochs, steps)
     is_few = sum(rows.values()) < 50 * len(classes)
     mixing = Choice(
         'mixup and CutMix', 'off' if is_few else 'on', f'{sum(rows.values()) / len(classes):.0f} files a class; 50 are '

@@ -599,6 +599,29 @@ param_scheduler = dict(type='WarmupCosineLR', warmup_epochs=1)
     assert 'before_train_iter' not in log
 
 
+def test_the_time_left_counts_each_modality_by_its_own_steps(data: Path, tmp_path: Path):
+    runner = build_runner(write_config(tmp_path / 'config.py', PRETRAIN, data), tmp_path / 'work')
+
+    class Noted(Hook):
+        priority = 'LOW'  # after the timer
+
+        def after_train_iter(self, runner, batch_idx, data_batch, outputs=None):
+            left = runner.message_hub.runtime_info.get('eta')
+            steps.append((data_batch[0]['modality'], runner.message_hub.get_scalar('train/time').current(), left))
+
+    steps: list[tuple[str, float, float | None]] = []
+    runner.register_hook(Noted())
+    runner.train()
+    assert len(steps) == 10
+    for number, (_, _, left) in enumerate(steps, 1):
+        seconds = {name: [time for kind, time, _ in steps[:number] if kind == name] for name in ('image', 'video')}
+        if all(seconds.values()):  # an epoch has three steps of images and two of videos
+            epoch = 3 * np.mean(seconds['image']) + 2 * np.mean(seconds['video'])
+            assert left == pytest.approx((10 - number) * epoch / 5)
+        else:
+            assert left is None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Hooks
 
