@@ -216,7 +216,7 @@ def _card(
         'source': f'{_public(args.src)} (layout {checkpoint.layout})',
         'top-1 of the authors': '' if authors is None else f'{authors} %',
     }
-    recipe = ast.get_docstring(ast.parse(Path(cfg.filename).read_text(encoding='utf-8'))) or 'The config has no text.'
+    recipe = ast.get_docstring(ast.parse(Path(cfg.filename).read_text(encoding='utf-8')))
     rights = (
         'These weights are published ones or start from some. Those of OmniMAE, MAE, MAE-ST, VideoMAE and MultiMAE are '
         'CC-BY-NC 4.0, which allows no commercial use, and it holds for what is made of them. Correct this if '
@@ -232,10 +232,10 @@ def _card(
         f'```python\n{load}\n```',
         '| | |\n|---|---|\n' + '\n'.join(f'| {key} | {value} |' for key, value in rows.items() if value),
         f'## Results\n\n{results}',
-        f'## Recipe\n\nText of the config:\n\n```text\n{recipe}\n```',
+        f'## Recipe\n\nText of the config:\n\n```text\n{recipe}\n```' if recipe else '',
         f'## Licence\n\n{rights}',
     ]
-    return '\n\n'.join(parts) + '\n'
+    return '\n\n'.join(filter(None, parts)) + '\n'
 
 
 def _metrics(src: Path, cfg: Config, checkpoint: Checkpoint) -> tuple[str, dict[str, float]]:
