@@ -154,6 +154,19 @@ def test_images_are_jpeg_files(demo_root: Path):
             assert image.size == demo.IMAGE_SIZE
 
 
+def test_whole_photographs_have_no_label_and_show_the_middle(demo_root: Path):
+    for split, count in (('train', 6), ('val', 4)):
+        assert len(list((demo_root / 'whole' / split).iterdir())) == count * len(demo.PHOTOGRAPHS)
+    for name in demo.PHOTOGRAPHS:
+        image = demo.photograph(name)
+        left = (image.shape[1] - demo.SHORT_SIDE) // 2
+        middle = cv2.resize(image[:, left : left + demo.SHORT_SIDE], demo.IMAGE_SIZE, interpolation=cv2.INTER_AREA)
+        with Image.open(demo_root / 'whole' / 'val' / f'{Path(name).stem}_00000.jpg') as view:
+            taken = np.asarray(view).mean(2)
+        blurred = [cv2.blur(grey.astype(np.float32), (16, 16)).flatten() for grey in (middle.mean(2), taken)]
+        assert np.corrcoef(*blurred)[0, 1] > 0.5  # the light differs by colour
+
+
 def read_rows(file: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()]
 
@@ -194,20 +207,20 @@ def test_the_same_seed_makes_the_same_bytes_whatever_the_processes(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # of both kinds of files and all folders; maps are made for the first video of a place
-    jobs = [job for job in demo.plan(3, 0) if job.path.name.startswith('00000')][::5]
+    jobs = [job for job in demo.plan(3, 0) if '00000' in job.path.name][::5]
     monkeypatch.setattr(demo, 'plan', lambda size, seed: jobs)
     make_demo(tmp_path / 'again', size=3, workers=1)
     make_maps(tmp_path / 'again')
     again = {path: data for path, data in digests(tmp_path / 'again').items() if not path.endswith(('.txt', '.json'))}
-    assert {path.partition('/')[0] for path in again} == {'images', 'videos', 'depth', 'semseg'}
+    assert {path.partition('/')[0] for path in again} == {'images', 'videos', 'whole', 'depth', 'semseg'}
     assert again.items() <= digests(demo_root).items()
 
 
 def test_another_seed_makes_other_files(tmp_path: Path):
     for seed in (0, 1):
         jobs = demo.plan(1, seed)
-        for job in (jobs[0], jobs[-1]):  # a training image and a validation video
-            (tmp_path / str(seed) / job.path).parent.mkdir(parents=True)
+        for job in (jobs[0], jobs[-7], jobs[-1]):  # an image, a video, a whole photograph
+            (tmp_path / str(seed) / job.path).parent.mkdir(parents=True, exist_ok=True)
             run_job(job, tmp_path / str(seed))
     ones, others = digests(tmp_path / '0'), digests(tmp_path / '1')
     assert ones.keys() == others.keys()
@@ -218,7 +231,7 @@ def test_finished_data_are_left_alone_and_others_are_not_overwritten(demo_root: 
     before = {path: path.stat().st_mtime_ns for path in demo_root.glob('*/*/*/*')}
     made = make_demo(demo_root, size=3)
     assert made == json.loads((demo_root / 'demo.json').read_text())
-    assert (made['videos'], made['images']) == (24 * 5, 24 * 10)
+    assert (made['videos'], made['images']) == (24 * 5, (24 + 6) * 10)
     with pytest.raises(ValueError, match=r"demo exists and holds other data than those of .*'size': 2, 'seed': 0, "):
         make_demo(demo_root, size=2)
     assert {path: path.stat().st_mtime_ns for path in demo_root.glob('*/*/*/*')} == before

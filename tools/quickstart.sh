@@ -35,8 +35,7 @@ grep -o 'reconstruction/.*video: [0-9.]*' "$WORK/pretrain.log" | tail -n 1
 
 say 'Draw what it makes of held-out images and videos, 75 % and 90 % hidden'
 run pictures python tools/visualize_reconstruction.py "$WORK/pretrain" \
-    "$DEMO"/images/val/{astronaut_top_left/00003,astronaut_top_right/00007,camera_top_left/00005}.jpg \
-    "$DEMO"/images/val/{chelsea_top_right/00003,coffee_top_left/00007,motorcycle_left_bottom_left/00002}.jpg \
+    "$DEMO"/whole/val/{astronaut_00003,camera_00002,chelsea_00001,coffee_00001,motorcycle_left_00000,rocket_00000}.jpg \
     "$DEMO"/videos/val/{astronaut_top_left,camera_top_left,motorcycle_left_bottom_right}/00003_*.* \
     --out-dir "$WORK/pictures"
 

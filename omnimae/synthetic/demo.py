@@ -2,7 +2,8 @@
 
 The photographs come with scikit-image. The label of an image or a video is the place it shows, a photograph and one of
 its four corners. The light differs from file to file, so colours alone do not tell the places apart. Training and
-validation show other views of the same photographs. ``few.txt`` lists the few training files that have a label.
+validation show other views of the same photographs. ``few.txt`` lists the few training files that have a label. Below
+``whole`` lie views of nearly whole photographs, without labels: a person recognises the objects in them.
 
 The camera has four axes (sideways, upright, zoom, turn). Every video draws a journey along every axis. Its motion says
 which axis moves, forwards or backwards. The other three stay at a random moment of their journeys.
@@ -63,11 +64,12 @@ IMAGE_SIZE = (128, 128)
 IMAGE_VIEW_SIDES = (200, 320)
 JITTER = 40  # of a place, in pixels of the photograph
 IMAGE_ANGLES = (-math.radians(12), math.radians(12))
+WHOLE_SIDES = (440, 500)
 SECONDS = (2.4, 3.6)
 FRAME_RATES = (10, 12, 15)
 IMAGES_PER_VIDEO = 2
 FEWER = 3  # one of so many training videos has a label, and as many images have one
-VERSION = 2  # raise it when the same size and seed make other files
+VERSION = 3  # raise it when the same size and seed make other files
 RECORD = 'demo.json'
 
 
@@ -161,7 +163,20 @@ def make_image(path: Path, rng: np.random.Generator, *, photo: str, corner: str)
     image = photograph(photo)
     side, angle = np.exp(rng.uniform(*np.log(IMAGE_VIEW_SIDES))), rng.uniform(*IMAGE_ANGLES)
     reach = side * (math.cos(angle) + abs(math.sin(angle))) / 2
-    (frame,) = film(image, np.array([(*place(image, corner, reach, rng), side, angle)]), IMAGE_SIZE)
+    write_view(path, rng, image, (*place(image, corner, reach, rng), side, angle))
+
+
+def make_whole(path: Path, rng: np.random.Generator, *, photo: str) -> None:
+    """Take a picture of nearly the whole photograph, about its middle, in random light."""
+    image = photograph(photo)
+    side = rng.uniform(*WHOLE_SIDES)
+    x, y = (image.shape[1::-1] + rng.uniform(-1, 1, 2) * (SHORT_SIDE - side)) / 2
+    write_view(path, rng, image, (x, y, side, 0.0))
+
+
+def write_view(path: Path, rng: np.random.Generator, image: np.ndarray, view: tuple[float, ...]) -> None:
+    """(H, W, 3) and a view -> a JPEG of it in random light."""
+    (frame,) = film(image, np.array([view]), IMAGE_SIZE)
     Image.fromarray(relight(frame, rng)).save(path, quality=90)
 
 
@@ -176,7 +191,8 @@ def relight(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def plan(size: int, seed: int) -> list[Job]:
     """All files of the demo data: ``size`` training videos a place, in turn of all motions, and twice as many images.
 
-    Validation has half of that. Seeds are (seed, split, place, kind, number).
+    There are twice as many views of each whole photograph, too. Validation has half of that. Seeds are (seed, split,
+    place, kind, number).
     """
     jobs = []
     for s, split in enumerate(SPLITS):
@@ -191,11 +207,15 @@ def plan(size: int, seed: int) -> list[Job]:
                 path = Path('videos', split, CLASSES[label], f'{i:05d}_{motion}{suffix}')
                 write = partial(make_video, photo=photo, corner=corner, motion=motion)
                 jobs.append(Job(path, (seed, s, label, 1, i), write))
+        for p, photo in enumerate(PHOTOGRAPHS):
+            for i in range(IMAGES_PER_VIDEO * count):
+                path = Path('whole', split, f'{Path(photo).stem}_{i:05d}.jpg')
+                jobs.append(Job(path, (seed, s, p, 2, i), partial(make_whole, photo=photo)))
     return jobs
 
 
 def make_demo(root: str | Path, *, size: int = 24, seed: int = 0, workers: int = 1) -> dict[str, int]:
-    """Write images/SPLIT/PLACE/*.jpg, videos/SPLIT/PLACE/*.{mp4,webm}, lists. Return the counts.
+    """Write images/SPLIT/PLACE/*.jpg, videos/SPLIT/PLACE/*.{mp4,webm}, lists, whole/SPLIT/*.jpg. Return the counts.
 
     Data of the same size and seed are kept. An interrupted run leaves nothing at ``root``.
     """
@@ -205,7 +225,8 @@ def make_demo(root: str | Path, *, size: int = 24, seed: int = 0, workers: int =
     num_videos = sum(job.path.parts[0] == 'videos' for job in jobs)
     record = dict(version=VERSION, size=size, seed=seed, videos=num_videos, images=len(jobs) - num_videos)
     labels = {name: label for label, name in enumerate(CLASSES)}
-    rows = {job.path: f'{job.path.parent.name}/{job.path.name} {labels[job.path.parent.name]}\n' for job in jobs}
+    labelled = [job.path for job in jobs if job.path.parent.name in labels]
+    rows = {path: f'{path.parent.name}/{path.name} {labels[path.parent.name]}\n' for path in labelled}
 
     def listing(kind: str, split: str, most: int) -> str:
         files = sorted(path for path in rows if path.parts[:2] == (kind, split) and int(path.name[:5]) < most)
