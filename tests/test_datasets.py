@@ -158,10 +158,10 @@ def test_what_is_passed_over_is_counted_by_ending(tmp_path, monkeypatch):
     said = warnings_of(monkeypatch)
     touch(tmp_path, 'a/1.jpg', 'a/2.JPG', 'a/3.txt', 'b/4.TXT', 'b/5.webp2', 'b/6.jpg', 'b/README', 'b/.hidden.txt')
     assert scan_folder(str(tmp_path), IMAGE_EXTENSIONS).paths == ['a/1.jpg', 'a/2.JPG', 'b/6.jpg']
-    assert said == [f'{tmp_path}: files passed over: .txt 2, .webp2 1, no ending 1']
+    assert said == [f'{tmp_path}: files passed over: .txt 2 (a/3.txt), .webp2 1, no ending 1']
     touch(tmp_path, *(f'b/x.{number}' for number in range(10)))
     scan_files(str(tmp_path), IMAGE_EXTENSIONS)
-    assert said[1].startswith(f'{tmp_path}: files passed over: .txt 2, .0 1, .1 1, .2 1, ')
+    assert said[1].startswith(f'{tmp_path}: files passed over: .txt 2 (a/3.txt), .0 1, .1 1, .2 1, ')
     assert said[1].endswith(', ...')
     said.clear()
     touch(tmp_path, 'only/1.jpg')
@@ -174,7 +174,7 @@ def test_heif_is_read_with_pillow_heif_and_named_without(tmp_path, monkeypatch):
     monkeypatch.setattr('omnimae.data.media.extensions.READS_HEIF', False)
     touch(tmp_path, 'a/1.jpg', 'a/2.heic')
     scan_folder(str(tmp_path), ('.jpg',))
-    assert said == [f'{tmp_path}: files passed over: .heic 1 (for HEIF: pip install pillow-heif)']
+    assert said == [f'{tmp_path}: files passed over: .heic 1 (a/2.heic) (for HEIF: pip install pillow-heif)']
     (tmp_path / 'list.txt').write_text('a/2.HEIC 1')
     with pytest.raises(ValueError, match=r'does not end in one of .jpg \(for HEIF: pip install pillow-heif\). Correct'):
         read_list(str(tmp_path / 'list.txt'), ('.jpg',))
