@@ -70,8 +70,17 @@ def _is_model(path: str) -> bool:
 
 def out_folder(text: str) -> Path:
     """Type of an argument: a folder to write to."""
+    return _out(text, is_folder=True)
+
+
+def out_file(text: str) -> Path:
+    """Type of an argument: a file to write."""
+    return _out(text, is_folder=False)
+
+
+def _out(text: str, *, is_folder: bool) -> Path:
     try:
-        return check_out(text, is_folder=True)
+        return check_out(text, is_folder=is_folder)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -98,6 +107,7 @@ def load_run_config(args: argparse.Namespace) -> Config:
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
+    check_out(cfg.work_dir, is_folder=True, name='--work-dir: ')
     cfg.launcher = args.launcher
     return cfg
 

@@ -323,14 +323,44 @@ def test_predict_checks_names_before_it_loads_the_model(data, tmp_path):
             predict(inputs, 'no/such/model', out)
 
 
-@pytest.mark.parametrize('name', ['explain', 'predict_maps', 'visualize_reconstruction', 'browse_dataset'])
-def test_a_file_in_the_place_of_a_folder(name, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ('name', 'words', 'option'),
+    [
+        ('explain', 'config model a.jpg', '--out-dir'),
+        ('predict_maps', 'config model a.jpg', '--out-dir'),
+        ('visualize_reconstruction', 'config model a.jpg', '--out-dir'),
+        ('browse_dataset', 'config', '--out-dir'),
+        ('test', 'config model', '--analyze'),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder(name, words, option, tmp_path, capsys):
     (tmp_path / 'file').touch()
-    words = ['config', *(['model', 'a.jpg'] if name != 'browse_dataset' else [])]
     with pytest.raises(SystemExit):
-        load_tool(name).parse_args([*words, '--out-dir', str(tmp_path / 'file')])
-    assert 'argument --out-dir: ' in (said := capsys.readouterr().err)
-    assert 'file is a file. Give a folder, which may be new.' in said
+        load_tool(name).parse_args([*words.split(), option, str(tmp_path / 'file')])
+    assert f'argument {option}: {tmp_path}/file is a file. Give a folder, which' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('name', 'words', 'message'),
+    [
+        ('train', 'custom/pretrain --work-dir file', '--work-dir: file is a file. Give a folder'),
+        ('test', 'custom/pretrain x.pth --work-dir file/run', '--work-dir: file is a file. Give a folder'),
+        ('extract_features', 'custom/pretrain x.pth --out file', '--out: file is a file. Give a folder'),
+        ('extract_features', 'custom/pretrain x.pth --out folder.npz', '--out: folder.npz is a folder. Give the name'),
+        ('convert_checkpoint', 'x.pth file --to timm', 'DST: file is a file. Give a folder'),
+        ('convert_checkpoint', 'x.pth file/a.pth', 'DST: file is a file. Give a folder'),
+        ('export', 'custom/finetune x.pth file/a.pt2', 'out: file is a file. Give a folder'),
+    ],
+)
+def test_a_place_is_looked_at_before_anything_is_read(name, words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for variable in ('IMAGES', 'VIDEOS', 'LABELLED'):
+        monkeypatch.setenv(f'OMNIMAE_{variable}', str(tmp_path))
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.npz').mkdir()
+    monkeypatch.setattr(sys, 'argv', [name, *words.split()])
+    with pytest.raises(ValueError, match=message):
+        load_tool(name).main()
 
 
 def test_table_of_accuracies():

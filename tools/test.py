@@ -25,7 +25,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from omnimae.checkpoint import Checkpoint, load_weights
-from omnimae.commands import add_run_arguments, load_run_config, new_parser
+from omnimae.commands import add_run_arguments, load_run_config, new_parser, out_file, out_folder
 from omnimae.config import infer_num_classes
 from omnimae.consistency import metrics_of
 from omnimae.engine import EvaluationRunner, HeadSizeHook, analyze, find_run, leave_distributed, setup_distributed
@@ -39,11 +39,14 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='path or URL of the weights; default: the best of the folder RUN')
     add_run_arguments(parser)
     parser.add_argument(
-        '--out', type=Path, metavar='FILE.json',
+        '--out', type=out_file, metavar='FILE.json',
         help='write metrics to this file, ids, labels and scores of a classifier to FILE.npz, predicted maps to FILE/',
     )  # fmt: skip
     parser.add_argument(
-        '--analyze', type=Path, metavar='DIR', help='draw confusion matrix and worst samples of a classifier into DIR'
+        '--analyze',
+        type=out_folder,
+        metavar='DIR',
+        help='draw confusion matrix and worst samples of a classifier into DIR',
     )
     args = parser.parse_args(words)
     if Path(args.config).is_dir():
