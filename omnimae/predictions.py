@@ -58,9 +58,9 @@ def predict(
         import_parquet()  # an error now costs no hours
     inputs = [*several(inputs)]
     items = list_inputs(inputs)  # likewise
+    classify = ClassificationInferencer(model, checkpoint, topk=topk, device=device, num_workers=num_workers)
     if Path(out).exists():
         print(f'{out} exists{_rows_in(out)}. It will be replaced at the end. To keep it, give another out.')
-    classify = ClassificationInferencer(model, checkpoint, topk=topk, device=device, num_workers=num_workers)
     _say_what_is_untrained(classify.cfg, items)
     folders = [str(Path(x).expanduser()) for x in inputs if isinstance(x, str | os.PathLike)]
     rows: list[Counted] = []
