@@ -386,7 +386,9 @@ def _check_level(root: Path, paths: Sequence[str]) -> None:
         what = f'the files are not in class folders, but in folders below them: {_some(told)}'
     above = _above_classes(root, paths)
     hint = f' Give the folder of the classes: {" or ".join(above)}.' if above else ''
-    way_out = f' If {_some(deep)} are the classes after all, move them into {root}/train.' if not wrong else ''
+    way_out = (
+        f' If these are the classes after all, move them into {root}/train.' if len(deep) > 1 and not wrong else ''
+    )
     raise ValueError(f'{root}: {what}.{hint}{way_out}')
 
 

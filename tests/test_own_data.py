@@ -183,9 +183,9 @@ def test_finetune_names_its_classes_and_what_it_passes_over(tmp_path, capsys, mo
             'data: the files are not in class folders, but in folders below them: clips has a, b, photos has a, b, c '
             'and 1 more, x has a, b. Give the folder of the classes: ',
         ),
-        (('my/a', 'my/b'), 'below them: my has a, b. Give the folder of the classes: '),
+        (('my/a', 'my/b', 'x/c', 'x/d'), 'If these are the classes after all, move them into '),
         (('my/images/train/a', 'my/images/train/b'), 'data/my.'),
-        (('my/images/a', 'my/images/b'), 'data/my. If my are'),
+        (('my/images/a', 'my/images/b'), 'data/my.'),
         (('val/a', 'val/b'), "'val' would be a class. Folders of that name are part of a layout"),
         (('images/a', 'videos/a', 'photos/a'), "'images' would be a class."),
         (('images/a', 'images/b', 'images/val'), "'val' would be a class."),
