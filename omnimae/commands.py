@@ -70,17 +70,8 @@ def _is_model(path: str) -> bool:
 
 def out_folder(text: str) -> Path:
     """Type of an argument: a folder to write to."""
-    return _out(text, is_folder=True)
-
-
-def out_file(text: str) -> Path:
-    """Type of an argument: a file to write."""
-    return _out(text, is_folder=False)
-
-
-def _out(text: str, *, is_folder: bool) -> Path:
     try:
-        return check_out(text, is_folder=is_folder)
+        return check_out(text, is_folder=True)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

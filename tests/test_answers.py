@@ -345,6 +345,7 @@ def test_a_file_in_the_place_of_a_folder(name, words, option, tmp_path, capsys):
     [
         ('train', 'custom/pretrain --work-dir file', '--work-dir: file is a file. Give a folder'),
         ('test', 'custom/pretrain x.pth --work-dir file/run', '--work-dir: file is a file. Give a folder'),
+        ('test', 'custom/pretrain x.pth --out file/a.json', '--out: file is a file. Give a folder'),
         ('extract_features', 'custom/pretrain x.pth --out file', '--out: file is a file. Give a folder'),
         ('extract_features', 'custom/pretrain x.pth --out folder.npz', '--out: folder.npz is a folder. Give the name'),
         ('convert_checkpoint', 'x.pth file --to timm', 'DST: file is a file. Give a folder'),
