@@ -111,15 +111,19 @@ def _build(
 # Data of a config
 
 
+def sources_of(cfg: Config, loader: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield modality and config of each dataset of a loader, such as 'train_dataloader'."""
+    dataset = (cfg.get(loader) or {}).get('dataset', {})
+    for source in dataset.get('sources', {'': dataset}).values():
+        kind = DATASETS.get(source['type']) if 'type' in source else None
+        if (modality := getattr(kind, 'modality', None)) is not None:
+            yield modality, source
+
+
 def find_source(cfg: Config, modality: str) -> dict[str, Any] | None:
     """Find the first dataset of a modality that the config tests on, else validates on."""
-    for loader in ('test_dataloader', 'val_dataloader'):
-        dataset = (cfg.get(loader) or {}).get('dataset', {})
-        for source in dataset.get('sources', {'': dataset}).values():
-            kind = DATASETS.get(source['type']) if 'type' in source else None
-            if getattr(kind, 'modality', None) == modality:
-                return source
-    return None
+    loaders = ('test_dataloader', 'val_dataloader')
+    return next((source for loader in loaders for kind, source in sources_of(cfg, loader) if kind == modality), None)
 
 
 def find_classes(cfg: Config, stored: Sequence[Sequence[str]], num_classes: int) -> tuple[str, ...] | None:
@@ -226,9 +230,10 @@ class Inferencer(Generic[ResultT]):
         Raises:
             ValueError: an input that is no image, video, folder of them or array of pixels; before anything is read.
         """
-        return self._stream(list_inputs(inputs))
+        return self.stream_items(list_inputs(inputs))
 
-    def _stream(self, items: Sequence[Item]) -> Iterator[ResultT]:
+    def stream_items(self, items: Sequence[Item]) -> Iterator[ResultT]:
+        """Infer what `list_inputs` found, see `stream`."""
         loader = DataLoader(PreparedInputs(items, self.pipelines), batch_size=None, num_workers=self.num_workers)
         results: dict[int, ResultT] = {}
         waiting: dict[tuple, dict[int, Tensor]] = defaultdict(dict)
@@ -317,7 +322,8 @@ class ClassificationInferencer(Inferencer[Classification]):
         """Give the config's model."""
         if 'num_classes' not in self.cfg.model:
             raise ValueError(
-                f'model.type={self.cfg.model.type!r} classifies nothing. Give the config of a fine-tuning.'
+                f'model.type={self.cfg.model.type!r} classifies nothing. Give the folder of a fine-tuning, or its '
+                'config.'
             )
         return self.cfg.model
 

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from omnimae.config import OptionAction, default_work_dir, find_config, infer_num_classes, load_config
 from omnimae.data.media.extensions import modality_of
 from omnimae.engine import add_log_backends, claim_folder, find_run, setup_distributed, setup_environment
+from omnimae.structures import check_out
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:
@@ -67,9 +68,17 @@ def _is_model(path: str) -> bool:
     return True
 
 
+def out_folder(text: str) -> Path:
+    """Type of an argument: a folder to write to."""
+    try:
+        return check_out(text, is_folder=True)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_picture_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add what a tool that draws predictions takes: --out-dir and --device."""
-    parser.add_argument('--out-dir', required=True, type=Path, help=folder)
+    parser.add_argument('--out-dir', required=True, type=out_folder, help=folder)
     parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
 
 
@@ -89,6 +98,7 @@ def load_run_config(args: argparse.Namespace) -> Config:
     setup_environment()
     cfg = load_config(args.config, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
+    check_out(cfg.work_dir, is_folder=True, name='--work-dir: ')
     cfg.launcher = args.launcher
     return cfg
 

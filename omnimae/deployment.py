@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import omnimae
 from omnimae.apis import ClassificationInferencer, FeatureExtractor, Inferencer, find_source, resolve
 from omnimae.inputs import default_source, sampling_of
+from omnimae.structures import check_out
 
 METADATA = 'omnimae'  # its key in the files
 TOLERANCE = 1e-4  # of the largest output
@@ -57,6 +58,7 @@ def export_model(
     write = _WRITERS.get(out.suffix)
     if write is None:
         raise ValueError(f'{out}: the name decides the format. It must end in {" or ".join(_WRITERS)}.')
+    check_out(out, is_folder=False, name='out: ')
     if out.suffix == '.onnx':
         _import_onnx()  # an error now costs no time
     model, about = _prepare(config, checkpoint, modality, features, cfg_options)

@@ -11,12 +11,13 @@ import os
 import shlex
 import tempfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.config import Config
 
 from omnimae.checkpoint import Checkpoint, replacing
 from omnimae.commands import train
@@ -30,6 +31,7 @@ from omnimae.engine.folder import lock, unlock
 from omnimae.engine.precision import computes
 from omnimae.planning import GIB, count_step, fitting_batch, inputs_of, memory_of, sources_of
 from omnimae.registry import MODELS
+from omnimae.structures import check_out
 from omnimae.zoo import ZOO
 
 # arch -> what differs from the base model; those with a letter have released weights
@@ -41,7 +43,11 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 VALIDATION = ('val', 'valid', 'validation')
 KINDS = dict(images='image', videos='video')
-LAYOUTS = 'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/{images,videos}/{train,val}/CLASS/*, or DATA/CLASS/*'
+NO_CLASSES = ('train', *VALIDATION, 'test', *KINDS)  # folders of a layout
+LAYOUTS = (
+    'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/CLASS/*, or one of the two below images and videos, such as '
+    'DATA/{images,videos}/CLASS/*'
+)
 Found = dict[str, dict[str, tuple[Path, dict[str, list[str]]]]]  # kind -> 'train', 'val' -> folder, class -> files
 OF_BACKBONE = ('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size')
 AFTER_PRETRAINING = (
@@ -93,14 +99,16 @@ def pretrain(
         ``out``.
 
     Raises:
-        ValueError: no folder, a folder without such files, or an ``out`` that has another run.
+        ValueError: no folder, a folder without such files, ``epochs`` below 1, or an ``out`` that has another run.
     """
-    folders = {name: Path(x).absolute() for name, x in (('images', images), ('videos', videos)) if x is not None}
-    if not folders:
+    given = {name: x for name, x in (('images', images), ('videos', videos)) if x is not None}
+    if not given:
         raise ValueError('pretrain has no data. Give images=FOLDER, videos=FOLDER, or both.')
+    _check_call(out, epochs)
     lists: dict[str, Sequence[str]] = {}
-    for name, folder in folders.items():
-        lists |= _unlabelled(folder, name)
+    for name, x in given.items():
+        lists |= _unlabelled(x, name)
+    folders = {name: Path(x).absolute() for name, x in given.items()}
     rows = {name: len(lists[f'train_{name}.txt']) for name in folders}
     sources = {
         mode: {name: dict(root=str(x), ann_file=_beside(f'{mode}_{name}.txt')) for name, x in folders.items()}
@@ -143,9 +151,10 @@ def finetune(
     A second call with the same arguments resumes. `predict` takes ``out`` as its ``model``.
 
     Args:
-        data: a folder per class, below ``train`` and ``val``; or below ``{images,videos}/{train,val}``; or just so.
-            Or a table: ``labels.csv`` with paths relative to it, labels, and perhaps a column split (train or val).
-            Without ``val`` one file in five is held out, by its name alone. Lists in ``out`` say which.
+        data: a folder per class, below ``train`` and ``val`` or just so. If ``data`` holds nothing but ``images`` and
+            ``videos``, each of the two may have either form. Or a table: ``labels.csv`` with paths relative to it,
+            labels, and perhaps a column split (train or val). Without ``val`` one file in five is held out, by its
+            name alone. Lists in ``out`` say which.
         out: folder of ``config.py``, log and checkpoints.
         checkpoint: folder of a run of `pretrain`, weights, or a name in ``ZOO``. None takes the released weights, or
             starts from scratch if there are none for ``arch`` or they cannot be downloaded.
@@ -156,9 +165,11 @@ def finetune(
         ``out``.
 
     Raises:
-        ValueError: data without classes, a checkpoint of another ``arch``, or an ``out`` that has another run.
+        ValueError: data without classes, an empty class folder, folders whose sub-folders look like the classes, a
+            checkpoint of another ``arch``, ``epochs`` below 1, or an ``out`` that has another run.
     """
-    labelled = _labelled(Path(data).absolute())
+    _check_call(out, epochs)
+    labelled = _labelled(data)
     rows, classes = labelled.rows, labelled.classes
     backbone: dict[str, Any]
     weights: str | None
@@ -199,6 +210,8 @@ def finetune(
     )
     base = 'finetune' if len(rows) == 2 else f'finetune_{next(iter(rows))}'
     print(f'{len(classes)} classes, {_told(rows)} to train on. {labelled.note}')
+    named = ', '.join(f'{name} {labelled.counts[name]}' for name in classes[:30])
+    print(f'Files of each class: {named}{f", and {len(classes) - 30} more classes" if len(classes) > 30 else ""}.')
     if weights is None:
         print(f'{schedule.epochs * schedule.steps} steps of {schedule.batch} from scratch. {FROM_SCRATCH} {BETTER}')
     choices = [chosen, start, mixing, decays]
@@ -213,19 +226,35 @@ class _Labelled(NamedTuple):
     """Labelled files. ``sources``: 'train' or 'val' -> 'images' or 'videos' -> changes of that source."""
 
     classes: tuple[str, ...]
+    counts: Mapping[str, int]  # files of each class, with those held out
     rows: dict[str, int]
     sources: dict[str, dict[str, dict[str, str]]]
     lists: dict[str, Sequence[str]]
     note: str
 
 
-def _unlabelled(folder: Path, kind: str) -> dict[str, list[str]]:
+def _check_call(out: str | os.PathLike, epochs: int | None) -> None:
+    """Refuse what can be refused before the data are looked at."""
+    if epochs is not None and epochs < 1:
+        raise ValueError(f'epochs={epochs} trains nothing. Give 1 or more, or leave it out: then it is chosen.')
+    check_out(out, is_folder=True, name='out: ')
+
+
+def _files_in(folder: str | os.PathLike, name: str) -> list[str]:
+    """All files below a folder. An error has the path as it was given, by the ``name`` of its argument."""
+    if not Path(folder).is_dir():
+        what = 'is not a folder' if name in KINDS else 'is neither a folder nor a table'
+        raise ValueError(f'{name}={os.fspath(folder)!r} {what}. {storage.REMEDY}')
+    return storage.list_files(str(Path(folder).absolute()))
+
+
+def _unlabelled(folder: str | os.PathLike, kind: str) -> dict[str, list[str]]:
     """Lists of the files to train on and, of 20 files or more, of one in twenty to follow the loss on."""
-    files = storage.list_files(str(folder))
+    files = _files_in(folder, kind)
     paths = [path for path in files if modality_of(path) == KINDS[kind]]
     if not paths:
         held = f'It holds {count_endings(files)}. ' if files else ''
-        raise ValueError(f'{kind}={str(folder)!r} has no {KINDS[kind]}. {held}Name the folder that has them.')
+        raise ValueError(f'{kind}={os.fspath(folder)!r} has no {KINDS[kind]}. {held}Name the folder that has them.')
     if others := [path for path in files if modality_of(path) is None]:
         print(f'{folder}: files passed over: {count_endings(others)}.')
     train, val = _split(paths, min(len(paths) // 20, 1000))
@@ -245,19 +274,36 @@ def _beside(name: str) -> str:
     return f'{{{{ fileDirname }}}}/{name}'
 
 
-def _labelled(data: Path) -> _Labelled:
-    found = _of_table(data) if data.is_file() else _of_folders(data)
+def _labelled(data: str | os.PathLike) -> _Labelled:
+    is_table = Path(data).is_file()
+    found = _of_table(Path(data).absolute()) if is_table else _of_folders(Path(data), _files_in(data, 'data'))
     classes = tuple(sorted({name for parts in found.values() for name in parts['train'][1]}))
     if len(classes) < 2:
-        raise ValueError(
-            f'{data} has one class, {"".join(classes)!r}, and a classifier needs two or more. Make a folder per class; '
-            f'known are {LAYOUTS}.'
-        )
+        remedy = 'Correct its labels' if is_table else f'Make a folder per class; known are {LAYOUTS}'
+        raise ValueError(f'{data} has one class, {"".join(classes)!r}, and a classifier needs two or more. {remedy}.')
     for of_kind in found.values():
         folder, held_out = of_kind['val']
         if unknown := sorted(held_out.keys() - set(classes)):
             raise ValueError(f'{folder} has the class {unknown[0]!r}, which no training file has. Correct it.')
-    return _as_sources(found, classes, is_listed=data.is_file())
+    _say_what_is_not_shared(found)
+    return _as_sources(found, classes, is_listed=is_table)
+
+
+def _say_what_is_not_shared(found: Found) -> None:
+    """Print the classes that images or videos alone have."""
+    if len(found) < 2:
+        return
+    images, videos = ({*found[kind]['train'][1]} for kind in KINDS)
+    alone = dict(images=sorted(images - videos), videos=sorted(videos - images))
+    if told := ' '.join(f'Of {kind} alone: {_some(names)}.' for kind, names in alone.items() if names):
+        print(
+            f'Images and videos have different classes. {told} One classifier will have them all. For two classifiers '
+            'give the images alone, then the videos alone.'
+        )
+
+
+def _some(names: Sequence[str], count: int = 3) -> str:
+    return ', '.join(names[:count]) + (f' and {len(names) - count} more' if len(names) > count else '')
 
 
 def _of_table(table: Path) -> Found:
@@ -286,26 +332,93 @@ def _of_table(table: Path) -> Found:
     return found
 
 
-def _of_folders(data: Path) -> Found:
-    files = storage.list_files(str(data))
+def _of_folders(data: Path, files: Sequence[str]) -> Found:
+    data = data.absolute()
+    media = sorted(path for path in files if modality_of(path) is not None)
     found: Found = {}
-    is_split = any('train' in path.split('/')[:2] and path.count('/') >= 2 for path in files)
+    unused = {*files}
     for kind, modality in KINDS.items():
-        paths = sorted(path for path in files if modality_of(path) == modality)
-        root, below = data, f'{kind}/'
-        if any(path.startswith(f'{kind}/train/') and path.count('/') >= 3 for path in files):
-            root, paths = data / kind, [path.removeprefix(below) for path in paths if path.startswith(below)]
+        root, below = data, ''
+        if {path.partition('/')[0] for path in media} <= KINDS.keys() or any(
+            path.startswith(f'{kind}/train/') and path.count('/') >= 3 for path in media
+        ):
+            root, below = data / kind, f'{kind}/'
+        inside = [path.removeprefix(below) for path in media if path.startswith(below)]
+        paths = [path for path in inside if modality_of(path) == modality]
         parts = {name: _classes_below(root, name, paths) for name in ('train', *VALIDATION)}
         if parts['train']:
             val = next((name for name in VALIDATION if parts[name]), 'val')
             found[kind] = {'train': (root / 'train', parts['train']), 'val': (root / val, parts[val])}
-        elif paths and not is_split:
+        elif paths and not any('train' in path.split('/')[:2] and path.count('/') >= 2 for path in inside):
+            _check_level(root, inside)
             found[kind] = {'train': (root, _classes_below(root, '', paths)), 'val': (root / 'val', {})}
+        for folder, classes in found.get(kind, {}).values():
+            prefix = '' if folder == data else f'{folder.relative_to(data)}/'
+            unused -= {f'{prefix}{path}' for of_class in classes.values() for path in of_class}
     if not found:
-        raise ValueError(f'{data} has no image and no video in class folders. Known are {LAYOUTS}, or a table, .csv.')
-    if others := [path for path in files if modality_of(path) is None]:
-        print(f'{data}: files passed over: {count_endings(others)}.')
+        hint = f' Give {" or ".join(above)}.' if (above := _above_classes(data, media)) else ''
+        raise ValueError(
+            f'{data} has no image and no video in class folders; it holds {count_endings(files)}. Known are {LAYOUTS}, '
+            f'or a table, .csv.{hint}'
+        )
+    _check_none_is_empty(data, found, files)
+    if unused:
+        print(f'{data}: files passed over: {count_endings(sorted(unused))}.')
     return found
+
+
+def _check_level(root: Path, paths: Sequence[str]) -> None:
+    """Refuse folders of folders. A class may have sub-folders, so most classes must have several, and hardly a file."""
+    folders: dict[str, set[str]] = defaultdict(set)  # class -> its sub-folders with files
+    num_inside = 0
+    for path in paths:
+        name, inner = path.partition('/')[0], os.path.dirname(path)
+        folders[name] |= {inner} - {name, *(f'{name}/{kind}' for kind in KINDS)}
+        num_inside += inner in folders[name]
+    deep = sorted(name for name, inner in folders.items() if len(inner) > 1)
+    wrong = [name for name in NO_CLASSES if name in folders and any(path.startswith(f'{name}/') for path in paths)]
+    if not wrong and (2 * len(deep) <= len(folders) or num_inside < 0.9 * len(paths)):
+        return
+    if wrong:
+        what = f'{wrong[0]!r} would be a class. Folders of that name are part of a layout; known are {LAYOUTS}'
+    else:
+        told = [f'{name} has {_some(sorted(os.path.basename(x) for x in folders[name]))}' for name in deep]
+        what = f'the files are not in class folders, but in folders below them: {_some(told)}'
+    above = _above_classes(root, paths)
+    hint = f' Give the folder of the classes: {" or ".join(above)}.' if above else ''
+    way_out = (
+        f' If these are the classes after all, move them into {root}/train.' if len(deep) > 1 and not wrong else ''
+    )
+    raise ValueError(f'{root}: {what}.{hint}{way_out}')
+
+
+def _above_classes(root: Path, paths: Sequence[str]) -> list[str]:
+    """Folders below ``root`` that `finetune` could take, as the folders of the files say. Up to three."""
+    above = set()
+    for folder in {os.path.dirname(path) for path in paths}:
+        parent, name = os.path.split(folder)
+        while os.path.basename(parent) in NO_CLASSES:
+            parent = os.path.dirname(parent)
+        if parent and name not in NO_CLASSES:
+            above.add(str(root / parent))
+    return sorted(above)[:3]
+
+
+def _check_none_is_empty(data: Path, found: Found, files: Sequence[str]) -> None:
+    known: dict[Path, set[str]] = defaultdict(set)
+    for parts in found.values():
+        for folder, classes in parts.values():
+            known[folder] |= classes.keys()
+    for folder, names in known.items():
+        there = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != '.'] if folder.is_dir() else []
+        for path in sorted(there):
+            if path.name not in names:
+                below = f'{path.relative_to(data)}/'
+                held = count_endings([file for file in files if file.startswith(below)])
+                raise ValueError(
+                    f'The class folder {path} has no file that can be used; it holds {held}. Put images or videos into '
+                    'it, or remove it.'
+                )
 
 
 def _classes_below(root: Path, folder: str, paths: Iterable[str]) -> dict[str, list[str]]:
@@ -356,7 +469,11 @@ def _as_sources(found: Found, classes: tuple[str, ...], *, is_listed: bool) -> _
             )
     error = 100 / math.sqrt(num_held_out)  # two standard errors of a share near 50 %
     notes.append(f'{num_held_out} files measure the accuracy, so it is known to {min(error, 50):.0f} points.')
-    return _Labelled(classes, rows, sources, lists, ' '.join(notes))
+    counts: Counter[str] = Counter()
+    for parts in found.values():
+        for _, files in parts.values():
+            counts.update({name: len(paths) for name, paths in files.items()})
+    return _Labelled(classes, counts, rows, sources, lists, ' '.join(notes))
 
 
 def _told(rows: Mapping[str, int]) -> str:
@@ -403,7 +520,10 @@ def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any
     name = os.fspath(checkpoint)
     if name in ZOO or Path(name).is_dir():
         config, weights = (ZOO[name].config, ZOO[name].url) if name in ZOO else find_run(name)
-        model = load_config(config).model.backbone
+        cfg = load_config(config)
+        if name not in ZOO:
+            _say_if_unfinished(Path(name), cfg, weights)
+        model = cfg.model.backbone
         backbone = {key: model[key] for key in OF_BACKBONE if key in model}
         known = backbone.get('arch') or 'custom'
     else:
@@ -421,6 +541,17 @@ def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any
         raise ValueError(f'arch={arch!r}, and {name} has arch={known!r}. Leave arch out, or give another checkpoint.')
     path = str(weights)
     return path if '://' in path else str(Path(path).absolute()), backbone, known
+
+
+def _say_if_unfinished(run: Path, cfg: Config, weights: str | os.PathLike) -> None:
+    latest = find_latest_checkpoint(str(run)) or str(weights)
+    epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    meta = {} if '://' in latest else Checkpoint.read(latest).meta
+    if epochs is not None and 'epoch' in meta and int(meta['epoch']) < epochs:
+        print(
+            f'{run} is unfinished: it has done {meta["epoch"]} of {epochs} epochs ({meta["iter"]} steps). Fine-tuning '
+            f'starts from its {Path(weights).name}. To finish it first: omnimae train {cfg.filename} --resume'
+        )
 
 
 _BASE = dict(arch='base', patch_size=(2, 16, 16))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
 
-from omnimae.apis import Classification, ClassificationInferencer
+from omnimae.apis import Classification, ClassificationInferencer, sources_of
 from omnimae.checkpoint import replacing
-from omnimae.inputs import Input, several
+from omnimae.inputs import Input, Item, list_inputs, several
+from omnimae.registry import DATASETS
+from omnimae.structures import check_out
 
 TEXT = 'utf-8', 'surrogateescape'  # file names may be no text
 
@@ -31,7 +34,7 @@ def predict(
     """Write the classes of images and videos to a CSV or Parquet file, see `write_predictions`.
 
     If all files are in folders named as the model's classes, such as 'photos/cat/1.jpg' of ``inputs='photos'``, the
-    accuracy of all, of each modality and of each class is printed.
+    accuracy of all, of each modality and of each class is printed. It is told apart for files that were trained on.
 
     Args:
         inputs: paths, folders and arrays, see `list_inputs`.
@@ -48,32 +51,101 @@ def predict(
     Raises:
         ValueError: an ending that is unknown, no run, an input that does not exist, or no config of a classifier.
     """
+    check_out(out, is_folder=False, name='out: ')
     if (ending := Path(out).suffix) not in ('', '.csv', '.txt', '.parquet'):
         raise ValueError(f'out={os.fspath(out)} ends in {ending!r}. Give a name that ends in .csv or .parquet.')
     if ending == '.parquet':
         import_parquet()  # an error now costs no hours
+    inputs = [*several(inputs)]
+    items = list_inputs(inputs)  # likewise
     classify = ClassificationInferencer(model, checkpoint, topk=topk, device=device, num_workers=num_workers)
-    folders = [str(Path(x).expanduser()) for x in several(inputs) if isinstance(x, str | os.PathLike)]
+    if Path(out).exists():
+        print(f'{out} exists{_rows_in(out)}. It will be replaced at the end. To keep it, give another out.')
+    _say_what_is_untrained(classify.cfg, items)
+    folders = [str(Path(x).expanduser()) for x in inputs if isinstance(x, str | os.PathLike)]
     rows: list[Counted] = []
+    errors: list[Classification] = []
 
     def counted() -> Iterator[Classification]:
-        for result in classify.stream(inputs):
+        for result in classify.stream_items(items):
             if result.error is None:
-                rows.append(Counted(_folder_of(result.input, folders), result.modality, result.guesses[0].name))
+                guess = result.guesses[0].name
+                rows.append(Counted(_folder_of(result.input, folders), result.modality, guess, result.input))
+            else:
+                errors.append(result)
             yield result
 
     write_predictions(counted(), out, classify.topk)
+    if errors:
+        told = f'The first is {errors[0].input}: {errors[0].error}. The column error of {out} has all.'
+        print(f'{len(errors)} of {len(items)} files could not be read. {told}')
     if rows and {row.label for row in rows} <= {*(classify.classes or ())}:
-        print(f'The folders are classes, so the accuracy is known:\n{accuracy_table(rows)}')
+        trained_on = _trained_on(classify.cfg)
+        seen = [row for row in rows if trained_on is not None and trained_on(row.path)]
+        note = f'The model was trained on {len(seen) or "none"} of these {len(rows)} files.'
+        if trained_on is None:
+            note = 'Files of the training may be among them: its lists cannot be read here.'
+        elif seen:
+            note += ' Their accuracy says little about new files.'
+        print(f'The folders are classes, so the accuracy is known. {note}\n{accuracy_table(rows, seen)}')
     return Path(out)
 
 
+def _rows_in(out: str | os.PathLike) -> str:
+    """' and has 600 rows' of a file that was written before."""
+    if Path(out).suffix == '.parquet':
+        return ''
+    with open(out, 'rb') as file:
+        return f' and has {max(sum(1 for _ in file) - 1, 0)} rows'
+
+
+def _say_what_is_untrained(cfg: Config, items: Sequence[Item]) -> None:
+    """Print how many inputs are of a modality that the classifier was not trained on."""
+    trained = {modality for modality, _ in sources_of(cfg, 'train_dataloader')} & {'image', 'video'}
+    for modality in {'image', 'video'} - trained if trained else ():
+        if count := sum(item.modality == modality for item in items):
+            print(
+                f'{count} of {len(items)} inputs are {modality}s. The classifier was trained on {min(trained)}s '
+                'alone. Do not rely on their classes.'
+            )
+
+
+def _trained_on(cfg: Config) -> Callable[[str], bool] | None:
+    """Whether a file was trained on, by the lists and folders of a config. None if these cannot be read here."""
+    folders: list[str] = []
+    files: set[str] = set()
+    for _, source in sources_of(cfg, 'train_dataloader'):
+        root = os.path.expanduser(source['root'])
+        if not os.path.isdir(root):
+            return None
+        if source.get('ann_file') is None:
+            folders.append(os.path.join(os.path.realpath(root), ''))
+            continue
+        try:
+            dataset = DATASETS.build({**source, 'transforms': []})
+        except (OSError, ValueError):
+            return None
+        files |= {_resolved(os.path.join(root, path)) for path in dataset.paths}
+    return (
+        (lambda path: _resolved(path) in files or _resolved(path).startswith((*folders,))) if folders or files else None
+    )
+
+
+def _resolved(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(_realpath(folder), name)
+
+
+_realpath = cache(os.path.realpath)  # many files have few folders
+
+
 class Counted(NamedTuple):
-    """A file in a folder per class: the name of the folder, 'image' or 'video', and the predicted class."""
+    """A file in a folder per class: the name of the folder, 'image' or 'video', the predicted class, and its path."""
 
     label: str | None
     modality: str
     guess: str | None
+    path: str = ''
 
 
 def _folder_of(name: str, folders: Iterable[str]) -> str | None:
@@ -82,9 +154,14 @@ def _folder_of(name: str, folders: Iterable[str]) -> str | None:
     return below.partition(os.sep)[0] if os.sep in below else None
 
 
-def accuracy_table(rows: Sequence[Counted]) -> str:
-    """Accuracy of all files, of each modality if there are several, and of each class, in lines."""
+def accuracy_table(rows: Sequence[Counted], seen: Sequence[Counted] = ()) -> str:
+    """Accuracy of all files, of those trained on and of the others, of each modality, and of each class, in lines.
+
+    ``seen`` are those trained on. A group that holds all or none is left out.
+    """
     groups = {'all': [*rows]}
+    if 0 < len(seen) < len(rows):
+        groups |= {'trained on': [*seen], 'new': [*{*rows} - {*seen}]}
     modalities = sorted({row.modality for row in rows})
     for name in modalities if len(modalities) > 1 else ():
         groups[f'{name}s'] = [row for row in rows if row.modality == name]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -397,6 +399,16 @@ def as_utf8(text: bytes) -> bytes:
         text = text.decode('utf-16-be' if text[0] == 0 else 'utf-16-le', 'replace').encode()
     text = text.removeprefix(codecs.BOM_UTF8)
     return text if b'\n' in text else text.replace(b'\r', b'\n')
+
+
+def check_out(path: str | os.PathLike, *, is_folder: bool, name: str = '') -> Path:
+    """Refuse to write to a file as if it were a folder, and the reverse. ``name`` begins the error."""
+    path = Path(path)
+    if file := next((x for x in ([path] if is_folder else []) + [*path.parents] if x.is_file()), None):
+        raise ValueError(f'{name}{file} is a file. Give a folder, which may be new.')
+    if not is_folder and path.is_dir():
+        raise ValueError(f'{name}{path} is a folder. Give the name of a file.')
+    return path
 
 
 def to_json(value: Any, **options: Any) -> str:

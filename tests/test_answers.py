@@ -273,12 +273,95 @@ def test_accuracy_of_folders_that_are_classes(data, tmp_path, capsys):
     predict(data / 'pictures', config, tmp_path / 'a.csv', checkpoint=weights)
     guesses = [(row['input'].split('/')[-2], row['class']) for row in csv.DictReader((tmp_path / 'a.csv').open())]
     right = sum(label == guess for label, guess in guesses)
-    table = capsys.readouterr().out.partition('The folders are classes')[2].splitlines()
+    said = capsys.readouterr().out
+    assert 'trained on 6 of these 6 files. Their accuracy says little about new files.' in said
+    table = said.partition('The folders are classes')[2].splitlines()
     assert table[1].split() == ['files', 'right', 'accuracy,', '%']
     assert table[2].split() == ['all', '6', str(right), f'{100 * right / 6:.1f}']
     assert [line.split()[:3] for line in table[3:]] == [['class', 'a', '3'], ['class', 'b', '3']]
     predict(data / 'pictures' / 'a', config, tmp_path / 'a.csv', checkpoint=weights)  # its files are in no folder
-    assert 'accuracy' not in capsys.readouterr().out
+    assert 'so the accuracy' not in capsys.readouterr().out
+
+
+def test_predict_says_what_its_table_hides(tmp_path, capsys, monkeypatch):
+    data = write_data(tmp_path / 'data', num_pictures=6, num_movies=1)
+    config, weights = load_config(write_config(tmp_path / 'tiny.py', CLASSIFY, data)), tmp_path / 'weights.safetensors'
+    config.test_dataloader.dataset.sources.pictures.classes = ['a', 'b']
+    source = dict(type='ImageDataset', root=str(data / 'pictures'), ann_file=str(tmp_path / 'train.txt'))
+    config.train_dataloader = dict(dataset=dict(sources=dict(images=source)))
+    (tmp_path / 'train.txt').write_text('a/0.png 0\na/2.png 0\nb/1.png 1\n')
+    save_file(MODELS.build(config.model).state_dict(), weights, {})
+    monkeypatch.chdir(data)  # the same files by other paths
+    (tmp_path / 'link').symlink_to(data / 'pictures')
+    predict([tmp_path / 'link'], config, tmp_path / 'a.csv', checkpoint=weights)
+    said = capsys.readouterr().out
+    assert 'trained on 3 of these 6 files. Their accuracy says little about new files.' in said
+    counts = [line.split()[:3] for line in said.splitlines()]
+    assert ['trained', 'on', '3'] in counts
+    assert ['new', '3'] in [line[:2] for line in counts]
+    assert 'exists' not in said
+    assert 'videos' not in said
+    config.train_dataloader.dataset.sources.images = dict(type='ImageDataset', root=str(data / 'moved'))
+    (data / 'pictures' / 'a' / '0.png').write_bytes(b'no image')
+    predict(['pictures', 'movies'], config, tmp_path / 'a.csv', checkpoint=weights)
+    said = capsys.readouterr().out
+    assert 'a.csv exists and has 6 rows. It will be replaced at the end.' in said
+    assert '1 of 7 inputs are videos. The classifier was trained on images alone.' in said
+    assert '1 of 7 files could not be read. The first is pictures/a/0.png: not an image' in said
+    predict('pictures', config, tmp_path / 'a.csv', checkpoint=weights)
+    assert 'Files of the training may be among them: its lists cannot be read here.' in capsys.readouterr().out
+
+
+def test_predict_checks_names_before_it_loads_the_model(data, tmp_path):
+    for inputs, out, message in (
+        (tmp_path / 'missing.jpg', 'a.csv', 'missing.jpg does not exist'),
+        (data / 'pictures', tmp_path, 'out: .* is a folder. Give the name of a file'),
+        (data / 'pictures', tmp_path / 'file' / 'a.csv', 'out: .*file is a file. Give a folder, which may be new'),
+    ):
+        (tmp_path / 'file').touch()
+        with pytest.raises(ValueError, match=message):
+            predict(inputs, 'no/such/model', out)
+
+
+@pytest.mark.parametrize(
+    ('name', 'words', 'option'),
+    [
+        ('explain', 'config model a.jpg', '--out-dir'),
+        ('predict_maps', 'config model a.jpg', '--out-dir'),
+        ('visualize_reconstruction', 'config model a.jpg', '--out-dir'),
+        ('browse_dataset', 'config', '--out-dir'),
+        ('test', 'config model', '--analyze'),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder(name, words, option, tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    with pytest.raises(SystemExit):
+        load_tool(name).parse_args([*words.split(), option, str(tmp_path / 'file')])
+    assert f'argument {option}: {tmp_path}/file is a file. Give a folder, which' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('name', 'words', 'message'),
+    [
+        ('train', 'custom/pretrain --work-dir file', '--work-dir: file is a file. Give a folder'),
+        ('test', 'custom/pretrain x.pth --work-dir file/run', '--work-dir: file is a file. Give a folder'),
+        ('test', 'custom/pretrain x.pth --out file/a.json', '--out: file is a file. Give a folder'),
+        ('extract_features', 'custom/pretrain x.pth --out file', '--out: file is a file. Give a folder'),
+        ('extract_features', 'custom/pretrain x.pth --out folder.npz', '--out: folder.npz is a folder. Give the name'),
+        ('convert_checkpoint', 'x.pth file --to timm', 'DST: file is a file. Give a folder'),
+        ('convert_checkpoint', 'x.pth file/a.pth', 'DST: file is a file. Give a folder'),
+        ('export', 'custom/finetune x.pth file/a.pt2', 'out: file is a file. Give a folder'),
+    ],
+)
+def test_a_place_is_looked_at_before_anything_is_read(name, words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for variable in ('IMAGES', 'VIDEOS', 'LABELLED'):
+        monkeypatch.setenv(f'OMNIMAE_{variable}', str(tmp_path))
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.npz').mkdir()
+    monkeypatch.setattr(sys, 'argv', [name, *words.split()])
+    with pytest.raises(ValueError, match=message):
+        load_tool(name).main()
 
 
 def test_table_of_accuracies():

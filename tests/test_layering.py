@@ -43,7 +43,7 @@ ALLOWED = {
     # features as the frozen evaluation defines them
     'own_data': FLOOR | {'checkpoint', 'commands', 'config', 'data', 'engine', 'planning', 'zoo'},
     'predictions': FLOOR | {'apis', 'checkpoint', 'inputs'},
-    'deployment': {'apis', 'engine', 'inputs'},
+    'deployment': FLOOR | {'apis', 'engine', 'inputs'},
     'apis': FLOOR | {'checkpoint', 'config', 'consistency', 'data', 'engine', 'inputs', 'visualization', 'zoo'},
 }
 ASSEMBLED = ('omnimae/models/mae.py', 'omnimae/models/classifier.py')  # their parts come from the registry

@@ -61,6 +61,22 @@ def test_pretrain_and_what_finetune_makes_of_it(tmp_path, capsys, monkeypatch):
     assert 'There is no val of images: 2 files are held out by their names, listed in val_images.txt.' in said
 
 
+def test_an_unfinished_pretraining_is_told(tmp_path, capsys):
+    run = tmp_path / 'pre'
+    run.mkdir()
+    text = "_base_ = 'omnimae::custom/pretrain_images.py'\ntrain_cfg = dict(max_epochs=800)\n"
+    (run / 'config.py').write_text(text)
+    for epoch, name in ((1, 'preempted.pth'), (800, 'epoch_800.pth')):
+        torch.save(dict(state_dict=dict(x=torch.zeros(1)), meta=dict(epoch=epoch, iter=7)), run / name)
+        (run / 'last_checkpoint').write_text(str(run / name))
+        _start(run, 'auto')
+        told = (
+            f'{run} is unfinished: it has done 1 of 800 epochs (7 steps). Fine-tuning starts from its preempted.pth. '
+            f'To finish it first: omnimae train {run}/config.py --resume'
+        )
+        assert (told in capsys.readouterr().out) == (epoch < 800)
+
+
 def test_the_config_is_small_and_continues(tmp_path, monkeypatch):
     data = write_classes(tmp_path / 'data', 'train/cat', 'train/dog', 'val/dog', empty=False)
     run = tmp_path / 'run'
@@ -107,12 +123,52 @@ def test_a_split_depends_on_names_alone(tmp_path):
         ),
         (('a/videos', 'b/videos'), ['videos']),
         (('a/images', 'b/videos'), ['images', 'videos']),
+        (('a/images', 'a/videos', 'b/images', 'b/videos'), ['images', 'videos']),
+        (('images/a', 'images/b', 'videos/a', 'videos/b'), ['images', 'videos']),
+        (('images/train/a', 'images/train/b', 'videos/a', 'videos/b'), ['images', 'videos']),
+        (('images/a', 'images/b'), ['images']),
+        # sub-folders of a class
+        (('a/x', 'b/y'), ['images']),
+        (('a', 'a/x', 'a/y', 'b', 'b/x', 'b/y'), ['images']),
+        (('a/x', 'a/y', 'b'), ['images']),
+        (('train/a/x', 'train/a/y', 'train/b/x', 'train/b/y'), ['images']),  # that level was given
     ],
 )
-def test_layouts(tmp_path, places, kinds):
+def test_layouts(tmp_path, places, kinds, capsys):
     labelled = _labelled(write_classes(tmp_path, *places))
     assert [*labelled.rows] == kinds
-    assert len(labelled.classes) == 2
+    assert labelled.classes == ('a', 'b')
+    assert sum(labelled.counts.values()) == 2 * len(places)
+    assert 'passed over' not in capsys.readouterr().out
+
+
+def test_kinds_without_a_split_hold_files_out(tmp_path):
+    labelled = _labelled(write_classes(tmp_path, 'images/a', 'images/b', 'videos/a', 'videos/b', count=5))
+    assert {kind: source['root'] for kind, source in labelled.sources['val'].items()} == {
+        kind: str(tmp_path / kind) for kind in ('images', 'videos')
+    }
+    lists = labelled.lists
+    assert {*lists['train_videos.txt'], *lists['val_videos.txt']} == {
+        f'{name}/{number}.mp4 {name}' for name in 'ab' for number in range(5)
+    }
+    assert len(lists['val_videos.txt']) == 2
+
+
+def test_finetune_names_its_classes_and_what_it_passes_over(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('omnimae.own_data._run', lambda *args: None)
+    data = write_classes(tmp_path, 'images/a', 'images/b', 'videos/b', 'videos/c')
+    (data / 'images/b/9.jpg').touch()
+    (data / 'images/b/notes.txt').touch()
+    (data / 'images/b/9.mp4').touch()
+    omnimae.finetune(data, tmp_path / 'run')
+    said = capsys.readouterr().out
+    assert 'Files of each class: a 2, b 5, c 2.' in said
+    assert 'files passed over: .mp4 1 (images/b/9.mp4), .txt 1.' in said
+    assert 'Images and videos have different classes. Of images alone: a. Of videos alone: c. One classifier' in said
+    omnimae.finetune(write_classes(tmp_path / 'many', *map(str, range(40))), tmp_path / 'run')
+    said = capsys.readouterr().out
+    assert ', 35 2, and 10 more classes.' in said
+    assert 'different classes' not in said
 
 
 @pytest.mark.parametrize(
@@ -121,6 +177,18 @@ def test_layouts(tmp_path, places, kinds):
         (('cat',), "has one class, 'cat', and a classifier needs two or more. Make a folder per class"),
         (('.',), 'is in no class folder. Move it into one; known are DATA/train/CLASS'),
         (('train/a', 'train/b', 'val/c'), "val has the class 'c', which no training file has"),
+        # a level too high
+        (
+            ('clips/a', 'clips/b', 'photos/a', 'photos/b', 'photos/c', 'photos/d', 'x/a', 'x/b'),
+            'data: the files are not in class folders, but in folders below them: clips has a, b, photos has a, b, c '
+            'and 1 more, x has a, b. Give the folder of the classes: ',
+        ),
+        (('my/a', 'my/b', 'x/c', 'x/d'), 'If these are the classes after all, move them into '),
+        (('my/images/train/a', 'my/images/train/b'), 'data/my.'),
+        (('my/images/a', 'my/images/b'), 'data/my.'),
+        (('val/a', 'val/b'), "'val' would be a class. Folders of that name are part of a layout"),
+        (('images/a', 'videos/a', 'photos/a'), "'images' would be a class."),
+        (('images/a', 'images/b', 'images/val'), "'val' would be a class."),
     ],
 )
 def test_mistakes(tmp_path, places, message):
@@ -129,10 +197,28 @@ def test_mistakes(tmp_path, places, message):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize('places', [('cat', 'emu'), ('train/cat', 'train/emu'), ('images/cat', 'images/emu')])
+def test_an_empty_class_folder_is_a_mistake(tmp_path, places):
+    data = write_classes(tmp_path, *places)
+    folder = data / os.path.dirname(places[0]) / 'dog 2'
+    (folder.parent / '.cache').mkdir()
+    _labelled(data)
+    for held in ('nothing', '.txt 1'):
+        (folder / 'inner').mkdir(parents=True, exist_ok=True)
+        with pytest.raises(ValueError, match=f'{folder} has no file that can be used; it holds {held}.*or remove it'):
+            _labelled(data)
+        (folder / 'notes.txt').touch()
+
+
 def test_mistakes_of_names(tmp_path):
     for call, message in (
         (lambda: omnimae.pretrain(out=tmp_path), 'Give images=FOLDER, videos=FOLDER, or both'),
-        (lambda: omnimae.pretrain(images=tmp_path / 'x'), 'is not a folder'),
+        (lambda: omnimae.pretrain(images='../fils'), "images='../fils' is not a folder. Correct the path"),
+        (lambda: omnimae.finetune('../fils'), "data='../fils' is neither a folder nor a table. Correct the path"),
+        (lambda: omnimae.pretrain(images=tmp_path, epochs=0), 'epochs=0 trains nothing. Give 1 or more'),
+        (lambda: omnimae.finetune(tmp_path, epochs=-1), 'epochs=-1 trains nothing. Give 1 or more'),
+        (lambda: omnimae.pretrain(images=tmp_path, out=__file__), 'out: .*py is a file. Give a folder'),
+        (lambda: omnimae.finetune(tmp_path, f'{__file__}/run'), 'out: .*py is a file. Give a folder'),
         (lambda: omnimae.pretrain(videos=write_classes(tmp_path, 'a')), "videos='.*' has no video"),
         (lambda: omnimae.pretrain(images=tmp_path, arch='vit-b'), "arch='vit-b' is unknown. Choose from tiny, base"),
     ):
@@ -191,7 +277,7 @@ def test_a_table_of_paths_and_labels(tmp_path, text, train, val):
         ('a.jpg,cat\na.jpg,\n', r"line 2: 'a.jpg,' has no path of a known ending, or no label."),
         ('a.jpg,cat,fold1\n', r"line 1: the split 'fold1' is unknown. Write train, val or test."),
         ('a.jpg cat\n', r'has no row "path,label". Paths end in one of .jpg'),
-        ('a.jpg,cat\n', r"has one class, 'cat', and a classifier needs two or more"),
+        ('a.jpg,cat\n', r"has one class, 'cat', and a classifier needs two or more. Correct its labels."),
     ],
 )
 def test_mistakes_of_a_table(tmp_path, text, message):
@@ -249,7 +335,7 @@ def test_pretraining_takes_any_tree_and_holds_files_out(tmp_path, monkeypatch, c
     (data / 'empty').mkdir()
     (data / 'a' / 'IMG.PSD').touch()
     omnimae.pretrain(images=data, out=tmp_path / 'run')
-    assert 'files passed over: .psd 1' in capsys.readouterr().out
+    assert 'files passed over: .psd 1 (a/IMG.PSD)' in capsys.readouterr().out
     lists, rows = calls[0][2:4]
     train, val = lists['train_images.txt'], lists['val_images.txt']
     assert (len(train), len(val), rows) == (57, 3, dict(images=57))

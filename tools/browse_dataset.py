@@ -6,7 +6,6 @@ python tools/browse_dataset.py CONFIG --out-dir D [--cfg-options k=v ...]
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from mmengine.registry import init_default_scope
@@ -14,7 +13,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from omnimae.commands import add_cfg_options, new_parser
+from omnimae.commands import add_cfg_options, new_parser, out_folder
 from omnimae.config import load_config
 from omnimae.engine import setup_environment
 from omnimae.structures import Batch
@@ -29,7 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = new_parser(__doc__)
     add_cfg_options(parser)
-    parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pages, one per source')
+    parser.add_argument('--out-dir', required=True, type=out_folder, help='folder for the pages, one per source')
     return parser.parse_args(argv)
 
 

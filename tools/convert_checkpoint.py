@@ -45,6 +45,7 @@ from omnimae.commands import add_cfg_options
 from omnimae.config import load_config
 from omnimae.inputs import default_source
 from omnimae.registry import MODELS
+from omnimae.structures import check_out
 from omnimae.visualization.curves import read_run
 from omnimae.zoo import ZOO
 
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ending = os.path.splitext(args.dst)[1]
     if args.to not in FOLDERS and ending not in ENDINGS:
         raise ValueError(f'DST={args.dst} ends in {ending!r}. Give a name that ends in one of {", ".join(ENDINGS)}.')
+    check_out(args.dst, is_folder=args.to in FOLDERS, name='DST: ')
     checkpoint = Checkpoint.read(args.src, args.source)
     weights, left = checkpoint.translated()
     try:

@@ -39,11 +39,11 @@ def main(words: Sequence[str] | None = None) -> None:
     """Explain."""
     args = parse_args(words)
     init_default_scope('omnimae')
+    names = output_names(args.paths)  # a missing file is an error now, before the model is loaded
     options = dict(device=args.device, progress=False, cfg_options=args.cfg_options)
     explain = Explainer(args.config, args.checkpoint, **options)
-    results, names = explain.stream(args.paths), output_names(args.paths)
     failures = []
-    for result in results:
+    for result in explain.stream(args.paths):
         if result.clip is None or result.effect is None:
             failures.append(f'{result.input}: {result.error}')
             continue

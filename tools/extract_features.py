@@ -34,6 +34,7 @@ from omnimae.engine import (
     setup_distributed,
     write_features,
 )
+from omnimae.structures import check_out
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,6 +65,7 @@ def dataloader_of(cfg: Config, data: str) -> dict:
 def main(words: Sequence[str] | None = None) -> None:
     """Extract."""
     args = parse_args(words)
+    check_out(args.out, is_folder=args.out.suffix != '.npz', name='--out: ')
     cfg = load_run_config(args)
     loader = dataloader_of(cfg, args.data)
     cfg.load_from, cfg.resume = None, False

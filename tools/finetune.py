@@ -2,9 +2,9 @@
 
 python tools/finetune.py DATA --out RUN [--checkpoint RUN|FILE|NAME] [--arch tiny|base|large|huge] [--epochs N]
 
-DATA has train/CLASS/* and val/CLASS/*, or {images,videos}/{train,val}/CLASS/*, or CLASS/* alone. Or it is a table,
-labels.csv: paths relative to it, labels, and perhaps a column split. Without val, one file in five is held out. RUN
-gets config.py, the log and checkpoints. The same command again resumes. predict.py --model RUN uses the result. To
+DATA has train/CLASS/* and val/CLASS/*, or CLASS/* alone, or images and videos, each with one of the two. Or it is a
+table, labels.csv: paths relative to it, labels, and perhaps a column split. Without val, one file in five is held out.
+RUN gets config.py, the log and checkpoints. The same command again resumes. predict.py --model RUN uses the result. To
 change more, edit RUN/config.py and train it: train.py RUN/config.py.
 """
 

@@ -37,8 +37,8 @@ def main(words: Sequence[str] | None = None) -> None:
     """Predict."""
     args = parse_args(words)
     init_default_scope('omnimae')
+    names = output_names(args.paths)  # a missing file is an error now, before the model is loaded
     maps = predict_maps(args.config, args.checkpoint, args.paths, device=args.device, cfg_options=args.cfg_options)
-    names = output_names(args.paths)
     for result in maps:
         if result.image is None or result.pixels is None:
             print(f'{result.input}: {result.error}')

@@ -25,12 +25,12 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from omnimae.checkpoint import Checkpoint, load_weights
-from omnimae.commands import add_run_arguments, load_run_config, new_parser
+from omnimae.commands import add_run_arguments, load_run_config, new_parser, out_folder
 from omnimae.config import infer_num_classes
 from omnimae.consistency import metrics_of
 from omnimae.engine import EvaluationRunner, HeadSizeHook, analyze, find_run, leave_distributed, setup_distributed
 from omnimae.evaluation import load_scores
-from omnimae.structures import to_json
+from omnimae.structures import check_out, to_json
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,9 +43,12 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         help='write metrics to this file, ids, labels and scores of a classifier to FILE.npz, predicted maps to FILE/',
     )  # fmt: skip
     parser.add_argument(
-        '--analyze', type=Path, metavar='DIR', help='draw confusion matrix and worst samples of a classifier into DIR'
-    )
+        '--analyze', type=out_folder, metavar='DIR',
+        help='draw confusion matrix and worst samples of a classifier into DIR',
+    )  # fmt: skip
     args = parser.parse_args(words)
+    if args.out is not None:
+        check_out(args.out.with_suffix('.json'), is_folder=False, name='--out: ')
     if Path(args.config).is_dir():
         args.config, found = find_run(args.config)
         args.checkpoint = args.checkpoint or found

@@ -27,7 +27,7 @@ if __name__ == '__main__':
 from mmengine.config import Config
 
 from omnimae.apis import Reconstructor
-from omnimae.commands import model_parser, parse_model
+from omnimae.commands import model_parser, out_folder, parse_model
 from omnimae.data.media import open_video
 from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
@@ -48,7 +48,7 @@ IMAGES_PER_PAGE = 8
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = model_parser(__doc__, 'images, videos, or folders of them; for a MultiMAE images, or a root of data')
-    parser.add_argument('--out-dir', required=True, type=Path, help='folder for the pictures')
+    parser.add_argument('--out-dir', required=True, type=out_folder, help='folder for the pictures')
     parser.add_argument('--inputs', nargs='+', metavar='MODALITY', help='modalities that a MultiMAE sees whole')
     parser.add_argument('--mp4', action='store_true', help='write videos as mp4 instead of GIF')
     return parse_model(parser, argv)

@@ -122,13 +122,20 @@ def _scan(root: str, extensions: Sequence[str], backend_args: dict | None) -> tu
 
 
 def count_endings(paths: Sequence[str]) -> str:
-    """How many files have each ending, in words."""
-    counts = Counter(os.path.splitext(path)[1].lower() or 'no ending' for path in paths)
+    """How many files have each ending, in words, with the first file of the most frequent one."""
+    counts = Counter(_ending(path) for path in paths)
     endings = sorted(counts, key=lambda ending: (-counts[ending], ending))
-    told = ', '.join(f'{ending} {counts[ending]}' for ending in endings[:10]) or 'nothing'
-    told += ', ...' if len(endings) > 10 else ''
-    told += max(heif_hint(f'x{ending}') for ending in counts) if counts else ''
-    return told.encode(errors='backslashreplace').decode()  # a name need not be text
+    told = [f'{ending} {counts[ending]}' for ending in endings[:10]] or ['nothing']
+    if endings:
+        first = min(path for path in paths if _ending(path) == endings[0])
+        told[0] += f' ({first if len(first) <= 60 else f".../{os.path.basename(first)}"})'
+    hint = max((heif_hint(f'x{ending}') for ending in endings), default='')
+    text = ', '.join(told) + (', ...' if len(endings) > 10 else '') + hint
+    return text.encode(errors='backslashreplace').decode()  # a name need not be text
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower() or 'no ending'
 
 
 def _folders_in(root: str, files: Sequence[str], backend_args: dict | None) -> set[str]:
