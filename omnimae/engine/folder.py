@@ -16,6 +16,8 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 
+from omnimae.stopping import command_with
+
 from .compat import find_latest_checkpoint, nothing_to_resume
 from .distributed import of_main_rank
 
@@ -102,8 +104,8 @@ def _move_aside(folder: Path, found: list[str], *, overwrite: bool) -> None:
     if not overwrite:
         raise ValueError(
             f'{folder} has files of another run: {", ".join(found[:3])}{", ..." * (len(found) > 3)}. Go on with it by '
-            '--resume (without a path), give this run its own folder by --work-dir, or move those files aside by '
-            '--overwrite.'
+            f'{command_with("--resume")} (without a path), move those files aside by {command_with("--overwrite")}, or '
+            'give this run its own folder (--work-dir or --out).'
         )
     aside = folder / time.strftime('replaced_%Y%m%d_%H%M%S')
     aside.mkdir()
