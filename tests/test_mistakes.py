@@ -20,7 +20,7 @@ from programs import TOOLS
 from test_faults import load_tool
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 
-from omnimae.checkpoint import export, read_file
+from omnimae.checkpoint import Checkpoint, export, read_file, save_file
 from omnimae.config import OptionAction, find_config, load_config
 from omnimae.data.annotations import read_list
 from omnimae.data.datasets import ImageDataset, MixedDataset
@@ -298,11 +298,17 @@ def test_forms_of_a_configs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len({find_config(name) for name in ('demo/mae', ' demo/mae.py', 'omnimae::demo/mae.py')}) == 1
 
 
-def test_a_folder_is_no_checkpoint(tmp_path: Path):
-    (tmp_path / 'epoch_2.pth').touch()
-    with pytest.raises(ValueError, match=r'a folder is no checkpoint\. Give a file, such as epoch_2\.pth'):
+def test_a_folder_is_a_checkpoint_if_a_run_has_saved_there(tmp_path: Path):
+    torch.save({'a': torch.zeros(2)}, tmp_path / 'epoch_2.pth')
+    message = r'a folder is no checkpoint, unless a run has saved one there\. Give a file, such as epoch_2\.pth'
+    with pytest.raises(ValueError, match=message):
         read_file(tmp_path)
     (tmp_path / 'c.py').write_text('a = 1')
+    assert Checkpoint.read(tmp_path).path == str(tmp_path / 'epoch_2.pth')
+    for name in ('epoch_2_raw', 'best_accuracy_top1_epoch_1_raw'):
+        save_file({'a': torch.ones(2)}, tmp_path / f'{name}.safetensors', {'weights': 'raw'})
+        assert Checkpoint.read(f'{tmp_path}/').path == str(tmp_path / f'{name}.safetensors')
+    assert read_file(tmp_path)['state_dict']['a'].tolist() == [1, 1]
     with pytest.raises(
         ValueError, match=r'c\.py: a config is no checkpoint\. Give the config first, and then the checkpoint'
     ):
