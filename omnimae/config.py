@@ -26,6 +26,7 @@ from omnimae.checking import PARTS, TOP_LEVEL, Checker, hint
 from omnimae.fitting import parameters_of
 from omnimae.options import OptionAction as OptionAction
 from omnimae.registry import DATASETS
+from omnimae.structures import VARIABLES
 from omnimae.zoo import ZOO
 
 # In a checkout these are links to configs/.
@@ -292,12 +293,14 @@ def _inherited(path: Path) -> Iterable[Path]:
 @contextmanager
 def _plain_variables(files: Iterable[Path]) -> Iterator[None]:
     """Give MMEngine the environment variables of configs without quotes, ``~`` and final slash, and no empty ones."""
-    names = {name for file in files for name in re.findall(r'\{\{[\'"]?\s*\$(\w+)', file.read_text(encoding='utf-8'))}
-    given = {name: os.environ.pop(name) for name in names & os.environ.keys()}
+    pattern = r'\{\{[\'"]?\s*\$(\w+)\s*:?\s*(\S*?)\s*[\'"]?\}\}'
+    found = {pair for file in files for pair in re.findall(pattern, file.read_text(encoding='utf-8'))}
+    given = {name: os.environ.pop(name) for name in {name for name, _ in found} & os.environ.keys()}
     for name, text in given.items():
         text = text.strip().strip('\'"').strip()
         if text:
             os.environ[name] = os.path.expanduser(text if len(text) < 2 or text.endswith('//') else text.rstrip('/'))
+    VARIABLES.update({os.environ.get(name, default): name for name, default in found})
     try:
         yield
     finally:

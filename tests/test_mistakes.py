@@ -30,7 +30,7 @@ from omnimae.engine import EMAHook, setup_distributed
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.fitting import misfit
 from omnimae.models import ClipPreprocessor, PixelTarget
-from omnimae.registry import HOOKS, MODELS
+from omnimae.registry import DATASETS, HOOKS, MODELS
 
 
 @pytest.fixture(scope='module')
@@ -323,6 +323,40 @@ def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     expected = f'{tmp_path}/my photos' if value else 'data/custom/images'
     assert cfg.train_dataloader.dataset.sources.images.root == expected
     assert os.environ['OMNIMAE_IMAGES'] == value
+
+
+@pytest.mark.parametrize(
+    ('config', 'variables', 'message'),
+    [
+        (
+            'custom/finetune_images', {},
+            r"root='data/custom_labelled/images/train' is not .* OMNIMAE_LABELLED is not set\. Set it to the folder of "
+            r'images/train/CLASS\.',
+        ),
+        (
+            'custom/finetune_images', dict(OMNIMAE_LABELLED='photos/'),
+            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos, which lacks images/train/CLASS\.",
+        ),
+        (
+            'custom/pretrain_images', dict(OMNIMAE_DATA=''),
+            r'OMNIMAE_IMAGES is not set\. Set it to the folder of your files\.',
+        ),
+        ('custom/pretrain_images', dict(OMNIMAE_IMAGES='a b'), r"root='a b' is not .* OMNIMAE_IMAGES=a b\."),
+        (
+            'omnimae/finetune/vit-b_k400', {},
+            r"'data/kinetics400/[^ ]+' .* OMNIMAE_DATA is not set\. Set it to the folder of kinetics400\.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_missing_names_its_variable(tmp_path, monkeypatch, config, variables, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ('OMNIMAE_LABELLED', 'OMNIMAE_IMAGES', 'OMNIMAE_DATA'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    cfg = load_config(config)
+    with pytest.raises(ValueError, match=message):
+        DATASETS.build(cfg.train_dataloader.dataset)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
