@@ -82,10 +82,12 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
             'checkpoint.'
         )
     names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
-    near = difflib.get_close_matches(text, {*names, *others}, 1)
+    beside = {str(file) for file in path.parent.glob('*.py')} | {str(x.parent) for x in path.parent.glob('*/*.py')}
+    near = difflib.get_close_matches(str(path), beside, 1) or difflib.get_close_matches(text, {*names, *others}, 1)
     known = ', '.join(others or ('custom/pretrain', 'omnimae/vit-b_in1k-ssv2'))
     remedy = f'Did you mean {near[0]!r}?' if near else f'Give the path of a config, or a name, such as {known}.'
-    raise ValueError(f'config={os.fspath(name)!r} is no file, no folder and no name of a config. {remedy}')
+    place = '' if path.is_absolute() else f' It was looked for in {Path.cwd()}.'
+    raise ValueError(f'{os.fspath(name)!r} is no file, no folder and no name of a config.{place} {remedy}')
 
 
 def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:

@@ -278,6 +278,9 @@ def test_every_tool_that_takes_a_config_takes_options(monkeypatch: pytest.Monkey
         ('c.py', b'# caf\xe9\n', r'^c\.py, or a config that it inherits, is not UTF-8 .* Save it as UTF-8'),
         ('c.py', b"_base_ = 'gone.py'", r'^c\.py: _base_ names .*gone\.py, which does not exist'),
         (None, None, r'config=None is no path'),
+        ('folder/held2.py', None, r"'folder/held2\.py' is no file.* looked for in .*\. Did you mean 'folder/held\.py'"),
+        ('./foldr', None, r"^'\./foldr' is no file, no folder and no name of a config\. .* Did you mean 'folder'"),
+        ('/nowhere/cls', None, r'name of a config\. Give the path of a config, or a name, such as custom/pretrain'),
     ],
 )  # fmt: skip
 def test_what_is_no_config(tmp_path, monkeypatch, name, content, message):
