@@ -338,7 +338,7 @@ def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         ),
         (
             'custom/finetune_images', dict(OMNIMAE_LABELLED='photos/'),
-            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos, which lacks images/train/CLASS\.",
+            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos, in which images/train/CLASS is expected\.",
         ),
         (
             'custom/pretrain_images', dict(OMNIMAE_DATA=''),

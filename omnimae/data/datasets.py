@@ -560,7 +560,9 @@ def _variable_of(cfg: dict, error: str) -> str:
                 if cfg['type'] in ('ImageDataset', 'VideoDataset') and cfg.get('ann_file') is None:
                     below += '/CLASS' * bool(below)
                 if os.environ.get(name):
-                    return f' The path is that of {name}={path}' + (f', which lacks {below}.' if below else '.')
+                    return f' The path is that of {name}={path}' + (
+                        f', in which {below} is expected.' if below else '.'
+                    )
                 return f' {name} is not set. Set it to the folder of ' + (f'{below}.' if below else 'your files.')
     return ''
 
