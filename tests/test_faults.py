@@ -629,10 +629,10 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(config: Path, tmp_path: Path
     [
         ('0', False, 'There is no checkpoint to go on from.'),
         ('0', True, 'Go on from the last checkpoint with omnimae train run/config.py --resume.'),
-        ('1', False, 'There is no checkpoint to go on from.'),
+        ('1', False, None),  # the terminal is gone
     ],
 )
-def test_ctrl_c_is_answered_while_a_step_computes(rank: str, is_saved: bool, advice: str):
+def test_ctrl_c_is_answered_while_a_step_computes(rank: str, is_saved: bool, advice: str | None):
     """Handlers of Python wait for the end of a call in C. The thread of `listen` does not."""
     program = f"""
 import ctypes
@@ -657,11 +657,14 @@ with stopping.named_command('omnimae train run/config.py'):
     assert lines[1:] == [
         'SIGINT: saving, after this step at the latest. Once more stops at once, and loses what is not saved.\n'
     ] * (rank == '0')
+    if advice is None:
+        process.stderr.close()
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == INTERRUPTED
-    last = f'SIGINT a second time, so nothing more is saved: the exit code is 130. {advice}\n'
-    assert process.stderr.read().decode() == last
+    if advice is not None:
+        last = f'SIGINT a second time, so nothing more is saved: the exit code is 130. {advice}\n'
+        assert process.stderr.read().decode() == last
 
 
 @DATASETS.register_module()
