@@ -26,6 +26,7 @@ from omnimae.checking import PARTS, TOP_LEVEL, Checker, hint
 from omnimae.fitting import parameters_of
 from omnimae.options import OptionAction as OptionAction
 from omnimae.registry import DATASETS
+from omnimae.structures import VARIABLES
 from omnimae.zoo import ZOO
 
 # In a checkout these are links to configs/.
@@ -81,10 +82,12 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
             'checkpoint.'
         )
     names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
-    near = difflib.get_close_matches(text, {*names, *others}, 1)
+    beside = {str(file) for file in path.parent.glob('*.py')} | {str(x.parent) for x in path.parent.glob('*/*.py')}
+    near = difflib.get_close_matches(str(path), beside, 1) or difflib.get_close_matches(text, {*names, *others}, 1)
     known = ', '.join(others or ('custom/pretrain', 'omnimae/vit-b_in1k-ssv2'))
     remedy = f'Did you mean {near[0]!r}?' if near else f'Give the path of a config, or a name, such as {known}.'
-    raise ValueError(f'config={os.fspath(name)!r} is no file, no folder and no name of a config. {remedy}')
+    place = '' if path.is_absolute() else f' It was looked for in {Path.cwd()}.'
+    raise ValueError(f'{os.fspath(name)!r} is no file, no folder and no name of a config.{place} {remedy}')
 
 
 def load_config(path: str | os.PathLike, cfg_options: Mapping[str, Any] | None = None) -> Config:
@@ -292,12 +295,14 @@ def _inherited(path: Path) -> Iterable[Path]:
 @contextmanager
 def _plain_variables(files: Iterable[Path]) -> Iterator[None]:
     """Give MMEngine the environment variables of configs without quotes, ``~`` and final slash, and no empty ones."""
-    names = {name for file in files for name in re.findall(r'\{\{[\'"]?\s*\$(\w+)', file.read_text(encoding='utf-8'))}
-    given = {name: os.environ.pop(name) for name in names & os.environ.keys()}
+    pattern = r'\{\{[\'"]?\s*\$(\w+)\s*:?\s*(\S*?)\s*[\'"]?\}\}'
+    found = {pair for file in files for pair in re.findall(pattern, file.read_text(encoding='utf-8'))}
+    given = {name: os.environ.pop(name) for name in {name for name, _ in found} & os.environ.keys()}
     for name, text in given.items():
         text = text.strip().strip('\'"').strip()
         if text:
             os.environ[name] = os.path.expanduser(text if len(text) < 2 or text.endswith('//') else text.rstrip('/'))
+    VARIABLES.update({os.environ.get(name, default): name for name, default in found})
     try:
         yield
     finally:

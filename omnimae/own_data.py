@@ -31,6 +31,7 @@ from omnimae.engine.folder import lock, unlock
 from omnimae.engine.precision import computes
 from omnimae.planning import GIB, count_step, fitting_batch, inputs_of, memory_of, sources_of
 from omnimae.registry import MODELS
+from omnimae.stopping import named_command
 from omnimae.structures import check_out
 from omnimae.zoo import ZOO
 
@@ -672,7 +673,8 @@ def _run(
         print(f'The config is {out / "config.py"}. To go on from it: omnimae train {out / "config.py"} --resume')
         cfg = load_config(folder / 'config.py')
         cfg.launcher = 'none'
-        train(cfg, go_on=goes_on)
+        with named_command(f'omnimae train {shlex.quote(str(out / "config.py"))}'):
+            train(cfg, go_on=goes_on)
     finally:
         unlock(folder)
     print('Next:', *(hint.format(run=shlex.quote(str(out))) for hint in hints), sep='\n  ')

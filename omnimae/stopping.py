@@ -12,11 +12,14 @@ import ctypes
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again" with --resume
@@ -26,6 +29,9 @@ SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 saving = threading.Event()  # set while the PreemptionHook handles signals
+saved = threading.Event()  # set if this training has a checkpoint to go on from
+watching = threading.Event()  # set if a thread answers signals at once, see `listen`
+_command = 'the same command and'
 
 
 class WaitEnded(BaseException):
@@ -45,6 +51,22 @@ class StorageRefusedError(StorageAwayError):
     """A storage refuses to let us read. This is raised at once, because trying again does not help."""
 
     code = 1
+
+
+@contextmanager
+def named_command(command: str) -> Iterator[None]:
+    """Let messages advise this command, which takes ``--resume`` and ``--cfg-options``."""
+    global _command
+    before, _command = _command, command
+    try:
+        yield
+    finally:
+        _command = before
+
+
+def command_with(*options: str) -> str:
+    """The command that a message advises: 'the same command and --resume', or a whole one, see `named_command`."""
+    return ' '.join([_command, *map(shlex.quote, options)])
 
 
 def storage_patience() -> float:
@@ -77,6 +99,7 @@ def listen() -> None:
     for number in heard():
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watching.set()
     os.register_at_fork(after_in_child=_leave_to_parent)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
 
@@ -87,8 +110,27 @@ def say_start() -> None:
     MMEngine imports pkg_resources, whose warning helps no user of a tool.
     """
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
-    if not {os.environ.get('RANK', '0'), os.environ.get('SLURM_PROCID', '0')} - {'0', ''}:
+    if _is_first_rank():
         print('omnimae: loading PyTorch and MMEngine, which takes some seconds.', file=sys.stderr, flush=True)
+
+
+def say_saving(number: int) -> None:
+    """Print at once that a signal was heard in training. The step may take minutes. Of several ranks the first prints.
+
+    A signal handler may call this.
+    """
+    if _is_first_rank():
+        more = ' Once more stops at once, and loses what is not saved.' if number == signal.SIGINT else ''
+        _tell(f'{signal.Signals(number).name}: saving, after this step at the latest.{more}')
+
+
+def _is_first_rank() -> bool:
+    return not {os.environ.get('RANK', '0'), os.environ.get('SLURM_PROCID', '0')} - {'0', ''}
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        os.write(2, f'{line}\n'.encode())
 
 
 def follow_launcher() -> None:
@@ -109,11 +151,18 @@ def _watch(pipe: int) -> None:
     while True:
         number = os.read(pipe, 1)[0]
         interrupts += number == signal.SIGINT
-        if number not in SIGNALS or (saving.is_set() and (number != signal.SIGINT or interrupts < 2)):
+        if number not in SIGNALS:
+            continue
+        if saving.is_set() and (number != signal.SIGINT or interrupts < 2):
+            say_saving(number)
             continue
         code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
-        why = 'before there was anything new to save' if interrupts < 2 else 'a second time, so nothing more is saved'
-        os.write(2, f'{signal.Signals(number).name} {why}: the exit code is {code}. Go on with --resume.\n'.encode())
+        why, advice = 'before there was anything new to save', ''
+        if interrupts > 1:
+            why, advice = 'a second time, so nothing more is saved', ' There is no checkpoint to go on from.'
+            if saved.is_set():
+                advice = f' Go on from the last checkpoint with {command_with("--resume")}.'
+        _tell(f'{signal.Signals(number).name} {why}: the exit code is {code}.{advice}')
         os._exit(code)
 
 

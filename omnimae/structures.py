@@ -26,6 +26,9 @@ Size3 = tuple[int, int, int]
 UNKNOWN_CLASS = 255
 UNKNOWN_DEPTH = -1
 
+# Paths that configs take from environment variables, or their defaults -> the variable. `load_config` adds them.
+VARIABLES: dict[str, str] = {}
+
 
 class Grid(NamedTuple):
     """How many patches a clip has along time, height and width."""

@@ -552,6 +552,24 @@ def test_a_checkpoint_of_another_model_is_one_clear_error(released_file, model, 
         load_weights(tiny_autoencoder(**model), released_file[0])
 
 
+def test_the_message_has_the_options_that_make_a_backbone_fit(tmp_path):
+    """k-NN of an own tiny pretraining, whose config is that of a base model."""
+    tiny = dict(arch='tiny', patch_size=(2, 32, 32), clip_size=(16, 224, 224))
+    weights = MODELS.build(dict(type='SpatioTemporalViT', **tiny)).state_dict()
+    path = tmp_path / 'w.safetensors'
+    save_file({f'backbone.{key}': x for key, x in weights.items()}, path, {})
+    given = dict[str, str]()
+    for place in (r'arch=tiny model\.backbone\.patch_size=2,32,32', r'patch_size=2,32,32'):
+        model = MODELS.build(load_config('custom/knn_images', given).model)
+        with pytest.raises(ValueError, match=rf'model of that size: --cfg-options model\.backbone\.{place}$') as raised:
+            load_weights(model, path, complete=True)
+        given = {'model.backbone.arch': 'tiny'}
+    words = str(raised.value).partition('--cfg-options ')[2]
+    key, _, size = words.partition('=')
+    model = MODELS.build(load_config('custom/knn_images', given | {key: [*map(int, size.split(','))]}).model)
+    load_weights(model, path, complete=True)
+
+
 def test_decoders_per_modality(tmp_path):
     source = randomised(tiny_autoencoder(per_modality=True))
     path = tmp_path / 'two.safetensors'

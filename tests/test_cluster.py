@@ -621,7 +621,7 @@ def test_a_dead_rank_is_named_and_the_first_that_lives_saves(ranks: list[Heartbe
             rf'Rank {rank} of 3 on {ranks[0].hosts[rank]} has given no sign of life for \d s. It last said: step 7: '
             r'trains \(x.py:1\).', text
         )  # fmt: skip
-    assert re.search('Saved .*preempted.pth. Go on with --resume.', text)
+    assert re.search('Saved .*preempted.pth. Go on with the same command and --resume.', text)
     assert not any(f'Rank {rank} of 3' in text for rank in alive)
 
 
@@ -699,7 +699,7 @@ def test_a_rank_that_cannot_save_says_why_and_what_to_do(ranks: list[Heartbeat])
     assert "Nothing was saved: RuntimeError: each rank has a part of the optimizer's state (optim_wrapper.shard). " in (
         text := '\n'.join(ranks[0].messages)
     )
-    assert '--resume goes on from the last checkpoint.' in text
+    assert 'Go on from the last checkpoint with the same command and --resume.' in text
 
 
 def test_ranks_that_wait_for_each_other_are_named(ranks: list[Heartbeat]):
@@ -828,7 +828,7 @@ def test_late_stopped_and_failed_ranks_cost_no_step(tmp_path: Path):
     assert result.returncode == 1, output[-4000:]
     assert re.search(r'Rank 1 of 2 on \S+ is late: for \d s 1 rank.* It last said: step 3: trains \(loops.py', output)
     assert re.search(r'Rank 1 of 2 on \S+ has given no sign of life for \d s. It last said: step ', output)
-    assert output.count(f'Saved {tmp_path / "work" / "preempted.pth"}. Go on with --resume.') >= 2
+    assert output.count(f'Saved {tmp_path / "work" / "preempted.pth"}. Go on with the same command and --resume.') >= 2
     assert 'resumed epoch: 1, iter: 4' in output
     assert 'ValueError: the disk of rank 1 is on fire' in result.stderr
 

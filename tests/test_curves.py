@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> Path:
     write_start(
         folder, '20261127_110000',
         [train(15, 0.75), train(20, None), {**validated, 'reconstruction/image': 0.8, 'step': 2},
-         {'knn/top1': 50, 'step': 2}],
+         {'knn/top1': 50, 'step': 2}, {'knn/top1_best': 50, 'knn/top1_best_epoch': 2, 'step': 2}],
         LOG.format(begin='40', end='46', resumed=12),
     )  # fmt: skip
     write_start(

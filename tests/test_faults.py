@@ -42,7 +42,7 @@ from omnimae.engine.compat import find_latest_checkpoint, save_whole, wait_until
 from omnimae.engine.optim import AutocastOptimWrapper
 from omnimae.engine.saving import CheckpointHook
 from omnimae.registry import DATASETS, HOOKS
-from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, heard
+from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, heard, saved
 from omnimae.structures import Address, to_json
 
 
@@ -239,7 +239,9 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path, name: str):
     claim(folder)  # makes it
     for other in ('config.py', name, 'last_checkpoint', 'x.pth.0123abcd.tmp'):
         (folder / other).write_text(other)
-    with pytest.raises(ValueError, match=rf'work has files of another run: {name}\. .*--resume.*--work-dir.*--overwri'):
+    with pytest.raises(
+        ValueError, match=rf'work has files of another run: {name}\. .*--resume.*--overwrite.*--work-dir'
+    ):
         claim(folder)
     assert not (folder / 'x.pth.0123abcd.tmp').exists()  # what a kill left
     claim(folder, resume=True)
@@ -590,7 +592,9 @@ class SignalHook(Hook):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1])
-def test_whatever_asks_a_run_to_stop_saves(config: Path, tmp_path: Path, number: signal.Signals):
+def test_whatever_asks_a_run_to_stop_saves(
+    config: Path, tmp_path: Path, number: signal.Signals, capfd: pytest.CaptureFixture
+):
     before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
     options = {'custom_hooks': [dict(type='SignalHook', number=number, step=1)]}
     with pytest.raises(SystemExit) as end:
@@ -599,6 +603,12 @@ def test_whatever_asks_a_run_to_stop_saves(config: Path, tmp_path: Path, number:
     assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert torch.load(tmp_path / 'work' / 'preempted.pth', weights_only=True)['meta']['iter'] == 2
+    output, error = capfd.readouterr()
+    assert f'{number.name}: saving, after this step at the latest.' in error  # at once, by the handler
+    why = 'Stopped' if number == signal.SIGINT else 'Preempted'
+    path = tmp_path / 'work' / 'preempted.pth'
+    said = f'{why}: saved {path}, the exit code is {end.value.code}. Go on with the same command and --resume.'
+    assert said in output + error
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(config: Path, tmp_path: Path):
@@ -606,6 +616,55 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(config: Path, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         build_runner(config, tmp_path / 'work', {'custom_hooks': [hook, hook]}).train()
     assert not (tmp_path / 'work' / 'preempted.pth').exists()
+    assert not saved.is_set()
+    build_runner(config, tmp_path / 'work', {'train_cfg.max_epochs': 1}).train()
+    assert saved.is_set()
+    with pytest.raises(KeyboardInterrupt):
+        build_runner(config, tmp_path / 'work', {'custom_hooks': [hook | {'step': 4}] * 2, 'resume': True}).train()
+    assert saved.is_set()  # by the earlier start
+
+
+@pytest.mark.parametrize(
+    ('rank', 'is_saved', 'advice'),
+    [
+        ('0', False, 'There is no checkpoint to go on from.'),
+        ('0', True, 'Go on from the last checkpoint with omnimae train run/config.py --resume.'),
+        ('1', False, None),  # the terminal is gone
+    ],
+)
+def test_ctrl_c_is_answered_while_a_step_computes(rank: str, is_saved: bool, advice: str | None):
+    """Handlers of Python wait for the end of a call in C. The thread of `listen` does not."""
+    program = f"""
+import ctypes
+from omnimae import stopping
+stopping.listen()
+stopping.saving.set()
+if {is_saved}:
+    stopping.saved.set()
+with stopping.named_command('omnimae train run/config.py'):
+    print('ready', flush=True)
+    while True:
+        ctypes.CDLL(None).sleep(100)
+"""
+    process = subprocess.Popen(
+        [sys.executable, '-c', program], env=environment(RANK=rank), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    lines = [process.stderr.readline().decode() for _ in range(2 if rank == '0' else 0)]
+    assert lines[1:] == [
+        'SIGINT: saving, after this step at the latest. Once more stops at once, and loses what is not saved.\n'
+    ] * (rank == '0')
+    if advice is None:
+        process.stderr.close()
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == INTERRUPTED
+    if advice is not None:
+        last = f'SIGINT a second time, so nothing more is saved: the exit code is 130. {advice}\n'
+        assert process.stderr.read().decode() == last
 
 
 @DATASETS.register_module()

@@ -41,7 +41,7 @@ ALLOWED = {
     'inputs': FLOOR | {'data'},
     'commands': FLOOR | {'config', 'data', 'engine'},
     # features as the frozen evaluation defines them
-    'own_data': FLOOR | {'checkpoint', 'commands', 'config', 'data', 'engine', 'planning', 'zoo'},
+    'own_data': FLOOR | {'checkpoint', 'commands', 'config', 'data', 'engine', 'planning', 'stopping', 'zoo'},
     'predictions': FLOOR | {'apis', 'checkpoint', 'inputs'},
     'deployment': FLOOR | {'apis', 'engine', 'inputs'},
     'apis': FLOOR | {'checkpoint', 'config', 'consistency', 'data', 'engine', 'inputs', 'visualization', 'zoo'},

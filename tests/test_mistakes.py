@@ -20,7 +20,7 @@ from programs import TOOLS
 from test_faults import load_tool
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 
-from omnimae.checkpoint import export, read_file
+from omnimae.checkpoint import Checkpoint, export, read_file, save_file
 from omnimae.config import OptionAction, find_config, load_config
 from omnimae.data.annotations import read_list
 from omnimae.data.datasets import ImageDataset, MixedDataset
@@ -30,7 +30,7 @@ from omnimae.engine import EMAHook, setup_distributed
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.fitting import misfit
 from omnimae.models import ClipPreprocessor, PixelTarget
-from omnimae.registry import HOOKS, MODELS
+from omnimae.registry import DATASETS, HOOKS, MODELS
 
 
 @pytest.fixture(scope='module')
@@ -278,6 +278,9 @@ def test_every_tool_that_takes_a_config_takes_options(monkeypatch: pytest.Monkey
         ('c.py', b'# caf\xe9\n', r'^c\.py, or a config that it inherits, is not UTF-8 .* Save it as UTF-8'),
         ('c.py', b"_base_ = 'gone.py'", r'^c\.py: _base_ names .*gone\.py, which does not exist'),
         (None, None, r'config=None is no path'),
+        ('folder/held2.py', None, r"'folder/held2\.py' is no file.* looked for in .*\. Did you mean 'folder/held\.py'"),
+        ('./foldr', None, r"^'\./foldr' is no file, no folder and no name of a config\. .* Did you mean 'folder'"),
+        ('/nowhere/cls', None, r'name of a config\. Give the path of a config, or a name, such as custom/pretrain'),
     ],
 )  # fmt: skip
 def test_what_is_no_config(tmp_path, monkeypatch, name, content, message):
@@ -298,11 +301,17 @@ def test_forms_of_a_configs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len({find_config(name) for name in ('demo/mae', ' demo/mae.py', 'omnimae::demo/mae.py')}) == 1
 
 
-def test_a_folder_is_no_checkpoint(tmp_path: Path):
-    (tmp_path / 'epoch_2.pth').touch()
-    with pytest.raises(ValueError, match=r'a folder is no checkpoint\. Give a file, such as epoch_2\.pth'):
+def test_a_folder_is_a_checkpoint_if_a_run_has_saved_there(tmp_path: Path):
+    torch.save({'a': torch.zeros(2)}, tmp_path / 'epoch_2.pth')
+    message = r'a folder is no checkpoint, unless a run has saved one there\. Give a file, such as epoch_2\.pth'
+    with pytest.raises(ValueError, match=message):
         read_file(tmp_path)
     (tmp_path / 'c.py').write_text('a = 1')
+    assert Checkpoint.read(tmp_path).path == str(tmp_path / 'epoch_2.pth')
+    for name in ('epoch_2_raw', 'best_accuracy_top1_epoch_1_raw'):
+        save_file({'a': torch.ones(2)}, tmp_path / f'{name}.safetensors', {'weights': 'raw'})
+        assert Checkpoint.read(f'{tmp_path}/').path == str(tmp_path / f'{name}.safetensors')
+    assert read_file(tmp_path)['state_dict']['a'].tolist() == [1, 1]
     with pytest.raises(
         ValueError, match=r'c\.py: a config is no checkpoint\. Give the config first, and then the checkpoint'
     ):
@@ -317,6 +326,40 @@ def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     expected = f'{tmp_path}/my photos' if value else 'data/custom/images'
     assert cfg.train_dataloader.dataset.sources.images.root == expected
     assert os.environ['OMNIMAE_IMAGES'] == value
+
+
+@pytest.mark.parametrize(
+    ('config', 'variables', 'message'),
+    [
+        (
+            'custom/finetune_images', {},
+            r"root='data/custom_labelled/images/train' is not .* OMNIMAE_LABELLED is not set\. Set it to the folder of "
+            r'images/train/CLASS\.',
+        ),
+        (
+            'custom/finetune_images', dict(OMNIMAE_LABELLED='photos/'),
+            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos, in which images/train/CLASS is expected\.",
+        ),
+        (
+            'custom/pretrain_images', dict(OMNIMAE_DATA=''),
+            r'OMNIMAE_IMAGES is not set\. Set it to the folder of your files\.',
+        ),
+        ('custom/pretrain_images', dict(OMNIMAE_IMAGES='a b'), r"root='a b' is not .* OMNIMAE_IMAGES=a b\."),
+        (
+            'omnimae/finetune/vit-b_k400', {},
+            r"'data/kinetics400/[^ ]+' .* OMNIMAE_DATA is not set\. Set it to the folder of kinetics400\.",
+        ),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_missing_names_its_variable(tmp_path, monkeypatch, config, variables, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ('OMNIMAE_LABELLED', 'OMNIMAE_IMAGES', 'OMNIMAE_DATA'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    cfg = load_config(config)
+    with pytest.raises(ValueError, match=message):
+        DATASETS.build(cfg.train_dataloader.dataset)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

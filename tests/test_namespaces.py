@@ -137,7 +137,9 @@ def test_a_machine_that_is_gone_is_named_and_its_step_saved(machines: list[str],
         run.wait_for_step(10)
         begin = time.monotonic()
         ip('-n', machines[1], 'link', 'set', 'cable', 'down')
-        run.wait_until(lambda: 'Go on with --resume.' in run.output(0) and 'Go on with' in run.output(1), 60)
+        run.wait_until(
+            lambda: 'Go on with the same command and --resume.' in run.output(0) and 'Go on with' in run.output(1), 60
+        )
         seconds = time.monotonic() - begin
         assert re.search(
             r'Rank 1 of 2 on machine1 has given no sign of life for \d+ s. It last said: st', run.output(0)

@@ -19,6 +19,7 @@ from omnimae.config import load_config
 from omnimae.data.annotations import read_list
 from omnimae.own_data import SIZES, _expected, _labelled, _Schedule, _start, _text, fitting_size
 from omnimae.planning import GIB
+from omnimae.stopping import command_with
 
 CONFIG = """\
 _base_ = 'omnimae::custom/finetune_images.py'
@@ -100,6 +101,17 @@ def test_the_config_is_small_and_continues(tmp_path, monkeypatch):
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert first.stat().st_mtime_ns == before
     assert (run / 'config.py').read_text() == text  # not replaced by all that it inherits
+
+
+def test_messages_of_a_run_advise_a_command_that_takes_resume(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, said = write_classes(tmp_path / 'data', 'cat', 'dog'), []
+    monkeypatch.setattr('omnimae.own_data.train', lambda *_, **__: said.append(command_with('--resume')))
+    omnimae.pretrain(images=data, out='my run', epochs=1)
+    assert [*said, command_with('--resume')] == [
+        "omnimae train 'my run/config.py' --resume",
+        'the same command and --resume',
+    ]
 
 
 def test_a_split_depends_on_names_alone(tmp_path):

@@ -109,7 +109,7 @@ def test_a_command_is_its_tool_with_the_same_arguments(monkeypatch: pytest.Monke
 
 
 def test_an_error_of_ours_is_one_line_and_a_bug_has_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(SystemExit, match="^omnimae get-flops: config='custom/pretrane' is no file"):
+    with pytest.raises(SystemExit, match="^omnimae get-flops: 'custom/pretrane' is no file"):
         run(monkeypatch, 'get-flops', 'custom/pretrane')
     (tmp_path / 'bug.py').write_text("int('x')")
     monkeypatch.setattr(console, 'commands', lambda: {'bug': tmp_path / 'bug.py'})
@@ -150,7 +150,7 @@ def test_a_config_is_found_by_its_name(empty: Path, name: str):
 
 def test_what_is_proposed_is_accepted(empty: Path):
     """In a wheel, `get_model('vitb_in1k_ft')` proposed the name that it refused."""
-    with pytest.raises(ValueError, match=r"config='vitb_in1k_f' is no file.*Did you mean 'vitb_in1k_ft'\?"):
+    with pytest.raises(ValueError, match=r"'vitb_in1k_f' is no file.*Did you mean 'vitb_in1k_ft'\?"):
         apis.get_model('vitb_in1k_f')
     cfg, checkpoint = apis.resolve('vitb_in1k_ft', None, None)
     assert cfg.model.type == 'Classifier'

@@ -454,16 +454,16 @@ LINEAR = dict(type='LinearLR', by_epoch=False, start_factor=0.1, end=4)
 
 @HOOKS.register_module()
 class RatesHook(Hook):
-    """Keeps the rate of every step."""
+    """Keeps the rates of every step, as the log has them."""
 
     def before_train(self, runner: Runner) -> None:
-        self.rates: list[float] = []
+        self.rates: list[dict[str, float]] = []
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.rates.append(runner.optim_wrapper.optimizer.param_groups[0]['lr'])
+        self.rates.append({name: rates[0] for name, rates in runner.optim_wrapper.get_lr().items()})
 
 
-def rates_of(runner: Runner) -> list[float]:
+def rates_of(runner: Runner) -> list[dict[str, float]]:
     return next(hook.rates for hook in runner.hooks if isinstance(hook, RatesHook))
 
 
@@ -473,12 +473,13 @@ def test_a_finished_run_made_longer_has_the_rates_of_its_schedule(tmp_path: Path
     config = write_config(tmp_path / 'classify.py', CLASSIFY, write_data(tmp_path / 'data'))
     options = {'param_scheduler': schedule, 'custom_hooks': [dict(type='RatesHook')]}
 
-    def run(name: str, max_epochs: int, **more: Any) -> list[float]:
+    def run(name: str, max_epochs: int, **more: Any) -> list[dict[str, float]]:
         runner = build_runner(config, tmp_path / name, {**options, 'train_cfg.max_epochs': max_epochs, **more})
         runner.train()
         return rates_of(runner)
 
     whole = run('whole', 4)
     assert len(whole) == 12
+    assert [*whole[0]] == ['base_lr', 'lr']
     run('parts', 2)
     assert run('parts', 4, resume=True) == whole[6:]

@@ -398,7 +398,7 @@ def test_the_index_follows_the_archives(tmp_path, monkeypatch, told):
         patch.setattr(shards, 'scan', None)  # from now on it is known
         assert storage.list_files(root, backend) == ['a.jpg']
     os.utime(write_tar(args[0], {'b.jpg': b'2'}), (2, 2))
-    with pytest.raises(OSError, match=r'has changed since training began to read it\. Restart'):
+    with pytest.raises(OSError, match=r'has changed since training began to read it\. Stop and resume'):
         storage.read(f'{root}/a.jpg', backend)
     assert storage.list_files(root, backend) == ['b.jpg']
     assert storage.read(f'{root}/b.jpg', backend) == b'2'

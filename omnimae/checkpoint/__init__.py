@@ -4,7 +4,7 @@
 """
 
 from .exporting import Resizing, export_timm, export_transformers, image_processor
-from .files import read_file, replacing, save_file, unwrap
+from .files import find_latest_checkpoint, find_weights, read_file, replacing, save_file, unwrap
 from .label_maps import read_label_map
 from .layouts import LAYOUTS
 from .loading import WEIGHTS, CheckpointInit, LoadReport, load_weights
@@ -32,6 +32,8 @@ __all__ = [
     'export',
     'export_timm',
     'export_transformers',
+    'find_latest_checkpoint',
+    'find_weights',
     'image_processor',
     'load_file',
     'load_weights',

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import os
 import pickle
+import re
 import secrets
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from urllib.parse import urlparse
 import safetensors.torch
 import torch
 from mmengine.dist import barrier, get_rank
+from mmengine.fileio import exists
 from mmengine.runner.checkpoint import (
     _get_mmengine_home,
     get_deprecated_model_names,
@@ -46,27 +48,70 @@ def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
     """Read all of a checkpoint on the CPU; of .safetensors as {'state_dict': ..., 'meta': ...}.
 
     Args:
-        path: .safetensors or any file of ``torch.save``, or the address of one.
+        path: .safetensors or any file of ``torch.save``, or the address of one; or the folder of a run.
         mmap: map the tensors from the file, which then has to stay. Zipped files of ``torch.save`` alone can be mapped.
 
     Raises:
         ValueError: no such file, not a checkpoint, or one that holds more than tensors and plain values. Such a file
             could run code while it is read.
     """
-    path = str(path)
-    if path.endswith('.py'):
-        raise ValueError(f'{path}: a config is no checkpoint. Give the config first, and then the checkpoint.')
+    path = path_of(path)
     with local_file(path) as local:
-        if os.path.isdir(local):
-            held = sorted(x for x in os.listdir(local) if x.endswith(('.pth', '.pt', '.safetensors')))
-            raise ValueError(
-                f'{path}: a folder is no checkpoint. Give a file, such as {", ".join(held[:3]) or "x.pth"}.'
-            )
         if not os.path.isfile(local):
             raise ValueError(f'{path}: no such checkpoint file. Check the path.')
         if local.endswith('.safetensors') or path.endswith('.safetensors'):
             return _read_safetensors(local, path)
         return _read_pickle(local, path, mmap)
+
+
+def path_of(path: str | os.PathLike) -> str:
+    """Path or address of a checkpoint. In the folder of a run, which has a config, `find_weights` chooses.
+
+    Raises:
+        ValueError: another folder, or a config.
+    """
+    path = str(path)
+    if path.endswith('.py'):
+        raise ValueError(f'{path}: a config is no checkpoint. Give the config first, and then the checkpoint.')
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return path
+    found = find_weights(folder) if any(folder.glob('*.py')) else None
+    if found is None:
+        held = sorted(x.name for x in folder.iterdir() if x.suffix in ('.pth', '.pt', '.safetensors'))
+        raise ValueError(
+            f'{path}: a folder is no checkpoint, unless a run has saved one there. Give a file, such as '
+            f'{", ".join(held[:3]) or "x.pth"}.'
+        )
+    return found
+
+
+def find_weights(folder: str | os.PathLike) -> str | None:
+    """Find the weights of a run in its folder: the best ones if the run kept them, else the last."""
+    exports = sorted(Path(folder).glob('*.safetensors'), key=_quality)
+    return str(exports[-1]) if exports else find_latest_checkpoint(str(folder))
+
+
+def _quality(path: Path) -> tuple[bool, int, bool]:
+    """Best before last, late before early, averaged before raw: as they were validated."""
+    numbers = re.findall(r'\d+', path.stem)
+    return path.name.startswith('best_'), int(numbers[-1]) if numbers else -1, path.stem.endswith('_ema')
+
+
+def find_latest_checkpoint(work_dir: str) -> str | None:
+    """The checkpoint that ``last_checkpoint`` names, or else the newest one in the folder. None if there is none.
+
+    MMEngine writes ``last_checkpoint`` in place, so it may be empty after a kill. It stores the path as it was given,
+    which is wrong from another folder or if the work directory was moved. Not mended in 0.11.0rc0.
+    """
+    folder = Path(work_dir)
+    named = folder / 'last_checkpoint'
+    if named.exists() and (text := named.read_text().strip()):
+        for path in (str(folder / Path(text).name), text):
+            if os.path.exists(path) or ('://' in path and exists(path)):
+                return path
+    whole = [path for path in folder.glob('*.pth') if not path.name.startswith('best_')]
+    return str(max(whole, key=lambda path: path.stat().st_mtime)) if whole else None
 
 
 def unwrap(content: Mapping) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from .layouts import (
 )
 from .translation import NATIVE, Checkpoint, listed, to_multimodal, to_plain
 
+Sizes = tuple[int, int, int, float]  # embed_dim, depth, num_heads, mlp_ratio
 WEIGHTS = {'ema': 'the average (EMA)', 'raw': 'raw, not averaged'}
 
 
@@ -132,7 +133,7 @@ def load_weights(
     weights, inflated = _inflated(weights, target.tensors, model)
     file = Checkpoint(weights, given.path)
     wanted = _wanted(file, target, takes_norm, pretrains=hasattr(model, 'mask_generator'))
-    _check_fit(wanted, file, target)
+    _check_fit(wanted, file, target, getattr(backbone, 'architectures', {}))
     if complete:
         _check_complete(wanted, file, target, left, pool)
     model.load_state_dict({key: weights[key] for key in target.tensors if wanted(key)}, strict=False)
@@ -264,7 +265,9 @@ def _wanted(file: Checkpoint, target: Checkpoint, takes_norm: bool, *, pretrains
     return lambda key: key not in head
 
 
-def _check_fit(wanted: Callable[[str], bool], file: Checkpoint, target: Checkpoint) -> None:
+def _check_fit(
+    wanted: Callable[[str], bool], file: Checkpoint, target: Checkpoint, architectures: Mapping[str, Sizes]
+) -> None:
     theirs, ours = file.tensors, target.tensors
     if {file.kind, target.kind} == {'pretraining'} and file.decoders != target.decoders:
         raise ValueError(
@@ -284,7 +287,7 @@ def _check_fit(wanted: Callable[[str], bool], file: Checkpoint, target: Checkpoi
     if unexpected:
         faults.append(f'The model has no place for {listed(unexpected)}.')
     if faults:
-        remedy = _remedy(file, target, [*resized, *missing, *unexpected])
+        remedy = _remedy(file, target, [*resized, *missing, *unexpected], architectures)
         raise ValueError(f'{file.path} does not fit the model. {" ".join(faults)} {remedy}')
 
 
@@ -317,7 +320,7 @@ def _check_complete(
     )
 
 
-def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str]) -> str:
+def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str], architectures: Mapping[str, Sizes]) -> str:
     """Name the setting that explains all of these keys, or else the sizes of both sides."""
     theirs, ours = file.tensors, target.tensors
 
@@ -354,7 +357,27 @@ def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str]) -> str:
     here, there = _describe(file), _describe(target)
     if here == there:
         return f'Both have {here}, but other parts. Give the config that the file was trained with.'
-    return f'The file has {here}; the model has {there}. Choose the model of that size.'
+    options = _options(file, target, architectures)
+    advice = '.' if options is None else f': --cfg-options {options}'
+    return f'The file has {here}; the model has {there}. Choose the model of that size{advice}'
+
+
+def _options(file: Checkpoint, target: Checkpoint, architectures: Mapping[str, Sizes]) -> str | None:
+    """What gives the backbone of a config the sizes of the file. None if that is not all, or they have no name."""
+    kernels = [side.tensors.get('backbone.patch_embed.weight') for side in (file, target)]
+    if target.decoders or any(kernel is None or kernel.dim() != 5 for kernel in kernels):
+        return None
+    sizes, patches = [], []
+    for side, kernel in zip((file, target), kernels, strict=True):
+        width, _, *patch = kernel.shape  # type: ignore[union-attr]
+        sizes.append((width, side.depth()))
+        patches.append(','.join(map(str, patch)))
+    name = next((name for name, size in architectures.items() if size[:2] == sizes[0]), None)
+    if name is None:
+        return None
+    options = [f'model.backbone.arch={name}'] if sizes[0] != sizes[1] else []
+    options += [f'model.backbone.patch_size={patches[0]}'] if patches[0] != patches[1] else []
+    return ' '.join(options) or None
 
 
 def _describe(side: Checkpoint) -> str:

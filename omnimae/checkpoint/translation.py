@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import WRAPPERS, read_file, unwrap
+from .files import WRAPPERS, path_of, read_file, unwrap
 from .layouts import (
     CLS_POSITION,
     CLS_TOKEN,
@@ -67,7 +67,8 @@ class Checkpoint:
     def read(cls, path: str | os.PathLike, layout: str | None = None) -> Checkpoint:
         """Read a file; its layout is recognised if it is not given.
 
-        The file may be .safetensors or any file of ``torch.save``, or the address of one. Tensors are mapped from the
+        The file may be .safetensors or any file of ``torch.save``, or the address of one. In the folder of a run
+        `find_weights` chooses it. Tensors are mapped from the
         file, not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of OmniMAE,
         MAE and VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. With an EMA hook, MMEngine stores the
         averaged weights as ``state_dict``; ``meta['weights']`` says 'ema' or 'raw'.
@@ -75,6 +76,7 @@ class Checkpoint:
         Raises:
             ValueError: as of `read_file`, or no tensors by name.
         """
+        path = path_of(path)
         content = read_file(path, mmap=True)
         state_dict = unwrap(content)
         is_named = all(isinstance(key, str) and isinstance(x, Tensor) for key, x in state_dict.items())

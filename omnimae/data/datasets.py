@@ -34,7 +34,7 @@ from omnimae.data.tables import StringTable, digest
 from omnimae.data.transforms import resize
 from omnimae.data.transport import keep_freed_memory, new_storage, sendable
 from omnimae.registry import DATASETS, FUNCTIONS, TRANSFORMS
-from omnimae.structures import Address, Batch, Sample, with_clips
+from omnimae.structures import VARIABLES, Address, Batch, Sample, with_clips
 
 MAX_ATTEMPTS = 20  # broken files in a row before training stops
 NUM_PROBED = 16  # files of a list that are looked for; one must exist
@@ -540,7 +540,8 @@ def _build_source(name: str, cfg: dict, sources: Mapping[str, dict]) -> Source:
     try:
         source = DATASETS.build(cfg)
     except ValueError as error:
-        remedy = _remedy_without(cfg, sources) if isinstance(error, storage.NoFilesError) else ''
+        remedy = _variable_of(cfg, str(error))
+        remedy += _remedy_without(cfg, sources) if isinstance(error, storage.NoFilesError) else ''
         raise ValueError(f'Source {name!r}: {error}{remedy}') from error
     classes = getattr(source, 'classes', None)
     print_log(
@@ -548,6 +549,22 @@ def _build_source(name: str, cfg: dict, sources: Mapping[str, dict]) -> Source:
         'current',
     )
     return source
+
+
+def _variable_of(cfg: dict, error: str) -> str:
+    """The environment variable that gives a path which the error names, and what belongs there."""
+    for value in (str(value) for value in cfg.values() if isinstance(value, str | os.PathLike)):
+        for path, name in sorted(VARIABLES.items(), reverse=True):  # the longest first
+            if f"'{value}" in error and (value == path or value.startswith(f'{path}/')):
+                below = value.removeprefix(path).lstrip('/')
+                if cfg['type'] in ('ImageDataset', 'VideoDataset') and cfg.get('ann_file') is None:
+                    below += '/CLASS' * bool(below)
+                if os.environ.get(name):
+                    return f' The path is that of {name}={path}' + (
+                        f', in which {below} is expected.' if below else '.'
+                    )
+                return f' {name} is not set. Set it to the folder of ' + (f'{below}.' if below else 'your files.')
+    return ''
 
 
 def _remedy_without(cfg: dict, sources: Mapping[str, dict]) -> str:

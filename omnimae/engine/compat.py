@@ -24,12 +24,12 @@ import mmengine.runner.log_processor as log_processor_module
 import mmengine.runner.runner as runner_module
 import torch
 from mmengine.dist import is_main_process, master_only
-from mmengine.fileio import FileClient, JsonHandler, LocalBackend, exists, get_file_backend, register_handler
+from mmengine.fileio import FileClient, JsonHandler, LocalBackend, get_file_backend, register_handler
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
 
-from omnimae.checkpoint import load_weights, read_file, replacing, unwrap
+from omnimae.checkpoint import find_latest_checkpoint, load_weights, read_file, replacing, unwrap
 from omnimae.config import offer_configs
 from omnimae.registry import FUNCTIONS
 from omnimae.stopping import StorageAwayError, exit_now, follow_launcher
@@ -208,22 +208,6 @@ def save_alone(runner: Runner, folder: str, name: str, **options: Any) -> None:
 
 
 _save_checkpoint: Any = Runner.save_checkpoint
-
-
-def find_latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint that ``last_checkpoint`` names, or else the newest one in the folder. None if there is none.
-
-    MMEngine writes ``last_checkpoint`` in place, so it may be empty after a kill. It stores the path as it was given,
-    which is wrong from another folder or if the work directory was moved. Not mended in 0.11.0rc0.
-    """
-    folder = Path(work_dir)
-    named = folder / 'last_checkpoint'
-    if named.exists() and (text := named.read_text().strip()):
-        for path in (str(folder / Path(text).name), text):
-            if os.path.exists(path) or ('://' in path and exists(path)):
-                return path
-    whole = [path for path in folder.glob('*.pth') if not path.name.startswith('best_')]
-    return str(max(whole, key=lambda path: path.stat().st_mtime)) if whole else None
 
 
 @master_only

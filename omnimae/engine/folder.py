@@ -6,7 +6,6 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import socket
 import time
 from pathlib import Path
@@ -16,7 +15,10 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 
-from .compat import find_latest_checkpoint, nothing_to_resume
+from omnimae.checkpoint import find_latest_checkpoint, find_weights
+from omnimae.stopping import command_with
+
+from .compat import nothing_to_resume
 from .distributed import of_main_rank
 
 LOCK = '.lock'
@@ -102,8 +104,8 @@ def _move_aside(folder: Path, found: list[str], *, overwrite: bool) -> None:
     if not overwrite:
         raise ValueError(
             f'{folder} has files of another run: {", ".join(found[:3])}{", ..." * (len(found) > 3)}. Go on with it by '
-            '--resume (without a path), give this run its own folder by --work-dir, or move those files aside by '
-            '--overwrite.'
+            f'{command_with("--resume")} (without a path), move those files aside by {command_with("--overwrite")}, or '
+            'give this run its own folder (--work-dir or --out).'
         )
     aside = folder / time.strftime('replaced_%Y%m%d_%H%M%S')
     aside.mkdir()
@@ -122,8 +124,7 @@ def find_run(folder: str | os.PathLike) -> tuple[Path, Path]:
     folder = Path(folder)
     configs = sorted(path for path in folder.glob('*.py'))
     configs = [folder / 'config.py'] if folder / 'config.py' in configs else configs
-    exports = sorted(folder.glob('*.safetensors'), key=_quality)
-    checkpoint = exports[-1] if exports else find_latest_checkpoint(str(folder))
+    checkpoint = find_weights(folder)
     if len(configs) != 1 or checkpoint is None:
         found = ', '.join(path.name for path in configs) or 'no config'
         raise ValueError(
@@ -132,12 +133,6 @@ def find_run(folder: str | os.PathLike) -> tuple[Path, Path]:
             'a work directory, or a config and a checkpoint.'
         )
     return configs[0], Path(checkpoint)
-
-
-def _quality(path: Path) -> tuple[bool, int, bool]:
-    """Best before last, late before early, averaged before raw: as they were validated."""
-    numbers = re.findall(r'\d+', path.stem)
-    return path.name.startswith('best_'), int(numbers[-1]) if numbers else -1, path.stem.endswith('_ema')
 
 
 def lock(folder: Path, option: str) -> None:

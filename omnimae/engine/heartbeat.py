@@ -26,7 +26,7 @@ from torch import distributed as dist
 from torch.distributed import Store
 
 from omnimae.meeting import connect
-from omnimae.stopping import exit_now
+from omnimae.stopping import command_with, exit_now
 
 PACKAGE = str(Path(__file__).parents[1])
 # file, function -> activity of a rank
@@ -249,14 +249,15 @@ class Heartbeat:
 
     def _save(self) -> str:
         assert self.rescue is not None
+        again = command_with('--resume')
         end = time.monotonic() + 600
         while 'saves a checkpoint' in self._look()[0] and time.monotonic() < end:  # by the main thread
             time.sleep(0.5)
         try:
             path = self.rescue()
         except Exception as error:  # the log still has to say why all ranks end
-            return f'Nothing was saved: {type(error).__name__}: {error} --resume goes on from the last checkpoint.'
-        return 'Nothing new was to be saved.' if path is None else f'Saved {path}. Go on with --resume.'
+            return f'Nothing was saved: {type(error).__name__}: {error} Go on from the last checkpoint with {again}.'
+        return 'Nothing new was to be saved.' if path is None else f'Saved {path}. Go on with {again}.'
 
     def _wait_for_rescue(self, has_store: bool) -> None:
         """Wait for the rank that saves, because the launcher ends all ranks when the first one ends."""

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from omnimae.registry import LOOPS
-from omnimae.stopping import StorageAwayError, WaitEnded
+from omnimae.stopping import StorageAwayError, WaitEnded, command_with
 from omnimae.structures import unwrapped
 
 from .compat import find_latest_checkpoint
@@ -253,7 +253,7 @@ class EpochTrainLoop(EpochBasedTrainLoop):
                 f'The loss or its gradient is not finite at {place}, {self._skipped_in_a_row} steps in a row; '
                 f'train_cfg.max_skipped={self.max_skipped}. The samples are in {file}, the last good weights in '
                 f'{find_latest_checkpoint(self.runner.work_dir)}. Lower optim_wrapper.optimizer.lr or set '
-                'optim_wrapper.clip_grad, and go on with --resume.'
+                f'optim_wrapper.clip_grad, and go on with {command_with("--resume")}.'
             )
 
 

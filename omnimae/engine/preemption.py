@@ -23,10 +23,14 @@ from omnimae.stopping import (
     SIGNALS,
     StorageAwayError,
     WaitEnded,
+    command_with,
     exit_now,
     heard,
+    saved,
     saving,
+    say_saving,
     storage_patience,
+    watching,
 )
 
 from . import heartbeat
@@ -72,6 +76,7 @@ class PreemptionHook(Hook):
         if threading.current_thread() is threading.main_thread():  # only this thread may set handlers
             self._before = {number: signal.signal(number, self._ask) for number in heard()}
             self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_wait)
+            saved.set() if runner.iter else saved.clear()
             saving.set()
         for loader in [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else []):
             loader.worker_init_fn = _SurvivingWorker(self.GRACE, loader.worker_init_fn)
@@ -80,6 +85,8 @@ class PreemptionHook(Hook):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.asked == INTERRUPTED:
             raise KeyboardInterrupt
+        if not watching.is_set():
+            say_saving(number)
         self.asked = max(self.asked, INTERRUPTED if number == signal.SIGINT else PREEMPTED)
         if not self._is_stopping:
             others = get_world_size() > 1 and not self._validates
@@ -155,8 +162,9 @@ class PreemptionHook(Hook):
             runner.logger.error(message_of(error))
         if together or (is_main_process() and not isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)):
             path = save_preempted(runner, runner.iter + step_is_over)
-            why = 'Preempted' if error is None else 'The storage is away'
-            runner.logger.info(f'{why}: saved {path}, the exit code is {code}. Go on with --resume.')
+            why = 'The storage is away' if error else 'Stopped' if code == INTERRUPTED else 'Preempted'
+            advice = f'Go on with {command_with("--resume")}.'
+            runner.logger.info(f'{why}: saved {path}, the exit code is {code}. {advice}')
         for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
             signal.signal(number, signal.SIG_IGN)
         runner.visualizer.close()

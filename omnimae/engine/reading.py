@@ -15,7 +15,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader, Dataset
 
-from omnimae.stopping import StorageAwayError
+from omnimae.stopping import StorageAwayError, command_with
 from omnimae.structures import Batch
 
 SECONDS = 2.0  # for which files are opened before a training: some 500 photographs of ImageNet with two workers
@@ -66,13 +66,14 @@ def naming_fatal_files(runner: Runner, dataset: Any, key: str) -> Iterator[None]
         append_lines(file, (f'{path}\ta loader worker died reading it' for path in paths if path is not None))
         raise RuntimeError(
             f'A loader worker died ({message[2].strip(" .")}) while it read {", ".join(map(str, paths))}. If memory '
-            f'was short, lower {key}.num_workers. To go on without the file, which is listed now: {_resume(runner)}'
-            f'--cfg-options {key}.dataset.sources.NAME.skip={file}'
+            f'was short, lower {key}.num_workers. To go on without the file, which is listed now: '
+            f'{_command(runner, f"{key}.dataset.sources.NAME.skip={file}")}'
         ) from error
 
 
-def _resume(runner: Runner) -> str:
-    return '--resume ' if isinstance(runner._train_loop, BaseLoop) else ''
+def _command(runner: Runner, *options: str) -> str:
+    resume = ['--resume'] if isinstance(runner._train_loop, BaseLoop) else []
+    return command_with(*resume, '--cfg-options', *options)
 
 
 class Readable:
@@ -170,9 +171,7 @@ class Readable:
             f'{self.key}.dataset.sources.{name}.skip={file}' for name in dict.fromkeys(name for name, *_ in failures)
         ]
         why = f'{self.judge} of the others would be another number' if self.judge else 'Nothing is left'
-        raise ValueError(
-            f'{found} {why}. Repair them, or leave them out: {_resume(self.runner)}--cfg-options {" ".join(options)}'
-        )
+        raise ValueError(f'{found} {why}. Repair them, or leave them out: {_command(self.runner, *options)}')
 
 
 def judge_of(metrics: Sequence[Any]) -> str | None:

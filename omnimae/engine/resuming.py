@@ -24,6 +24,7 @@ from omnimae.registry import (
     PARAM_SCHEDULERS,
     TRANSFORMS,
 )
+from omnimae.stopping import command_with
 from omnimae.structures import unwrapped
 
 from .compat import loaded_path
@@ -222,7 +223,8 @@ class ResumeHook(Hook):
         if reasons and not self.allow_changes:
             raise ValueError(
                 f'Checkpoint {path} {"; it ".join(reasons)}\nGo on with what it had, start a new run in another '
-                '--work-dir, or give --allow-changes (default_hooks.resume.allow_changes=True): then '
+                f'--work-dir, or go on with {command_with("--resume", "--allow-changes")} '
+                '(default_hooks.resume.allow_changes=True): then '
                 f'{"; ".join(dict.fromkeys(reasons.values()))}.'
             )
         if reasons or any(change.key.startswith(('optim_wrapper.', 'train_cfg.max_epochs')) for change in changes):
@@ -319,6 +321,7 @@ def _adapt(runner: Runner, checkpoint: dict[str, Any], changed: Sequence[str], o
     if {*OF_STATE} & {*changed}:
         checkpoint.pop('optimizer', None)
     if 'optimizer' in checkpoint:
+        checkpoint['optimizer'].pop('base_param_settings', None)  # MMEngine's, with the rate that logs call base_lr
         checkpoint['optimizer'] |= _regrouped(runner, checkpoint['optimizer'], meta.get('parameters'))
 
 

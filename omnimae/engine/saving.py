@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from omnimae.checkpoint import load_file, replacing, save_file
 from omnimae.registry import HOOKS
+from omnimae.stopping import command_with, saved
 from omnimae.structures import unwrapped
 
 from .compat import (
@@ -133,6 +134,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self.check_finite(runner)
         with self._removing_last():
             super()._save_checkpoint_with_step(runner, step, meta)
+        saved.set()
         self._saved_at = time.monotonic()
 
     def check_finite(self, runner: Runner) -> None:
@@ -145,7 +147,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             if not weight.isfinite().all():
                 raise FloatingPointError(
                     f'{name} is not finite, so no checkpoint is written over the good ones in {self.out_dir}. Lower '
-                    'optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad, and go on from the last with --resume.'
+                    'optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad, and go on from the last with '
+                    f'{command_with("--resume")}.'
                 )
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
@@ -197,6 +200,7 @@ def _note_latest(runner: Runner, path: str) -> None:
     Path(runner.work_dir).mkdir(parents=True, exist_ok=True)  # only another machine may have it so far
     with replacing(Path(runner.work_dir, 'last_checkpoint')) as file:
         file.write_text(path)
+    saved.set()
 
 
 @HOOKS.register_module()

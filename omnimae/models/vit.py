@@ -388,6 +388,8 @@ class SpatioTemporalViT(PositionedModule):
         grad_checkpointing: recompute activations in the backward pass: less memory, a third more time.
     """
 
+    architectures = ARCHITECTURES  # for the advice of `load_weights`
+
     def __init__(
         self,
         *,

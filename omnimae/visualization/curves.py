@@ -24,7 +24,8 @@ LENGTH = re.compile(r'(\d+) optimizer steps per epoch, (\d+) in all')
 TIME = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.MULTILINE)
 
 WAITING = 'waiting for data, %'
-NO_CURVES = {'epoch', 'iter', 'step', 'time', 'data_time', 'memory', 'lr'}
+# The CheckpointHook's *_best and *_best_epoch repeat a score, and say when it was.
+NO_CURVES = re.compile(r'epoch|iter|step|time|data_time|memory|lr|.*_best(_epoch|_iter)?')
 LOSS = re.compile(r'(?:mse|l1|cross_entropy|reconstruction)[_/](\w+)|.*loss')
 # Panels in this order, then the others.
 PANELS = {
@@ -154,7 +155,7 @@ def _join(run: Run, lines: Sequence[dict[str, Any]], resumed: Sequence[str], *, 
     spacing = median([b - a for a, b in pairwise(steps)] or [math.inf])
     for position, line in zip(positions, lines, strict=True):
         is_training = 'iter' in line
-        values = {key: value for key, value in line.items() if key not in NO_CURVES}
+        values = {key: value for key, value in line.items() if not NO_CURVES.fullmatch(key)}
         if is_training and line.get('time') and line.get('data_time') is not None:
             values[WAITING] = 100 * line['data_time'] / line['time']
         if is_training and 'base_lr' not in line and 'lr' in line:

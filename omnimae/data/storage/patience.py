@@ -138,7 +138,7 @@ def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callab
     _note_outage(storage, 0.0)
     raise StorageAwayError(
         f'Storage {storage} is away, as seen from {socket.gethostname()}: {count} reads of {path} failed in '
-        f'{seconds:.1f} s, the last one with: {reason_of(error)}. Go on with --resume when it is back. To wait '
+        f'{seconds:.1f} s, the last one with: {reason_of(error)}. Go on when it is back. To wait '
         f'longer, set OMNIMAE_STORAGE_PATIENCE (now {limit:g} seconds). If only this file fails, list it in a file for '
         'skip=.'
     ) from error

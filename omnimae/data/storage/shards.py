@@ -328,7 +328,7 @@ class _File:
 
 def _check_unchanged(path: str, found: os.stat_result, stat: Sequence[int]) -> None:
     if [found.st_size, found.st_mtime_ns] != [*map(int, stat)]:
-        raise OSError(errno.EINVAL, 'has changed since training began to read it. Restart with --resume', path)
+        raise OSError(errno.EINVAL, 'has changed since training began to read it. Stop and resume the training', path)
 
 
 def _forget_lock() -> None:
