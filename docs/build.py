@@ -22,6 +22,8 @@ TEXTS = ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'docs/**/*.md', 'config
 PICTURES = ('docs/images/*', 'docs/site.css', 'benchmarks/results/*.png')
 SOURCES = ('.py', '.sh', '.yaml', '.json')
 LINK = re.compile(r'(?<=\]\()(?!\w+:)([^)#\s]+)')
+ROW = re.compile(r'^\|.*', re.MULTILINE)
+NUMBER = re.compile(r'(?<=\d) (?=[%±])|(?<=±) (?=\d)')  # 55.5 ± 0.8 %
 REFERENCE = re.compile(r'<!-- api: (.+?) -->\n.*?<!-- end -->', re.DOTALL)
 
 
@@ -42,6 +44,7 @@ def page(path: str, text: str, sources: set[str]) -> str:
             sources.add(target)
         return posixpath.relpath(place(target), posixpath.dirname(place(path)) or '.')
 
+    text = ROW.sub(lambda match: NUMBER.sub('\N{NO-BREAK SPACE}', match[0]), text)  # numbers in cells stay whole
     text = REFERENCE.sub(lambda match: '\n\n'.join(f'::: {name}' for name in match[1].split()), text)
     return LINK.sub(link, text)
 

@@ -208,6 +208,12 @@ def test_each_page_is_in_the_navigation():
     assert len({*nav}) == len(nav)
 
 
+def test_numbers_in_tables_stay_whole(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    page = importlib.import_module('docs.build').page
+    assert page('x.md', '| 5 ± 0.8 % |\n5 ± 0.8 %\n', set()) == '| 5\xa0±\xa00.8\xa0% |\n5 ± 0.8 %\n'
+
+
 def test_names_and_arxiv_numbers_become_links(monkeypatch):
     markdown = pytest.importorskip('markdown')
     monkeypatch.syspath_prepend(ROOT)

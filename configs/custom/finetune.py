@@ -39,7 +39,7 @@ image_augment = [crop, flip, dict(type='RandAugment', policy='timm', magnitude=9
 video_augment = [crop, flip, dict(type='RandAugment', policy='pytorchvideo', magnitude=7, num_layers=4)]
 loader = dict(
     batch_size=16,
-    num_workers=4,  # per GPU; raise it if data_time in the log is more than a few per cent of time
+    num_workers=4,  # per GPU; raise it if data_time in the log is above 20 % of time
     persistent_workers=True,
     pin_memory=True,
     sampler=dict(type='EvalSampler'),

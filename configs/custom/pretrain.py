@@ -17,8 +17,8 @@ own data often is. The learning rate is the release's 1.6e-3 at 2048, scaled to 
 starting points.
 
 How much data and how long (rules of thumb, unmeasured). Steps per epoch are printed at the start. Their total matters.
-It is 566,400 of 2048 samples in the release's recipe. With fewer than some 100,000 files an epoch is short, so raise
-max_epochs. With fewer than some 10,000 prefer ``pretrain_from_released.py``. With few videos and many images, raise
+It is 566,400 of 2048 samples in the release's recipe. With fewer than some 100,000 files prefer
+``pretrain_from_released.py``, or raise max_epochs, since an epoch is short. With few videos and many images, raise
 repeats of the videos until about one step in nine is theirs, the share of the recipe. Watch the held-out loss. If it
 rises while the training loss falls, stop or add data.
 """
@@ -41,7 +41,7 @@ val_sources = _base_.val_dataloader.dataset.sources
 
 train_dataloader = dict(
     batch_size=32,
-    num_workers=4,  # per GPU; raise it if data_time in the log is more than a few per cent of time
+    num_workers=4,  # per GPU; raise it if data_time in the log is above 20 % of time
     dataset=dict(
         sources=dict(
             _delete_=True,
