@@ -106,7 +106,10 @@ def test_a_whole_training(text: str, more: str, graphs: int, tmp_path: Path):
     for part in ('state_dict', 'ema_state_dict'):
         assert own_weights[part].keys() == weights[part].keys()
         for key, value in weights[part].items():
-            torch.testing.assert_close(own_weights[part][key], value, rtol=1e-4, atol=1e-5)
+            ours = own_weights[part][key]
+            if key.endswith('qkv.bias'):  # keys' have no gradient but rounding errors, which AdamW makes whole steps of
+                value, ours = (x.view(3, -1)[::2] for x in (value, ours))
+            torch.testing.assert_close(ours, value, rtol=1e-4, atol=1e-5)
     again, _ = train('again', compile=compiled, resume=True, load_from=str(tmp_path / 'compiled' / 'epoch_1.pth'))
     assert again == {step: loss for step, loss in own.items() if step >= len(own) // 2}
 

@@ -136,7 +136,7 @@ def write_lossless_video(path: Path, picture: np.ndarray, pixels: int, num_frame
 
 
 def write_lossless_demo(root: Path) -> None:
-    """The folders of the demo data, with an image of each class and a video of eight."""
+    """The folders of the demo data, with an image of each class, a video of eight and eight images without a class."""
     rng = np.random.default_rng(0)
     for split in SPLITS:
         for name in CLASSES:
@@ -151,6 +151,9 @@ def write_lossless_demo(root: Path) -> None:
         (root / 'videos' / f'{split}.txt').write_text(rows)
     (root / 'videos' / 'few.txt').write_text(rows)
     (root / 'images' / 'few.txt').write_text(''.join(f'{name}/0.png {c}\n' for c, name in enumerate(CLASSES)))
+    (root / 'whole' / 'train').mkdir(parents=True)
+    for number in range(8):
+        Image.fromarray(stripes(rng)).save(root / 'whole' / 'train' / f'{number}.png')
     make_maps(root)
 
 

@@ -147,10 +147,10 @@ def test_each_source_is_planned_at_its_own_size(capsys):
     sizes = ('train_dataloader.batch_size.image=32', 'train_dataloader.batch_size.video=16')
     plan('configs/demo/pretrain.py', '--cfg-options', *sizes)
     said = capsys.readouterr().out
-    images, videos = re.search(r'batch size of the config +(\d+) +(\d+)\n', said).groups()
-    assert (images, videos) == ('32', '16')
-    images, videos = re.search(r'samples/s of a device +(\d+) +(\d+)\n', said).groups()
-    assert int(images) == pytest.approx(2 * int(videos), rel=0.02)  # both wait for launches
+    numbers = r' +(\d+) +(\d+) +(\d+)\n'  # the third source are whole photographs
+    assert re.search('batch size of the config' + numbers, said).groups() == ('32', '16', '32')
+    images, videos, whole = re.search('samples/s of a device' + numbers, said).groups()
+    assert int(images) == int(whole) == pytest.approx(2 * int(videos), rel=0.02)  # all wait for launches
 
 
 def test_numbers_of_the_users_own_make_no_surer_hours(capsys):
