@@ -175,8 +175,6 @@ def test_the_index_of_configs():
 @pytest.mark.parametrize('page', PAGES)
 def test_code_fits_a_page_of_the_site(page: str):
     """Python and comments of commands: the column of the site is as wide. A comment that does not fit goes above."""
-    if page in ('docs/evidence.md', 'docs/healthy.md'):
-        pytest.skip('its comments are still beside the commands')
     text = (ROOT / page).read_text()
     blocks = re.findall(r'^```(bash|python)\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
     lines = [line for kind, block in blocks for line in block.splitlines() if kind == 'python' or ' # ' in line]
