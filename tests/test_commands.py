@@ -183,8 +183,8 @@ def test_every_command_is_understood(monkeypatch: pytest.MonkeyPatch):
         except SystemExit as error:
             pytest.fail(f'{told}: {error}')
         config, options = str(getattr(args, 'config', None) or 'NONE'), getattr(args, 'cfg_options', None)
-        if config.partition('/')[0].isupper() or config.startswith(('my_', 'classifier', 'work_dirs/')):  # made by the reader
-            continue
+        if config.partition('/')[0].isupper() or config.startswith(('my_', 'classifier', 'work_dirs/')):
+            continue  # made by the reader
         find_config(config)  # test_configs.py loads them all
         if options:
             with monkeypatch.context() as patched:
