@@ -68,10 +68,10 @@ class Checkpoint:
         """Read a file; its layout is recognised if it is not given.
 
         The file may be .safetensors or any file of ``torch.save``, or the address of one. In the folder of a run
-        `find_weights` chooses it. Tensors are mapped from the
-        file, not copied, where the format allows it. Files of MMEngine (``state_dict``), of the trainers of OmniMAE,
-        MAE and VideoMAE (``model``) and of DeepSpeed (``module``) are unwrapped. With an EMA hook, MMEngine stores the
-        averaged weights as ``state_dict``; ``meta['weights']`` says 'ema' or 'raw'.
+        `find_weights` chooses it. Tensors are mapped from the file, not copied, where the format allows it. Files of
+        MMEngine (``state_dict``), of the trainers of OmniMAE, MAE and VideoMAE (``model``) and of DeepSpeed
+        (``module``) are unwrapped. With an EMA hook, MMEngine stores the averaged weights as ``state_dict``;
+        ``meta['weights']`` says 'ema' or 'raw'.
 
         Raises:
             ValueError: as of `read_file`, or no tensors by name.
