@@ -111,7 +111,7 @@ def _build(
 # Data of a config
 
 
-def sources_of(cfg: Config, loader: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def datasets_of(cfg: Config, loader: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield modality and config of each dataset of a loader, such as 'train_dataloader'."""
     dataset = (cfg.get(loader) or {}).get('dataset', {})
     for source in dataset.get('sources', {'': dataset}).values():
@@ -123,7 +123,7 @@ def sources_of(cfg: Config, loader: str) -> Iterator[tuple[str, dict[str, Any]]]
 def find_source(cfg: Config, modality: str) -> dict[str, Any] | None:
     """Find the first dataset of a modality that the config tests on, else validates on."""
     loaders = ('test_dataloader', 'val_dataloader')
-    return next((source for loader in loaders for kind, source in sources_of(cfg, loader) if kind == modality), None)
+    return next((source for loader in loaders for kind, source in datasets_of(cfg, loader) if kind == modality), None)
 
 
 def find_classes(cfg: Config, stored: Sequence[Sequence[str]], num_classes: int) -> tuple[str, ...] | None:

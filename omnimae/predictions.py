@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import Config
 
-from omnimae.apis import Classification, ClassificationInferencer, sources_of
+from omnimae.apis import Classification, ClassificationInferencer, datasets_of
 from omnimae.checkpoint import replacing
 from omnimae.inputs import Input, Item, list_inputs, several
 from omnimae.registry import DATASETS
@@ -101,7 +101,7 @@ def _rows_in(out: str | os.PathLike) -> str:
 
 def _say_what_is_untrained(cfg: Config, items: Sequence[Item]) -> None:
     """Print how many inputs are of a modality that the classifier was not trained on."""
-    trained = {modality for modality, _ in sources_of(cfg, 'train_dataloader')} & {'image', 'video'}
+    trained = {modality for modality, _ in datasets_of(cfg, 'train_dataloader')} & {'image', 'video'}
     for modality in {'image', 'video'} - trained if trained else ():
         if count := sum(item.modality == modality for item in items):
             print(
@@ -114,7 +114,7 @@ def _trained_on(cfg: Config) -> Callable[[str], bool] | None:
     """Whether a file was trained on, by the lists and folders of a config. None if these cannot be read here."""
     folders: list[str] = []
     files: set[str] = set()
-    for _, source in sources_of(cfg, 'train_dataloader'):
+    for _, source in datasets_of(cfg, 'train_dataloader'):
         root = os.path.expanduser(source['root'])
         if not os.path.isdir(root):
             return None

@@ -137,9 +137,10 @@ class IterTimerHook(mmengine.hooks.IterTimerHook):
         """Start to measure."""
         super().before_train(runner)
         loader = runner.train_dataloader
-        self._of_epoch: Counter[str] = Counter()
-        for source, steps in zip(loader.dataset.sources, loader.batch_sampler.steps, strict=True):
-            self._of_epoch[source.modality] += steps
+        steps: Counter[str] = Counter()
+        for source, count in zip(loader.dataset.sources, loader.batch_sampler.steps, strict=True):
+            steps[source.modality] += count
+        self._of_epoch = +steps  # of an epoch, without modalities that have none
         self._done: Counter[str] = Counter()  # since this start
         self._seconds: Counter[str] = Counter()
 
@@ -157,10 +158,9 @@ class IterTimerHook(mmengine.hooks.IterTimerHook):
         self._done[modality] += 1
         self._seconds[modality] += hub.get_scalar('train/time').current()
         hub.runtime_info.pop('eta')
-        wanted = {name: steps for name, steps in self._of_epoch.items() if steps}
-        if self._done.keys() >= wanted.keys():
-            mean = sum(n * self._seconds[name] / self._done[name] for name, n in wanted.items()) / sum(wanted.values())
-            hub.update_info('eta', mean * (runner.max_iters - runner.iter - 1))
+        if self._done.keys() >= self._of_epoch.keys():
+            epoch = sum(steps * self._seconds[name] / self._done[name] for name, steps in self._of_epoch.items())
+            hub.update_info('eta', epoch / self._of_epoch.total() * (runner.max_iters - runner.iter - 1))
 
 
 @HOOKS.register_module()
