@@ -7,6 +7,7 @@ from .devices import choose_device
 from .distributed import leave_distributed, setup_distributed
 from .extraction import digest, digest_of_data, frozen_features, frozen_model, write_features
 from .folder import claim_folder, find_run
+from .following import backbone_of, load_config_for
 from .hooks import (
     BrokenFileHook,
     EarlyStoppingHook,
@@ -61,6 +62,7 @@ __all__ = [
     'WarmupCosineLR',
     'add_log_backends',
     'analyze',
+    'backbone_of',
     'choose_device',
     'claim_folder',
     'digest',
@@ -71,6 +73,7 @@ __all__ = [
     'frozen_features',
     'frozen_model',
     'leave_distributed',
+    'load_config_for',
     'setup_distributed',
     'setup_environment',
     'write_features',
