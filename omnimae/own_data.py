@@ -11,7 +11,9 @@ import math
 import os
 import re
 import shlex
+import tarfile
 import tempfile
+import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,10 +46,10 @@ SIZES: dict[str, dict[str, Any]] = {
     'large': dict(backbone=dict(arch='large'), head=dict(embed_dim=512)),
     'huge': dict(backbone=dict(arch='huge', patch_size=(2, 14, 14)), head=dict(embed_dim=512, depth=8)),
 }
-# the parts of labelled data, by the names that their folders may have, in any case
+# the parts of labelled data, by the words that their folders may have as names, see `_word`
 PARTS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
 KINDS = dict(images='image', videos='video')
-NO_CLASSES = {*KINDS, *(name for names in PARTS.values() for name in names)}  # folders of a layout
+NO_CLASSES = {*KINDS, *(name for names in PARTS.values() for name in names)}  # folders of a layout, see `_word`
 LAYOUTS = (
     'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/CLASS/*, or one of the two below images and videos, such as '
     'DATA/{images,videos}/CLASS/*'
@@ -278,16 +280,30 @@ def _beside(name: str) -> str:
 
 
 def _labelled(data: str | os.PathLike) -> _Labelled:
-    is_table = Path(data).is_file()
+    if is_table := Path(data).is_file():
+        _check_is_table(Path(data))
     found = _of_table(Path(data).absolute()) if is_table else _of_folders(Path(data), _files_in(data, 'data'))
     classes = tuple(sorted({name for parts in found.values() for name in parts['train'][1]}))
     if len(classes) < 2:
         remedy = 'Correct its labels' if is_table else f'Make a folder per class; known are {LAYOUTS}'
         raise ValueError(f'{data} has one class, {"".join(classes)!r}, and a classifier needs two or more. {remedy}.')
+    if blank := [name for name in classes if name != name.strip()]:
+        raise ValueError(f'The name of the class folder {blank[0]!r} begins or ends with a blank. Rename it.')
     for of_kind in found.values():
         _check_held_out(of_kind['train'][0], *of_kind['val'], classes, is_table=is_table)
+    _say_what_is_alike(classes)
     _say_what_is_not_shared(found)
     return _as_sources(found, classes, is_listed=is_table)
+
+
+def _check_is_table(path: Path) -> None:
+    """Refuse files that are no text."""
+    if path.suffix.lower() in ('.xlsx', '.xls', '.ods'):
+        raise ValueError(f'{path} is a spreadsheet. Save it as CSV, and give that file.')
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        raise ValueError(f'{path} is an archive. Unpack it, and give the folder.')
+    if modality_of(path) is not None:
+        raise ValueError(f'{path} is one file. Give a folder; known are {LAYOUTS}, or a table, .csv.')
 
 
 def _check_held_out(
@@ -299,19 +315,26 @@ def _check_held_out(
         return
     name, plain = unknown[0], {_plain(known): known for known in classes}
     meant = plain.get(_plain(name)) or next(iter(difflib.get_close_matches(name, classes, 1)), None)
-    also = f', as have {_some([repr(x) for x in unknown[1:]])},' if unknown[1:] else ''
+    remedy = f'Add files to {root / name}, or remove or rename {folder / name}.'
     if is_table:
-        remedy = f'Add training rows of {name!r}, or correct or remove those of the split val.'
-    else:
-        remedy = f'Add files to {root / name}, or remove or rename {folder / name}.'
+        remedy = f'Add rows of {name!r} to the split train, or correct or remove those of the split val.'
     hint = f' Did you mean {meant!r}, which has training files?' if meant else ''
     place = 'The split val' if is_table else folder
-    raise ValueError(f'{place} has the class {name!r}, which has no training files{also}. {remedy}{hint}')
+    raise ValueError(f'{place} has classes without training files: {_some(unknown)}. {remedy}{hint}')
 
 
 def _plain(name: str) -> str:
     """A name without what often differs by mistake: case, blanks and the like, a plural."""
-    return re.sub(r'[\W_]', '', name.casefold()).removesuffix('s')
+    return re.sub(r'[\W_]', '', name.casefold()).removesuffix('s') or name
+
+
+def _say_what_is_alike(classes: Sequence[str]) -> None:
+    """Print names that may mean the same class."""
+    alike = defaultdict(list)
+    for name in classes:
+        alike[_plain(name)].append(name)
+    if pairs := [' and '.join(names) for names in alike.values() if len(names) > 1]:
+        print(f'Some classes have almost the same name: {_some(pairs)}. If they are one, join their folders or labels.')
 
 
 def _say_what_is_not_shared(found: Found) -> None:
@@ -362,10 +385,11 @@ def _of_folders(data: Path, files: Sequence[str]) -> Found:
     media = sorted(path for path in files if modality_of(path) is not None)
     found: Found = {}
     unused = {*files}
+    levels = {tuple(path.split('/')[:-1]) for path in media}
     for kind, modality in KINDS.items():
         root, below = data, ''
         if {path.partition('/')[0] for path in media} <= KINDS.keys() or any(
-            path.startswith(f'{kind}/train/') and path.count('/') >= 3 for path in media
+            len(level) >= 3 and level[0] == kind and _word(level[1]) in PARTS['train'] for level in levels
         ):
             root, below = data / kind, f'{kind}/'
         inside = [path.removeprefix(below) for path in media if path.startswith(below)]
@@ -374,7 +398,8 @@ def _of_folders(data: Path, files: Sequence[str]) -> Found:
         if parts['train'][1]:
             found[kind] = parts
         elif paths and not any(
-            {*path.lower().split('/')[:2]} & {*PARTS['train']} and path.count('/') >= 2 for path in inside
+            len(level) >= 2 and {*map(_word, level[:2])} & {*PARTS['train']}
+            for level in {tuple(path.split('/')[:-1]) for path in inside}
         ):
             _check_level(root, inside)
             found[kind] = {'train': (root, _classes_below(root, '', paths)), 'val': (root / 'val', {})}
@@ -383,6 +408,9 @@ def _of_folders(data: Path, files: Sequence[str]) -> Found:
             unused -= {f'{prefix}{path}' for of_class in classes.values() for path in of_class}
     if not found:
         hint = f' Give {above}.' if (above := _above_classes(data, media)) else ''
+        for level in sorted(level for level in levels if len(level) == 2 and _word(level[1]) in PARTS['train']):
+            hint = f' If {level[0]} is a class, turn the levels round: {data}/{level[1]}/{level[0]}.'
+            break
         raise ValueError(
             f'{data} has no image and no video in class folders; it holds {count_endings(files)}. Known are {LAYOUTS}, '
             f'or a table, .csv.{hint}{_table_hint(data)}'
@@ -393,10 +421,15 @@ def _of_folders(data: Path, files: Sequence[str]) -> Found:
     return found
 
 
+def _word(name: str) -> str:
+    """The name of a folder as a word: 'train' for Train, train_set and the like."""
+    return re.sub('[ _-]?(set|data)$', '', name.lower())
+
+
 def _part(root: Path, mode: str, paths: Sequence[str]) -> tuple[Path, dict[str, list[str]]]:
     """Folder and classes of a part of the data."""
     tops = {path.partition('/')[0] for path in paths if path.count('/') >= 2}
-    folder = next((top for name in PARTS[mode] for top in sorted(tops) if top.lower() == name), None)
+    folder = next((top for name in PARTS[mode] for top in sorted(tops) if _word(top) == name), None)
     return root / (folder or mode), {} if folder is None else _classes_below(root, folder, paths)
 
 
@@ -409,21 +442,20 @@ def _check_level(root: Path, paths: Sequence[str]) -> None:
         folders[name] |= {inner} - {name, *(f'{name}/{kind}' for kind in KINDS)}
         num_inside += inner in folders[name]
     deep = sorted(name for name, inner in folders.items() if len(inner) > 1)
-    wrong = sorted(
-        name for name in folders if name.lower() in NO_CLASSES and any(x.startswith(f'{name}/') for x in paths)
-    )
+    tops = sorted({path.partition('/')[0] for path in paths if '/' in path})
+    wrong = [name for name in tops if _word(name) in NO_CLASSES]
     if not wrong and (2 * len(deep) <= len(folders) or num_inside < 0.9 * len(paths)):
         return
     above = _above_classes(root, paths)
     hint = f' Give the folder of the classes: {above}.' if above else ''
     if wrong:
-        is_class = len(folders) > len(wrong) and any(os.path.dirname(path) == wrong[0] for path in paths)
+        is_class = tops != wrong and any(os.path.dirname(path) == wrong[0] for path in paths)
         way_out = f' If it is a class, move all classes into {root}/train.' if is_class else _table_hint(root)
         raise ValueError(
             f'{root}: {wrong[0]!r} would be a class. Folders of that name are part of a layout; known are {LAYOUTS}.'
             f'{hint}{way_out}'
         )
-    told = [f'{name} has {_some(sorted(os.path.basename(x) for x in folders[name]))}' for name in deep]
+    told = [f'{name} has {_some(sorted(x.removeprefix(f"{name}/") for x in folders[name]))}' for name in deep]
     way_out = f' If {_some(deep)} are the classes, move them into {root}/train.' if len(deep) > 1 else ''
     counts = Counter(inner for name in deep for inner in {x.split('/')[1] for x in folders[name]})
     common = sorted(inner for inner, count in counts.items() if count > max(1, len(deep) / 2))
@@ -439,9 +471,9 @@ def _above_classes(root: Path, paths: Sequence[str]) -> str:
     above = set()
     for folder in {os.path.dirname(path) for path in paths}:
         parent, name = os.path.split(folder)
-        while os.path.basename(parent).lower() in NO_CLASSES:
+        while _word(os.path.basename(parent)) in NO_CLASSES:
             parent = os.path.dirname(parent)
-        if parent and name.lower() not in NO_CLASSES:
+        if parent and _word(name) not in NO_CLASSES:
             above.add(str(root / parent))
     return ' or '.join([*sorted(above)[:3], *([f'one of {len(above) - 3} more'] if len(above) > 3 else [])])
 
@@ -481,7 +513,8 @@ def _classes_below(root: Path, folder: str, paths: Iterable[str]) -> dict[str, l
 
 
 def _table_hint(root: Path) -> str:
-    tables = [*sorted(root.glob('*.csv')), *sorted(root.glob('*.tsv'))]
+    folders = (root, *([root.parent] if root.name in KINDS else []))
+    tables = [table for folder in folders for ending in ('csv', 'tsv') for table in sorted(folder.glob(f'*.{ending}'))]
     return f' If {tables[0].name} has the labels, give it instead: {tables[0]}.' if tables else ''
 
 

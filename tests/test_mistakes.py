@@ -343,7 +343,15 @@ def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         ),
         (
             'custom/finetune_images', dict(OMNIMAE_LABELLED='photos/'),
-            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos\. The data belong in photos/images/train/CLASS\.",
+            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos\. The data belong in photos/images/train/CL",
+        ),
+        (
+            'custom/finetune_images', dict(OMNIMAE_LABELLED='my/data/images'),
+            r'OMNIMAE_LABELLED=my/data/images\. Set OMNIMAE_LABELLED=my/data\.',
+        ),
+        (
+            'custom/finetune_images', dict(OMNIMAE_LABELLED='my'),
+            r"root='my/images/train' is not .* OMNIMAE_LABELLED=my\. Set OMNIMAE_LABELLED=my/data\.",
         ),
         (
             'custom/pretrain_images', dict(OMNIMAE_DATA=''),
@@ -352,12 +360,14 @@ def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         ('custom/pretrain_images', dict(OMNIMAE_IMAGES='a b'), r"root='a b' is not .* OMNIMAE_IMAGES=a b\."),
         (
             'omnimae/finetune/vit-b_k400', {},
-            r"'data/kinetics400/[^ ]+' .* OMNIMAE_DATA is not set\. If your data are in /my/data/kinetics400, set OMNIMAE_DATA=/my/data\.",
+            r"'data/kinetics400/[^ ]+' .* OMNIMAE_DATA is not set\. If your data are in /my/data/kinetics400, set "
+            r'OMNIMAE_DATA=/my/data\.',
         ),
     ],
 )  # fmt: skip
 def test_a_path_that_is_missing_names_its_variable(tmp_path, monkeypatch, config, variables, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'my/data/images/train').mkdir(parents=True)
     for name in ('OMNIMAE_LABELLED', 'OMNIMAE_IMAGES', 'OMNIMAE_DATA'):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -145,7 +145,7 @@ def test_a_split_depends_on_names_alone(tmp_path):
         (('a/x', 'a/y', 'b'), ['images']),
         (('train/a/x', 'train/a/y', 'train/b/x', 'train/b/y'), ['images']),  # that level was given
         (('Train/a', 'Train/b', 'VAL/a'), ['images']),
-        (('Training/a', 'Training/b'), ['images']),
+        (('training_set/a', 'training_set/b'), ['images']),
     ],
 )
 def test_layouts(tmp_path, places, kinds, capsys):
@@ -203,16 +203,14 @@ def test_finetune_names_its_classes_and_what_it_passes_over(tmp_path, capsys, mo
     ('places', 'message'),
     [
         (('cat',), "has one class, 'cat', and a classifier needs two or more. Make a folder per class"),
-        (('.',), 'is in no class folder. Move it into one; known are DATA/train/CLASS'),
-        (('train/a', 'train/b', 'val/c'), "val has the class 'c', which has no training files. Add files to "),
+        (('.',), 'is in no class folder. Move it into one, or elsewhere; known are DATA/train/'),
+        (('train/a', 'train/b', 'val/c', 'val/d'), 'val has classes without training files: c, d. Add files to '),
         (('train/a', 'train/b', 'val/c'), 'data/train/c, or remove or rename '),
-        (('train/a', 'train/b', 'val/c', 'val/d'), "no training files, as have 'd'. Add"),
         (('train/big cat', 'train/b', 'val/Big_cats'), "Did you mean 'big cat', which has training files?"),
         (('train/aeroplane', 'train/b', 'val/airplane'), "Did you mean 'aeroplane', which has training files?"),
-        (
-            ('train/a', 'train/b', 'train'),
-            'train/0.jpg is in no class folder. Move it into one, or elsewhere; known are',
-        ),
+        (('train/a', 'train/b', 'train'), 'train/0.jpg is in no class folder. Move it into one, or elsewhere'),
+        (('cat/train', 'cat/val', 'dog/train'), 'If cat is a class, turn the levels round: '),
+        (('cat', ' dog'), "The name of the class folder ' dog' begins or ends with a blank. Rename it."),
         # a level too high
         (
             ('clips/a', 'clips/b', 'photos/a', 'photos/b', 'photos/c', 'photos/d', 'x/a', 'x/b'),
@@ -323,8 +321,8 @@ def test_a_table_of_paths_and_labels(tmp_path, text, train, val):
         ('a.jpg,cat\n', r"has one class, 'cat', and a classifier needs two or more. Correct its labels."),
         (
             'a.jpg,cat,train\na.jpg,dog,train\na.jpg,Dog,val\n',
-            "The split val has the class 'Dog', which has no training files. Add training rows of 'Dog', or correct or "
-            "remove those of the split val. Did you mean 'dog'",
+            "The split val has classes without training files: Dog. Add rows of 'Dog' to the split train, or correct "
+            "or remove those of the split val. Did you mean 'dog'",
         ),
     ],
 )
@@ -408,3 +406,22 @@ def test_the_first_line_comes_before_the_imports():
         env = {**os.environ, 'RANK': rank} if rank else {k: v for k, v in os.environ.items() if k != 'RANK'}
         done = subprocess.run([sys.executable, '-c', text], env=env, capture_output=True, text=True, check=True)
         assert done.stderr.count('loading PyTorch') == lines
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('labels.xlsx', b'PK', 'labels.xlsx is a spreadsheet. Save it as CSV, and give that file.'),
+        ('data.zip', b'PK\5\6' + bytes(18), 'data.zip is an archive. Unpack it, and give the folder.'),
+        ('a.jpg', b'', 'a.jpg is one file. Give a folder; known are '),
+    ],
+)
+def test_a_file_that_is_no_table(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        _labelled(tmp_path / name)
+
+
+def test_classes_of_almost_the_same_name_are_told(tmp_path, capsys):
+    _labelled(write_classes(tmp_path, 'big cat', 'Big_Cats', '+', '-'))
+    assert 'Some classes have almost the same name: Big_Cats and big cat. If' in capsys.readouterr().out

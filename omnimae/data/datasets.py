@@ -561,9 +561,9 @@ def _variable_of(cfg: dict, error: str) -> str:
                 if cfg['type'] in ('ImageDataset', 'VideoDataset') and cfg.get('ann_file') is None:
                     below += '/CLASS' * bool(below)
                 if os.environ.get(name):
-                    near = [os.path.dirname(path), *sorted(glob.glob(f'{glob.escape(path)}/*'))]
+                    near = [os.path.dirname(path) or '.', *sorted(glob.glob(f'{glob.escape(path)}/*'))]
                     meant = [x for x in near if below and os.path.isdir(os.path.join(x, below.removesuffix('/CLASS')))]
-                    remedy = f' Set {name}={meant[0] or "."}.' if meant else f' The data belong in {path}/{below}.'
+                    remedy = f' Set {name}={meant[0]}.' if meant else f' The data belong in {path}/{below}.'
                     return f' It follows from {name}={path}.' + (remedy if below else '')
                 if not below:
                     return f' {name} is not set. Set it to the folder of your files.'

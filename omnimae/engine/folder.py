@@ -129,8 +129,8 @@ def find_run(folder: str | os.PathLike) -> tuple[Path, Path]:
     checkpoint = find_weights(folder)
     if len(configs) == 1 and checkpoint is None and is_run(folder):
         raise ValueError(
-            f'{folder} is the folder of a run that has not saved a checkpoint yet{_when_it_saves(configs[0])}. Wait for '
-            f'one, or start it again: omnimae train {shlex.quote(str(configs[0]))} --resume'
+            f'{folder} is the folder of a run that has not saved a checkpoint yet{_when_it_saves(configs[0])}. Wait '
+            f'for one, or start it again: omnimae train {shlex.quote(str(configs[0]))} --resume'
         )
     if len(configs) != 1 or checkpoint is None:
         found = ', '.join(path.name for path in configs) or 'no config'

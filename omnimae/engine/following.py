@@ -21,8 +21,10 @@ from .extraction import frozen_model
 from .folder import find_run
 
 # arguments of a backbone that its weights fit, where both have the same type
-OF_BACKBONE = ('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size')
-OF_BACKBONE += ('qkv_bias', 'positions', 'cls_token')
+OF_BACKBONE = (
+    *('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size'),
+    *('qkv_bias', 'positions', 'cls_token'),
+)
 
 
 def load_config_for(
@@ -86,16 +88,15 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str
     """Dotted keys that differ where they must not -> values of their model."""
     if (ours.get('backbone') or {}).get('type') != (theirs.get('backbone') or {}).get('type'):
         return {}
-    frozen = frozen_model(dict(theirs))
-    wanted = {('backbone', key): value for key, value in backbone_of(theirs).items()}
-    statistics = frozen['data_preprocessor']
-    if (ours.get('data_preprocessor') or {}).get('type') == statistics.pop('type'):
-        wanted |= {('data_preprocessor', key): value for key, value in statistics.items()}
-    given = {(part, key): (ours.get(part) or {}).get(key) for part, key in wanted}
+    frozen, preprocessor = frozen_model(dict(theirs)), ours.get('data_preprocessor') or {}
+    wanted = {f'backbone.{key}': (value, ours['backbone'].get(key)) for key, value in backbone_of(theirs).items()}
+    if preprocessor.get('type') == frozen['data_preprocessor'].pop('type'):
+        statistics = frozen['data_preprocessor'].items()
+        wanted |= {f'data_preprocessor.{key}': (value, preprocessor.get(key)) for key, value in statistics}
     accepted = parameters_of(MODELS.get(ours['type']))[0]
     if 'norm' in accepted:  # of frozen features
-        wanted['norm',], given['norm',] = frozen['norm'], ours.get('norm', accepted['norm'].default)
-    return {'.'.join(['model', *key]): value for key, value in wanted.items() if _plain(value) != _plain(given[key])}
+        wanted['norm'] = frozen['norm'], ours.get('norm', accepted['norm'].default)
+    return {f'model.{key}': value for key, (value, given) in wanted.items() if _plain(value) != _plain(given)}
 
 
 def _plain(value: Any) -> Any:
