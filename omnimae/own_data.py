@@ -29,7 +29,7 @@ from omnimae.config import load_config
 from omnimae.data import storage
 from omnimae.data.annotations import count_endings, read_labels
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, modality_of
-from omnimae.engine import backbone_of, choose_device, find_run, setup_environment
+from omnimae.engine import choose_device, find_run, parts_of, setup_environment
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.engine.folder import lock, unlock
 from omnimae.engine.precision import computes
@@ -176,15 +176,15 @@ def finetune(
     _check_call(out, epochs)
     labelled = _labelled(data)
     rows, classes = labelled.rows, labelled.classes
-    backbone: dict[str, Any]
+    model: dict[str, Any]
     weights: str | None
     if checkpoint is not None:
-        weights, backbone, arch = _start(checkpoint, arch)
+        weights, model, arch = _start(checkpoint, arch)
         chosen = Choice('arch', arch, f'It is that of {checkpoint}.', 'checkpoint')
         start = Choice('weights', weights, 'checkpoint names them.', 'checkpoint')
     else:
         arch, chosen = _choose_arch(arch)
-        backbone = SIZES[arch].get('backbone', {})
+        model = dict(backbone=SIZES[arch].get('backbone', {}))
         weights = None if arch == 'tiny' else _released(f'vit{arch[0]}_pretrain')
         why = 'It has no released weights.' if arch == 'tiny' else 'The released weights cannot be downloaded.'
         start = Choice('weights', weights or 'from scratch', 'Released by OmniMAE.' if weights else why, 'checkpoint')
@@ -196,10 +196,9 @@ def finetune(
         'enough.', 'model.data_preprocessor.mixing',
     )  # fmt: skip
     rate = 1e-3 if arch == 'tiny' else (1.25e-4 if weights else 2.5e-4) * schedule.batch / 64
-    model: dict[str, Any] = dict(backbone=backbone, num_classes=len(classes))
-    model['init_cfg'] = None if weights is None else dict(checkpoint=weights)
+    model |= dict(num_classes=len(classes), init_cfg=None if weights is None else dict(checkpoint=weights))
     if is_few:
-        model['data_preprocessor'] = dict(mixing=None)
+        model.setdefault('data_preprocessor', {})['mixing'] = None
     if weights is None or arch == 'tiny':
         decay, why = 1.0, 'All layers must still learn.'
     else:
@@ -598,30 +597,32 @@ def _released(name: str) -> str | None:
 
 
 def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any], str]:
-    """-> path of the weights, and backbone and arch that they fit."""
+    """-> path of the weights, and the parts of a model and the arch that they fit."""
     name = os.fspath(checkpoint)
     if name in ZOO or Path(name).is_dir():
         config, weights = (ZOO[name].config, ZOO[name].url) if name in ZOO else find_run(name)
         cfg = load_config(config)
         if name not in ZOO:
             _say_if_unfinished(Path(name), cfg, weights)
-        backbone = backbone_of(cfg.model)
-        known = backbone.get('arch') or 'custom'
+        model = parts_of(cfg.model, 'backbone', 'data_preprocessor')
+        known = model['backbone'].get('arch') or 'custom'
     else:
         tensors, weights = Checkpoint.read(checkpoint).tensors, name
         shape = tuple(tensors['backbone.patch_embed.weight'].shape) if 'backbone.patch_embed.weight' in tensors else ()
         for known in SIZES:
-            backbone = SIZES[known].get('backbone', {})
+            model = dict(backbone=SIZES[known].get('backbone', {}))
             with torch.device('meta'):
-                model = MODELS.build(dict(type='SpatioTemporalViT', clip_size=(16, 224, 224), **_BASE | backbone))
-            if tuple(model.state_dict()['patch_embed.weight'].shape) == shape:
+                built = MODELS.build(
+                    dict(type='SpatioTemporalViT', clip_size=(16, 224, 224), **_BASE | model['backbone'])
+                )
+            if tuple(built.state_dict()['patch_embed.weight'].shape) == shape:
                 break
         else:
             raise ValueError(f'{name} has the weights of none of {", ".join(SIZES)}. Give the folder of its run.')
     if arch not in ('auto', known):
         raise ValueError(f'arch={arch!r}, and {name} has arch={known!r}. Leave arch out, or give another checkpoint.')
     path = str(weights)
-    return path if '://' in path else str(Path(path).absolute()), backbone, known
+    return path if '://' in path else str(Path(path).absolute()), model, known
 
 
 def _say_if_unfinished(run: Path, cfg: Config, weights: str | os.PathLike) -> None:

@@ -16,10 +16,12 @@ from PIL import Image
 from programs import ROOT, TOOLS, command, environment, run_program
 from tiny_benchmarks import write_image, write_video
 
+from omnimae.apis import get_model
 from omnimae.checkpoint import load_weights, save_file
 from omnimae.config import infer_num_classes, load_config
 from omnimae.data.datasets import MixedDataset
 from omnimae.engine import EvaluationRunner, find_run, load_config_for
+from omnimae.own_data import finetune
 from omnimae.registry import DATASETS, MODELS
 
 CONFIG = 'configs/custom/finetune.py'
@@ -266,7 +268,9 @@ def test_what_does_not_follow_a_run(tmp_path, monkeypatch):
     assert 'patch_size' not in told.pop()
     published = load_config_for('omnimae/knn/vit-b_in1k', run)
     assert published.model.backbone.arch == 'base'
-    with pytest.raises(ValueError, match='has embed_dim=24, depth=2, .* Choose the model of that size'):
+    with pytest.raises(
+        ValueError, match='has embed_dim=24, .* Choose .* that size, or the config in .*run.$'
+    ):
         load_weights(MODELS.build(published.model), run, complete=True)
     shutil.copytree(run, tmp_path / 'downloads')  # with a program of somebody, which is not run
     shutil.rmtree(tmp_path / 'downloads/20260101')
@@ -277,12 +281,33 @@ def test_what_does_not_follow_a_run(tmp_path, monkeypatch):
     assert not told
 
 
+def test_a_pretraining_follows_an_own_run(tmp_path, monkeypatch):
+    file = write_run(tmp_path / 'run', classifies=False)
+    model = get_model('custom/pretrain', file, device='cpu')
+    assert (model.backbone.embed_dim, model.head.decoder_embed.out_features) == (24, 16)
+    monkeypatch.setenv('OMNIMAE_CHECKPOINT', str(file.parent))
+    assert load_config_for('custom/pretrain_from_released', None).model.head.embed_dim == 16
+    calls: list[tuple] = []
+    monkeypatch.setattr('omnimae.own_data._run', lambda *args: calls.append(args))
+    for name in ('cat', 'dog'):
+        for number in range(2):
+            write_image(tmp_path / f'data/{name}/{number}.jpg', number, number)
+    finetune(tmp_path / 'data', checkpoint=file.parent)
+    model = calls[0][1]['model']
+    assert model['backbone'] == dict(
+        arch=None, embed_dim=24, depth=2, num_heads=3, patch_size=(2, 32, 32), clip_size=(16, 224, 224)
+    )
+    assert model['data_preprocessor'] == dict(mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2), mixing=None)
+
+
 @pytest.mark.parametrize('classifies', [False, True])
 def test_knn_of_an_own_run(labelled, tmp_path, classifies):
     """Its folder is enough, and no loader asks for more workers than there are cores."""
     run = write_run(tmp_path / 'run', classifies=classifies).parent
     options = ('--work-dir', tmp_path / 'work', '--cfg-options', 'test_cfg.k=1')
     env = environment(OMNIMAE_LABELLED=str(labelled))
+    with pytest.raises(AssertionError, match=r'k=20 neighbours are more than the 6 .* --cfg-options test_cfg.k=5'):
+        command(TOOLS / 'test.py', 'custom/knn_images', run, *options[:2], output=tmp_path / 'said', env=env)
     said = command(TOOLS / 'test.py', 'custom/knn_images', run, *options, output=tmp_path / 'said', env=env)
     assert 'accuracy/top1: 100.0' in said
     assert 'worker processes' not in said

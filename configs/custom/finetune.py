@@ -27,7 +27,7 @@ _base_ = [
     '../_base_/schedules/finetune.py',
 ]
 
-follow_run = True  # the backbone is that of the checkpoint, if this is of an own run: its folder, or a file in it
+follow_run = True  # the model has the sizes of the checkpoint's run, if that is one: its folder, or a file in it
 size = 224  # pixels of a crop; if it differs from the checkpoint's, set interpolate_positions = True too
 num_frames = 16  # of a clip
 root = '{{$OMNIMAE_LABELLED:data/custom_labelled}}'

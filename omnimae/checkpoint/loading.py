@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from omnimae.registry import WEIGHT_INITIALIZERS
 from omnimae.stopping import command_with
 from omnimae.structures import HasPositions, unwrapped
 
+from .files import is_run
 from .label_maps import picked_head
 from .layouts import (
     CLS_POSITION,
@@ -358,7 +360,9 @@ def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str], architectures
     here, there = _describe(file), _describe(target)
     if here == there:
         return f'Both have {here}, but other parts. Give the config that the file was trained with.'
-    advice = _set(*options) if options else 'Choose the model of that size.'
+    folder = os.path.dirname(file.path)
+    config = f', or the config in {folder}' if is_run(Path(folder)) else ''
+    advice = _set(*options) if options else f'Choose the model of that size{config}.'
     return f'The file has {here}; the model has {there}. {advice}'
 
 

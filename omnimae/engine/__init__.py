@@ -7,7 +7,7 @@ from .devices import choose_device
 from .distributed import leave_distributed, setup_distributed
 from .extraction import digest, digest_of_data, frozen_features, frozen_model, write_features
 from .folder import claim_folder, find_run
-from .following import backbone_of, load_config_for
+from .following import load_config_for, parts_of
 from .hooks import (
     BrokenFileHook,
     EarlyStoppingHook,
@@ -62,7 +62,6 @@ __all__ = [
     'WarmupCosineLR',
     'add_log_backends',
     'analyze',
-    'backbone_of',
     'choose_device',
     'claim_folder',
     'digest',
@@ -74,6 +73,7 @@ __all__ = [
     'frozen_model',
     'leave_distributed',
     'load_config_for',
+    'parts_of',
     'setup_distributed',
     'setup_environment',
     'write_features',

@@ -151,7 +151,9 @@ def _when_it_saves(config: Path) -> str:
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     counted = [(hook.get('interval', -1), 'epochs' if hook.get('by_epoch', True) else 'steps')]
     counted.append((hook.get('minutes', 15.0) or 0, 'minutes'))
-    times = [f'every {number:g} {unit}' for number, unit in counted if number > 0]
+    times = [
+        f'every {number:g} {unit}' if number > 1 else f'every {unit[:-1]}' for number, unit in counted if number > 0
+    ]
     return f'. It saves {", ".join([*times, "at its end"])} and when Ctrl-C stops it'
 
 

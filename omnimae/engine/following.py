@@ -1,4 +1,4 @@
-"""Configs whose backbone is that of an own run: ``follow_run=True``."""
+"""Configs whose model has the sizes of an own run: ``follow_run=True``."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ from omnimae.stopping import is_first_rank
 from .extraction import frozen_model
 from .folder import find_run
 
-# arguments of a backbone that its weights fit, where both have the same type
-OF_BACKBONE = (
-    *('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size'),
-    *('qkv_bias', 'positions', 'cls_token'),
+# parts of a model, and their arguments that weights fit
+OF_WEIGHTS = dict(
+    backbone=(
+        *('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size'),
+        *('qkv_bias', 'positions', 'cls_token'),
+    ),
+    head=('embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'qkv_bias', 'positions', 'cls_token', 'tokens'),
+    data_preprocessor=('mean', 'std'),
 )
 
 
@@ -32,8 +36,8 @@ def load_config_for(
 ) -> Config:
     """`load_config` for a checkpoint, which may be of an own run.
 
-    If the config has ``follow_run=True``, its backbone gets the sizes of the run, and the norm, mean and std of the
-    run's features. ``options`` win. The log says what changed.
+    If the config has ``follow_run=True``, its model gets the sizes of the run, and the norm, mean and std of the run's
+    features. ``options`` win. The log says what changed.
 
     Args:
         config: its path or its name.
@@ -78,25 +82,27 @@ def _config_of_run(checkpoint: str | os.PathLike | None) -> Path | None:
         return None
 
 
-def backbone_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What another model of its type must have to take the weights of a model's backbone."""
-    backbone = model.get('backbone') or {}
-    return {key: backbone[key] for key in OF_BACKBONE if key in backbone}
+def parts_of(model: Mapping[str, Any], *parts: str) -> dict[str, dict[str, Any]]:
+    """What these parts of another model must have to take the weights of a model, where a config says it."""
+    given = {**model, 'data_preprocessor': frozen_model(dict(model))['data_preprocessor']}
+    found = {part: {key: given[part][key] for key in OF_WEIGHTS[part] if key in given[part]} for part in parts}
+    return {part: values for part, values in found.items() if values}
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys that differ where they must not -> values of their model."""
-    if (ours.get('backbone') or {}).get('type') != (theirs.get('backbone') or {}).get('type'):
+
+    def is_same(part: str) -> bool:
+        return bool(ours.get(part) and theirs.get(part)) and ours[part].get('type') == theirs[part].get('type')
+
+    if not is_same('backbone'):
         return {}
-    frozen, preprocessor = frozen_model(dict(theirs)), ours.get('data_preprocessor') or {}
-    wanted = {f'backbone.{key}': (value, ours['backbone'].get(key)) for key, value in backbone_of(theirs).items()}
-    if preprocessor.get('type') == frozen['data_preprocessor'].pop('type'):
-        statistics = frozen['data_preprocessor'].items()
-        wanted |= {f'data_preprocessor.{key}': (value, preprocessor.get(key)) for key, value in statistics}
+    given = parts_of(theirs, *filter(is_same, OF_WEIGHTS))
+    wanted = {f'{part}.{key}': (x, ours[part].get(key)) for part, values in given.items() for key, x in values.items()}
     accepted = parameters_of(MODELS.get(ours['type']))[0]
     if 'norm' in accepted:  # of frozen features
-        wanted['norm'] = frozen['norm'], ours.get('norm', accepted['norm'].default)
-    return {f'model.{key}': value for key, (value, given) in wanted.items() if _plain(value) != _plain(given)}
+        wanted['norm'] = frozen_model(dict(theirs))['norm'], ours.get('norm', accepted['norm'].default)
+    return {f'model.{key}': value for key, (value, other) in wanted.items() if _plain(value) != _plain(other)}
 
 
 def _plain(value: Any) -> Any:
