@@ -612,9 +612,7 @@ def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any
         for known in SIZES:
             model = dict(backbone=SIZES[known].get('backbone', {}))
             with torch.device('meta'):
-                built = MODELS.build(
-                    dict(type='SpatioTemporalViT', clip_size=(16, 224, 224), **_BASE | model['backbone'])
-                )
+                built = MODELS.build(dict(_BASE, **model['backbone']))
             if tuple(built.state_dict()['patch_embed.weight'].shape) == shape:
                 break
         else:
@@ -636,7 +634,7 @@ def _say_if_unfinished(run: Path, cfg: Config, weights: str | os.PathLike) -> No
         )
 
 
-_BASE = dict(arch='base', patch_size=(2, 16, 16))
+_BASE = dict(type='SpatioTemporalViT', arch='base', patch_size=(2, 16, 16), clip_size=(16, 224, 224))
 
 
 class _Schedule(NamedTuple):

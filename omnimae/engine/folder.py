@@ -149,11 +149,11 @@ def _when_it_saves(config: Path) -> str:
     except ValueError:
         return ''
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    counted = [(hook.get('interval', -1), 'epochs' if hook.get('by_epoch', True) else 'steps')]
-    counted.append((hook.get('minutes', 15.0) or 0, 'minutes'))
-    times = [
-        f'every {number:g} {unit}' if number > 1 else f'every {unit[:-1]}' for number, unit in counted if number > 0
-    ]
+    counted = (
+        (hook.get('interval', -1), 'epoch' if hook.get('by_epoch', True) else 'step'),
+        (hook.get('minutes', 15.0) or 0, 'minute'),
+    )
+    times = [f'every {unit}' if number == 1 else f'every {number:g} {unit}s' for number, unit in counted if number > 0]
     return f'. It saves {", ".join([*times, "at its end"])} and when Ctrl-C stops it'
 
 
