@@ -1122,7 +1122,7 @@ def assert_same(batch: dict, other: dict) -> None:
 
 
 def test_a_loader_has_at_most_a_worker_for_each_core(data, recwarn):
-    loader = build(train_loader(mixed(data), num_workers=1000))
+    loader = build(train_loader(mixed(data, replicas=2), num_workers=1000))
     assert loader.num_workers == len(os.sched_getaffinity(0))
     assert not recwarn.list
 

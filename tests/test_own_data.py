@@ -379,7 +379,7 @@ def test_checkpoints_say_their_arch(tmp_path):
         _start('vitl_pretrain', 'tiny')
     file, patch = tmp_path / 'x.pth', torch.zeros(1280, 3, 2, 14, 14)
     torch.save({'backbone.patch_embed.weight': patch, 'backbone.patch_embed.bias': patch[:, 0, 0, 0, 0]}, file)
-    assert _start(file, 'auto')[1:] == (SIZES['huge']['backbone'], 'huge')
+    assert _start(file, 'auto')[1:] == (dict(backbone=SIZES['huge']['backbone']), 'huge')
 
 
 def test_pretraining_takes_any_tree_and_holds_files_out(tmp_path, monkeypatch, capsys):
