@@ -67,7 +67,7 @@ def main() -> None:
         module.__file__ = str(known[name])
         whole = shlex.join(['omnimae', name, *words])
         # that of one of several ranks is not what the user has typed
-        is_whole = len(whole) <= LONGEST and '--launcher' not in words and 'WORLD_SIZE' not in os.environ
+        is_whole = len(whole) <= LONGEST and '--launcher' not in whole and 'WORLD_SIZE' not in os.environ
         try:
             with named_command(whole) if is_whole else nullcontext():
                 exec(compile(known[name].read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))
