@@ -605,7 +605,7 @@ def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any
         if name not in ZOO:
             _say_if_unfinished(Path(name), cfg, weights)
         model = parts_of(cfg.model, 'backbone', 'data_preprocessor')
-        known = model['backbone'].get('arch') or 'custom'
+        known = model.get('backbone', {}).get('arch') or 'custom'
     else:
         tensors, weights = Checkpoint.read(checkpoint).tensors, name
         shape = tuple(tensors['backbone.patch_embed.weight'].shape) if 'backbone.patch_embed.weight' in tensors else ()

@@ -281,7 +281,11 @@ def test_what_does_not_follow_a_run(tmp_path, monkeypatch):
 
 def test_a_pretraining_follows_an_own_run(tmp_path, monkeypatch):
     file = write_run(tmp_path / 'run', classifies=False)
+    told: list[str] = []
+    monkeypatch.setattr('omnimae.engine.following.print_log', lambda line, _: told.append(line))
+    monkeypatch.chdir(tmp_path)  # where there is no configs/
     model = get_model('custom/pretrain', file, device='cpu')
+    assert told[0].startswith('custom/pretrain.py follows ')
     assert (model.backbone.embed_dim, model.head.decoder_embed.out_features) == (24, 16)
     monkeypatch.setenv('OMNIMAE_CHECKPOINT', str(file.parent))
     assert load_config_for('custom/pretrain_from_released', None).model.head.embed_dim == 16

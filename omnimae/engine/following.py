@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from omnimae.checkpoint import find_weights, is_run
-from omnimae.config import load_config
+from omnimae.config import PACKAGED, load_config
 from omnimae.fitting import parameters_of
 from omnimae.registry import MODELS
 from omnimae.stopping import is_first_rank
@@ -65,7 +65,8 @@ def load_config_for(
         return cfg
     if is_first_rank():
         told = ' '.join(f'{key}={_word(value)}' for key, value in changes.items())
-        print_log(f'{config} follows {run}: {told}. --cfg-options changes them.', 'current')
+        name = str(config).removeprefix(f'{PACKAGED}{os.sep}')
+        print_log(f'{name} follows {run}: {told}. --cfg-options changes them.', 'current')
     return load_config(config, {**changes, **options})
 
 
