@@ -30,12 +30,11 @@ from torch.utils.data import DataLoader
 
 from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.config import find_config as find_config  # users look for it here
-from omnimae.config import load_config
 from omnimae.consistency import metrics_of
 from omnimae.data.annotations import read_classes
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.transforms import resize
-from omnimae.engine import choose_device, dtype_of, evaluating, find_run, frozen_model
+from omnimae.engine import choose_device, dtype_of, evaluating, find_run, frozen_model, load_config_for
 from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, default_source, list_inputs, sampling_of
 from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import require
@@ -84,7 +83,9 @@ def resolve(
         checkpoint = checkpoint or found
     if isinstance(checkpoint, str) and checkpoint in ZOO:
         checkpoint = ZOO[checkpoint].url
-    return config if isinstance(config, Config) else load_config(find_config(config, ZOO), options), checkpoint
+    if not isinstance(config, Config):
+        config = load_config_for(find_config(config, ZOO), checkpoint, options)
+    return config, checkpoint
 
 
 def _build(

@@ -110,7 +110,7 @@ def say_start() -> None:
     MMEngine imports pkg_resources, whose warning helps no user of a tool.
     """
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
-    if _is_first_rank():
+    if is_first_rank():
         print('omnimae: loading PyTorch and MMEngine, which takes some seconds.', file=sys.stderr, flush=True)
 
 
@@ -119,12 +119,13 @@ def say_saving(number: int) -> None:
 
     A signal handler may call this.
     """
-    if _is_first_rank():
+    if is_first_rank():
         more = ' Once more stops at once, and loses what is not saved.' if number == signal.SIGINT else ''
         _tell(f'{signal.Signals(number).name}: saving, after this step at the latest.{more}')
 
 
-def _is_first_rank() -> bool:
+def is_first_rank() -> bool:
+    """Whether this is the first of the ranks, also before they have met."""
     return not {os.environ.get('RANK', '0'), os.environ.get('SLURM_PROCID', '0')} - {'0', ''}
 
 
