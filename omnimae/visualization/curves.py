@@ -270,22 +270,25 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
         axis.set_xlim(0, max(run.last_step for run in runs) * 1.02)
+        validations = [name for name in names if '/' in name]
         for number, run in enumerate(runs):
             for step in run.resumed_at:
                 axis.axvline(step, color=f'C{number}' if len(runs) > 1 else 'grey', alpha=0.4, linewidth=0.8)
             for index, name in enumerate(names):
                 color = f'C{(number if len(runs) > 1 else index) % 10}'
                 steps, values = _with_gaps(run.curves.get(name, {}))
-                if '/' in name:
-                    style = dict(linestyle='--', marker='os^vDP'[index % 6 if len(runs) > 1 else 0], markersize=3)
+                if name in validations:
+                    marker = 'os^vDP'[validations.index(name) % 6 if len(runs) > 1 else 0]
+                    style = dict(linestyle='--', marker=marker, markersize=3)
                 else:
-                    style = dict(linestyle=('-', ':', '-.')[index % 3 if len(runs) > 1 else 0], marker='.')
-                    style['markevery'] = _alone(values)
+                    style = dict(linestyle=('-', ':', '-.')[index % 3 if len(runs) > 1 else 0])
+                    style |= dict(marker='.', markevery=_alone(values))
                 axis.plot(steps, values, color=color, linewidth=1.2, label=name, **style)
         if names not in ([title], ['base_lr']):
             handles = [copy(line) for line in axis.get_legend_handles_labels()[0][: len(names)]]
-            for handle in handles if len(runs) > 1 else ():
-                handle.set_color('grey')
+            for handle, name in zip(handles, names, strict=True):
+                handle.set_marker(handle.get_marker() if name in validations else '')
+                handle.set_color('grey' if len(runs) > 1 else handle.get_color())
             place = dict(loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2) if len(names) > SHORT_LEGEND else {}
             axis.legend(handles, names, fontsize=7, **place)
     for axis in [*figure.axes][len(panels) :]:
