@@ -20,7 +20,7 @@ API = re.compile(r'<!-- api: (.+?) -->')
 # Words such as `predict` are also methods of models and names of tools. So a name has a capital, a "_" or a ".".
 NAME = re.compile(r'(?:omnimae\.[\w.]*?)?([A-Za-z]\w*)((?:\.\w+)?)(?:\(\))?')
 # Words that a browser would break at a hyphen, as `--cfg-options`; longer ones may need it.
-WHOLE = re.compile(r'((?<!\S)(?=\S*\w-)\S{1,24}(?!\S))')
+WHOLE = re.compile(r'((?<!\S)(?=\S*-\w)\S{1,24}(?!\S))')
 NO_LINKS = ('a', 'autoref', 'pre', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6')
 
 

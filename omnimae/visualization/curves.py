@@ -253,11 +253,13 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     """One panel for each quantity over optimizer steps. A run has one colour, a single run one for each curve.
 
     Validations are dashed, with dots. A vertical line is a resume. Missing steps are gaps. A long legend is below its
-    panel.
+    panel. Classes of one size have one accuracy: that of their mean would hide it, and is left out.
     """
     panels: dict[str, list[str]] = defaultdict(list)
     for name in sorted({name for run in runs for name in run.curves}, key=_order):
-        panels[_panel(name)].append(name)
+        twin = name.replace('mean_class', 'top1')
+        if twin == name or any(run.curves.get(name) != run.curves.get(twin) for run in runs):
+            panels[_panel(name)].append(name)
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     sizes = [len(names) if len(names) > SHORT_LEGEND else 0 for names in panels.values()]
@@ -269,6 +271,7 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlim(0, max(run.last_step for run in runs) * 1.02)
         validations = [name for name in names if '/' in name]
         for number, run in enumerate(runs):
