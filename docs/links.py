@@ -1,7 +1,7 @@
 """Links of the site: a name in code leads to its entry in the reference, an arXiv number or an address to its page.
 
-mkdocs.yml lists it as an extension of Markdown. In a text, the first occurrence of a name becomes a link. Short words of
-code stay whole.
+mkdocs.yml lists it as an extension of Markdown. In a text, the first occurrence of a name becomes a link. Short words
+of code stay whole.
 """
 
 from __future__ import annotations

@@ -103,7 +103,12 @@ def export_timm(
     name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
     names = dict(label_names=[*classes]) if classes else {}
     return weights, dict(
-        architecture=name, num_classes=num_classes, num_features=dim, model_args=model_args, pretrained_cfg=about, **names
+        architecture=name,
+        num_classes=num_classes,
+        num_features=dim,
+        model_args=model_args,
+        pretrained_cfg=about,
+        **names,
     )
 
 

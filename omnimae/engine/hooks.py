@@ -232,9 +232,8 @@ class LoggerHook(mmengine.hooks.LoggerHook):
 class ThroughputHook(Hook):
     """Logs the parts of a step at the start, then images or clips per second over all ranks.
 
-    Replicas count: a video cropped four times is four clips. A classifier of images and videos also logs ``top1_image``,
-    ``top1_video``, ``cross_entropy_image`` and ``cross_entropy_video``, because the modality of ``top1`` and ``loss``
-    changes from step to step.
+    Replicas count: a video cropped four times is four clips. A classifier of images and videos also logs ``top1`` and
+    ``cross_entropy`` of each, such as ``top1_image``. The modality of ``top1`` and ``loss`` changes from step to step.
     """
 
     # After IterTimerHook, which has the same priority and is registered first. Before LoggerHook.

@@ -258,7 +258,7 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     panels: dict[str, list[str]] = defaultdict(list)
     for name in sorted({name for run in runs for name in run.curves}, key=_order):
         twin = name.replace('mean_class', 'top1')
-        if twin == name or any(run.curves.get(name) != run.curves.get(twin) for run in runs):
+        if twin == name or not all(_are_equal(run.curves.get(name, {}), run.curves.get(twin, {})) for run in runs):
             panels[_panel(name)].append(name)
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -304,6 +304,12 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
         lines = [figure.axes[0].plot([], [], color=f'C{number % 10}')[0] for number in range(len(runs))]
         figure.legend(lines, labels, loc='outside upper center', ncols=min(4, len(runs)), fontsize=9)
     return figure
+
+
+def _are_equal(curve: dict[int, Point], other: dict[int, Point]) -> bool:
+    return curve.keys() == other.keys() and all(
+        math.isclose(curve[step].value, other[step].value, rel_tol=1e-5) for step in curve
+    )
 
 
 def _with_gaps(curve: dict[int, Point]) -> tuple[list[float], list[float]]:
