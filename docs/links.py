@@ -1,6 +1,7 @@
 """Links of the site: a name in code leads to its entry in the reference, an arXiv number or an address to its page.
 
-mkdocs.yml lists it as an extension of Markdown. In a text, the first occurrence of a name becomes a link.
+mkdocs.yml lists it as an extension of Markdown. In a text, the first occurrence of a name becomes a link. Short words
+of code stay whole.
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
 from markdown import Extension, Markdown
 from markdown.inlinepatterns import InlineProcessor
 from markdown.treeprocessors import Treeprocessor
+from markdown.util import AtomicString
 
 API = re.compile(r'<!-- api: (.+?) -->')
 # Words such as `predict` are also methods of models and names of tools. So a name has a capital, a "_" or a ".".
 NAME = re.compile(r'(?:omnimae\.[\w.]*?)?([A-Za-z]\w*)((?:\.\w+)?)(?:\(\))?')
+# Words that a browser would break at a hyphen, as `--cfg-options`; longer ones may need it.
+WHOLE = re.compile(r'((?<!\S)(?=\S*-\w)\S{1,24}(?!\S))')
 NO_LINKS = ('a', 'autoref', 'pre', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6')
 
 
@@ -53,6 +57,23 @@ class Names(Treeprocessor):
         return self.entries[match[1]] + match[2]
 
 
+class Words(Treeprocessor):
+    """Marks short words of code that have a hyphen. site.css keeps them whole."""
+
+    def run(self, root: Element) -> None:
+        """Mark those of a page or of a part of a docstring."""
+        if root.tag == 'pre':
+            return
+        for child in root:
+            self.run(child)
+        if root.tag == 'code':
+            before, *parts = WHOLE.split(root.text or '')
+            root.text = AtomicString(before)
+            for word, after in zip(parts[::2], parts[1::2], strict=True):
+                span = SubElement(root, 'span', {'class': 'whole'})
+                span.text, span.tail = AtomicString(word), AtomicString(after)
+
+
 class Numbers(InlineProcessor):
     """Links arXiv numbers."""
 
@@ -66,12 +87,13 @@ class Numbers(InlineProcessor):
 
 
 class Links(Extension):
-    """Both."""
+    """All."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
         """Add them after the patterns of Markdown itself."""
         md.inlinePatterns.register(Numbers(r'arXiv:(\d{4}\.\d{4,5})', md), 'arxiv', 10)
         md.treeprocessors.register(Names(md), 'names', 15)
+        md.treeprocessors.register(Words(md), 'words', 14)
 
 
 def makeExtension(**kwargs: Any) -> Links:  # noqa: N802

@@ -182,7 +182,7 @@ def _run(
 @contextmanager
 def as_on_a_card() -> Iterator[None]:
     """Disable the CPU paths of layers. Without a driver, fake tensors of a GPU have no backward pass."""
-    with patch.multiple(ops, SHORT=0, USE_ONEDNN=False):
+    with patch.multiple(ops, USE_OWN_ATTENTION=False, USE_ONEDNN=False):
         yield
 
 

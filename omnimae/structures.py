@@ -405,12 +405,18 @@ def as_utf8(text: bytes) -> bytes:
 
 
 def check_out(path: str | os.PathLike, *, is_folder: bool, name: str = '') -> Path:
-    """Refuse to write to a file as if it were a folder, and the reverse. ``name`` begins the error."""
+    """Refuse to write to a file as if it were a folder, the reverse, and a place without permission.
+
+    ``name`` begins the error.
+    """
     path = Path(path)
     if file := next((x for x in ([path] if is_folder else []) + [*path.parents] if x.is_file()), None):
         raise ValueError(f'{name}{file} is a file. Give a folder, which may be new.')
     if not is_folder and path.is_dir():
         raise ValueError(f'{name}{path} is a folder. Give the name of a file.')
+    folder = next(x for x in [path, *path.absolute().parents] if x.is_dir())
+    if locked := next((x for x in (folder, path) if x.exists() and not os.access(x, os.W_OK)), None):
+        raise ValueError(f'{name}{locked} cannot be written. Change its permissions, or give another place.')
     return path
 
 

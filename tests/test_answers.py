@@ -21,6 +21,7 @@ from omnimae.engine import analyze
 from omnimae.evaluation import Scores, confusion_matrix, count, load_scores
 from omnimae.predictions import Counted, accuracy_table, predict
 from omnimae.registry import DATASETS, MODELS
+from omnimae.structures import check_out
 from omnimae.visualization.confusion import confused_pairs, confusion_picture
 from omnimae.visualization.saliency import overlay, saliency
 
@@ -352,17 +353,33 @@ def test_a_file_in_the_place_of_a_folder(name, words, option, tmp_path, capsys):
         ('convert_checkpoint', 'x.pth file --to timm', 'DST: file is a file. Give a folder'),
         ('convert_checkpoint', 'x.pth file/a.pth', 'DST: file is a file. Give a folder'),
         ('export', 'custom/finetune x.pth file/a.pt2', 'out: file is a file. Give a folder'),
+        ('score', 'a.npz --actions a.csv --submission file/a.zip', '--submission: file is a file. Give a folder'),
+        ('prepare_dataset', 'shard --root folder.npz --out file', '--out: file is a file. Give a folder'),
+        ('reproduce', 'figure2 --work-dir file', '--work-dir: file is a file. Give a folder'),
     ],
 )
-def test_a_place_is_looked_at_before_anything_is_read(name, words, message, tmp_path, monkeypatch):
+def test_a_place_is_looked_at_before_anything_is_read(name, words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for variable in ('IMAGES', 'VIDEOS', 'LABELLED'):
         monkeypatch.setenv(f'OMNIMAE_{variable}', str(tmp_path))
     (tmp_path / 'file').touch()
     (tmp_path / 'folder.npz').mkdir()
     monkeypatch.setattr(sys, 'argv', [name, *words.split()])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, SystemExit)) as error:
         load_tool(name).main()
+    assert message in f'{error.value}{capsys.readouterr().err}'
+
+
+@pytest.mark.parametrize('is_folder', [True, False])
+def test_a_place_without_permission(is_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr('os.access', lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(ValueError, match=f'^--out: {tmp_path} cannot be written. Change its permissions, or give'):
+        check_out(tmp_path / 'new' / 'a', is_folder=is_folder, name='--out: ')
+    (tmp_path / 'there').touch()
+    monkeypatch.setattr('os.access', lambda path, mode: Path(path) != tmp_path / 'there')
+    with pytest.raises(ValueError, match='there cannot be written'):
+        check_out(tmp_path / 'there', is_folder=False)
+    check_out(tmp_path / 'new' / 'a', is_folder=is_folder)
 
 
 def test_table_of_accuracies():

@@ -1029,6 +1029,24 @@ def test_timm_loads_our_weights_and_agrees(exported):
 
 
 @torch.no_grad()
+def test_transformers_reads_the_folder_of_timm_and_agrees(exported):
+    """Its own ViT has the head on a class token, so this is how it gets a classifier of images."""
+    pytest.importorskip('timm')
+    transformers = pytest.importorskip('transformers')
+    model, convert_to = exported
+    image, is_classifier = random_clip(2, 3, 32, 32), hasattr(model, 'logits')
+    kind = transformers.AutoModelForImageClassification if is_classifier else transformers.AutoModel
+    theirs, info = kind.from_pretrained(convert_to('timm'), output_loading_info=True)
+    assert not any(info.values())
+    result = theirs.eval()(pixel_values=image)
+    if is_classifier:
+        torch.testing.assert_close(result.logits, model.logits(image.unsqueeze(2)), rtol=1e-5, atol=1e-5)
+    else:
+        tokens = model.backbone(image.unsqueeze(2))
+        torch.testing.assert_close(result.last_hidden_state, tokens, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_transformers_loads_our_weights_and_agrees(exported):
     transformers = pytest.importorskip('transformers')
     model, convert_to = exported
@@ -1190,6 +1208,21 @@ def test_timm_prepares_a_photograph_as_our_tests(tmp_path, photograph):
     ours = normalized(pipeline(photograph[None]))[0, :, 0]
     assert (prepare(Image.fromarray(photograph)) - ours).abs().max() < 0.1  # Pillow rounds between its two passes
     assert model.pretrained_cfg['label_names'] == ['cat', 'dog', 'Löwe', 'ox', 'ant']
+    transformers = pytest.importorskip('transformers')  # it reads the same folder
+    theirs = transformers.AutoImageProcessor.from_pretrained(folder)(Image.fromarray(photograph))['pixel_values'][0]
+    assert (theirs - ours).abs().max() < 0.1
+    assert transformers.AutoConfig.from_pretrained(folder).id2label[2] == 'Löwe'
+
+
+def test_images_in_the_form_of_videomae_are_told_the_way_to_timm(tmp_path, capsys):
+    hint = 'This model is for images, and VideoMAE takes clips. Export --to timm: transformers reads that, too.'
+    folder, _ = exported_classifier(tmp_path, 'timm', 'Image')
+    assert 'transformers.AutoModelForImageClassification.from_pretrained' in (folder / 'README.md').read_text('utf-8')
+    assert hint not in capsys.readouterr().out
+    exported_classifier(tmp_path, 'huggingface', 'Image')
+    assert hint in capsys.readouterr().out
+    exported_classifier(tmp_path, 'huggingface', 'Video')
+    assert hint not in capsys.readouterr().out
 
 
 def test_a_folder_has_a_model_card_without_paths_of_this_machine(tmp_path):

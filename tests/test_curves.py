@@ -123,6 +123,36 @@ def test_the_picture(run: Path, tmp_path: Path):
     assert [text.get_text() for text in figure.legends[0].texts] == ['run', 'other']
 
 
+def test_points_without_neighbours_are_seen(tmp_path: Path):
+    write_start(tmp_path, '1', [train(step, None if step == 3 else 1.0) for step in (1, 2, 3, 4)], '- ')
+    write_start(tmp_path, '2', [train(5, None)], LOG.format(begin='00', end='01', resumed=4))
+    [losses] = [line for line in draw_runs([read_run(tmp_path)]).axes[0].lines if line.get_label() == 'loss']
+    assert losses.get_marker() != 'None'
+    assert [losses.get_xdata()[index] for index in losses.get_markevery()] == [4]  # 1 and 2 have a line between them
+
+
+def test_images_and_videos_of_a_mixed_training_are_apart(tmp_path: Path):
+    parts = dict(cross_entropy_image=2.0, cross_entropy_video=3.0, top1_image=9.0, top1_video=7.0, top1=8.0)
+    places = ('accuracy', 'accuracy/images', 'accuracy/videos')
+    validated = {f'{place}/{metric}': 5.0 for place in places for metric in ('top1', 'mean_class')}
+    validated['accuracy/images/mean_class'] *= 1 + 1e-7  # rounded
+    validated['accuracy/mean_class'] = 6.0  # the others would hide the accuracy that they equal
+    write_start(tmp_path, '1', [train(5, 2.5, **parts), train(10, 2.5, **parts), validated | {'step': 1}])
+    figure = draw_runs([read_run(tmp_path)])
+    assert [axis.get_title() for axis in figure.axes][:3] == ['loss, image', 'loss, video', 'accuracy, %']
+    assert not {'loss', 'top1'} & read_run(tmp_path).curves.keys()
+    figure.draw_without_rendering()
+    axis = figure.axes[2]
+    legend = axis.get_legend().get_window_extent()
+    assert [text.get_text() for text in axis.get_legend().texts] == [
+        'top1_image', 'top1_video', 'accuracy/images/top1', 'accuracy/mean_class', 'accuracy/top1',
+        'accuracy/videos/top1',
+    ]  # fmt: skip
+    assert legend.y1 < axis.get_window_extent().y0  # below the curves
+    assert legend.y0 > figure.axes[4].get_tightbbox().y1  # and above the next row
+    assert legend.width < figure.axes[2].get_tightbbox().width * 1.01
+
+
 @pytest.mark.parametrize(
     ('folders', 'names'),
     [
@@ -149,6 +179,15 @@ def test_the_command_draws_and_refuses(run: Path, tmp_path: Path, capsys: pytest
     }.items():
         with pytest.raises(SystemExit):
             main([str(folder)])
+        assert message in capsys.readouterr().err
+    (tmp_path / 'file').touch()
+    (tmp_path / 'folder.png').mkdir()
+    for out, message in {
+        'file/a.png': 'file is a file. Give a folder',
+        'folder.png': 'is a folder. Give the na',
+    }.items():
+        with pytest.raises(SystemExit):
+            main([str(run), '--out', str(tmp_path / out)])
         assert message in capsys.readouterr().err
     main([str(run), '--out', str(tmp_path / 'paper.pdf')])
     assert (tmp_path / 'paper.pdf').read_bytes().startswith(b'%PDF')

@@ -63,7 +63,7 @@ def test_images_and_videos_train_and_test_one_classifier(labelled, tmp_path):
     run(TOOLS / 'train.py', CONFIG, '--work-dir', work, '--cfg-options', *SMALL)
     [scalars] = work.rglob('scalars.json')
     curves = set().union(*map(json.loads, scalars.read_text().splitlines()))
-    assert {'top1', 'top1_image', 'top1_video'} <= curves
+    assert {'top1', 'top1_image', 'top1_video', 'loss', 'cross_entropy_image', 'cross_entropy_video'} <= curves
     weights, out = work / 'epoch_1_raw.safetensors', work / 'new' / 'scores.json'
     for kind in ('images', 'videos'):  # the checkpoint knows the classes
         (labelled / kind / 'train').rename(labelled / f'{kind}_elsewhere')

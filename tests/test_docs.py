@@ -138,6 +138,8 @@ def test_files_that_are_named_exist(page: str):
     text = (ROOT / page).read_text()
     named = re.findall(r'(?<![\w/])((?:tests|tools|configs|benchmarks|docs)/[\w./-]+\.(?:py|sh|md|png|yaml))\b', text)
     named += [f'tests/{name}' for name in re.findall(r'(?<!/)\b(test_\w+\.py)\b', text)]
+    table = re.search(r'^\| \| pretrain \| fine-tune .+?\n\n', text, re.DOTALL | re.MULTILINE)  # of methods
+    named += [f'tests/test_{name}.py' for name in re.findall(r'`(\w+)`', table[0] if table else '')]
     links = re.findall(r'\]\((?!https?:)([^)#]+)', text)
     assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
     assert named or links

@@ -229,6 +229,8 @@ def test_names_and_arxiv_numbers_become_links(monkeypatch):
         ('`predict`, `Nothing`', '<code>predict</code>, <code>Nothing</code>'),  # a method of many classes
         ('[`MAEHead`](x.md)', '<a href="x.md"><code>MAEHead</code></a>'),
         ('MAE (arXiv:2111.06377)', 'MAE (<a href="https://arxiv.org/abs/2111.06377">arXiv:2111.06377</a>)'),
+        ('`a --b c`, `-`', '<code>a <span class="whole">--b</span> c</code>, <code>-</code>'),  # see site.css
+        (f'`{"a-b" * 9}`', f'<code>{"a-b" * 9}</code>'),
         ('[arXiv:2111.06377](x.md)', '<a href="x.md">arXiv:2111.06377</a>'),
     ]:
         assert markdown.markdown(text, extensions=['docs.links']) == f'<p>{expected}</p>'

@@ -140,6 +140,8 @@ def _write_folder(weights: dict[str, Any], checkpoint: Checkpoint, args: argpars
         is_mae = ours.kind == 'pretraining' and 'backbone.cls_token' in weights
         decoder = _decoder(cfg.model, model.head) if is_mae else None
         exported, config = export_transformers(weights, model.backbone, decoder, classes=classes)
+        if config['model_type'] == 'videomae' and find_source(cfg, 'image') and not find_source(cfg, 'video'):
+            print('This model is for images, and VideoMAE takes clips. Export --to timm: transformers reads that, too.')
         if resizing is not None:
             processor = image_processor(config['model_type'], resizing, **given)
             files['preprocessor_config.json'] = json.dumps(processor, indent=2) + '\n'
@@ -198,7 +200,8 @@ def _card(
         )
     architecture = exported.get('architecture') or exported['architectures'][0]
     load = (
-        "timm.create_model('local-dir:FOLDER', pretrained=True)  # or 'hf-hub:ORG/NAME'"
+        "timm.create_model('local-dir:FOLDER', pretrained=True)  # or 'hf-hub:ORG/NAME'\n"
+        f"transformers.{'AutoModelForImageClassification' if classified else 'AutoModel'}.from_pretrained('FOLDER')"
         if args.to == 'timm'
         else f"transformers.{architecture}.from_pretrained('FOLDER')\n"
         "transformers.AutoImageProcessor.from_pretrained('FOLDER')"

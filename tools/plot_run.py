@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnimae.structures import check_out
 from omnimae.visualization.curves import draw_runs, read_run, runs_table
 
 
@@ -22,9 +23,9 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f'--out {args.out}: a picture ends in .png, .pdf or .svg')
     try:
         runs = [read_run(folder) for folder in dict.fromkeys(args.work_dirs)]
+        out = check_out(args.out or Path(args.work_dirs[0], 'curves.png'), is_folder=False, name='--out: ')
     except ValueError as error:
         parser.error(str(error))
-    out = Path(args.out or Path(args.work_dirs[0], 'curves.png'))
     out.parent.mkdir(parents=True, exist_ok=True)
     draw_runs(runs).savefig(out)
     print(f'{runs_table(runs)}\n\nThe picture is in {out}.')

@@ -22,6 +22,7 @@ from omnimae.data.formats.parts import Part
 from omnimae.data.formats.preparation import prepare, prepare_aligned
 from omnimae.data.formats.reencode import COPIES
 from omnimae.data.storage.shards import index, root_of
+from omnimae.structures import check_out
 from omnimae.synthetic.cifar10 import make_cifar10
 from omnimae.synthetic.demo import make_demo, make_maps
 from omnimae.synthetic.motion import make_small
@@ -210,7 +211,7 @@ def prepare_shards(args: argparse.Namespace) -> None:
         columns = index(root)
         print(f'{args.root}: {len(columns["names"])} files in {len(columns["archives"])} archives')
         return
-    out = args.out or f'{root}_shards'
+    out = check_out(args.out or f'{root}_shards', is_folder=True, name='--out: ')
     packed = pack(root, out, size=args.size, part=args.part, merge=args.merge, workers=args.workers)
     part = '' if args.part is None else f'part {args.part}, '
     print(f'{out}: {part}{packed.files} files in {packed.archives} archives, {packed.written} of them new')

@@ -49,7 +49,7 @@ from omnimae.config import load_config
 from omnimae.engine import choose_device, setup_environment
 from omnimae.flops import pretraining_rows
 from omnimae.registry import MODELS
-from omnimae.structures import to_json
+from omnimae.structures import check_out, to_json
 
 SMALL = Path(__file__).parents[1] / 'configs' / 'small'
 METRIC = 'accuracy/top1'
@@ -645,6 +645,7 @@ def main(words: Sequence[str] | None = None) -> None:
         seeds = experiment.seeds if args.seeds is None else args.seeds
         if seeds < 1:
             raise ValueError(f'--seeds is {seeds}, at least 1 is needed.')
+        check_out(args.work_dir, is_folder=True, name='--work-dir: ')
         workshop = Workshop(args.work_dir / 'pieces', args.amp, experiment.data)
         folder = args.work_dir / f'{experiment.name}_{experiment.form}{"_amp" * args.amp}'
         for results in run(experiment, seeds, workshop):

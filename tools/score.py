@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omnimae.evaluation import count, load_actions, load_scores, load_subsets, make_submission, write_submission
-from omnimae.structures import to_json
+from omnimae.structures import check_out, to_json
 
 
 def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,6 +43,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     """Write the submission, and compute metrics."""
     args = parse_args(words)
+    if args.submission:
+        check_out(args.submission, is_folder=False, name='--submission: ')
     scores = load_scores(args.files)
     actions = None if args.actions is None else load_actions(args.actions)
     if args.submission:

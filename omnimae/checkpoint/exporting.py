@@ -90,14 +90,25 @@ def export_timm(
     if not {'norm.weight', 'fc_norm.weight'} & weights.keys():
         model_args['final_norm'] = False
     resizing = resizing or Resizing()
-    pixels: dict[str, Any] = dict(input_size=(3, *image_size), mean=mean, std=std, interpolation=resizing.interpolation)
-    pixels['crop_pct'] = _crop_pct(image_size[0], resizing.short or image_size[0])
-    if classes:
-        pixels['label_names'] = [*classes]
-    about = dict(pixels, num_classes=num_classes, first_conv='patch_embed.proj', classifier='head')
+    about = dict(
+        input_size=(3, *image_size),
+        mean=mean,
+        std=std,
+        interpolation=resizing.interpolation,
+        crop_pct=_crop_pct(image_size[0], resizing.short or image_size[0]),
+        num_classes=num_classes,
+        first_conv='patch_embed.proj',
+        classifier='head',
+    )
     name = _TIMM_MODELS.get(dim, 'vit_base_patch16_224')
+    names = dict(label_names=[*classes]) if classes else {}
     return weights, dict(
-        architecture=name, num_classes=num_classes, num_features=dim, model_args=model_args, pretrained_cfg=about
+        architecture=name,
+        num_classes=num_classes,
+        num_features=dim,
+        model_args=model_args,
+        pretrained_cfg=about,
+        **names,
     )
 
 

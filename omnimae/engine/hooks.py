@@ -232,8 +232,8 @@ class LoggerHook(mmengine.hooks.LoggerHook):
 class ThroughputHook(Hook):
     """Logs the parts of a step at the start, then images or clips per second over all ranks.
 
-    Replicas count: a video cropped four times is four clips. A classifier of images and videos also logs ``top1_image``
-    and ``top1_video``, because the modality of ``top1`` changes from step to step.
+    Replicas count: a video cropped four times is four clips. A classifier of images and videos also logs ``top1`` and
+    ``cross_entropy`` of each, such as ``top1_image``. The modality of ``top1`` and ``loss`` changes from step to step.
     """
 
     # After IterTimerHook, which has the same priority and is registered first. Before LoggerHook.
@@ -270,7 +270,7 @@ class ThroughputHook(Hook):
         runner.logger.info(f'Optimizer groups:{lines}')
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batches, outputs: Logs = None) -> None:
-        """Log the throughput of the step, including the wait for data, and the accuracy of its modality."""
+        """Log the throughput of the step, including the wait for data, and accuracy and loss of its modality."""
         samples = runner.train_dataloader.batch_sampler.step_sizes(batch_idx).sum()
         modality = data_batch[0]['modality']
         unit = 'images' if modality == 'image' else 'clips'
@@ -278,6 +278,7 @@ class ThroughputHook(Hook):
             runner.message_hub.update_scalar(f'train/{unit}_per_second', samples / seconds.current())
         if self._is_mixed and outputs is not None and 'top1' in outputs:
             runner.message_hub.update_scalar(f'train/top1_{modality}', outputs['top1'])
+            runner.message_hub.update_scalar(f'train/cross_entropy_{modality}', outputs['loss'])
 
 
 def _uses(name: str, source: Any, steps: int, size: int) -> str:

@@ -32,7 +32,8 @@ def _mkl_is_slow() -> bool:
 
 
 USE_ONEDNN = _mkl_is_slow()
-SHORT = 512  # tokens up to which attention in bfloat16 is written out on CPUs
+USE_OWN_ATTENTION = True  # in bfloat16 on CPUs
+SHORT = 512  # tokens up to which it is written out
 ROWS = 392  # queries of a block above that, so that a block of a head stays in the cache
 
 
@@ -112,7 +113,7 @@ class _BlockedAttention(torch.autograd.Function):
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, heads, Q, d), (B, heads, K, d), (B, heads, K, d) -> (B, heads, Q, d): softmax(q k^T / sqrt(d)) v."""
-    if q.device.type == 'cpu' and q.dtype == torch.bfloat16:
+    if USE_OWN_ATTENTION and q.device.type == 'cpu' and q.dtype == torch.bfloat16:
         if k.shape[2] <= SHORT:
             return torch.softmax(q @ k.transpose(2, 3) * q.shape[3] ** -0.5, 3, torch.float32).to(v.dtype) @ v
         if not torch.compiler.is_compiling():

@@ -27,6 +27,8 @@ WAITING = 'waiting for data, %'
 # The CheckpointHook's *_best and *_best_epoch repeat a score, and say when it was.
 NO_CURVES = re.compile(r'epoch|iter|step|time|data_time|memory|lr|.*_best(_epoch|_iter)?')
 LOSS = re.compile(r'(?:mse|l1|cross_entropy|reconstruction)[_/](\w+)|.*loss')
+# The modality of these changes from step to step, so their moving mean rises and falls with the share of videos.
+IN_TURN = {'loss': ('mse', 'l1', 'cross_entropy'), 'top1': ('top1',)}
 # Panels in this order, then the others.
 PANELS = {
     'loss': re.compile(r'(?:.*/)?loss'),
@@ -35,6 +37,7 @@ PANELS = {
     'samples per second': re.compile('.*_per_second'),
     WAITING: re.compile(WAITING),
 }
+SHORT_LEGEND = 4  # names that leave room for the curves beside them
 
 
 class Point(NamedTuple):
@@ -79,7 +82,7 @@ class Run:
 def read_run(folder: str | os.PathLike) -> Run:
     """Join the logs of all starts in a work directory. After the step of a resume, the later start counts.
 
-    A line that a kill has cut is left out.
+    A line that a kill has cut is left out, and so is a curve of images and videos in turn if each has its own.
 
     Raises:
         ValueError: no log of a training in the folder.
@@ -105,6 +108,9 @@ def read_run(folder: str | os.PathLike) -> Run:
             f'The logs in {run.folder} have no line with values. Training ended before its first interval '
             f'(default_hooks.logger.interval). Read why in {[*logs][-1]}.'
         )
+    for name, parts in IN_TURN.items():
+        if all(any(f'{part}_{modality}' in run.curves for part in parts) for modality in ('image', 'video')):
+            run.curves.pop(name, None)
     run.resumes = max(starts - 1, len(run.resumed_at))
     run.skipped = len(_first_columns(run.folder / 'skipped_steps.txt'))
     run.broken = len(_first_columns(run.folder / 'broken_files.txt'))
@@ -246,36 +252,48 @@ def _order(name: str) -> tuple[int, str, bool, str]:
 def draw_runs(runs: Sequence[Run]) -> Figure:
     """One panel for each quantity over optimizer steps. A run has one colour, a single run one for each curve.
 
-    Validations are dashed, with dots. A vertical line is a resume. Missing steps are gaps.
+    Validations are dashed, with dots. A vertical line is a resume. Missing steps are gaps. A long legend is below its
+    panel. Classes of one size have one accuracy: that of their mean would hide it, and is left out.
     """
     panels: dict[str, list[str]] = defaultdict(list)
     for name in sorted({name for run in runs for name in run.curves}, key=_order):
-        panels[_panel(name)].append(name)
+        twin = name.replace('mean_class', 'top1')
+        if twin == name or not all(_are_equal(run.curves.get(name, {}), run.curves.get(twin, {})) for run in runs):
+            panels[_panel(name)].append(name)
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4 * columns, 2.6 * rows + 0.4), dpi=80, layout='constrained')
+    sizes = [len(names) if len(names) > SHORT_LEGEND else 0 for names in panels.values()]
+    below = sum(math.ceil(max(sizes[row * columns : (row + 1) * columns]) / 2) for row in range(rows))
+    figure = Figure(figsize=(4 * columns, 2.6 * rows + 0.4 + 0.17 * below), dpi=80, layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False).flat
     labels = short_names([run.folder for run in runs])
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlim(0, max(run.last_step for run in runs) * 1.02)
+        validations = [name for name in names if '/' in name]
         for number, run in enumerate(runs):
             for step in run.resumed_at:
                 axis.axvline(step, color=f'C{number}' if len(runs) > 1 else 'grey', alpha=0.4, linewidth=0.8)
             for index, name in enumerate(names):
                 color = f'C{(number if len(runs) > 1 else index) % 10}'
-                is_validation = '/' in name
-                style = dict(linestyle='--', marker='o', markersize=3) if is_validation else {}
-                if not is_validation and len(runs) > 1:
-                    style = dict(linestyle=('-', ':', '-.')[index % 3])
-                axis.plot(*_with_gaps(run.curves.get(name, {})), color=color, linewidth=1.2, label=name, **style)
+                steps, values = _with_gaps(run.curves.get(name, {}))
+                if name in validations:
+                    marker = 'os^vDP'[validations.index(name) % 6 if len(runs) > 1 else 0]
+                    style = dict(linestyle='--', marker=marker, markersize=3)
+                else:
+                    style = dict(linestyle=('-', ':', '-.')[index % 3 if len(runs) > 1 else 0])
+                    style |= dict(marker='.', markevery=_alone(values))
+                axis.plot(steps, values, color=color, linewidth=1.2, label=name, **style)
         if names not in ([title], ['base_lr']):
             handles = [copy(line) for line in axis.get_legend_handles_labels()[0][: len(names)]]
-            for handle in handles if len(runs) > 1 else ():
-                handle.set_color('grey')
-            axis.legend(handles, names, fontsize=7)
+            for handle, name in zip(handles, names, strict=True):
+                handle.set_marker(handle.get_marker() if name in validations else '')
+                handle.set_color('grey' if len(runs) > 1 else handle.get_color())
+            place = dict(loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2) if len(names) > SHORT_LEGEND else {}
+            axis.legend(handles, names, fontsize=7, **place)
     for axis in [*figure.axes][len(panels) :]:
         axis.remove()
     for axis in figure.axes[-columns:]:
@@ -288,6 +306,12 @@ def draw_runs(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def _are_equal(curve: dict[int, Point], other: dict[int, Point]) -> bool:
+    return curve.keys() == other.keys() and all(
+        math.isclose(curve[step].value, other[step].value, rel_tol=1e-5) for step in curve
+    )
+
+
 def _with_gaps(curve: dict[int, Point]) -> tuple[list[float], list[float]]:
     """Steps and values, with NaN where lines are missing."""
     steps: list[float] = []
@@ -297,3 +321,9 @@ def _with_gaps(curve: dict[int, Point]) -> tuple[list[float], list[float]]:
             steps, values = [*steps, math.nan], [*values, math.nan]
         steps, values = [*steps, step], [*values, curve[step].value]
     return steps, values
+
+
+def _alone(values: Sequence[float]) -> list[int]:
+    """Indices of the points that no line shows: those between missing ones."""
+    is_there = [False, *map(math.isfinite, values), False]
+    return [i for i in range(len(values)) if is_there[i : i + 3] == [False, True, False]]
