@@ -16,10 +16,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnimae.stopping import say_start
+from omnimae.stopping import start_tool
 
 if __name__ == '__main__':
-    say_start()  # the imports take seconds
+    start_tool()  # the imports take seconds
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
