@@ -251,7 +251,8 @@ def test_the_folder_of_a_run_is_a_model(data, tmp_path, capsys):
     assert (test.config, test.checkpoint) == (config, run / 'epoch_1_raw.safetensors')
     with pytest.raises(SystemExit):
         load_tool('test').parse_args([str(config)])
-    assert 'no checkpoint. Give CONFIG CHECKPOINT, or the folder of a run' in capsys.readouterr().err
+    said = f'{config} is no folder of a run, and there is no checkpoint. Give RUN, or CONFIG CHECKPOINT'
+    assert said in capsys.readouterr().err
 
 
 def test_explain_draws_images_and_clips_with_their_names(data, tmp_path, capsys):

@@ -60,7 +60,7 @@ def slurm(tmp_path: Path) -> Path:
     (tmp_path / 'gres').write_text('(null)\n')
     (tmp_path / 'job').write_text('JobId=12 Restarts=0 RunTime=00:00:09 TimeLimit=1-00:00:00 PreemptTime=N\n')
     (tmp_path / 'codes').write_text('0\n')
-    for name in ('a config.py', 'a checkpoint.pth'):
+    for name in ('config.py', 'a config.py', 'a checkpoint.pth'):
         (tmp_path / name).touch()
     return tmp_path
 

@@ -657,7 +657,7 @@ from omnimae.stopping import start_tool
 if __name__ == '__main__':
     start_tool('Nothing is kept.')
 
-def work(number):
+def work(*_):
     Path('ready').touch()
     time.sleep(60)
 

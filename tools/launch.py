@@ -76,6 +76,8 @@ def close(ranks: PContext, death_sig: signal.Signals | None = None, timeout: int
 
 def _kill(ranks: PContext) -> NoReturn:
     _signal(ranks, signal.SIGKILL)
+    for rank in ranks.subprocess_handlers.values():
+        rank.proc.wait()
     print(
         f'SIGINT a second time, so the ranks were killed: the exit code is {INTERRUPTED}. What was not saved is lost. '
         'If there is a checkpoint, go on from the last one with the same command and --resume.',

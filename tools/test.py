@@ -53,7 +53,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         args.config, found = find_run(args.config)
         args.checkpoint = args.checkpoint or found
     elif args.checkpoint is None:
-        parser.error('no checkpoint. Give CONFIG CHECKPOINT, or the folder of a run')
+        parser.error(f'{args.config} is no folder of a run, and there is no checkpoint. Give RUN, or CONFIG CHECKPOINT')
     return args
 
 
