@@ -106,7 +106,7 @@ def start_tool(stopped: str = 'The same command starts anew.') -> None:
     say_start()
     if signal.SIGINT not in heard():
         return
-    show = sys.excepthook
+    show, interrupted = sys.excepthook, threading.Event()
 
     def end() -> NoReturn:
         _end_workers()
@@ -118,14 +118,17 @@ def start_tool(stopped: str = 'The same command starts anew.') -> None:
         os._exit(INTERRUPTED)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
         signal.signal(number, lambda *_: end())
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes workers that end for failures
+        threading.excepthook = lambda *_: None  # of a thread that misses its workers
         _end_workers()  # else a pool waits for them
         if _is_importing(frame):
             end()  # some packages turn a KeyboardInterrupt into an error of their own
         raise KeyboardInterrupt
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
+        if interrupted.is_set() or issubclass(kind, KeyboardInterrupt):
             end()
         show(kind, error, trace)
 
