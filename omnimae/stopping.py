@@ -139,9 +139,9 @@ def start_tool(stopped: str = 'The same command starts anew.') -> None:
 
 def _end_workers() -> None:
     """End the processes of loaders and pools."""
-    if 'multiprocessing' in sys.modules:
-        for process in sys.modules['multiprocessing'].active_children():
-            process.terminate()
+    children = getattr(sys.modules.get('multiprocessing'), 'active_children', list)  # perhaps it is being imported
+    for process in children():
+        process.terminate()
 
 
 def _is_importing(frame: FrameType | None) -> bool:
