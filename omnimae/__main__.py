@@ -9,16 +9,20 @@ from __future__ import annotations
 import ast
 import difflib
 import os
+import shlex
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
 import omnimae
+from omnimae.stopping import named_command
 
 TOOLS = Path(__file__).parent / '.mim' / 'tools'
 # Parts of other tools, and scripts that set up a checkout.
 NO_COMMANDS = {'launch.py', 'slurm.sh', 'quickstart.sh', 'run_tests.sh', 'setup_venv.sh'}
+LONGEST = 300  # characters of a command that messages repeat
 USAGE = """usage: omnimae COMMAND [arguments]      omnimae COMMAND --help: its arguments      omnimae --version
 
 CONFIG is the path of a config, or its name below configs/, such as custom/pretrain.
@@ -61,8 +65,12 @@ def main() -> None:
         # as `python TOOL` does: spawned processes and pickled classes need this __main__
         sys.modules['__main__'] = module = ModuleType('__main__')
         module.__file__ = str(known[name])
+        whole = shlex.join(['omnimae', name, *words])
+        # that of one of several ranks is not what the user has typed
+        is_whole = len(whole) <= LONGEST and '--launcher' not in whole and 'WORLD_SIZE' not in os.environ
         try:
-            exec(compile(known[name].read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))
+            with named_command(whole) if is_whole else nullcontext():
+                exec(compile(known[name].read_text(encoding='utf-8'), module.__file__, 'exec'), vars(module))
         except ValueError as error:
             *_, (frame, _) = traceback.walk_tb(error.__traceback__)
             if not Path(frame.f_code.co_filename).is_relative_to(Path(__file__).parent):

@@ -30,12 +30,11 @@ from torch.utils.data import DataLoader
 
 from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.config import find_config as find_config  # users look for it here
-from omnimae.config import load_config
 from omnimae.consistency import metrics_of
 from omnimae.data.annotations import read_classes
 from omnimae.data.media.frames import ClipSampling
 from omnimae.data.transforms import resize
-from omnimae.engine import choose_device, dtype_of, evaluating, find_run, frozen_model
+from omnimae.engine import choose_device, dtype_of, evaluating, find_run, frozen_model, load_config_for
 from omnimae.inputs import Input, Item, Pipeline, PreparedInputs, default_source, list_inputs, sampling_of
 from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import require
@@ -85,8 +84,9 @@ def resolve(
     elif isinstance(config, str | os.PathLike) and Path(config).is_dir():
         config, found = find_run(config)
         checkpoint = checkpoint or found
-    cfg = config if isinstance(config, Config) else load_config(find_config(config, names), options)
-    return cfg, None if checkpoint is None else find_checkpoint(checkpoint, names)
+    path = None if isinstance(config, Config) else find_config(config, names)
+    checkpoint = None if checkpoint is None else find_checkpoint(checkpoint, names)
+    return config if path is None else load_config_for(path, checkpoint, options), checkpoint
 
 
 def _build(

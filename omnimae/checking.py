@@ -80,6 +80,7 @@ def _read_besides(
     activation_checkpointing: Sequence[str] | None = None,
     efficient_conv_bn_eval: Sequence[str] | None = None,
     interpolate_positions: bool = False,  # read in consistency.py alone
+    follow_run: bool = False,  # read in engine/following.py
     custom_imports: dict | None = None,
     runner_type: str = 'Runner',
     log_level: Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'] | int = 'INFO',

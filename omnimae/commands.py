@@ -11,9 +11,16 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from omnimae.config import OptionAction, default_work_dir, find_config, infer_num_classes, load_config
+from omnimae.config import OptionAction, default_work_dir, find_config, infer_num_classes
 from omnimae.data.media.extensions import modality_of
-from omnimae.engine import add_log_backends, claim_folder, find_run, setup_distributed, setup_environment
+from omnimae.engine import (
+    add_log_backends,
+    claim_folder,
+    find_run,
+    load_config_for,
+    setup_distributed,
+    setup_environment,
+)
 from omnimae.structures import check_out
 
 
@@ -51,7 +58,7 @@ def parse_model(parser: argparse.ArgumentParser, words: Sequence[str] | None = N
         args.config = next(filter(_is_model, args.paths), next(misspelt, args.paths[0]))
         args.paths.remove(args.config)
     if args.checkpoint is None and not Path(args.config).is_dir():
-        weights = (path for path in args.paths if modality_of(path) is None and not Path(path).is_dir())
+        weights = (x for x in args.paths if modality_of(x) is None and (not Path(x).is_dir() or _is_model(x)))
         if (checkpoint := next(weights, None)) is not None:
             args.checkpoint = checkpoint
             args.paths.remove(checkpoint)
@@ -102,11 +109,14 @@ def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'folder o
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers')
 
 
-def load_run_config(args: argparse.Namespace) -> Config:
-    """Prepare this process for MMEngine's Runner, and load the config with the arguments of `add_run_arguments`."""
+def load_run_config(args: argparse.Namespace, checkpoint: str | os.PathLike | None = None) -> Config:
+    """Prepare this process for MMEngine's Runner, and load the config with the arguments of `add_run_arguments`.
+
+    ``checkpoint``: see `load_config_for`.
+    """
     os.environ['LOCAL_RANK'] = os.environ.get('LOCAL_RANK') or str(args.local_rank)
     setup_environment()
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config_for(args.config, checkpoint, args.cfg_options)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or default_work_dir(cfg.filename)
     check_out(cfg.work_dir, is_folder=True, name='--work-dir: ')
     cfg.launcher = args.launcher

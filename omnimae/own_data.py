@@ -6,10 +6,14 @@ A person goes on from there: ``omnimae train out/config.py --resume`` is the sam
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
+import re
 import shlex
+import tarfile
 import tempfile
+import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +29,7 @@ from omnimae.config import load_config
 from omnimae.data import storage
 from omnimae.data.annotations import count_endings, read_labels
 from omnimae.data.media.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, modality_of
-from omnimae.engine import choose_device, find_run, setup_environment
+from omnimae.engine import choose_device, find_run, num_cores, parts_of, setup_environment
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.engine.folder import lock, unlock
 from omnimae.engine.precision import computes
@@ -42,15 +46,15 @@ SIZES: dict[str, dict[str, Any]] = {
     'large': dict(backbone=dict(arch='large'), head=dict(embed_dim=512)),
     'huge': dict(backbone=dict(arch='huge', patch_size=(2, 14, 14)), head=dict(embed_dim=512, depth=8)),
 }
-VALIDATION = ('val', 'valid', 'validation')
+# the parts of labelled data, by the words that their folders may have as names, see `_word`
+PARTS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
 KINDS = dict(images='image', videos='video')
-NO_CLASSES = ('train', *VALIDATION, 'test', *KINDS)  # folders of a layout
+NO_CLASSES = {*KINDS, *(name for names in PARTS.values() for name in names)}  # folders of a layout, see `_word`
 LAYOUTS = (
     'DATA/train/CLASS/* and DATA/val/CLASS/*, DATA/CLASS/*, or one of the two below images and videos, such as '
     'DATA/{images,videos}/CLASS/*'
 )
 Found = dict[str, dict[str, tuple[Path, dict[str, list[str]]]]]  # kind -> 'train', 'val' -> folder, class -> files
-OF_BACKBONE = ('arch', 'embed_dim', 'depth', 'num_heads', 'mlp_ratio', 'patch_size', 'clip_size')
 AFTER_PRETRAINING = (
     'omnimae plot-run {run}                  # is it healthy; pictures are in {run}/reconstructions',
     'omnimae finetune DATA --checkpoint {run} --out classifier',
@@ -172,15 +176,15 @@ def finetune(
     _check_call(out, epochs)
     labelled = _labelled(data)
     rows, classes = labelled.rows, labelled.classes
-    backbone: dict[str, Any]
+    model: dict[str, Any]
     weights: str | None
     if checkpoint is not None:
-        weights, backbone, arch = _start(checkpoint, arch)
+        weights, model, arch = _start(checkpoint, arch)
         chosen = Choice('arch', arch, f'It is that of {checkpoint}.', 'checkpoint')
         start = Choice('weights', weights, 'checkpoint names them.', 'checkpoint')
     else:
         arch, chosen = _choose_arch(arch)
-        backbone = SIZES[arch].get('backbone', {})
+        model = dict(backbone=SIZES[arch].get('backbone', {}))
         weights = None if arch == 'tiny' else _released(f'vit{arch[0]}_pretrain')
         why = 'It has no released weights.' if arch == 'tiny' else 'The released weights cannot be downloaded.'
         start = Choice('weights', weights or 'from scratch', 'Released by OmniMAE.' if weights else why, 'checkpoint')
@@ -192,10 +196,9 @@ def finetune(
         'enough.', 'model.data_preprocessor.mixing',
     )  # fmt: skip
     rate = 1e-3 if arch == 'tiny' else (1.25e-4 if weights else 2.5e-4) * schedule.batch / 64
-    model: dict[str, Any] = dict(backbone=backbone, num_classes=len(classes))
-    model['init_cfg'] = None if weights is None else dict(checkpoint=weights)
+    model |= dict(num_classes=len(classes), init_cfg=None if weights is None else dict(checkpoint=weights))
     if is_few:
-        model['data_preprocessor'] = dict(mixing=None)
+        model.setdefault('data_preprocessor', {})['mixing'] = None
     if weights is None or arch == 'tiny':
         decay, why = 1.0, 'All layers must still learn.'
     else:
@@ -276,18 +279,61 @@ def _beside(name: str) -> str:
 
 
 def _labelled(data: str | os.PathLike) -> _Labelled:
-    is_table = Path(data).is_file()
+    if is_table := Path(data).is_file():
+        _check_is_table(Path(data))
     found = _of_table(Path(data).absolute()) if is_table else _of_folders(Path(data), _files_in(data, 'data'))
     classes = tuple(sorted({name for parts in found.values() for name in parts['train'][1]}))
     if len(classes) < 2:
         remedy = 'Correct its labels' if is_table else f'Make a folder per class; known are {LAYOUTS}'
         raise ValueError(f'{data} has one class, {"".join(classes)!r}, and a classifier needs two or more. {remedy}.')
+    if blank := [name for name in classes if name != name.strip()]:
+        raise ValueError(f'The name of the class folder {blank[0]!r} begins or ends with a blank. Rename it.')
     for of_kind in found.values():
-        folder, held_out = of_kind['val']
-        if unknown := sorted(held_out.keys() - set(classes)):
-            raise ValueError(f'{folder} has the class {unknown[0]!r}, which no training file has. Correct it.')
+        _check_held_out(of_kind['train'][0], *of_kind['val'], classes, is_table=is_table)
+    _say_what_is_alike(classes)
     _say_what_is_not_shared(found)
     return _as_sources(found, classes, is_listed=is_table)
+
+
+def _check_is_table(path: Path) -> None:
+    """Refuse files that are no text."""
+    if path.suffix.lower() in ('.xlsx', '.xls', '.ods'):
+        raise ValueError(f'{path} is a spreadsheet. Save it as CSV, and give that file.')
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        raise ValueError(f'{path} is an archive. Unpack it, and give the folder.')
+    if modality_of(path) is not None:
+        raise ValueError(f'{path} is one file. Give a folder; known are {LAYOUTS}, or a table, .csv.')
+
+
+def _check_held_out(
+    root: Path, folder: Path, held_out: Iterable[str], classes: Sequence[str], *, is_table: bool
+) -> None:
+    """Refuse classes that are held out and not trained on."""
+    unknown = sorted({*held_out} - {*classes})
+    if not unknown:
+        return
+    name, plain = unknown[0], {_plain(known): known for known in classes}
+    meant = plain.get(_plain(name)) or next(iter(difflib.get_close_matches(name, classes, 1)), None)
+    remedy = f'Add files to {root / name}, or remove or rename {folder / name}.'
+    if is_table:
+        remedy = f'Add rows of {name!r} to the split train, or correct or remove those of the split val.'
+    hint = f' Did you mean {meant!r}, which has training files?' if meant else ''
+    place = 'The split val' if is_table else folder
+    raise ValueError(f'{place} has classes without training files: {_some(unknown)}. {remedy}{hint}')
+
+
+def _plain(name: str) -> str:
+    """A name without what often differs by mistake: case, blanks and the like, a plural."""
+    return re.sub(r'[\W_]', '', name.casefold()).removesuffix('s') or name
+
+
+def _say_what_is_alike(classes: Sequence[str]) -> None:
+    """Print names that may mean the same class."""
+    alike = defaultdict(list)
+    for name in classes:
+        alike[_plain(name)].append(name)
+    if pairs := [' and '.join(names) for names in alike.values() if len(names) > 1]:
+        print(f'Some classes have almost the same name: {_some(pairs)}. If they are one, join their folders or labels.')
 
 
 def _say_what_is_not_shared(found: Found) -> None:
@@ -314,8 +360,8 @@ def _of_table(table: Path) -> Found:
         file = os.path.normpath(table.parent / path)
         if not os.path.exists(file):
             raise ValueError(f'{place}: {path} does not exist. Paths are relative to the folder of the table.')
-        mode = 'val' if split.lower() in VALIDATION else split.lower() or 'train'
-        if mode not in ('train', 'val', 'test'):
+        mode = next((mode for mode, names in PARTS.items() if (split.lower() or 'train') in names), None)
+        if mode is None:
             raise ValueError(f'{place}: the split {split!r} is unknown. Write train, val or test.')
         kind = next(kind for kind, modality in KINDS.items() if modality == modality_of(path))
         rows.setdefault(kind, dict(train=[], val=[], test=[]))[mode].append((file, label))
@@ -338,34 +384,52 @@ def _of_folders(data: Path, files: Sequence[str]) -> Found:
     media = sorted(path for path in files if modality_of(path) is not None)
     found: Found = {}
     unused = {*files}
+    levels = {tuple(path.split('/')[:-1]) for path in media}
     for kind, modality in KINDS.items():
         root, below = data, ''
         if {path.partition('/')[0] for path in media} <= KINDS.keys() or any(
-            path.startswith(f'{kind}/train/') and path.count('/') >= 3 for path in media
+            len(level) >= 3 and level[0] == kind and _word(level[1]) in PARTS['train'] for level in levels
         ):
             root, below = data / kind, f'{kind}/'
         inside = [path.removeprefix(below) for path in media if path.startswith(below)]
         paths = [path for path in inside if modality_of(path) == modality]
-        parts = {name: _classes_below(root, name, paths) for name in ('train', *VALIDATION)}
-        if parts['train']:
-            val = next((name for name in VALIDATION if parts[name]), 'val')
-            found[kind] = {'train': (root / 'train', parts['train']), 'val': (root / val, parts[val])}
-        elif paths and not any('train' in path.split('/')[:2] and path.count('/') >= 2 for path in inside):
+        parts = {mode: _part(root, mode, paths) for mode in ('train', 'val')}
+        if parts['train'][1]:
+            found[kind] = parts
+        elif paths and not any(
+            len(level) >= 2 and {*map(_word, level[:2])} & {*PARTS['train']}
+            for level in {tuple(path.split('/')[:-1]) for path in inside}
+        ):
             _check_level(root, inside)
             found[kind] = {'train': (root, _classes_below(root, '', paths)), 'val': (root / 'val', {})}
         for folder, classes in found.get(kind, {}).values():
             prefix = '' if folder == data else f'{folder.relative_to(data)}/'
             unused -= {f'{prefix}{path}' for of_class in classes.values() for path in of_class}
     if not found:
-        hint = f' Give {" or ".join(above)}.' if (above := _above_classes(data, media)) else ''
+        hint = f' Give {above}.' if (above := _above_classes(data, media)) else ''
+        for level in sorted(level for level in levels if len(level) == 2 and _word(level[1]) in PARTS['train']):
+            hint = f' If {level[0]} is a class, turn the levels round: {data}/{level[1]}/{level[0]}.'
+            break
         raise ValueError(
             f'{data} has no image and no video in class folders; it holds {count_endings(files)}. Known are {LAYOUTS}, '
-            f'or a table, .csv.{hint}'
+            f'or a table, .csv.{hint}{_table_hint(data)}'
         )
     _check_none_is_empty(data, found, files)
     if unused:
         print(f'{data}: files passed over: {count_endings(sorted(unused))}.')
     return found
+
+
+def _word(name: str) -> str:
+    """The name of a folder as a word: 'train' for Train, train_set and the like."""
+    return re.sub('[ _-]?(set|data)$', '', name.lower())
+
+
+def _part(root: Path, mode: str, paths: Sequence[str]) -> tuple[Path, dict[str, list[str]]]:
+    """Folder and classes of a part of the data."""
+    tops = {path.partition('/')[0] for path in paths if path.count('/') >= 2}
+    folder = next((top for name in PARTS[mode] for top in sorted(tops) if _word(top) == name), None)
+    return root / (folder or mode), {} if folder is None else _classes_below(root, folder, paths)
 
 
 def _check_level(root: Path, paths: Sequence[str]) -> None:
@@ -377,32 +441,40 @@ def _check_level(root: Path, paths: Sequence[str]) -> None:
         folders[name] |= {inner} - {name, *(f'{name}/{kind}' for kind in KINDS)}
         num_inside += inner in folders[name]
     deep = sorted(name for name, inner in folders.items() if len(inner) > 1)
-    wrong = [name for name in NO_CLASSES if name in folders and any(path.startswith(f'{name}/') for path in paths)]
+    tops = sorted({path.partition('/')[0] for path in paths if '/' in path})
+    wrong = [name for name in tops if _word(name) in NO_CLASSES]
     if not wrong and (2 * len(deep) <= len(folders) or num_inside < 0.9 * len(paths)):
         return
-    if wrong:
-        what = f'{wrong[0]!r} would be a class. Folders of that name are part of a layout; known are {LAYOUTS}'
-    else:
-        told = [f'{name} has {_some(sorted(os.path.basename(x) for x in folders[name]))}' for name in deep]
-        what = f'the files are not in class folders, but in folders below them: {_some(told)}'
     above = _above_classes(root, paths)
-    hint = f' Give the folder of the classes: {" or ".join(above)}.' if above else ''
-    way_out = (
-        f' If these are the classes after all, move them into {root}/train.' if len(deep) > 1 and not wrong else ''
+    hint = f' Give the folder of the classes: {above}.' if above else ''
+    if wrong:
+        is_class = tops != wrong and any(os.path.dirname(path) == wrong[0] for path in paths)
+        way_out = f' If it is a class, move all classes into {root}/train.' if is_class else _table_hint(root)
+        raise ValueError(
+            f'{root}: {wrong[0]!r} would be a class. Folders of that name are part of a layout; known are {LAYOUTS}.'
+            f'{hint}{way_out}'
+        )
+    told = [f'{name} has {_some(sorted(x.removeprefix(f"{name}/") for x in folders[name]))}' for name in deep]
+    way_out = f' If {_some(deep)} are the classes, move them into {root}/train.' if len(deep) > 1 else ''
+    counts = Counter(inner for name in deep for inner in {x.split('/')[1] for x in folders[name]})
+    common = sorted(inner for inner, count in counts.items() if count > max(1, len(deep) / 2))
+    if common:  # either level may be that of the classes, and no folder has all files of them
+        hint = f' If {_some(common)} are the classes, make a folder of each, as {root}/{common[0]}.'
+    raise ValueError(
+        f'{root}: the files are not in class folders, but in folders below them: {_some(told)}.{way_out}{hint}'
     )
-    raise ValueError(f'{root}: {what}.{hint}{way_out}')
 
 
-def _above_classes(root: Path, paths: Sequence[str]) -> list[str]:
-    """Folders below ``root`` that `finetune` could take, as the folders of the files say. Up to three."""
+def _above_classes(root: Path, paths: Sequence[str]) -> str:
+    """Folders below ``root`` that `finetune` could take, as the folders of the files say."""
     above = set()
     for folder in {os.path.dirname(path) for path in paths}:
         parent, name = os.path.split(folder)
-        while os.path.basename(parent) in NO_CLASSES:
+        while _word(os.path.basename(parent)) in NO_CLASSES:
             parent = os.path.dirname(parent)
-        if parent and name not in NO_CLASSES:
+        if parent and _word(name) not in NO_CLASSES:
             above.add(str(root / parent))
-    return sorted(above)[:3]
+    return ' or '.join([*sorted(above)[:3], *([f'one of {len(above) - 3} more'] if len(above) > 3 else [])])
 
 
 def _check_none_is_empty(data: Path, found: Found, files: Sequence[str]) -> None:
@@ -430,11 +502,19 @@ def _classes_below(root: Path, folder: str, paths: Iterable[str]) -> dict[str, l
         if rest == path and folder:
             continue
         name, slash, _ = rest.partition('/')
-        if slash:
-            classes[name].append(rest)
-        elif not folder:
-            raise ValueError(f'{root / path} is in no class folder. Move it into one; known are {LAYOUTS}.')
+        if not slash:
+            raise ValueError(
+                f'{root / path} is in no class folder. Move it into one, or elsewhere; known are {LAYOUTS}.'
+                f'{_table_hint(root)}'
+            )
+        classes[name].append(rest)
     return classes
+
+
+def _table_hint(root: Path) -> str:
+    folders = (root, *([root.parent] if root.name in KINDS else []))
+    tables = [table for folder in folders for ending in ('csv', 'tsv') for table in sorted(folder.glob(f'*.{ending}'))]
+    return f' If {tables[0].name} has the labels, give it instead: {tables[0]}.' if tables else ''
 
 
 def _as_sources(found: Found, classes: tuple[str, ...], *, is_listed: bool) -> _Labelled:
@@ -518,31 +598,30 @@ def _released(name: str) -> str | None:
 
 
 def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any], str]:
-    """-> path of the weights, and backbone and arch that they fit."""
+    """-> path of the weights, and the parts of a model and the arch that they fit."""
     name, address = os.fspath(checkpoint), find_checkpoint(checkpoint, PRETRAINED)
     if name in ZOO or Path(name).is_dir():
         config, weights = (ZOO[name].config, address) if name in ZOO else find_run(name)
         cfg = load_config(config)
         if name not in ZOO:
             _say_if_unfinished(Path(name), cfg, weights)
-        model = cfg.model.backbone
-        backbone = {key: model[key] for key in OF_BACKBONE if key in model}
-        known = backbone.get('arch') or 'custom'
+        model = parts_of(cfg.model, 'backbone', 'data_preprocessor')
+        known = model.get('backbone', {}).get('arch') or 'custom'
     else:
         tensors, weights = Checkpoint.read(checkpoint).tensors, name
         shape = tuple(tensors['backbone.patch_embed.weight'].shape) if 'backbone.patch_embed.weight' in tensors else ()
         for known in SIZES:
-            backbone = SIZES[known].get('backbone', {})
+            model = dict(backbone=SIZES[known].get('backbone', {}))
             with torch.device('meta'):
-                model = MODELS.build(dict(type='SpatioTemporalViT', clip_size=(16, 224, 224), **_BASE | backbone))
-            if tuple(model.state_dict()['patch_embed.weight'].shape) == shape:
+                built = MODELS.build(dict(_BASE, **model['backbone']))
+            if tuple(built.state_dict()['patch_embed.weight'].shape) == shape:
                 break
         else:
             raise ValueError(f'{name} has the weights of none of {", ".join(SIZES)}. Give the folder of its run.')
     if arch not in ('auto', known):
         raise ValueError(f'arch={arch!r}, and {name} has arch={known!r}. Leave arch out, or give another checkpoint.')
     path = str(weights)
-    return path if '://' in path else str(Path(path).absolute()), backbone, known
+    return path if '://' in path else str(Path(path).absolute()), model, known
 
 
 def _say_if_unfinished(run: Path, cfg: Config, weights: str | os.PathLike) -> None:
@@ -556,7 +635,7 @@ def _say_if_unfinished(run: Path, cfg: Config, weights: str | os.PathLike) -> No
         )
 
 
-_BASE = dict(arch='base', patch_size=(2, 16, 16))
+_BASE = dict(type='SpatioTemporalViT', arch='base', patch_size=(2, 16, 16), clip_size=(16, 224, 224))
 
 
 class _Schedule(NamedTuple):
@@ -593,7 +672,7 @@ class _Schedule(NamedTuple):
 
 def _machine(changes: Mapping[str, Any], base: str, rows: Mapping[str, int], batch: int) -> list[Choice]:
     """Batch size, workers and precision of this machine."""
-    device, cores = choose_device(), len(os.sched_getaffinity(0))
+    device, cores = choose_device(), num_cores()
     if device == 'cpu':
         size = Choice('batch size', min(batch, 32), 'A CPU gains nothing from more.', 'train_dataloader.batch_size')
         workers = max(1, cores // 2)

@@ -110,7 +110,7 @@ def start_tool(stopped: str = 'The same command starts anew.') -> None:
 
     def end() -> NoReturn:
         _end_workers()
-        if _is_first_rank():
+        if is_first_rank():
             _tell(f'{Path(sys.argv[0]).name}: stopped by Ctrl-C. {stopped}')
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # a second signal may come while it is flushed
@@ -169,7 +169,7 @@ def say_start() -> None:
     MMEngine imports pkg_resources, whose warning helps no user of a tool.
     """
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
-    if _is_first_rank():
+    if is_first_rank():
         print('omnimae: loading PyTorch and MMEngine, which takes some seconds.', file=sys.stderr, flush=True)
 
 
@@ -178,12 +178,13 @@ def say_saving(number: int) -> None:
 
     A signal handler may call this.
     """
-    if _is_first_rank():
+    if is_first_rank():
         more = ' Once more stops at once, and loses what is not saved.' if number == signal.SIGINT else ''
         _tell(f'{signal.Signals(number).name}: saving, after this step at the latest.{more}')
 
 
-def _is_first_rank() -> bool:
+def is_first_rank() -> bool:
+    """Whether this is the first of the ranks, also before they have met."""
     return not {os.environ.get('RANK', '0'), os.environ.get('SLURM_PROCID', '0')} - {'0', ''}
 
 

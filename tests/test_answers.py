@@ -219,6 +219,7 @@ def test_predict_takes_a_config_and_a_checkpoint(data, tmp_path, monkeypatch, ca
         ('custom/knn_images w.pth photos a.jpg', 'custom/knn_images', 'w.pth', 'photos a.jpg'),
         ('custom/knn_images photos w.pth', 'custom/knn_images', 'w.pth', 'photos'),
         ('photos custom/knn_images https://x/w.torch', 'custom/knn_images', 'https://x/w.torch', 'photos'),
+        ('photos custom/knn_images run', 'custom/knn_images', 'run', 'photos'),
         ('vitb_pretrain a.jpg c.py', 'c.py', 'vitb_pretrain', 'a.jpg'),
         ('c.py a.jpg', 'c.py', None, 'a.jpg'),  # an error later: there is no checkpoint
         ('typo/knn w.pth a.jpg', 'typo/knn', 'w.pth', 'a.jpg'),  # likewise: no such config

@@ -12,6 +12,7 @@ import threading
 import types
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -497,7 +498,7 @@ def test_a_classifier_takes_the_backbone_of_a_probe_and_a_probe_not_that_of_a_cl
     with pytest.raises(ValueError, match=r'Both have embed_dim=48, depth=2, patch_size=\(2, 8, 8\), but other parts'):
         load_weights(classifier, tmp_path / 'more.pth')
     save_file(classifier.state_dict(), tmp_path / 'ft.pth', {})
-    with pytest.raises(ValueError, match=r"norm follows the pooling\. Set model\.norm='pooled'"):
+    with pytest.raises(ValueError, match=r'norm follows the pooling\. Run the .* model\.norm=pooled$'):
         load_weights(probe, tmp_path / 'ft.pth')
     pooled = MODELS.build(dict(type='LinearProbe', num_classes=3, norm='pooled', backbone=backbone))
     assert 'norm.weight' in load_weights(pooled, tmp_path / 'ft.pth').loaded
@@ -557,22 +558,25 @@ def test_a_checkpoint_of_another_model_is_one_clear_error(released_file, model, 
         load_weights(tiny_autoencoder(**model), released_file[0])
 
 
-def test_the_message_has_the_options_that_make_a_backbone_fit(tmp_path):
-    """k-NN of an own tiny pretraining, whose config is that of a base model."""
-    tiny = dict(arch='tiny', patch_size=(2, 32, 32), clip_size=(16, 224, 224))
-    weights = MODELS.build(dict(type='SpatioTemporalViT', **tiny)).state_dict()
+@pytest.mark.parametrize('kind', ['encoder', 'classifier'])
+def test_the_message_has_the_options_that_make_a_backbone_fit(tmp_path, kind):
+    """k-NN with own tiny weights, whose config is that of a base model."""
+    tiny = dict(type='SpatioTemporalViT', arch='tiny', patch_size=(2, 32, 32), clip_size=(16, 224, 224))
+    if kind == 'encoder':
+        weights, first = {f'backbone.{key}': x for key, x in MODELS.build(tiny).state_dict().items()}, ''
+    else:
+        weights, first = MODELS.build(dict(type='Classifier', num_classes=3, backbone=tiny)).state_dict(), 'norm=pooled'
     path = tmp_path / 'w.safetensors'
-    save_file({f'backbone.{key}': x for key, x in weights.items()}, path, {})
-    given = dict[str, str]()
-    for place in (r'arch=tiny model\.backbone\.patch_size=2,32,32', r'patch_size=2,32,32'):
+    save_file(weights, path, {})
+    given: dict[str, Any] = {}
+    for options in (f'{first} backbone.arch=tiny backbone.patch_size=2,32,32', f'{first} backbone.patch_size=2,32,32'):
+        words = ' '.join(f'model.{option}' for option in options.split())
         model = MODELS.build(load_config('custom/knn_images', given).model)
-        with pytest.raises(ValueError, match=rf'model of that size: --cfg-options model\.backbone\.{place}$') as raised:
+        with pytest.raises(ValueError, match=re.escape(f'Run the same command and --cfg-options {words}') + '$'):
             load_weights(model, path, complete=True)
         given = {'model.backbone.arch': 'tiny'}
-    words = str(raised.value).partition('--cfg-options ')[2]
-    key, _, size = words.partition('=')
-    model = MODELS.build(load_config('custom/knn_images', given | {key: [*map(int, size.split(','))]}).model)
-    load_weights(model, path, complete=True)
+    given |= {'model.backbone.patch_size': [2, 32, 32]} | ({'model.norm': 'pooled'} if first else {})
+    load_weights(MODELS.build(load_config('custom/knn_images', given).model), path, complete=True)
 
 
 def test_decoders_per_modality(tmp_path):

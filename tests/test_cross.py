@@ -156,7 +156,7 @@ def test_its_encoder_is_fine_tuned_and_probed(tmp_path: Path):
     assert report.initialised == ('norm.weight', 'norm.bias', 'head.weight', 'head.bias')
     frozen = MODELS.build(dict(type='FrozenBackbone', backbone=dict(backbone, final_norm=False)))
     assert load_weights(frozen, tmp_path / 'crossmae.pth', complete=True).initialised == ()
-    with pytest.raises(ValueError, match=r'Set backbone.final_norm=False in the model'):
+    with pytest.raises(ValueError, match=r'--cfg-options model\.backbone\.final_norm=False$'):
         load_weights(MODELS.build(dict(type='FrozenBackbone', backbone=backbone)), tmp_path / 'crossmae.pth')
 
 

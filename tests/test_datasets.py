@@ -1121,6 +1121,12 @@ def assert_same(batch: dict, other: dict) -> None:
         assert torch.equal(value, other[key]) if isinstance(value, torch.Tensor) else value == other[key], key
 
 
+def test_a_loader_has_at_most_a_worker_for_each_core(data, recwarn):
+    loader = build(train_loader(mixed(data, replicas=2), num_workers=1000))
+    assert loader.num_workers == len(os.sched_getaffinity(0))
+    assert not recwarn.list
+
+
 def test_training_batches_are_the_same_with_and_without_workers(data):
     cfg = mixed(data, replicas=2)
     alone, workers = build(train_loader(cfg)), build(train_loader(cfg, num_workers=2))

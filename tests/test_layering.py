@@ -24,7 +24,7 @@ ALLOWED = {
     'data': FLOOR | {'stopping'},  # a storage that is away stops a run
     'synthetic': FLOOR | {'data'},  # a made data set says where its files are, as one that is distributed
     'evaluation': FLOOR,
-    'checkpoint': FLOOR,
+    'checkpoint': FLOOR | {'stopping'},  # its errors advise commands
     'visualization': FLOOR,
     'flops': FLOOR,
     'planning': FLOOR | {'flops', 'models'},  # what its layers do on CPUs alone
@@ -36,7 +36,7 @@ ALLOWED = {
     'utils': set(),
     'zoo': set(),
     'openmmlab': FLOOR | {'models', 'data'},
-    '__main__': set(),
+    '__main__': {'stopping'},
     # its hooks export weights, draw pictures and count neighbours
     'engine': FLOOR | {'checkpoint', 'config', 'fitting', 'visualization', 'evaluation', 'stopping', 'meeting'},
     'inputs': FLOOR | {'data'},

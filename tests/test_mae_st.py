@@ -276,7 +276,7 @@ def test_layouts_refuse_what_they_have_no_names_for():
         (dict(layout='slowfast'), r'Set head\.cls_token=True in the model, and head\.positions'),
         (dict(positions='sincos1d'), r'positions are of another kind\. Set backbone\.positions and head\.positions'),
         (dict(clip_size=(16, 24, 12)), 'Set clip_size to the one the checkpoint was made for'),
-        (dict(cls_token=False), r'Set backbone\.cls_token=True'),
+        (dict(cls_token=False), r'--cfg-options model\.backbone\.cls_token=True'),
     ],
 )
 def test_models_of_another_kind_are_told(tmp_path: Path, options: dict, remedy: str):

@@ -337,6 +337,11 @@ def test_a_folder_is_a_checkpoint_if_a_run_has_saved_there(tmp_path: Path):
         save_file({'a': torch.ones(2)}, tmp_path / f'{name}.safetensors', {'weights': 'raw'})
         assert Checkpoint.read(f'{tmp_path}/').path == str(tmp_path / f'{name}.safetensors')
     assert read_file(tmp_path)['state_dict']['a'].tolist() == [1, 1]
+    (tmp_path / 'new/20260101').mkdir(parents=True)
+    (tmp_path / 'new/20260101/a.log').touch()
+    (tmp_path / 'new/c.py').write_text('a = 1')
+    with pytest.raises(ValueError, match='new: the run of this folder has not saved a checkpoint yet. Wait for one'):
+        read_file(tmp_path / 'new')
     with pytest.raises(
         ValueError, match=r'c\.py: a config is no checkpoint\. Give the config first, and then the checkpoint'
     ):
@@ -358,12 +363,20 @@ def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     [
         (
             'custom/finetune_images', {},
-            r"root='data/custom_labelled/images/train' is not .* OMNIMAE_LABELLED is not set\. Set it to the folder of "
-            r'images/train/CLASS\.',
+            r"root='data/custom_labelled/images/train' is not .* OMNIMAE_LABELLED is not set\. If your data are in "
+            r'/my/data/images/train/CLASS, set OMNIMAE_LABELLED=/my/data\.',
         ),
         (
             'custom/finetune_images', dict(OMNIMAE_LABELLED='photos/'),
-            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos, in which images/train/CLASS is expected\.",
+            r"root='photos/images/train' is not .* OMNIMAE_LABELLED=photos\. The data belong in photos/images/train/CL",
+        ),
+        (
+            'custom/finetune_images', dict(OMNIMAE_LABELLED='my/data/images'),
+            r'OMNIMAE_LABELLED=my/data/images\. Set OMNIMAE_LABELLED=my/data\.',
+        ),
+        (
+            'custom/finetune_images', dict(OMNIMAE_LABELLED='my'),
+            r"root='my/images/train' is not .* OMNIMAE_LABELLED=my\. Set OMNIMAE_LABELLED=my/data\.",
         ),
         (
             'custom/pretrain_images', dict(OMNIMAE_DATA=''),
@@ -372,12 +385,14 @@ def test_variables_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         ('custom/pretrain_images', dict(OMNIMAE_IMAGES='a b'), r"root='a b' is not .* OMNIMAE_IMAGES=a b\."),
         (
             'omnimae/finetune/vit-b_k400', {},
-            r"'data/kinetics400/[^ ]+' .* OMNIMAE_DATA is not set\. Set it to the folder of kinetics400\.",
+            r"'data/kinetics400/[^ ]+' .* OMNIMAE_DATA is not set\. If your data are in /my/data/kinetics400, set "
+            r'OMNIMAE_DATA=/my/data\.',
         ),
     ],
 )  # fmt: skip
 def test_a_path_that_is_missing_names_its_variable(tmp_path, monkeypatch, config, variables, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'my/data/images/train').mkdir(parents=True)
     for name in ('OMNIMAE_LABELLED', 'OMNIMAE_IMAGES', 'OMNIMAE_DATA'):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -1,9 +1,10 @@
-"""The linear layer through oneDNN computes what PyTorch's own does."""
+"""The linear layer through oneDNN, and attention in bfloat16, compute what PyTorch's own do."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omnimae.models import ops
@@ -70,3 +71,26 @@ def test_frozen_parameters_get_no_gradient():
     ours(x).sum().backward()
     assert x.grad is not None
     assert ours.weight.grad is None
+
+
+@pytest.mark.parametrize(('queries', 'keys'), [(20, 20), (10, 512), (513, 513), (400, 900), (785, 785)])
+def test_attention_in_bfloat16_is_torchs(queries, keys, monkeypatch):
+    blocks = []
+    monkeypatch.setattr(ops, '_weights', lambda *args, f=ops._weights: (blocks.append(len(args[0])), f(*args))[1])
+    # as the model gives them: heads are a view, and so is the gradient
+    q, k, v = (torch.randn(2, n, 3, 24, dtype=torch.bfloat16).transpose(1, 2) for n in (queries, keys, keys))
+    weights = torch.randn(2, queries, 3, 24).transpose(1, 2)
+
+    def run(attention, dtype):
+        inputs = [x.to(dtype).detach().requires_grad_() for x in (q, k, v)]
+        out = attention(*inputs)
+        return [out, *torch.autograd.grad(out, inputs, weights.to(dtype))]
+
+    exact = run(F.scaled_dot_product_attention, torch.float64)
+    with torch.autocast('cpu', torch.bfloat16):
+        ours = run(ops.attend, torch.bfloat16)
+    for a, b in zip(ours, exact, strict=True):
+        assert a.dtype == torch.bfloat16
+        assert (a - b).norm() < 1e-2 * b.norm()
+    assert bool(blocks) == (keys > ops.SHORT)
+    assert not blocks or max(blocks) <= ops.ROWS

@@ -184,6 +184,8 @@ def test_a_split_depends_on_names_alone(tmp_path):
         (('a', 'a/x', 'a/y', 'b', 'b/x', 'b/y'), ['images']),
         (('a/x', 'a/y', 'b'), ['images']),
         (('train/a/x', 'train/a/y', 'train/b/x', 'train/b/y'), ['images']),  # that level was given
+        (('Train/a', 'Train/b', 'VAL/a'), ['images']),
+        (('training_set/a', 'training_set/b'), ['images']),
     ],
 )
 def test_layouts(tmp_path, places, kinds, capsys):
@@ -192,6 +194,20 @@ def test_layouts(tmp_path, places, kinds, capsys):
     assert labelled.classes == ('a', 'b')
     assert sum(labelled.counts.values()) == 2 * len(places)
     assert 'passed over' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['train', 'val', 'test', 'images', 'videos', 'Test'])
+def test_a_class_may_have_the_name_of_a_part_below_train(tmp_path, name):
+    places = [f'{name}/{number}.jpg' for number in range(3)] + [f'cat/{number}.jpg' for number in range(3)]
+    for place in places:
+        for root in ('given', 'moved/train', 'kind/images/train'):
+            (tmp_path / root / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / root / place).touch()
+    message = f'{name!r} would be a class. .* If it is a class, move all classes into {tmp_path}/given/train.$'
+    with pytest.raises(ValueError, match=message):
+        _labelled(tmp_path / 'given')
+    for root in ('moved', 'kind'):
+        assert _labelled(tmp_path / root).counts == {name: 3, 'cat': 3}
 
 
 def test_kinds_without_a_split_hold_files_out(tmp_path):
@@ -227,15 +243,28 @@ def test_finetune_names_its_classes_and_what_it_passes_over(tmp_path, capsys, mo
     ('places', 'message'),
     [
         (('cat',), "has one class, 'cat', and a classifier needs two or more. Make a folder per class"),
-        (('.',), 'is in no class folder. Move it into one; known are DATA/train/CLASS'),
-        (('train/a', 'train/b', 'val/c'), "val has the class 'c', which no training file has"),
+        (('.',), 'is in no class folder. Move it into one, or elsewhere; known are DATA/train/'),
+        (('train/a', 'train/b', 'val/c', 'val/d'), 'val has classes without training files: c, d. Add files to '),
+        (('train/a', 'train/b', 'val/c'), 'data/train/c, or remove or rename '),
+        (('train/big cat', 'train/b', 'val/Big_cats'), "Did you mean 'big cat', which has training files?"),
+        (('train/aeroplane', 'train/b', 'val/airplane'), "Did you mean 'aeroplane', which has training files?"),
+        (('train/a', 'train/b', 'train'), 'train/0.jpg is in no class folder. Move it into one, or elsewhere'),
+        (('cat/train', 'cat/val', 'dog/train'), 'If cat is a class, turn the levels round: '),
+        (('cat', ' dog'), "The name of the class folder ' dog' begins or ends with a blank. Rename it."),
         # a level too high
         (
             ('clips/a', 'clips/b', 'photos/a', 'photos/b', 'photos/c', 'photos/d', 'x/a', 'x/b'),
             'data: the files are not in class folders, but in folders below them: clips has a, b, photos has a, b, c '
-            'and 1 more, x has a, b. Give the folder of the classes: ',
+            'and 1 more, x has a, b. If clips, photos, x are the classes, move them into ',
         ),
-        (('my/a', 'my/b', 'x/c', 'x/d'), 'If these are the classes after all, move them into '),
+        (
+            ('cats/2020', 'cats/2021', 'dogs/2020', 'dogs/2021'),
+            'data/train. If 2020, 2021 are the classes, make a folder of each, as ',
+        ),
+        (('my/a', 'my/b', 'x/c', 'x/d'), 'If my, x are the classes, move them into '),
+        (('my/a', 'my/b', 'x/c', 'x/d'), 'data/train. Give the folder of the classes: '),
+        (tuple(f'{x}/{x}{y}' for x in 'vwxyz' for y in 'ab'), 'data/x or one of 2 more.'),
+        (('Images/a', 'Images/b', 'Videos/a', 'Videos/b'), "'Images' would be a class."),
         (('my/images/train/a', 'my/images/train/b'), 'data/my.'),
         (('my/images/a', 'my/images/b'), 'data/my.'),
         (('val/a', 'val/b'), "'val' would be a class. Folders of that name are part of a layout"),
@@ -330,6 +359,11 @@ def test_a_table_of_paths_and_labels(tmp_path, text, train, val):
         ('a.jpg,cat,fold1\n', r"line 1: the split 'fold1' is unknown. Write train, val or test."),
         ('a.jpg cat\n', r'has no row "path,label". Paths end in one of .jpg'),
         ('a.jpg,cat\n', r"has one class, 'cat', and a classifier needs two or more. Correct its labels."),
+        (
+            'a.jpg,cat,train\na.jpg,dog,train\na.jpg,Dog,val\n',
+            "The split val has classes without training files: Dog. Add rows of 'Dog' to the split train, or correct "
+            "or remove those of the split val. Did you mean 'dog'",
+        ),
     ],
 )
 def test_mistakes_of_a_table(tmp_path, text, message):
@@ -337,6 +371,14 @@ def test_mistakes_of_a_table(tmp_path, text, message):
     (tmp_path / 'labels.csv').write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
         omnimae.finetune(tmp_path / 'labels.csv', tmp_path / 'run')
+
+
+@pytest.mark.parametrize('place', ['.', 'train', 'images'])
+def test_a_table_beside_the_files_is_named(tmp_path, place):
+    data = write_classes(tmp_path, place, 'test')
+    (tmp_path / 'labels.csv').touch()
+    with pytest.raises(ValueError, match=f'If labels.csv has the labels, give it instead: {tmp_path}/labels.csv.$'):
+        _labelled(data)
 
 
 def test_classes_that_are_numbers_keep_their_files(tmp_path):
@@ -377,7 +419,7 @@ def test_checkpoints_say_their_arch(tmp_path):
         _start('vitl_pretrain', 'tiny')
     file, patch = tmp_path / 'x.pth', torch.zeros(1280, 3, 2, 14, 14)
     torch.save({'backbone.patch_embed.weight': patch, 'backbone.patch_embed.bias': patch[:, 0, 0, 0, 0]}, file)
-    assert _start(file, 'auto')[1:] == (SIZES['huge']['backbone'], 'huge')
+    assert _start(file, 'auto')[1:] == (dict(backbone=SIZES['huge']['backbone']), 'huge')
 
 
 def test_pretraining_takes_any_tree_and_holds_files_out(tmp_path, monkeypatch, capsys):
@@ -404,3 +446,22 @@ def test_the_first_line_comes_before_the_imports():
         env = {**os.environ, 'RANK': rank} if rank else {k: v for k, v in os.environ.items() if k != 'RANK'}
         done = subprocess.run([sys.executable, '-c', text], env=env, capture_output=True, text=True, check=True)
         assert done.stderr.count('loading PyTorch') == lines
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('labels.xlsx', b'PK', 'labels.xlsx is a spreadsheet. Save it as CSV, and give that file.'),
+        ('data.zip', b'PK\5\6' + bytes(18), 'data.zip is an archive. Unpack it, and give the folder.'),
+        ('a.jpg', b'', 'a.jpg is one file. Give a folder; known are '),
+    ],
+)
+def test_a_file_that_is_no_table(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        _labelled(tmp_path / name)
+
+
+def test_classes_of_almost_the_same_name_are_told(tmp_path, capsys):
+    _labelled(write_classes(tmp_path, 'big cat', 'Big_Cats', '+', '-'))
+    assert 'Some classes have almost the same name: Big_Cats and big cat. If' in capsys.readouterr().out

@@ -29,6 +29,7 @@ from omnimae import config as config_module
 from omnimae.checkpoint import export
 from omnimae.config import default_work_dir, find_config, load_config, offer_configs
 from omnimae.registry import MODELS
+from omnimae.stopping import command_with
 from omnimae.zoo import ZOO, index
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,17 @@ def test_an_error_of_ours_is_one_line_and_a_bug_has_its_traceback(tmp_path: Path
     monkeypatch.setattr(console, 'commands', lambda: {'bug': tmp_path / 'bug.py'})
     with pytest.raises(ValueError, match='invalid literal'):
         run(monkeypatch, 'bug')
+
+
+def test_advice_repeats_the_command_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / 'say.py').write_text("from omnimae.stopping import command_with\nprint(command_with('--resume'))")
+    monkeypatch.setattr(console, 'commands', lambda: {'say': tmp_path / 'say.py'})
+    run(monkeypatch, 'say', 'my run')
+    assert capsys.readouterr().out == "omnimae say 'my run' --resume\n"
+    for words in (['--launcher', 'pytorch'], ['a' * 300]):  # of one rank among several; too long
+        run(monkeypatch, 'say', *words)
+        assert capsys.readouterr().out == 'the same command and --resume\n'
+    assert command_with('--resume') == 'the same command and --resume'
 
 
 def test_a_shell_tool_runs_with_this_python(monkeypatch: pytest.MonkeyPatch):

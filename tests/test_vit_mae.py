@@ -134,8 +134,8 @@ def test_a_head_on_the_class_token_comes_in_where_the_model_reads_it(tmp_path: P
     other = classifier()
     with pytest.raises(
         ValueError,
-        match=r"its head reads the class token, and the model has pool='mean'\. Set model\.backbone\.pool='cls' and "
-        r'model\.backbone\.cls_token=True\.',
+        match=r"its head reads the class token, and the model has pool='mean'\. Run the same command and "
+        r'--cfg-options model\.backbone\.pool=cls model\.backbone\.cls_token=True$',
     ):
         load_weights(other, path, complete=True)
     assert {'head.weight', 'head.bias'} <= {*load_weights(other, path).left}  # to fine-tune from

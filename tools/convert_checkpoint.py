@@ -47,7 +47,7 @@ from omnimae.checkpoint import (
     to_plain,
 )
 from omnimae.commands import add_cfg_options
-from omnimae.config import load_config
+from omnimae.engine import load_config_for
 from omnimae.inputs import default_source
 from omnimae.registry import MODELS
 from omnimae.structures import check_out
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _build(args: argparse.Namespace) -> tuple[Config, Any]:
     """Build the config's model for its grid, heads and fixed positions: one block is enough."""
-    whole = load_config(args.config, args.cfg_options)
+    whole = load_config_for(args.config, args.src, args.cfg_options)
     cfg = copy.deepcopy(whole.model)
     if 'tokenizers' not in cfg.backbone and not hasattr(MODELS.get(cfg.backbone.type), 'fixed_positions'):
         raise ValueError(f'--to {args.to}: no published layout has names for the weights of a {cfg.backbone.type}.')

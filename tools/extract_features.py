@@ -71,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Extract."""
     args = parse_args(words)
     check_out(args.out, is_folder=args.out.suffix != '.npz', name='--out: ')
-    cfg = load_run_config(args)
+    cfg = load_run_config(args, args.checkpoint)
     loader = dataloader_of(cfg, args.data)
     cfg.load_from, cfg.resume = None, False
     cfg.model = frozen_model(cfg.model)

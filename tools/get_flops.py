@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from omnimae.commands import add_cfg_options, new_parser
-from omnimae.config import infer_num_classes, load_config
+from omnimae.config import infer_num_classes
+from omnimae.engine import load_config_for
 from omnimae.flops import FORMULA, Row, classifier_rows, dense_macs, pretraining_rows, task_rows
 from omnimae.registry import MODELS
 from omnimae.structures import require
@@ -61,7 +62,7 @@ def table(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Count."""
     args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config_for(args.config, None, args.cfg_options)
     infer_num_classes(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

@@ -19,10 +19,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-import omnimae.data
-import omnimae.engine  # noqa: F401  # fills the registries
+import omnimae.data  # noqa: F401  # fills the registries
 from omnimae.commands import add_cfg_options, new_parser
-from omnimae.config import OptionAction, infer_num_classes, load_config
+from omnimae.config import OptionAction, infer_num_classes
+from omnimae.engine import load_config_for
 from omnimae.planning import (
     CARDS,
     FITTED,
@@ -68,7 +68,7 @@ class Part(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan."""
     args = parse_args(argv)
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config_for(args.config, None, args.cfg_options)
     infer_num_classes(cfg)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

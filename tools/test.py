@@ -13,6 +13,7 @@ without labels, such as a challenge's test set, have scores alone.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ if __name__ == '__main__':
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from omnimae.apis import datasets_of
 from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.commands import add_run_arguments, load_run_config, new_parser, out_folder
 from omnimae.config import infer_num_classes
@@ -70,12 +72,32 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
             evaluator['out_dir'] = str(args.out.with_suffix(''))
 
 
+ADD = 'Add test_dataloader, test_cfg and test_evaluator.'
+JUDGE = """It is a pretraining. Labelled data judge it, by k-NN, a probe or fine-tuning{also}:
+  export OMNIMAE_LABELLED=DATA        # DATA/{kind}/train/CLASS/*, DATA/{kind}/val/CLASS/*
+  omnimae test custom/knn_{kind} {run}
+  OMNIMAE_CHECKPOINT={run} omnimae train custom/linear_{kind}
+  OMNIMAE_CHECKPOINT={run} omnimae train custom/attentive_{kind}
+  omnimae finetune DATA --checkpoint {run} --out classifier"""
+
+
+def how_to_judge(cfg: Config, args: argparse.Namespace) -> str:
+    """The commands that test a pretraining."""
+    kinds = [f'{modality}s' for modality, _ in datasets_of(cfg, 'train_dataloader')]
+    kind, *others = sorted({*kinds}) or ['images']
+    folder = Path(args.config).parent
+    run = folder if folder == Path(args.checkpoint).parent else args.checkpoint
+    also = f' (for {others[0]}: {others[0]} in place of {kind})' if others else ''
+    return JUDGE.format(kind=kind, run=shlex.quote(str(run)), also=also)
+
+
 def main() -> None:
     """Test."""
     args = parse_args()
-    cfg = load_run_config(args)
+    cfg = load_run_config(args, args.checkpoint)
     if cfg.get('test_evaluator') is None:
-        raise ValueError(f'{args.config} has no test. Add test_dataloader, test_cfg and test_evaluator.')
+        remedy = how_to_judge(cfg, args) if 'mask_generator' in cfg.get('model', {}) else ADD
+        raise ValueError(f'{args.config} has no test. {remedy}')
     apply_arguments(cfg, args)
     metric = next((x for x in metrics_of(cfg, 'test') if x['type'] == 'ClipAccuracy'), None)
     if args.analyze is not None and metric is None:

@@ -9,7 +9,8 @@ Run: export OMNIMAE_LABELLED=my/data
      bash tools/dist_train.sh configs/custom/finetune.py 2         (2 GPUs)
      python tools/test.py configs/custom/finetune.py work_dirs/custom/finetune/epoch_50_raw.safetensors
 ``finetune_images.py`` is for images alone, ``finetune_videos.py`` for videos alone. The number of classes is that of
-the folders. It starts from OmniMAE's released ViT-B, or from the checkpoint that OMNIMAE_CHECKPOINT names.
+the folders. It starts from OmniMAE's released ViT-B, or from the checkpoint that OMNIMAE_CHECKPOINT names, such as the
+folder of an own run.
 
 Numbers: those of the video recipes (arXiv:2206.08356, Table 5). Learning rate 1e-3 at 512 samples a step, scaled to 64.
 For small sets (rules of thumb, unmeasured) the number of steps matters. It is printed at the start. 5,000 to 20,000 are
@@ -26,6 +27,7 @@ _base_ = [
     '../_base_/schedules/finetune.py',
 ]
 
+follow_run = True  # the model has the sizes of the checkpoint's run, if that is one: its folder, or a file in it
 size = 224  # pixels of a crop; if it differs from the checkpoint's, set interpolate_positions = True too
 num_frames = 16  # of a clip
 root = '{{$OMNIMAE_LABELLED:data/custom_labelled}}'

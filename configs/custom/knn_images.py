@@ -4,12 +4,13 @@ Folders are as in ``finetune.py``, OMNIMAE_LABELLED/images/{train,val}/CLASS/*. 
 for the class of a validation image. The number of classes is that of the folders.
 Run: export OMNIMAE_LABELLED=my/data
      python tools/test.py configs/custom/knn_images.py CHECKPOINT
-CHECKPOINT is yours, or the released vitb_pretrain.torch (docs/zoo.md).
+CHECKPOINT is the folder of your run, or the released vitb_pretrain.torch (docs/zoo.md).
 Expect: depends on the data. Not yet run on a GPU.
 """
 
 _base_ = '../omnimae/knn/vit-b_in1k.py'
 
+follow_run = True  # the model has the sizes of the checkpoint's run, if that is one: its folder, or a file in it
 root = '{{$OMNIMAE_LABELLED:data/custom_labelled}}/images'
 train = dict(root=f'{root}/train', num_classes=None)
 val = dict(root=f'{root}/val', num_classes=None)

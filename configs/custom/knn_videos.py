@@ -6,6 +6,7 @@ Expect: depends on the data. Not yet run on a GPU.
 
 _base_ = '../omnimae/knn/vit-b_ssv2.py'
 
+follow_run = True  # the model has the sizes of the checkpoint's run, if that is one: its folder, or a file in it
 root = '{{$OMNIMAE_LABELLED:data/custom_labelled}}/videos'
 files = dict(ann_file=None, allow_outside=False, num_classes=None)
 train = dict(files, root=f'{root}/train')

@@ -12,6 +12,7 @@ Expect: depends on the data. Not yet run on a GPU.
 
 _base_ = '../omnimae/linear/vit-b_in1k.py'
 
+follow_run = True  # the model has the sizes of the checkpoint's run, if that is one: its folder, or a file in it
 root = '{{$OMNIMAE_LABELLED:data/custom_labelled}}/images'
 train = dict(root=f'{root}/train', num_classes=None)
 val = dict(root=f'{root}/val', num_classes=None)

@@ -30,6 +30,7 @@ _base_ = [
     '../_base_/schedules/omnimae_800e.py',
 ]
 
+follow_run = True  # the model has the sizes of the checkpoint's run, if that is one: its folder, or a file in it
 image_root = '{{$OMNIMAE_IMAGES:data/custom/images}}'
 video_root = '{{$OMNIMAE_VIDEOS:data/custom/videos}}'
 val_image_root = image_root  # change these two to files that are not trained on

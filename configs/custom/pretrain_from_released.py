@@ -1,7 +1,8 @@
 """OmniMAE ViT-B on your own folders, continuing from the released weights, decoder included.
 
 The weights (1600 epochs on IN1K + SSv2; their licence is CC-BY-NC) are downloaded once, or read from the file that
-OMNIMAE_CHECKPOINT names. It may have the released layout or ours.
+OMNIMAE_CHECKPOINT names. It may have the released layout or ours. That of an own run may be given by the run's folder:
+the model then has the sizes of the run.
 
 Run: export OMNIMAE_IMAGES=my/photos OMNIMAE_VIDEOS=my/clips
      python tools/train.py configs/custom/pretrain_from_released.py           (1 GPU, or CPU)

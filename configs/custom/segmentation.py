@@ -20,6 +20,7 @@ Expect: depends on the data. Not yet run on a GPU.
 
 _base_ = '../omnimae/dense/vit-b_ade20k.py'
 
+follow_run = True  # the model has the sizes of the checkpoint's run, if that is one: its folder, or a file in it
 num_classes = 2
 root = '{{$OMNIMAE_MAPS:data/custom_maps}}'
 modalities = dict(

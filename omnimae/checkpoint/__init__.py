@@ -4,7 +4,7 @@
 """
 
 from .exporting import Resizing, export_timm, export_transformers, image_processor
-from .files import find_latest_checkpoint, find_weights, read_file, replacing, save_file, unwrap
+from .files import find_latest_checkpoint, find_weights, is_run, read_file, replacing, save_file, unwrap
 from .label_maps import read_label_map
 from .layouts import LAYOUTS
 from .loading import WEIGHTS, CheckpointInit, LoadReport, load_weights
@@ -35,6 +35,7 @@ __all__ = [
     'find_latest_checkpoint',
     'find_weights',
     'image_processor',
+    'is_run',
     'load_file',
     'load_weights',
     'read_file',

@@ -78,6 +78,10 @@ def path_of(path: str | os.PathLike) -> str:
     if not folder.is_dir():
         return path
     found = find_weights(folder) if any(folder.glob('*.py')) else None
+    if found is None and is_run(folder):
+        raise ValueError(
+            f'{path}: the run of this folder has not saved a checkpoint yet. Wait for one, or give a file of weights.'
+        )
     if found is None:
         held = sorted(x.name for x in folder.iterdir() if x.suffix in ('.pth', '.pt', '.safetensors'))
         raise ValueError(
@@ -85,6 +89,11 @@ def path_of(path: str | os.PathLike) -> str:
             f'{", ".join(held[:3]) or "x.pth"}.'
         )
     return found
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a training has begun in a folder: it has a config, and a log in a folder of its time."""
+    return any(folder.glob('*.py')) and any(folder.glob('*/*.log'))
 
 
 def find_weights(folder: str | os.PathLike) -> str | None:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +21,10 @@ from mmengine.model import update_init_info
 from torch import nn
 
 from omnimae.registry import WEIGHT_INITIALIZERS
+from omnimae.stopping import command_with
 from omnimae.structures import HasPositions, unwrapped
 
+from .files import is_run
 from .label_maps import picked_head
 from .layouts import (
     CLS_POSITION,
@@ -303,11 +306,9 @@ def _check_complete(
                 f"{file.path}: its head reads the first patch alone (VideoMAE's use_mean_pooling=False), which no "
                 'model of ours does. Fine-tune a classifier from it, which leaves this head.'
             )
-        reads, remedy = ('class token', 'cls') if pool == 'mean' else ('mean of the patches', 'mean')
-        raise ValueError(
-            f'{file.path}: its head reads the {reads}, and the model has pool={pool!r}. Set model.backbone.pool='
-            f"'{remedy}'{' and model.backbone.cls_token=True' if remedy == 'cls' else ''}."
-        )
+        reads, other = ('class token', 'cls') if pool == 'mean' else ('mean of the patches', 'mean')
+        options = [f'backbone.pool={other}', *(['backbone.cls_token=True'] if other == 'cls' else [])]
+        raise ValueError(f'{file.path}: its head reads the {reads}, and the model has pool={pool!r}. {_set(*options)}')
     heads = [len(side.tensors['head.weight']) for side in (file, target) if 'head.weight' in side.tensors]
     if len({*heads}) == 2 and file.kind != 'pretraining':
         raise ValueError(
@@ -333,8 +334,9 @@ def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str], architectures
             f'Set clip_size to the one the checkpoint was made for{tokens}: clips of any other size work then too, '
             'with interpolated positions.'
         )
+    options = _options(file, target, architectures)
     if POOLED_NORM in theirs and (TOKEN_NORM in ours or POOLED_NORM in keys):
-        return "It is a classifier's, whose norm follows the pooling. Set model.norm='pooled'."
+        return f"It is a classifier's, whose norm follows the pooling. {_set('norm=pooled', *options)}"
     if all_match(r'.*\.pos_embed\w*') and not all_match(r'.*\.pos_embed'):
         return 'Their positions are of another kind. Set backbone.positions and head.positions to that of the file.'
     if 'head.cls_token' in keys:
@@ -353,20 +355,27 @@ def _remedy(file: Checkpoint, target: Checkpoint, keys: list[str], architectures
     }
     for setting, pattern in settings.items():
         if all_match(pattern):
-            return f'Set {setting}={keys[0] in theirs} in the model.'
+            option = f'{setting}={keys[0] in theirs}'
+            return _set(option) if setting.startswith('backbone.') else f'Set {option} in the model.'
     here, there = _describe(file), _describe(target)
     if here == there:
         return f'Both have {here}, but other parts. Give the config that the file was trained with.'
-    options = _options(file, target, architectures)
-    advice = '.' if options is None else f': --cfg-options {options}'
-    return f'The file has {here}; the model has {there}. Choose the model of that size{advice}'
+    folder = os.path.dirname(file.path)
+    config = f', or the config in {folder}' if is_run(Path(folder)) else ''
+    advice = _set(*options) if options else f'Choose the model of that size{config}.'
+    return f'The file has {here}; the model has {there}. {advice}'
 
 
-def _options(file: Checkpoint, target: Checkpoint, architectures: Mapping[str, Sizes]) -> str | None:
-    """What gives the backbone of a config the sizes of the file. None if that is not all, or they have no name."""
+def _set(*options: str) -> str:
+    """Advise options of the model."""
+    return f'Run {command_with("--cfg-options", *(f"model.{option}" for option in options))}'
+
+
+def _options(file: Checkpoint, target: Checkpoint, architectures: Mapping[str, Sizes]) -> list[str]:
+    """What gives the backbone of a config the sizes of the file. Nothing if that is not all, or they have no name."""
     kernels = [side.tensors.get('backbone.patch_embed.weight') for side in (file, target)]
     if target.decoders or any(kernel is None or kernel.dim() != 5 for kernel in kernels):
-        return None
+        return []
     sizes, patches = [], []
     for side, kernel in zip((file, target), kernels, strict=True):
         width, _, *patch = kernel.shape  # type: ignore[union-attr]
@@ -374,10 +383,9 @@ def _options(file: Checkpoint, target: Checkpoint, architectures: Mapping[str, S
         patches.append(','.join(map(str, patch)))
     name = next((name for name, size in architectures.items() if size[:2] == sizes[0]), None)
     if name is None:
-        return None
-    options = [f'model.backbone.arch={name}'] if sizes[0] != sizes[1] else []
-    options += [f'model.backbone.patch_size={patches[0]}'] if patches[0] != patches[1] else []
-    return ' '.join(options) or None
+        return []
+    options = [f'backbone.arch={name}'] if sizes[0] != sizes[1] else []
+    return options + ([f'backbone.patch_size={patches[0]}'] if patches[0] != patches[1] else [])
 
 
 def _describe(side: Checkpoint) -> str:

@@ -6,6 +6,7 @@ same sample. The key of an evaluation sample is an int: no randomness, all test 
 
 from __future__ import annotations
 
+import glob
 import inspect
 import itertools
 import logging
@@ -560,10 +561,13 @@ def _variable_of(cfg: dict, error: str) -> str:
                 if cfg['type'] in ('ImageDataset', 'VideoDataset') and cfg.get('ann_file') is None:
                     below += '/CLASS' * bool(below)
                 if os.environ.get(name):
-                    return f' The path is that of {name}={path}' + (
-                        f', in which {below} is expected.' if below else '.'
-                    )
-                return f' {name} is not set. Set it to the folder of ' + (f'{below}.' if below else 'your files.')
+                    near = [os.path.dirname(path) or '.', *sorted(glob.glob(f'{glob.escape(path)}/*'))]
+                    meant = [x for x in near if below and os.path.isdir(os.path.join(x, below.removesuffix('/CLASS')))]
+                    remedy = f' Set {name}={meant[0]}.' if meant else f' The data belong in {path}/{below}.'
+                    return f' It follows from {name}={path}.' + (remedy if below else '')
+                if not below:
+                    return f' {name} is not set. Set it to the folder of your files.'
+                return f' {name} is not set. If your data are in /my/data/{below}, set {name}=/my/data.'
     return ''
 
 

@@ -3,10 +3,11 @@
 from .analysis import analyze
 from .compat import setup_environment
 from .curves import WandbVisBackend, add_log_backends
-from .devices import choose_device
+from .devices import choose_device, num_cores
 from .distributed import leave_distributed, setup_distributed
 from .extraction import digest, digest_of_data, frozen_features, frozen_model, write_features
 from .folder import claim_folder, find_run
+from .following import load_config_for, parts_of
 from .hooks import (
     BrokenFileHook,
     EarlyStoppingHook,
@@ -71,6 +72,9 @@ __all__ = [
     'frozen_features',
     'frozen_model',
     'leave_distributed',
+    'load_config_for',
+    'num_cores',
+    'parts_of',
     'setup_distributed',
     'setup_environment',
     'write_features',

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -25,9 +26,11 @@ import mmengine.runner.runner as runner_module
 import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import FileClient, JsonHandler, LocalBackend, get_file_backend, register_handler
+from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from torch import nn
+from torch.utils.data import DataLoader
 
 from omnimae.checkpoint import find_latest_checkpoint, load_weights, read_file, replacing, unwrap
 from omnimae.config import offer_configs
@@ -35,7 +38,7 @@ from omnimae.registry import FUNCTIONS
 from omnimae.stopping import StorageAwayError, exit_now, follow_launcher
 from omnimae.structures import to_json
 
-from .devices import choose_device
+from .devices import choose_device, num_cores
 from .testing import TestLoop, ValLoop
 
 
@@ -78,6 +81,7 @@ def apply_patches() -> None:
     runner_module.get_device = choose_device  # MMEngine takes any accelerator, also untested ones
     # MMEngine logs 140 lines of which hook is called when.
     Runner.get_hooks_info = lambda runner: ', '.join(type(hook).__name__ for hook in runner.hooks)
+    Runner.build_dataloader = staticmethod(build_dataloader)
     methods = build_logger, dump_config, save_checkpoint, register_default_hooks, build_param_scheduler
     for method in (*methods, _init_model_weights):
         setattr(Runner, method.__name__, method)
@@ -273,6 +277,26 @@ def register_default_hooks(runner: Runner, hooks: dict[str, Any] | None = None) 
         )
     given = {name: hook for name, hook in hooks.items() if hook is not None or name in _OF_MMENGINE}
     _register_default_hooks(runner, given)
+
+
+_build_dataloader: Any = Runner.build_dataloader
+
+
+def build_dataloader(dataloader: Any, *args: Any, **options: Any) -> DataLoader:
+    """As MMEngine, with at most a worker for each CPU core of this process. Recipes are for machines with many cores.
+
+    PyTorch warns of more workers. Samples do not depend on their number.
+    """
+    asked, cores = dataloader.get('num_workers', 0) if isinstance(dataloader, dict) else 0, num_cores()
+    if asked > cores:
+        _say_workers(asked, cores)
+        dataloader = {**dataloader, 'num_workers': cores}
+    return _build_dataloader(dataloader, *args, **options)
+
+
+@cache
+def _say_workers(asked: int, cores: int) -> None:
+    print_log(f'num_workers is {cores} instead of {asked}: this process may use {cores} CPU cores.', 'current')
 
 
 _build_param_scheduler = Runner.build_param_scheduler

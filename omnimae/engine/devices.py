@@ -1,4 +1,4 @@
-"""The device for tools, Runner and ``omnimae.apis``, and why a GPU cannot be used. Only CPU and CUDA are tested."""
+"""Device and CPU cores for tools, Runner and ``omnimae.apis``; why a GPU cannot be used. Tested: CPU and CUDA alone."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def choose_device() -> str:
         return 'cuda'
     _refuse_idle_card(os.environ.get('CUDA_VISIBLE_DEVICES'))
     return 'cpu'
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use (Linux), or that the machine has (elsewhere)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _checked(name: str) -> str:

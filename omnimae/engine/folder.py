@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -15,7 +16,8 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 
-from omnimae.checkpoint import find_latest_checkpoint, find_weights
+from omnimae.checkpoint import find_latest_checkpoint, find_weights, is_run
+from omnimae.config import load_config
 from omnimae.stopping import command_with
 
 from .compat import nothing_to_resume
@@ -125,6 +127,11 @@ def find_run(folder: str | os.PathLike) -> tuple[Path, Path]:
     configs = sorted(path for path in folder.glob('*.py'))
     configs = [folder / 'config.py'] if folder / 'config.py' in configs else configs
     checkpoint = find_weights(folder)
+    if len(configs) == 1 and checkpoint is None and is_run(folder):
+        raise ValueError(
+            f'{folder} is the folder of a run that has not saved a checkpoint yet{_when_it_saves(configs[0])}. Wait '
+            f'for one, or start it again: omnimae train {shlex.quote(str(configs[0]))} --resume'
+        )
     if len(configs) != 1 or checkpoint is None:
         found = ', '.join(path.name for path in configs) or 'no config'
         raise ValueError(
@@ -133,6 +140,21 @@ def find_run(folder: str | os.PathLike) -> tuple[Path, Path]:
             'a work directory, or a config and a checkpoint.'
         )
     return configs[0], Path(checkpoint)
+
+
+def _when_it_saves(config: Path) -> str:
+    """When a run has its checkpoints, as far as its config says so."""
+    try:
+        cfg = load_config(config)
+    except ValueError:
+        return ''
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    counted = (
+        (hook.get('interval', -1), 'epoch' if hook.get('by_epoch', True) else 'step'),
+        (hook.get('minutes', 15.0) or 0, 'minute'),
+    )
+    times = [f'every {unit}' if number == 1 else f'every {number:g} {unit}s' for number, unit in counted if number > 0]
+    return f'. It saves {", ".join([*times, "at its end"])} and when Ctrl-C stops it'
 
 
 def lock(folder: Path, option: str) -> None:

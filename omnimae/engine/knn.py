@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from omnimae.evaluation import ClipAccuracy, Features, knn, knn_accuracy
 from omnimae.registry import HOOKS, LOOPS
+from omnimae.stopping import command_with
 from omnimae.structures import Batch, pooled_views, require, unwrapped
 
 from .extraction import collect, frozen_features
@@ -81,6 +82,11 @@ class KNNTestLoop(Evaluation, MMEngineTestLoop):
         super().__init__(runner, dataloader, evaluator)
         self.bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
         _check_labels(self.bank_dataloader, 'bank_dataloader')
+        if k > (size := len(self.bank_dataloader.dataset)):
+            raise ValueError(
+                f'test_cfg.k={k} neighbours are more than the {size} samples of the bank. Run '
+                f'{command_with("--cfg-options", f"test_cfg.k={min(5, size)}")}'
+            )
         for metric in self.evaluator.metrics:
             if isinstance(metric, ClipAccuracy):
                 metric.check_size(num_classes)

@@ -43,7 +43,7 @@ FREE = (
     'env_cfg.resource_limit',
     *('env_cfg.dist_cfg.*', 'env_cfg.cudnn_benchmark', 'model_wrapper_cfg.*', 'find_unused_parameters', 'compile*'),
     *('activation_checkpointing*', '*.grad_checkpointing', 'interpolate_positions'),
-    *('*.init_cfg*', 'default_hooks.*', 'custom_hooks.*', 'val_*', 'test_*', 'train_cfg.val_*'),
+    *('follow_run', '*.init_cfg*', 'default_hooks.*', 'custom_hooks.*', 'val_*', 'test_*', 'train_cfg.val_*'),
     *('train_cfg.max_epochs', 'train_cfg.max_skipped', 'randomness.deterministic', 'auto_scale_lr.*'),
     *('optim_wrapper.shard', 'optim_wrapper.optimizer.fused', 'optim_wrapper.optimizer.foreach'),
     'train_dataloader.dataset.reads_in_flight',
