@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -40,7 +40,7 @@ from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import require
 from omnimae.visualization.reconstructions import Reconstruction, reconstruct_sample
 from omnimae.visualization.saliency import saliency
-from omnimae.zoo import ZOO
+from omnimae.zoo import CLASSIFIERS, PRETRAINED, ZOO, find_checkpoint
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Models by name
@@ -72,20 +72,21 @@ def get_model(
 
 
 def resolve(
-    config: Config | str | os.PathLike, checkpoint: str | os.PathLike | None, options: Mapping[str, Any] | None
+    config: Config | str | os.PathLike,
+    checkpoint: str | os.PathLike | None,
+    options: Mapping[str, Any] | None,
+    names: Collection[str] = tuple(ZOO),
 ) -> tuple[Config, str | os.PathLike | None]:
-    """Look up the names, see `get_model`."""
+    """Look up the names, see `get_model`. An error may suggest ``names`` of weights."""
     if isinstance(config, str) and config in ZOO:
         checkpoint = checkpoint or ZOO[config].url
         config = ZOO[config].config
     elif isinstance(config, str | os.PathLike) and Path(config).is_dir():
         config, found = find_run(config)
         checkpoint = checkpoint or found
-    if isinstance(checkpoint, str) and checkpoint in ZOO:
-        checkpoint = ZOO[checkpoint].url
-    if not isinstance(config, Config):
-        config = load_config_for(find_config(config, ZOO), checkpoint, options)
-    return config, checkpoint
+    path = None if isinstance(config, Config) else find_config(config, names)
+    checkpoint = None if checkpoint is None else find_checkpoint(checkpoint, names)
+    return config if path is None else load_config_for(path, checkpoint, options), checkpoint
 
 
 def _build(
@@ -188,6 +189,7 @@ class Inferencer(Generic[ResultT]):
     """
 
     result_type: type[ResultT]
+    names: Collection[str] = tuple(ZOO)  # weights that an error may suggest
 
     def __init__(
         self,
@@ -200,7 +202,7 @@ class Inferencer(Generic[ResultT]):
         progress: bool = True,
         cfg_options: Mapping[str, Any] | None = None,
     ):
-        self.cfg, checkpoint = resolve(config, checkpoint, cfg_options)
+        self.cfg, checkpoint = resolve(config, checkpoint, cfg_options, self.names)
         if checkpoint is None:
             raise ValueError('checkpoint=None: results of initial weights mean nothing. Give a path, a URL or a name.')
         model_cfg, weights = self.model_config(), Checkpoint.read(checkpoint)
@@ -309,6 +311,7 @@ class ClassificationInferencer(Inferencer[Classification]):
     """
 
     result_type = Classification
+    names = CLASSIFIERS
 
     def __init__(self, *args: Any, classes: Sequence[str] | None = None, topk: int = 5, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -425,6 +428,7 @@ class Reconstructor(Inferencer[Reconstructed]):
     """
 
     result_type = Reconstructed
+    names = PRETRAINED
 
     def __init__(self, *args: Any, inputs: Sequence[str] | None = None, **kwargs: Any):
         super().__init__(*args, **{'batch_size': 1, **kwargs})

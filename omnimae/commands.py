@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def add_picture_arguments(parser: argparse.ArgumentParser, folder: str) -> None:
     """Add what a tool that draws predictions takes: --out-dir and --device."""
     parser.add_argument('--out-dir', required=True, type=out_folder, help=folder)
     parser.add_argument('--device', help='cuda or cpu; default: a GPU if there is one')
+
+
+def end_drawing(files: Sequence[Path], folder: Path, failures: Sequence[str], num_inputs: int) -> None:
+    """Print how many files a tool has written to a folder. Exit with the inputs that could not be read, if any."""
+    if files:
+        names = ', '.join(str(file.relative_to(folder)) for file in files[:5])
+        print(f'{len(files)} file{"s" * (len(files) > 1)} in {folder}: {names}{", ..." * (len(files) > 5)}')
+    if failures:
+        sys.exit('\n'.join([f'{len(failures)} of {num_inputs} files could not be read:', *failures]))
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, work_dir: str = 'folder of the log') -> None:

@@ -55,7 +55,7 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
 
     Args:
         name: the path or the name, with or without 'configs/' and '.py'.
-        others: other names that an error may suggest.
+        others: names of weights that an error may suggest. They tell that the folder of a training is allowed, too.
     """
     if not isinstance(name, str | os.PathLike):
         raise ValueError(f'config={name!r} is no path. Give the path or the name of a config.')
@@ -84,8 +84,12 @@ def find_config(name: str | os.PathLike, others: Collection[str] = ()) -> Path:
     names = {path.relative_to(folder).with_suffix('').as_posix() for folder in folders for path in folder.rglob('*.py')}
     beside = {str(file) for file in path.parent.glob('*.py')} | {str(x.parent) for x in path.parent.glob('*/*.py')}
     near = difflib.get_close_matches(str(path), beside, 1) or difflib.get_close_matches(text, {*names, *others}, 1)
-    known = ', '.join(others or ('custom/pretrain', 'omnimae/vit-b_in1k-ssv2'))
-    remedy = f'Did you mean {near[0]!r}?' if near else f'Give the path of a config, or a name, such as {known}.'
+    known = 'the path of a config, or a name, such as custom/pretrain, omnimae/vit-b_in1k-ssv2'
+    if others:
+        known = f'the folder of a training (its --out), the path of a config, or one of {", ".join(others)}'
+    remedy = f'Did you mean {near[0]!r}?' if near else ''
+    if others or not near:
+        remedy = f'{remedy} Give {known}.'.lstrip()
     place = '' if path.is_absolute() else f' It was looked for in {Path.cwd()}.'
     raise ValueError(f'{os.fspath(name)!r} is no file, no folder and no name of a config.{place} {remedy}')
 

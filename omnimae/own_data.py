@@ -37,7 +37,7 @@ from omnimae.planning import GIB, count_step, fitting_batch, inputs_of, memory_o
 from omnimae.registry import MODELS
 from omnimae.stopping import named_command
 from omnimae.structures import check_out
-from omnimae.zoo import ZOO
+from omnimae.zoo import PRETRAINED, ZOO, find_checkpoint
 
 # arch -> what differs from the base model; those with a letter have released weights
 SIZES: dict[str, dict[str, Any]] = {
@@ -588,19 +588,20 @@ def _choose_arch(arch: str) -> tuple[str, Choice]:
 
 
 def _released(name: str) -> str | None:
-    """The address of released weights. None if they cannot be downloaded."""
+    """The address of released weights. None if they cannot be downloaded, and the reason is printed."""
     try:
         Checkpoint.read(ZOO[name].url)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        print(error)
         return None
     return ZOO[name].url
 
 
 def _start(checkpoint: str | os.PathLike, arch: str) -> tuple[str, dict[str, Any], str]:
     """-> path of the weights, and the parts of a model and the arch that they fit."""
-    name = os.fspath(checkpoint)
+    name, address = os.fspath(checkpoint), find_checkpoint(checkpoint, PRETRAINED)
     if name in ZOO or Path(name).is_dir():
-        config, weights = (ZOO[name].config, ZOO[name].url) if name in ZOO else find_run(name)
+        config, weights = (ZOO[name].config, address) if name in ZOO else find_run(name)
         cfg = load_config(config)
         if name not in ZOO:
             _say_if_unfinished(Path(name), cfg, weights)

@@ -1,9 +1,10 @@
 """Signals that stop a run, and its exit codes.
 
-This module imports nothing slow, because tools listen for signals before they import more.
+This module imports nothing slow, because tools handle signals before they import more.
 
-Before training there is nothing to save, so a signal ends the process at once. In training the PreemptionHook saves. A
-second Ctrl-C ends the process at once.
+A tool that trains calls `listen`, every other one `start_tool`. Before training there is nothing to save, so a signal
+ends the process at once. In training the PreemptionHook saves. Ctrl-C ends other tools. A second Ctrl-C ends any
+process at once. No tool answers Ctrl-C with a traceback.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import NoReturn
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again" with --resume
@@ -91,6 +94,62 @@ def heard() -> list[signal.Signals]:
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+def start_tool(stopped: str = 'The same command starts anew.') -> None:
+    """Begin a tool that does not train, before its imports. Ctrl-C ends it with one line and `INTERRUPTED`.
+
+    The tool first removes its unfinished files. A second Ctrl-C does not wait for that. Workers leave Ctrl-C to this
+    process.
+
+    Args:
+        stopped: what the line says after the name of the tool: what is kept, and how to go on.
+    """
+    say_start()
+    if signal.SIGINT not in heard():
+        return
+    show, interrupted = sys.excepthook, threading.Event()
+
+    def end() -> NoReturn:
+        _end_workers()
+        if is_first_rank():
+            _tell(f'{Path(sys.argv[0]).name}: stopped by Ctrl-C. {stopped}')
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # a second signal may come while it is flushed
+                stream.flush()
+        os._exit(INTERRUPTED)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(number, lambda *_: end())
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes workers that end for failures
+        threading.excepthook = lambda *_: None  # of a thread that misses its workers
+        _end_workers()  # else a pool waits for them
+        if _is_importing(frame):
+            end()  # some packages turn a KeyboardInterrupt into an error of their own
+        raise KeyboardInterrupt
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if interrupted.is_set() or issubclass(kind, KeyboardInterrupt):
+            end()
+        show(kind, error, trace)
+
+    signal.signal(signal.SIGINT, interrupt)
+    sys.excepthook = report
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+
+
+def _end_workers() -> None:
+    """End the processes of loaders and pools."""
+    children = getattr(sys.modules.get('multiprocessing'), 'active_children', list)  # perhaps it is being imported
+    for process in children():
+        process.terminate()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith('<frozen importlib'):
+        frame = frame.f_back
+    return frame is not None
+
+
 def listen() -> None:
     """Handle signals from now on, even while the main thread waits in C for other ranks or for a GPU."""
     say_start()
@@ -158,12 +217,13 @@ def _watch(pipe: int) -> None:
             say_saving(number)
             continue
         code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
-        why, advice = 'before there was anything new to save', ''
+        why, advice = 'before there was anything new to save', 'The same command starts again.'
         if interrupts > 1:
-            why, advice = 'a second time, so nothing more is saved', ' There is no checkpoint to go on from.'
+            why = 'a second time, so nothing more is saved'
+            advice = 'There is no checkpoint to go on from: the same command starts anew.'
             if saved.is_set():
-                advice = f' Go on from the last checkpoint with {command_with("--resume")}.'
-        _tell(f'{signal.Signals(number).name} {why}: the exit code is {code}.{advice}')
+                advice = f'Go on from the last checkpoint with {command_with("--resume")}.'
+        _tell(f'{signal.Signals(number).name} {why}: the exit code is {code}. {advice}')
         os._exit(code)
 
 

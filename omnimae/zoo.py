@@ -6,6 +6,9 @@ and `mmengine.hub` read it.
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +47,31 @@ ZOO = {
     )
     for size, (parameters, accuracy) in rows.items()
 }
+PRETRAINED = [name for name, published in ZOO.items() if published.accuracy is None]
+CLASSIFIERS = [name for name in ZOO if name not in PRETRAINED]
+
+
+def find_checkpoint(name: str | os.PathLike, names: Collection[str] = tuple(ZOO)) -> str | os.PathLike:
+    """Look up the address of published weights. A path or another address is returned as it is.
+
+    Args:
+        name: in ``ZOO``, a path or an address.
+        names: those that an error may suggest.
+
+    Raises:
+        ValueError: no such name, and no such path.
+    """
+    text = os.fspath(name)
+    if text in ZOO:
+        return ZOO[text].url
+    if '://' not in text and not Path(text).expanduser().exists():
+        near = difflib.get_close_matches(text, names, 1)
+        raise ValueError(
+            f'checkpoint={text!r} is no file, no folder and no name of weights. It was looked for in {Path.cwd()}. '
+            f'{f"Did you mean {near[0]!r}? " if near else ""}Give the folder of a training (its --out), a file, an '
+            f'address, or one of {", ".join(names)}.'
+        )
+    return name
 
 
 def index() -> dict[str, str]:

@@ -23,7 +23,7 @@ from omnimae.predictions import Counted, accuracy_table, predict
 from omnimae.registry import DATASETS, MODELS
 from omnimae.structures import check_out
 from omnimae.visualization.confusion import confused_pairs, confusion_picture
-from omnimae.visualization.saliency import overlay, saliency
+from omnimae.visualization.saliency import overlay, saliency, saliency_sheet
 
 SIZES = dict(embed_dim=24, depth=2, num_heads=2, patch_size=(2, 16, 16), clip_size=(4, 64, 64))
 
@@ -247,12 +247,14 @@ def test_the_folder_of_a_run_is_a_model(data, tmp_path, capsys):
     save_file(weights, run / 'epoch_1_raw.safetensors', {})
     assert torch.equal(get_model(run).state_dict()['head.weight'], weights['head.weight'])
     load_tool('explain').main([str(data / 'pictures' / 'b'), str(run), '--out-dir', str(tmp_path / 'out')])
-    assert capsys.readouterr().out.count('.png') == 3
+    out, names = tmp_path / 'out', ', '.join(f'{number}.png' for number in (1, 3, 5))
+    assert capsys.readouterr().out.splitlines()[-1] == f'3 files in {out}: {names}'
     test = load_tool('test').parse_args([str(run)])
     assert (test.config, test.checkpoint) == (config, run / 'epoch_1_raw.safetensors')
     with pytest.raises(SystemExit):
         load_tool('test').parse_args([str(config)])
-    assert 'no checkpoint. Give CONFIG CHECKPOINT, or the folder of a run' in capsys.readouterr().err
+    said = f'{config} is no folder of a run, and there is no checkpoint. Give RUN, or CONFIG CHECKPOINT'
+    assert said in capsys.readouterr().err
 
 
 def test_explain_draws_images_and_clips_with_their_names(data, tmp_path, capsys):
@@ -265,7 +267,16 @@ def test_explain_draws_images_and_clips_with_their_names(data, tmp_path, capsys)
         tool.main([str(config), str(tmp_path / 'weights.safetensors'), *inputs, '--out-dir', str(tmp_path / 'out')])
     sizes = [Image.open(tmp_path / 'out' / name).size for name in ('pictures/b/1.png', 'movies/0.png')]
     assert sizes[0][0] < sizes[1][0]
-    assert capsys.readouterr().out.count('.png') == 2
+    assert capsys.readouterr().out.splitlines()[-1].endswith(': pictures/b/1.png, movies/0.png')
+
+
+def test_pictures_of_saliency_say_what_their_colours_mean(monkeypatch):
+    drawn = []
+    monkeypatch.setattr('omnimae.visualization.saliency.sheet', lambda title, rows, columns: drawn.append(rows[-1]))
+    for frames in (1, 4):
+        saliency_sheet(np.zeros((frames, 32, 32, 3), np.uint8), np.ones((1, 2, 2), np.float32), 'a.png: cat', 'cat')
+    said = 'Colour: how much a place speaks for cat. Red is the most in this'
+    assert [row.caption.partition(', green')[0] for row in drawn] == [f'{said} image', f'{said} clip']
 
 
 def test_accuracy_of_folders_that_are_classes(data, tmp_path, capsys):

@@ -235,7 +235,7 @@ def test_reconstructions_of_files_and_arrays(data, tmp_path):
     np.testing.assert_array_equal(again.reconstructions['0.png'].masked, image.masked)
     assert not np.array_equal(same.masked, image.masked)  # the mask follows from the name
     with pytest.raises(ValueError, match=r"model\.type='Classifier' reconstructs nothing"):
-        Reconstructor(write_config(tmp_path / 'classify.py', CLASSIFY, data), 'any.pth')
+        Reconstructor(write_config(tmp_path / 'classify.py', CLASSIFY, data), data)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from omnimae.config import load_config
 from omnimae.engine.compat import load_from_plain
 from omnimae.inputs import Pipeline
 from omnimae.registry import MODELS
-from omnimae.structures import Masks
+from omnimae.structures import VARIABLES, Masks
 
 ROOT = Path(__file__).parents[1]
 KEY_LISTS = Path(__file__).parent / 'data' / 'omnimae_released_keys.txt'
@@ -362,7 +362,12 @@ def test_an_address_is_downloaded_once(tmp_path, monkeypatch):
         assert_equal_states(load_file(f'{address}/served.pth')[0], state)
         other = load_file(f'{address}/other/served.pth')[0]  # of the same name, but not the same file
         assert not torch.equal(other['head.weight'], state['head.weight'])
-        with pytest.raises(ValueError, match=r'absent\.pth: cannot be downloaded \(HTTP Error 404'):
+        said = r'absent\.pth: cannot be downloaded \(HTTP Error 404.*\)\. Download it elsewhere, and give '
+        place = rf'\. Or save it as {tmp_path}/cache/hub/checkpoints/absent-\w+\.pth\.$'
+        with pytest.raises(ValueError, match=f'{said}its path in place of the address{place}'):
+            load_file(f'{address}/absent.pth')
+        monkeypatch.setitem(VARIABLES, f'{address}/absent.pth', 'OMNIMAE_CHECKPOINT')  # as `load_config` does
+        with pytest.raises(ValueError, match=f'{said}OMNIMAE_CHECKPOINT=FILE in front of the command{place}'):
             load_file(f'{address}/absent.pth')
     finally:
         server.shutdown()

@@ -49,7 +49,7 @@ def slurm(tmp_path: Path) -> Path:
     stand_ins = {
         'srun': 'code=$(head -n1 codes); sed -i 1d codes; while (($#)) && [[ $1 != rank ]]; do shift; done; '
         'cat signals >>"$2" 2>/dev/null; rm -f signals; exit "$code"',
-        'sinfo': 'cat gres',
+        'sinfo': '[[ $* == *%R* ]] && printf "low\\ngpu\\n" || cat gres',
         'sbatch': 'cat >script.sh; echo 12',
         'scontrol': '[[ $1 == requeue ]] || cat job',
         'scancel': '',
@@ -60,6 +60,8 @@ def slurm(tmp_path: Path) -> Path:
     (tmp_path / 'gres').write_text('(null)\n')
     (tmp_path / 'job').write_text('JobId=12 Restarts=0 RunTime=00:00:09 TimeLimit=1-00:00:00 PreemptTime=N\n')
     (tmp_path / 'codes').write_text('0\n')
+    for name in ('config.py', 'a config.py', 'a checkpoint.pth'):
+        (tmp_path / name).touch()
     return tmp_path
 
 
@@ -135,6 +137,45 @@ def test_a_batch_job_gets_its_arguments_whole(slurm: Path):
     env = {**environment(SLURM_JOB_ID='12'), 'PATH': f'{slurm}:{environment()["PATH"]}'}
     subprocess.run(['bash', script], cwd=slurm, env=env, check=True)
     assert (slurm / 'srun.txt').read_text().endswith(''.join(f'{word}\n' for word in words))
+
+
+TRAIN, TEST = 'bash slurm_train.sh gpu job', 'bash slurm_test.sh gpu job'
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ('bash slurm_train.sh', "PARTITION, JOB and CONFIG are needed, got ''."),
+        (TEST, "PARTITION, JOB, CONFIG and CHECKPOINT are needed, got 'gpu job'."),
+        (f'{TRAIN} a/b', "'a/b' is no file, no folder and no name of a config. It was looked for in {folder}. Give the "
+         'path of a config, or a name, such as custom/pretrain.'),
+        (f'{TEST} demo/mae b.pth', 'b.pth: no such checkpoint file. Give a file, an address, or the folder of a '
+         'training.'),
+        (f'GPUS=two {TRAIN} demo/mae', "GPUS must be a whole number of at least 1, got 'two'."),
+        ('bash slurm_train.sh low,gpus job demo/mae', "There is no partition 'gpus'. Give one of this cluster as the "
+         'first argument: gpu low.'),
+        (f'{TRAIN} demo/mae', "GPUS=8 with GPUS_PER_NODE=8: a node of partition 'gpu' has 4 GPUs at most. Set "
+         'GPUS_PER_NODE=4, or GPUS=4 for one node.'),
+    ],
+)  # fmt: skip
+def test_a_job_that_cannot_run_is_refused_before_it_waits(slurm: Path, words: str, message: str):
+    (slurm / 'gres').write_text('gpu:a:2(S:0,1),gpu:b:2\n(null)\n')
+    command = [str(TOOLS / word) if word.endswith('.sh') else word for word in words.split()]
+    command = ['env', f'PATH={slurm}:{environment()["PATH"]}', *command]
+    result = subprocess.run(command, cwd=slurm, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.endswith(f'{message.format(folder=slurm)}\n')
+    assert not (slurm / 'srun.txt').exists()
+
+
+@pytest.mark.parametrize('batch', ['', '1'])
+def test_a_job_that_slurm_refuses_says_what_it_asked_for(slurm: Path, batch: str):
+    for name in ('srun', 'sbatch'):
+        (slurm / name).write_text('#!/usr/bin/env bash\nexit 1\n')
+    result = submit(slurm, BATCH=batch, GPUS='2')
+    assert result.returncode == (2 if batch else 1)
+    asked = 'It was asked for: --partition gpu --job-name a job --ntasks 2 --ntasks-per-node 2 --cpus-per-task 12.'
+    assert result.stderr.endswith(f'ask for less, or for another partition. {asked}\n')
 
 
 @pytest.mark.parametrize('name', ['SRUN_ARGS', 'SBATCH_ARGS'])
@@ -297,6 +338,8 @@ def test_a_number_of_gpus_that_is_missing_is_asked_for(script: str, gpus: str):
     assert result.returncode == 2
     assert f'bash tools/{script} GPUS [arguments of ' in result.stderr
     assert result.stderr.endswith(f"The number of GPUs must be a whole number of at least 1, got '{gpus}'.\n")
+    result = subprocess.run(command[:3], capture_output=True, text=True)
+    assert result.stderr.endswith(f"{', '.join(script.split()[1:])} and GPUS are needed, got 'CONFIG'.\n")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
+from unittest.mock import DEFAULT, patch
 
 import pytest
 import torch
@@ -122,7 +122,8 @@ def parse(script: Path, words: list[str]) -> argparse.Namespace:
     places = [str(script.parent), *sys.path]
     with patch.object(argparse.ArgumentParser, 'parse_args', stop), patch.object(sys, 'argv', argv):
         # this process is to keep its own handlers of signals
-        with patch.object(sys, 'path', places), patch('omnimae.stopping.listen'), pytest.raises(ParsedError):
+        handlers = patch.multiple('omnimae.stopping', listen=DEFAULT, start_tool=DEFAULT)
+        with patch.object(sys, 'path', places), handlers, pytest.raises(ParsedError):
             runpy.run_path(str(script), run_name='__main__')
     return found[0]
 

@@ -466,19 +466,21 @@ def test_predict_maps_writes_maps_and_pictures(small_runs, tmp_path, capsys):
     for name, dtype in (('ade20k', np.uint8), ('depth-nyuv2', np.uint16)):
         config, weights = small_runs[name]
         out = tmp_path / name
-        tool.main([str(config), str(weights), str(tmp_path / 'in'), '--out-dir', str(out), '--device', 'cpu'])
+        with pytest.raises(SystemExit, match=r'^1 of 4 files could not be read:\n.*b\.png: not an image'):
+            tool.main([str(config), str(weights), str(tmp_path / 'in'), '--out-dir', str(out), '--device', 'cpu'])
+        said = f'6 files in {out}: maps/a/1.png.png, pictures/a/1.png.png, maps/a/1.webp.png, '
+        assert said in capsys.readouterr().out
         for folder in (out / 'maps', out / 'pictures'):
             assert sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png')) == names
         pixels = np.array(Image.open(out / 'maps' / 'b' / '1.png'))
         assert (pixels.shape, pixels.dtype) == ((30, 50), dtype)
-    assert 'b.png: not an image' in capsys.readouterr().out
 
 
 def test_maps_need_a_model_of_rgb(small_runs):
     with pytest.raises(ValueError, match='predicts no maps from RGB alone'):
         predict_maps(*small_runs['hypersim_rgb-depth'], np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match='predicts no maps from RGB alone'):
-        predict_maps(MULTIMAE / 'vit-b_in1k.py', 'any.pth', np.zeros((8, 8, 3), np.uint8))
+        predict_maps(MULTIMAE / 'vit-b_in1k.py', small_runs['ade20k'][1], np.zeros((8, 8, 3), np.uint8))
 
 
 def test_maps_need_weights_and_a_size(small_runs):

@@ -17,6 +17,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,7 @@ from omnimae.data.datasets import ImageDataset, VideoDataset
 from omnimae.engine import claim_folder
 from omnimae.engine.compat import find_latest_checkpoint, save_whole, wait_until_written
 from omnimae.engine.optim import AutocastOptimWrapper
+from omnimae.engine.preemption import PreemptionHook
 from omnimae.engine.saving import CheckpointHook
 from omnimae.registry import DATASETS, HOOKS
 from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, heard, saved
@@ -607,8 +609,8 @@ def test_whatever_asks_a_run_to_stop_saves(
     assert f'{number.name}: saving, after this step at the latest.' in error  # at once, by the handler
     why = 'Stopped' if number == signal.SIGINT else 'Preempted'
     path = tmp_path / 'work' / 'preempted.pth'
-    said = f'{why}: saved {path}, the exit code is {end.value.code}. Go on with the same command and --resume.'
-    assert said in output + error
+    said = f'{why}: saved {path} after 2 steps, the exit code is {end.value.code}. Go on with the same command and'
+    assert f'{said} --resume.' in output + error
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(config: Path, tmp_path: Path):
@@ -624,10 +626,120 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(config: Path, tmp_path: Path
     assert saved.is_set()  # by the earlier start
 
 
+def test_the_thread_of_listen_alone_answers_a_second_ctrl_c(monkeypatch: pytest.MonkeyPatch):
+    """A KeyboardInterrupt would be a traceback beside its line."""
+    hook = PreemptionHook()
+    hook.asked, hook._is_stopping = INTERRUPTED, True
+    with pytest.raises(KeyboardInterrupt):
+        hook._ask(signal.SIGINT, None)
+    listening = threading.Event()
+    listening.set()
+    monkeypatch.setattr('omnimae.engine.preemption.watching', listening)
+    hook._ask(signal.SIGINT, None)
+
+
+SLOW_IMPORT = """
+import time
+from pathlib import Path
+Path('ready').touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise ImportError('half a module')
+"""
+TOOL = """
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool('Nothing is kept.')
+
+def work(*_):
+    Path('ready').touch()
+    time.sleep(60)
+
+class Numbers(list):
+    __getitem__ = work
+
+"""
+LOADER = """
+from torch.utils.data import DataLoader
+next(iter(DataLoader(Numbers('ab'), num_workers=2)))
+"""
+POOL = """
+with ProcessPoolExecutor(2) as pool:
+    list(pool.map(work, range(9)))
+"""
+CLEANS = """
+try:
+    work(0)
+finally:
+    time.sleep(0.5)
+    Path('cleaned').touch()
+"""
+CLEANS_LONG = CLEANS.replace('0.5', '60')
+
+
+@pytest.mark.parametrize('does', ['import slow_import', LOADER, POOL, CLEANS, CLEANS_LONG])
+def test_ctrl_c_ends_any_tool_with_a_line(tmp_path: Path, does: str):
+    (tmp_path / 'slow_import.py').write_text(SLOW_IMPORT)
+    (tmp_path / 'tool.py').write_text(TOOL + does)
+    command, group = [sys.executable, 'tool.py'], dict(start_new_session=True, cwd=tmp_path, env=environment())
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **group)
+    while not (tmp_path / 'ready').exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.2)
+    begin = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers, too
+    if does == CLEANS_LONG:
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=50)[1].splitlines()
+    assert said[1:] == ['tool.py: stopped by Ctrl-C. Nothing is kept.'], said
+    assert process.returncode == INTERRUPTED
+    assert (tmp_path / 'cleaned').exists() == (does == CLEANS)
+    assert time.monotonic() - begin < 20
+    assert not in_group(process.pid)
+
+
+def in_group(number: int) -> list[str]:
+    """Living processes of a group."""
+    stats = [path.read_text().rpartition(')')[2].split() for path in Path('/proc').glob('[0-9]*/stat')]
+    return [stat[0] for stat in stats if int(stat[2]) == number and stat[0] != 'Z']
+
+
+def test_ctrl_c_leaves_no_part_of_a_table(config: Path, tmp_path: Path):
+    """In the middle of `predict`, while its workers wait for a file."""
+    weights, picture, out = tmp_path / 'weights.safetensors', tmp_path / 'picture.png', tmp_path / 'out'
+    files.save_file(get_model(config).state_dict(), weights, {})
+    os.mkfifo(picture)
+    words = [config, weights, picture, '--num-workers', '1', '--out', out / 'a.csv', '--device', 'cpu']
+    command, group = [sys.executable, TOOLS / 'predict.py', *words], dict(start_new_session=True, env=environment())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **group)
+    writing = None
+    while writing is None:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+        with suppress(OSError):
+            writing = os.open(picture, os.O_WRONLY | os.O_NONBLOCK)  # there is a reader
+    assert [path.suffix for path in out.iterdir()] == ['.tmp']
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=50)[1]
+    os.close(writing)
+    assert said.splitlines()[-1] == 'predict.py: stopped by Ctrl-C. No table was written. The same command starts anew.'
+    assert 'Traceback' not in said
+    assert process.returncode == INTERRUPTED
+    assert not [*out.iterdir()]
+
+
 @pytest.mark.parametrize(
     ('rank', 'is_saved', 'advice'),
     [
-        ('0', False, 'There is no checkpoint to go on from.'),
+        ('0', False, 'There is no checkpoint to go on from: the same command starts anew.'),
         ('0', True, 'Go on from the last checkpoint with omnimae train run/config.py --resume.'),
         ('1', False, None),  # the terminal is gone
     ],
@@ -723,7 +835,8 @@ def test_before_training_there_is_nothing_to_save(tmp_path: Path, tool: str, num
     process.send_signal(number)
     message = process.communicate(timeout=60)[1]
     assert process.returncode == code
-    assert f'{signal.Signals(number).name} before there was anything new to save: the exit code is {code}' in message
+    said = f'{signal.Signals(number).name} before there was anything new to save: the exit code is {code}. '
+    assert f'{said}The same command starts again.\n' in message
 
 
 def test_nohup_stays_in_force(monkeypatch: pytest.MonkeyPatch):
@@ -876,8 +989,9 @@ def test_a_second_ctrl_c_leaves_no_rank(tmp_path: Path):
     process.send_signal(signal.SIGINT)
     wait_for((tmp_path / 'asked').exists, process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=60) == INTERRUPTED
     assert not Path('/proc', (tmp_path / 'ready').read_text()).exists()
+    assert 'SIGINT a second time, so the ranks were killed: the exit code is 130. ' in process.said('stderr')
 
 
 @pytest.mark.parametrize(

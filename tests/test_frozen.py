@@ -460,6 +460,11 @@ def test_features_in_a_file_are_those_of_the_model(data, tmp_path, pretrained, c
 
     with pytest.raises(ValueError, match=r'knn\.py has no val_dataloader\. Choose another --data'):
         main([str(config), str(pretrained), '--out', 'x.npz', '--data', 'val'])
+    no_data = ['--cfg-options', 'test_cfg.bank_dataloader.dataset.sources.pictures.root=nowhere']
+    with pytest.raises(
+        ValueError, match=r'nowhere\.pth: no such checkpoint file\. Give a file, an address, or the fold'
+    ):
+        main([str(config), 'nowhere.pth', '--out', str(tmp_path / 'x.npz'), *no_data])
 
 
 def test_knn_that_cannot_be_counted_is_refused_before_anything_runs(data, tmp_path):

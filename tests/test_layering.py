@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -137,6 +138,19 @@ def test_nobody_imports_the_broken_models_of_mmaction():
     """Watch for mmaction.models: the wheel of MMAction2 1.2.0 lacks one of its modules (mmaction2#2714)."""
     for path in SOURCES:
         assert not [name for name in imports_of(path) if f'{name}.'.startswith('mmaction.models.')], path
+
+
+TOOLS = [path for path in SOURCES if path.parent == ROOT / 'tools']
+
+
+@pytest.mark.parametrize('path', TOOLS, ids=lambda path: path.name)
+def test_tools_handle_signals_before_they_import_more(path):
+    """Their imports take seconds, in which Ctrl-C would be answered by a traceback."""
+    body = tree_of(path).body
+    calls = [{ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)} for node in body]
+    begin = next(number for number, names in enumerate(calls) if names & {'start_tool', 'listen'})
+    before = {name for name in imported(ast.Module(body[:begin], []), '') if not name.startswith('omnimae.stopping')}
+    assert {name.split('.')[0] for name in before} <= sys.stdlib_module_names
 
 
 def unsafe_loads(tree: ast.Module) -> list[int]:

@@ -20,6 +20,7 @@ from programs import TOOLS
 from test_faults import load_tool
 from tiny_run import CLASSIFY, COUNTED, PRETRAIN, build_runner, write_config, write_data
 
+from omnimae.apis import ClassificationInferencer
 from omnimae.checkpoint import Checkpoint, export, read_file, save_file
 from omnimae.config import OptionAction, find_config, load_config
 from omnimae.data.annotations import read_list
@@ -30,6 +31,7 @@ from omnimae.engine import EMAHook, setup_distributed
 from omnimae.engine.compat import find_latest_checkpoint
 from omnimae.fitting import misfit
 from omnimae.models import ClipPreprocessor, PixelTarget
+from omnimae.own_data import _start
 from omnimae.registry import DATASETS, HOOKS, MODELS
 
 
@@ -291,6 +293,29 @@ def test_what_is_no_config(tmp_path, monkeypatch, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_config(name)
+
+
+@pytest.mark.parametrize(
+    ('config', 'checkpoint', 'message'),
+    [
+        ('classifer', None, r"^'classifer' is no file, .*\. Did you mean 'classifier'\? Give the folder of a "),
+        ('WRONG', None, r'Give the folder of a training \(its --out\), the path of a config, or one of vitb_in1k_ft'),
+        ('demo/linear_images', 'vitb_in1k', r"^checkpoint='vitb_in1k' is no file, .*mean 'vitb_in1k_ft'\? Give the"),
+        ('demo/linear_images', 'WRONG', r'Give the folder of a training \(its --out\), a file, an address, or one of'),
+    ],
+)  # fmt: skip
+def test_names_of_models_that_are_wrong(tmp_path, monkeypatch, config, checkpoint, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'classifier').mkdir()
+    (tmp_path / 'classifier' / 'config.py').touch()
+    with pytest.raises(ValueError, match=message) as error:
+        ClassificationInferencer(config, checkpoint)
+    assert 'pretrain' not in str(error.value)  # what it offers classifies
+    if checkpoint:
+        with pytest.raises(
+            ValueError, match=r"^checkpoint='vitb_in1k' is no file.* one of vitb_pretrain, vitl_pretrain"
+        ):
+            _start('vitb_in1k', 'auto')
 
 
 def test_forms_of_a_configs_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1061,10 +1061,14 @@ def test_the_command_draws_images_and_data_sets(demo_root, tmp_path, monkeypatch
     draw = tool('visualize_reconstruction').main
     draw([str(config), str(weights), str(demo_root), str(photo), '--inputs', 'rgb', '--out-dir', str(out)])
     assert len(list(out.glob('*.png'))) == 9
+    unread = tmp_path / 'unread.pth'  # inputs are looked at first
+    unread.touch()
     with pytest.raises(ValueError, match=r'nowhere is neither an image nor the root of a data set'):
-        draw([str(config), str(weights), str(tmp_path / 'nowhere'), '--out-dir', str(out)])
+        draw([str(config), str(unread), str(tmp_path / 'nowhere'), '--out-dir', str(out)])
+    with pytest.raises(ValueError, match=r'nowhere\.jpg does not exist'):
+        draw([str(config), str(unread), str(tmp_path / 'nowhere.jpg'), '--out-dir', str(out)])
     with pytest.raises(ValueError, match=r'coffee_top_left: the folder cannot be the root.* is not a folder'):
-        draw([str(config), str(weights), str(photo.parent), '--out-dir', str(out)])
+        draw([str(config), str(unread), str(photo.parent), '--out-dir', str(out)])
     encoder = {name: x for name, x in load_file(weights)[0].items() if name.startswith('backbone.')}
     torch.save(encoder, tmp_path / 'encoder.pth')
     with pytest.raises(ValueError, match=r'encoder\.pth has no values for head\.'):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tiny_benchmarks import write_image
 import omnimae
 from omnimae.config import load_config
 from omnimae.data.annotations import read_list
+from omnimae.engine.loops import EpochTrainLoop
 from omnimae.own_data import SIZES, _expected, _labelled, _Schedule, _start, _text, fitting_size
 from omnimae.planning import GIB
 from omnimae.stopping import command_with
@@ -76,6 +78,44 @@ def test_an_unfinished_pretraining_is_told(tmp_path, capsys):
             f'To finish it first: omnimae train {run}/config.py --resume'
         )
         assert (told in capsys.readouterr().out) == (epoch < 800)
+
+
+@pytest.mark.parametrize('moment', ['step', 'validation'])
+def test_the_steps_of_an_unfinished_pretraining_are_those_of_its_weights(tmp_path, capsys, monkeypatch, moment):
+    data, run = write_classes(tmp_path / 'data', 'a', 'b', count=16, empty=False), tmp_path / 'run'
+    method = 'run_iter' if moment == 'step' else '_validate_if_due'
+    before, calls = getattr(EpochTrainLoop, method), []
+
+    def stop_at_the_fifth(loop, *args):
+        calls.append(loop.iter)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        before(loop, *args)
+
+    monkeypatch.setattr(EpochTrainLoop, method, stop_at_the_fifth)
+    with pytest.raises(SystemExit, match='130'):
+        omnimae.pretrain(images=data, out=run, epochs=10)
+    steps = torch.load(run / 'preempted.pth', weights_only=True)['optimizer']['state'][0]['step']
+    assert steps == calls[-1] + (moment == 'step')
+    _start(run, 'auto')
+    said = capsys.readouterr()
+    assert f'unfinished: it has done {int(steps) // 2} of 10 epochs ({int(steps)} steps).' in said.out
+    assert f'preempted.pth after {int(steps)} steps, the exit code is 130.' in said.out + said.err
+
+
+def test_weights_that_cannot_be_downloaded_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('omnimae.own_data._run', lambda *args: None)
+    monkeypatch.setattr('torch.hub.download_url_to_file', raise_os_error)
+    monkeypatch.setattr('omnimae.checkpoint.files.VARIABLES', {})  # this process has loaded no config yet
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    omnimae.finetune(write_classes(tmp_path / 'data', 'a', 'b'), tmp_path / 'run', arch='base', epochs=1)
+    said = capsys.readouterr().out
+    assert 'vitb_pretrain.torch: cannot be downloaded (no network). Download it elsewhere, and give its path' in said
+    assert f'Or save it as {tmp_path}/cache/hub/checkpoints/vitb_pretrain-' in said
+
+
+def raise_os_error(*_, **__):
+    raise OSError('no network')
 
 
 def test_the_config_is_small_and_continues(tmp_path, monkeypatch):
@@ -401,7 +441,7 @@ def test_pretraining_takes_any_tree_and_holds_files_out(tmp_path, monkeypatch, c
 
 
 def test_the_first_line_comes_before_the_imports():
-    text = 'import sys; from omnimae.stopping import say_start; say_start(); assert "torch" not in sys.modules'
+    text = 'import sys; from omnimae.stopping import start_tool; start_tool(); assert "torch" not in sys.modules'
     for rank, lines in ((None, 1), ('0', 1), ('1', 0)):
         env = {**os.environ, 'RANK': rank} if rank else {k: v for k, v in os.environ.items() if k != 'RANK'}
         done = subprocess.run([sys.executable, '-c', text], env=env, capture_output=True, text=True, check=True)

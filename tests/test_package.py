@@ -87,6 +87,7 @@ def test_the_wheel_says_what_it_is(wheel: Path):
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, 'argv', ['omnimae', *words])
     monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
+    monkeypatch.setattr('omnimae.stopping.start_tool', lambda *_: None)  # this process keeps its handlers of signals
     console.main()
 
 

@@ -145,6 +145,8 @@ def place(tmp_path: Path, cluster: Path) -> Iterator[Path]:
         shutil.copy(script, tmp_path / 'tools')
     for name in ('train', 'test'):
         (tmp_path / 'tools' / f'{name}.py').write_text(RANK)
+    for name in ('config.py', 'a config.py', 'a checkpoint.pth'):
+        (tmp_path / name).touch()
     yield tmp_path
     end_jobs()
 

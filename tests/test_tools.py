@@ -339,23 +339,26 @@ def test_names_that_are_no_text_are_drawn_and_told(config, checkpoint, tmp_path,
     script = str(Path(__file__).parents[1] / 'tools' / 'visualize_reconstruction.py')
     out = os.fsdecode(bytes(tmp_path) + b'/out\xff')
     monkeypatch.setattr('sys.argv', [script, str(config), str(checkpoint), str(tmp_path / 'in'), '--out-dir', out])
+    monkeypatch.setattr('omnimae.stopping.start_tool', lambda *_: None)  # this process keeps its handlers of signals
     monkeypatch.setattr('sys.stdout', io.TextIOWrapper(io.BytesIO(), 'utf-8'))
     with pytest.raises(SystemExit, match='1 of 2 files could not be read'):
         runpy.run_path(script, run_name='__main__')
     sys.stdout.seek(0)
-    assert sys.stdout.read().endswith('out\\udcff/images_1.png\n')
+    assert sys.stdout.read().endswith('1 file in ' + str(tmp_path) + '/out\\udcff: images_1.png\n')
 
 
 def test_visualize_reconstruction_refuses_early(config, checkpoint, data, tmp_path):
     visualize = tool('visualize_reconstruction').main
     end = ['--out-dir', str(tmp_path / 'out')]
+    unread = str(tmp_path / 'unread.pth')  # inputs are looked at first
+    Path(unread).touch()
     with pytest.raises(ValueError, match=r'nowhere\.jpg does not exist\. Give images'):
-        visualize([str(config), str(checkpoint), str(tmp_path / 'nowhere.jpg'), *end])
+        visualize([str(config), unread, str(tmp_path / 'nowhere.jpg'), *end])
     with pytest.raises(ValueError, match=r'tiny\.py is neither image nor video\. Known are .*\.jpg.*\.mp4'):
-        visualize([str(config), str(checkpoint), str(config), *end])
+        visualize([str(config), unread, str(config), *end])
     (tmp_path / 'bare').mkdir()
     with pytest.raises(ValueError, match=r"bare' holds no file that ends in .*; it holds nothing"):
-        visualize([str(config), str(checkpoint), str(tmp_path / 'bare'), *end])
+        visualize([str(config), unread, str(tmp_path / 'bare'), *end])
     wide = tmp_path / 'wide.py'
     wide.write_text(config.read_text().replace('embed_dim=32', 'embed_dim=64'))
     with pytest.raises(ValueError, match=r'tiny\.safetensors does not fit the model'):

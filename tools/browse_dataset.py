@@ -7,6 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool('Pages that are done are kept.')  # the imports take seconds
+
 import numpy as np
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner

@@ -23,6 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool()  # the imports take seconds
+
 import yaml
 from mmengine.config import Config
 

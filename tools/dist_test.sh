@@ -5,7 +5,11 @@
 set -euo pipefail
 if (($# < 3)) || [[ ! $3 =~ ^([1-9][0-9]*|gpu|auto|cpu)$ ]]; then
     sed -n '2,4s/^# //p' "$0" >&2
-    (($# < 3)) || echo "The number of GPUs must be a whole number of at least 1, got '$3'." >&2
+    if (($# < 3)); then
+        echo "CONFIG, CHECKPOINT and GPUS are needed, got '$*'." >&2
+    else
+        echo "The number of GPUs must be a whole number of at least 1, got '$3'." >&2
+    fi
     exit 2
 fi
 CONFIG=$1

@@ -7,7 +7,11 @@
 set -euo pipefail
 if (($# < 2)) || [[ ! $2 =~ ^([1-9][0-9]*|gpu|auto|cpu)$ ]]; then
     sed -n '2,6s/^# //p' "$0" >&2
-    (($# < 2)) || echo "The number of GPUs must be a whole number of at least 1, got '$2'." >&2
+    if (($# < 2)); then
+        echo "CONFIG and GPUS are needed, got '$*'." >&2
+    else
+        echo "The number of GPUs must be a whole number of at least 1, got '$2'." >&2
+    fi
     exit 2
 fi
 CONFIG=$1

@@ -15,15 +15,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnimae.stopping import say_start
+from omnimae.stopping import start_tool
 
 if __name__ == '__main__':
-    say_start()  # the imports take seconds
+    start_tool('Pictures that are done are kept.')  # the imports take seconds
 
 from mmengine.registry import init_default_scope
 
 from omnimae.apis import Explainer
-from omnimae.commands import add_picture_arguments, model_parser, parse_model
+from omnimae.commands import add_picture_arguments, end_drawing, model_parser, parse_model
 from omnimae.inputs import output_names
 from omnimae.visualization.saliency import saliency_sheet
 
@@ -40,9 +40,8 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parse_args(words)
     init_default_scope('omnimae')
     names = output_names(args.paths)  # a missing file is an error now, before the model is loaded
-    options = dict(device=args.device, progress=False, cfg_options=args.cfg_options)
-    explain = Explainer(args.config, args.checkpoint, **options)
-    failures = []
+    explain = Explainer(args.config, args.checkpoint, device=args.device, cfg_options=args.cfg_options)
+    files, failures = [], []
     for result in explain.stream(args.paths):
         if result.clip is None or result.effect is None:
             failures.append(f'{result.input}: {result.error}')
@@ -52,9 +51,8 @@ def main(words: Sequence[str] | None = None) -> None:
         path = args.out_dir / f'{names[result.input]}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         saliency_sheet(result.clip, result.effect, title, name or f'class {label}').save(path)
-        print(path)
-    if failures:
-        sys.exit('\n'.join([f'{len(failures)} of {len(names)} files could not be read:', *failures]))
+        files.append(path)
+    end_drawing(files, args.out_dir, failures, len(names))
 
 
 if __name__ == '__main__':

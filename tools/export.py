@@ -13,6 +13,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool('No file was written. The same command starts anew.')  # the imports take seconds
+
 from mmengine.registry import init_default_scope
 
 from omnimae.commands import add_cfg_options

@@ -18,9 +18,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool('Features of finished shards are kept. The same command goes on.')  # the imports take seconds
+
 from mmengine.config import Config
 
-from omnimae.checkpoint import load_weights
+from omnimae.checkpoint import Checkpoint, load_weights
 from omnimae.commands import add_run_arguments, load_run_config, new_parser
 from omnimae.config import infer_num_classes
 from omnimae.engine import (
@@ -70,11 +75,13 @@ def main(words: Sequence[str] | None = None) -> None:
     loader = dataloader_of(cfg, args.data)
     cfg.load_from, cfg.resume = None, False
     cfg.model = frozen_model(cfg.model)
-    infer_num_classes(cfg)  # k-NN: the labels of both sets are those of the bank
     args.out.parent.mkdir(parents=True, exist_ok=True)  # an error now costs no hours
     setup_distributed(cfg)
+    checkpoint = Checkpoint.read(args.checkpoint)
+    infer_num_classes(cfg)  # k-NN: the labels of both sets are those of the bank
     runner = EvaluationRunner.from_cfg(cfg)
-    load_weights(runner.model, args.checkpoint, complete=True)
+    load_weights(runner.model, checkpoint, complete=True)
+    del checkpoint  # its memory
     runner.model.eval()
 
     built = runner.build_dataloader(loader, seed=runner.seed)

@@ -6,6 +6,11 @@ python tools/get_flops.py CONFIG [--cfg-options k=v ...]
 import argparse
 from collections.abc import Sequence
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool()  # the imports take seconds
+
 import torch
 from torch import nn
 

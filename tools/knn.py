@@ -11,6 +11,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool()  # the imports take seconds
+
 from omnimae.evaluation import knn_accuracy, load_features
 from omnimae.structures import to_json
 

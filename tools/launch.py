@@ -2,8 +2,8 @@
 
 torchrun passes SIGINT, SIGHUP and SIGTERM to the ranks, kills them after 30 seconds, and exits with 1. SIGUSR1 kills
 torchrun alone, and the ranks train on. Here ranks get SIGUSR1, too. They have TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds
-(default 120), because a checkpoint of 8 GB can take longer than 30. A second Ctrl-C kills them at once. The exit code
-is 75 or 130 if all ranks exit with it (see tools/train.py), else 1.
+(default 120), because a checkpoint of 8 GB can take longer than 30. The exit code is 75 or 130 if all ranks exit with
+it (see tools/train.py), else 1. A second Ctrl-C kills them at once, with exit code 130.
 
 Machines meet by the environment variables NNODES, NODE_RANK, MASTER_ADDR and PORT, within MEET_TIMEOUT seconds (120).
 With MAX_RESTARTS=N a failure restarts the ranks of all machines with --resume, at most N times. A signal does not.
@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from omnimae.stopping import INTERRUPTED, PREEMPTED, SIGNALS, heard, listen
 
@@ -68,10 +68,23 @@ def close(ranks: PContext, death_sig: signal.Signals | None = None, timeout: int
     if death_sig is not None:
         for number in heard():
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, lambda *_: _signal(ranks, signal.SIGKILL))
+        signal.signal(signal.SIGINT, lambda *_: _kill(ranks))
     _signal(ranks, signal.SIGCONT)  # a stopped process handles no other signal
     _close(ranks, death_sig, timeout)
     _codes.extend(rank.proc.poll() or 0 for rank in ranks.subprocess_handlers.values())
+
+
+def _kill(ranks: PContext) -> NoReturn:
+    _signal(ranks, signal.SIGKILL)
+    for rank in ranks.subprocess_handlers.values():
+        rank.proc.wait()
+    print(
+        f'SIGINT a second time, so the ranks were killed: the exit code is {INTERRUPTED}. What was not saved is lost. '
+        'If there is a checkpoint, go on from the last one with the same command and --resume.',
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(INTERRUPTED)
 
 
 def _signal(ranks: PContext, number: signal.Signals) -> None:

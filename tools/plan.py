@@ -10,6 +10,11 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool()  # the imports take seconds
+
 import torch
 from mmengine.config import Config
 from torch import nn

@@ -9,6 +9,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool()  # the imports take seconds
+
 from omnimae.structures import check_out
 from omnimae.visualization.curves import draw_runs, read_run, runs_table
 

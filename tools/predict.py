@@ -13,13 +13,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from omnimae.stopping import say_start
+from omnimae.stopping import start_tool
 
 if __name__ == '__main__':
-    say_start()  # the imports take seconds
+    start_tool('No table was written. The same command starts anew.')  # the imports take seconds
 
 import omnimae
-from omnimae.apis import resolve
+from omnimae.apis import ClassificationInferencer, resolve
 from omnimae.commands import model_parser, parse_model
 
 
@@ -38,7 +38,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     """Predict."""
     args = vars(parse_args(words))
-    model, checkpoint = resolve(args.pop('config'), args.pop('checkpoint'), args.pop('cfg_options'))
+    names = ClassificationInferencer.names
+    model, checkpoint = resolve(args.pop('config'), args.pop('checkpoint'), args.pop('cfg_options'), names)
     print(omnimae.predict(args.pop('paths'), model, checkpoint=checkpoint, **args))
 
 

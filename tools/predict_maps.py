@@ -14,13 +14,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool('Maps that are done are kept.')  # the imports take seconds
+
 import numpy as np
 import torch
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-from omnimae.apis import predict_maps
-from omnimae.commands import add_picture_arguments, model_parser, parse_model
+from omnimae.apis import MapPredictor
+from omnimae.commands import add_picture_arguments, end_drawing, model_parser, parse_model
 from omnimae.inputs import output_names
 from omnimae.visualization.maps import map_picture
 from omnimae.visualization.sheets import Row, sheet
@@ -38,10 +43,12 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parse_args(words)
     init_default_scope('omnimae')
     names = output_names(args.paths)  # a missing file is an error now, before the model is loaded
-    maps = predict_maps(args.config, args.checkpoint, args.paths, device=args.device, cfg_options=args.cfg_options)
-    for result in maps:
+    options = dict(device=args.device, batch_size=1, cfg_options=args.cfg_options)
+    predict = MapPredictor(args.config, args.checkpoint, **options)
+    files, failures = [], []
+    for result in predict.stream(args.paths):
         if result.image is None or result.pixels is None:
-            print(f'{result.input}: {result.error}')
+            failures.append(f'{result.input}: {result.error}')
             continue
         path, picture = (args.out_dir / folder / f'{names[result.input]}.png' for folder in ('maps', 'pictures'))
         for file in (path, picture):
@@ -52,7 +59,8 @@ def main(words: Sequence[str] | None = None) -> None:
         Image.fromarray(pixels).save(path)
         panels = [result.image, map_picture(torch.from_numpy(result.pixels)[None])]
         sheet(names[result.input], [Row(panels)], ['image', 'prediction']).save(picture)
-        print(path)
+        files += [path, picture]
+    end_drawing(files, args.out_dir, failures, len(names))
 
 
 if __name__ == '__main__':

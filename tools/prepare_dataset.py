@@ -15,6 +15,11 @@ import re
 import time
 from collections.abc import Sequence
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool('The same command goes on. For demo, small and cifar10 it starts anew.')  # the imports take seconds
+
 from omnimae.data.aligned import ALIGNED_AS
 from omnimae.data.formats import BENCHMARKS
 from omnimae.data.formats.packing import pack

@@ -24,6 +24,11 @@ run() {
     fi
 }
 
+# What runs in the background does not get Ctrl-C.
+trap 'kill $(jobs -p) 2>/dev/null
+echo "quickstart.sh: stopped by Ctrl-C. Environment and finished data are kept. The same command starts anew." >&2
+exit 130' INT
+
 rm -rf "$WORK" && mkdir -p "$WORK"
 say 'Make the demo data: real photographs, real videos of a moving camera'
 python tools/prepare_dataset.py demo --root "$DEMO"

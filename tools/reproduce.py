@@ -34,6 +34,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool('Finished pieces are kept. The same command goes on.')  # the imports take seconds
+
 import matplotlib
 
 matplotlib.use('Agg')
@@ -652,8 +657,6 @@ def main(words: Sequence[str] | None = None) -> None:
             results.write(folder, command)
     except (ValueError, OSError) as error:
         sys.exit(f'reproduce.py: {error}')
-    except KeyboardInterrupt:
-        sys.exit('reproduce.py: stopped. The same command continues.')
     print(results.report(command))
 
 

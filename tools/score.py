@@ -14,6 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnimae.stopping import start_tool
+
+if __name__ == '__main__':
+    start_tool()  # the imports take seconds
+
 from omnimae.evaluation import count, load_actions, load_scores, load_subsets, make_submission, write_submission
 from omnimae.structures import check_out, to_json
 

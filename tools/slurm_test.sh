@@ -4,6 +4,7 @@
 set -euo pipefail
 if (($# < 4)); then
     sed -n '2,3s/^# //p' "$0" >&2
+    echo "PARTITION, JOB, CONFIG and CHECKPOINT are needed, got '$*'." >&2
     exit 2
 fi
 CONFIG=$3
@@ -14,6 +15,10 @@ if [[ ! -f $TOOLS/slurm.sh ]]; then
         'it in a batch script of your own.' >&2
     exit 2
 fi
+[[ $CHECKPOINT == *://* || -e $CHECKPOINT ]] || {
+    echo "$CHECKPOINT: no such checkpoint file. Give a file, an address, or the folder of a training." >&2
+    exit 2
+}
 source "$TOOLS/slurm.sh"
 
 # A rank that fails ends the job.

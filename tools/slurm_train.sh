@@ -10,6 +10,7 @@
 set -euo pipefail
 if (($# < 3)); then
     sed -n '2,9s/^# //p' "$0" >&2
+    echo "PARTITION, JOB and CONFIG are needed, got '$*'." >&2
     exit 2
 fi
 CONFIG=$3
@@ -76,7 +77,10 @@ while true; do
     else
         "${train[@]}" || status=$?
     fi
-    ((status == PREEMPTED)) || exit "$status"
+    if ((status != PREEMPTED)); then
+        [[ -s $note ]] || echo "No rank has started. $asked" >&2
+        exit "$status"
+    fi
     if ! is_preempted; then
         echo 'The job was cancelled, or a rank failed: it is not queued again. Go on with --resume.' >&2
         exit "$CANCELLED"

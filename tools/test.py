@@ -17,10 +17,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnimae.stopping import say_start
+from omnimae.stopping import start_tool
 
 if __name__ == '__main__':
-    say_start()  # the imports take seconds
+    start_tool()  # the imports take seconds
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -55,7 +55,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
         args.config, found = find_run(args.config)
         args.checkpoint = args.checkpoint or found
     elif args.checkpoint is None:
-        parser.error('no checkpoint. Give CONFIG CHECKPOINT, or the folder of a run')
+        parser.error(f'{args.config} is no folder of a run, and there is no checkpoint. Give RUN, or CONFIG CHECKPOINT')
     return args
 
 

@@ -19,19 +19,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from omnimae.stopping import say_start
+from omnimae.stopping import start_tool
 
 if __name__ == '__main__':
-    say_start()  # the imports take seconds
+    start_tool('Pictures that are done are kept.')  # the imports take seconds
 
 from mmengine.config import Config
 
-from omnimae.apis import Reconstructor
-from omnimae.commands import model_parser, out_folder, parse_model
+from omnimae.apis import Reconstructor, resolve
+from omnimae.commands import end_drawing, model_parser, out_folder, parse_model
 from omnimae.data.media import open_video
 from omnimae.data.media.extensions import modality_of
 from omnimae.data.media.frames import ClipSampling
-from omnimae.inputs import output_names
+from omnimae.inputs import list_inputs, output_names
 from omnimae.registry import DATASETS
 from omnimae.visualization.reconstructions import (
     Reconstruction,
@@ -43,6 +43,7 @@ from omnimae.visualization.reconstructions import (
 from omnimae.visualization.sheets import write_gif, write_mp4
 
 IMAGES_PER_PAGE = 8
+Samples = Iterator[Mapping[str, Any]] | None
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,14 +55,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parse_model(parser, argv)
 
 
-def draw_files(reconstruct: Reconstructor, args: argparse.Namespace, title: str) -> None:
+def draw_files(reconstruct: Reconstructor, args: argparse.Namespace, names: Mapping[str, str], title: str) -> None:
     """Draw pages of several images, and each video; at the end name the files that cannot be read."""
-    results, names = reconstruct.stream(args.paths), output_names(args.paths)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     images: list[tuple[str, Reconstruction]] = []
+    files: list[Path] = []
     failures: list[str] = []
-    num_files = 0
-    for num_files, result in enumerate(results, start=1):  # noqa: B007
+    for result in reconstruct.stream(args.paths):
         path, name = Path(result.input), names[result.input]
         if result.error is not None:
             failures.append(f'{path}: {result.error}')
@@ -71,23 +71,22 @@ def draw_files(reconstruct: Reconstructor, args: argparse.Namespace, title: str)
             images.append((f'{name}{"" if name.endswith(path.suffix) else path.suffix}', drawn))
         else:
             rate = frame_rate(path, reconstruct.pipelines['video'].sampling)
-            draw_video(drawn, path, args.out_dir / name, title, rate, args.mp4)
+            files += draw_video(drawn, path, args.out_dir / name, title, rate, args.mp4)
     for start in range(0, len(images), IMAGES_PER_PAGE):
         target = args.out_dir / f'images_{start // IMAGES_PER_PAGE + 1}.png'
         image_grid(images[start : start + IMAGES_PER_PAGE], title).save(target)
-        print(target)
-    if failures:
-        sys.exit('\n'.join([f'{len(failures)} of {num_files} files could not be read:', *failures]))
+        files.append(target)
+    end_drawing(files, args.out_dir, failures, len(names))
 
 
-def draw_video(drawn: Reconstruction, path: Path, stem: Path, title: str, rate: float, mp4: bool) -> None:
-    """Draw a strip of frames, and the clip in motion."""
+def draw_video(drawn: Reconstruction, path: Path, stem: Path, title: str, rate: float, mp4: bool) -> tuple[Path, Path]:
+    """Draw a strip of frames, and the clip in motion -> their files."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     strip, clip = Path(f'{stem}_strip.png'), Path(f'{stem}.mp4' if mp4 else f'{stem}.gif')
     frame_strip(drawn, path.name, title).save(strip)
     write = write_mp4 if mp4 else write_gif
     write(clip, animation(drawn, path.name, title), rate)
-    print(strip, clip, sep='\n')
+    return strip, clip
 
 
 def frame_rate(path: Path, sampling: ClipSampling) -> float:
@@ -99,29 +98,42 @@ def frame_rate(path: Path, sampling: ClipSampling) -> float:
     return sampling.num_frames / seconds
 
 
-def draw_tasks(reconstruct: Reconstructor, args: argparse.Namespace, title: str) -> None:
+def draw_tasks(
+    reconstruct: Reconstructor, args: argparse.Namespace, inputs: Mapping[Path, Samples], title: str
+) -> None:
     """Draw a page for each sample, or a strip of frames for each of its tasks, with a MultiMAE."""
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    for path in map(Path, args.paths):
-        for name, results in reconstruct_path(reconstruct, path):
+    files = []
+    for path, samples in inputs.items():
+        for name, results in reconstruct_input(reconstruct, path, samples):
             for key, page in reconstruction_pages(results, title).items():
-                target = args.out_dir / f'{(key or name).replace(", ", "_").replace("/", "_")}.png'
-                page.save(target)
-                print(target)
+                files.append(args.out_dir / f'{(key or name).replace(", ", "_").replace("/", "_")}.png')
+                page.save(files[-1])
+    end_drawing(files, args.out_dir, (), len(inputs))
 
 
-def reconstruct_path(reconstruct: Reconstructor, path: Path) -> Iterator[tuple[str, Mapping[str, Reconstruction]]]:
+def reconstruct_input(
+    reconstruct: Reconstructor, path: Path, samples: Samples
+) -> Iterator[tuple[str, Mapping[str, Reconstruction]]]:
     """Name and reconstructions of an image, or of the first samples of a data set."""
-    if path.is_dir():
-        for sample in islice(open_dataset(reconstruct.cfg, path), IMAGES_PER_PAGE):
+    if samples is not None:
+        for sample in islice(samples, IMAGES_PER_PAGE):
             yield sample['id'], reconstruct.reconstruct(sample)
-    elif modality_of(path) == 'image':
+    else:
         [result] = reconstruct(path)
         if result.error is not None:
             raise ValueError(f'{path}: {result.error}')
         yield path.name, result.reconstructions
-    else:
+
+
+def samples_of(cfg: Config, path: Path) -> Samples:
+    """Samples of a data set, None for an image."""
+    if path.is_dir():
+        return open_dataset(cfg, path)
+    if modality_of(path) != 'image':
         raise ValueError(f'{path} is neither an image nor the root of a data set. A MultiMAE takes these.')
+    list_inputs(path)  # it must exist
+    return None
 
 
 def open_dataset(cfg: Config, root: Path) -> Iterator[Mapping[str, Any]]:
@@ -143,12 +155,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         ValueError: inputs, config or checkpoint cannot be used.
     """
     args = parse_args(argv)
-    reconstruct = Reconstructor(
-        args.config, args.checkpoint, inputs=args.inputs, progress=False, cfg_options=args.cfg_options
-    )
+    cfg, checkpoint = resolve(args.config, args.checkpoint, args.cfg_options, Reconstructor.names)
     title = ', '.join([Path(args.config).stem, *([Path(args.checkpoint).name] if args.checkpoint else [])])
-    draw = draw_tasks if reconstruct.is_multimodal else draw_files
-    draw(reconstruct, args, title)
+    # inputs that cannot be used are an error now, before the model is loaded
+    if cfg.model.type == 'MultiMAE':
+        inputs = {path: samples_of(cfg, path) for path in map(Path, args.paths)}
+        draw_tasks(Reconstructor(cfg, checkpoint, inputs=args.inputs, progress=False), args, inputs, title)
+    else:
+        names = output_names(args.paths)
+        draw_files(Reconstructor(cfg, checkpoint, inputs=args.inputs), args, names, title)
 
 
 if __name__ == '__main__':

@@ -31,6 +31,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from omnimae.registry import FUNCTIONS
+from omnimae.structures import VARIABLES
 
 WRAPPERS = ('state_dict', 'model', 'module', 'model_state')  # keys under which checkpoints keep the weights
 
@@ -58,7 +59,7 @@ def read_file(path: str | os.PathLike, *, mmap: bool = False) -> dict[str, Any]:
     path = path_of(path)
     with local_file(path) as local:
         if not os.path.isfile(local):
-            raise ValueError(f'{path}: no such checkpoint file. Check the path.')
+            raise ValueError(f'{path}: no such checkpoint file. Give a file, an address, or the folder of a training.')
         if local.endswith('.safetensors') or path.endswith('.safetensors'):
             return _read_safetensors(local, path)
         return _read_pickle(local, path, mmap)
@@ -182,8 +183,11 @@ def _downloaded(address: str) -> str:
         try:
             torch.hub.download_url_to_file(address, target, progress=False)
         except OSError as error:
+            variable = VARIABLES.get(address)
+            how = f'{variable}=FILE in front of the command' if variable else 'its path in place of the address'
             raise ValueError(
-                f'{address}: cannot be downloaded ({error}). Download it yourself, give its path.'
+                f'{address}: cannot be downloaded ({error}). Download it elsewhere, and give {how}. Or save it as '
+                f'{target}.'
             ) from error
     if get_rank() == 0:
         barrier()
@@ -207,7 +211,7 @@ def _from_hub(address: str) -> str:
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise ValueError(
             f'{address}: cannot be downloaded ({first_line(error)}). Check hf://ORG/NAME/FILE and the access to it '
-            '(hf auth login).'
+            '(hf auth login), or download the file and give its path.'
         ) from error
 
 

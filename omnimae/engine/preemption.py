@@ -83,9 +83,9 @@ class PreemptionHook(Hook):
             loader.timeout += storage_patience() if loader.timeout else 0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.asked == INTERRUPTED:
-            raise KeyboardInterrupt
-        if not watching.is_set():
+        if not watching.is_set():  # else the thread of `listen` answers, and ends the process at a second Ctrl-C
+            if number == signal.SIGINT and self.asked == INTERRUPTED:
+                raise KeyboardInterrupt
             say_saving(number)
         self.asked = max(self.asked, INTERRUPTED if number == signal.SIGINT else PREEMPTED)
         if not self._is_stopping:
@@ -161,10 +161,11 @@ class PreemptionHook(Hook):
         if error is not None and (is_main_process() or not together):
             runner.logger.error(message_of(error))
         if together or (is_main_process() and not isinstance(runner.optim_wrapper.optimizer, ShardedOptimizer)):
-            path = save_preempted(runner, runner.iter + step_is_over)
+            steps = runner.iter + step_is_over
+            path = save_preempted(runner, steps)
             why = 'The storage is away' if error else 'Stopped' if code == INTERRUPTED else 'Preempted'
             advice = f'Go on with {command_with("--resume")}.'
-            runner.logger.info(f'{why}: saved {path}, the exit code is {code}. {advice}')
+            runner.logger.info(f'{why}: saved {path} after {steps} steps, the exit code is {code}. {advice}')
         for number in self._before.keys() - {signal.SIGINT}:  # the first rank to leave may make the launcher end others
             signal.signal(number, signal.SIG_IGN)
         runner.visualizer.close()

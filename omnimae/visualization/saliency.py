@@ -97,9 +97,13 @@ def overlay(frames: np.ndarray, effect: np.ndarray) -> np.ndarray:
 
 def saliency_sheet(frames: np.ndarray, effect: np.ndarray, title: str, label: str) -> Image.Image:
     """Draw an image beside its overlay, or a strip of a clip's frames above theirs. ``label`` names the class."""
-    drawn = overlay(frames, effect)
+    drawn, what = overlay(frames, effect), 'image' if len(frames) == 1 else 'clip'
+    colours = (
+        f'Colour: how much a place speaks for {label}. Red is the most in this {what}, green is half of that, blue is '
+        'little. Grey is nothing, or against it.'
+    )
     if len(frames) == 1:
-        return sheet(title, [Row([frames[0], drawn[0]])], ['input', f'for {label}'])
+        return sheet(title, [Row([frames[0], drawn[0]], caption=colours)], ['input', f'for {label}'])
     chosen = strip_frames(len(frames))
-    rows = [Row([*frames[chosen]], 'input'), Row([*drawn[chosen]], f'for {label}')]
+    rows = [Row([*frames[chosen]], 'input'), Row([*drawn[chosen]], f'for {label}', caption=colours)]
     return sheet(title, rows, [f'frame {i + 1}' for i in chosen])

@@ -113,9 +113,8 @@ def insist(attempt: Callable[[], T], path: str, *, probe: Callable[[str], object
 def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callable[[str], object] | None) -> T:
     limit = storage_patience()
     storage, begin, pause, count = lost_root(path) or storage_of(path), time.monotonic(), FIRST_PAUSE, 1
-    _note_outage(
-        storage, time.time(), f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}'
-    )
+    told = f'Storage {storage} is away, trying again for {limit:g} s: {path}: {reason_of(error)}'
+    _note_outage(storage, time.time(), told)
     while (left := begin + limit - time.monotonic()) > 0:
         asked = getattr(error, 'retry_after', 0.0)
         time.sleep(min(max(pause * _random.uniform(0.5, 1.0), asked), left))
@@ -132,15 +131,15 @@ def _insist(attempt: Callable[[], T], path: str, error: Exception, probe: Callab
     seconds = time.monotonic() - begin
     if isinstance(error, OSError) and not isinstance(error, UNREACHABLE) and _others_can_be_read(path, probe):
         _note_outage(storage, 0.0, f'{path} cannot be read, but other files of {storage} can: the file is broken.')
-        raise OSError(
-            error.errno or errno.EIO, f'{reason_of(error)}, {count} times in {seconds:.1f} s, but others can be read'
-        ) from error
+        tried = f'{reason_of(error)}, {count} times in {seconds:.1f} s, but others can be read'
+        raise OSError(error.errno or errno.EIO, tried) from error
     _note_outage(storage, 0.0)
+    what = f'Storage {storage} is away, as seen from {socket.gethostname()}'
+    tried = f'{count} reads of {path} failed in {seconds:.1f} s, the last one with: {reason_of(error)}'
     raise StorageAwayError(
-        f'Storage {storage} is away, as seen from {socket.gethostname()}: {count} reads of {path} failed in '
-        f'{seconds:.1f} s, the last one with: {reason_of(error)}. Go on when it is back. To wait '
-        f'longer, set OMNIMAE_STORAGE_PATIENCE (now {limit:g} seconds). If only this file fails, list it in a file for '
-        'skip=.'
+        f'{what}: {tried}. Go on when it is back. '
+        f'To wait longer, set OMNIMAE_STORAGE_PATIENCE (now {limit:g} seconds). '
+        'If only this file fails, list it in a text file, and name that in the config: skip=FILE of its dataset.'
     ) from error
 
 
