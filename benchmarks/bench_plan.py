@@ -139,7 +139,7 @@ def _recipe_steps(device: str, reduced: bool) -> list[Step]:
         options = {} if device == 'cuda' else {'model.backbone.arch': 'small'}
         cfg = load_config(CONFIGS / config, {**options, 'model.init_cfg': None})
         infer_num_classes(cfg)
-        for source in sources_of(cfg, {}):
+        for source in {source.modality: source for source in sources_of(cfg, {})}.values():
             size, model, inputs = sizes[source.modality][device], MODELS.build(cfg.model), inputs_of(cfg, source)
             name = f'{config.removesuffix(".py")}, {size} {source.modality}{"s" * (size > 1)}'
             steps.append(Step(name, model, inputs, size, count_step(model, inputs, reduced=reduced)))

@@ -1105,7 +1105,7 @@ def test_two_ranks_have_the_same_weights(demo_root, tmp_path, monkeypatch):
 _base_ = ['{CONFIGS / 'demo' / 'multimae.py'}']
 train_cfg = dict(max_epochs=1)
 param_scheduler = dict(warmup_epochs=0)
-train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
+train_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False)
 val_dataloader = val_cfg = val_evaluator = None
 custom_imports = dict(imports=['probe'])
 custom_hooks = [dict(type='RankHook')]
@@ -1115,7 +1115,7 @@ custom_hooks = [dict(type='RankHook')]
     results = run_ranks(TOOLS / 'train.py', *words, output=tmp_path, env=env)
     assert [result.returncode for result in results] == [0, 0], results[0].stderr[-3000:]
     ranks = [json.loads((tmp_path / 'work' / f'rank{rank}.json').read_text()) for rank in range(2)]
-    assert len(ranks[0]['ids']) == len(ranks[1]['ids']) == 48
+    assert len(ranks[0]['ids']) == len(ranks[1]['ids']) == 72
     assert not {*ranks[0]['ids']} & {*ranks[1]['ids']}
     assert ranks[0]['weights'] == ranks[1]['weights']
 

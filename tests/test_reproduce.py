@@ -85,7 +85,7 @@ def test_an_experiment_end_to_end_and_once_more(tmp_path, capsys):
         assert f'| {np.mean(tests):.1f} ± {np.std(tests, ddof=1):.1f} |' in table
         assert f'{row} {best:g}' in table
     assert 'lr of 0.001, 0.002' in table
-    assert '3 steps of 32 (train 96, val 96, test 96)' in table
+    assert '2 steps of 16 (train 24, val 96, test 96)' in table
     assert 'mean ± standard deviation over 2 seeds' in table
     assert Image.open(folder / 'plot.png').width > 100
     assert not list((tmp_path / 'work').rglob('*.pth'))

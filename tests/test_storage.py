@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import io
+import itertools
 import os
 import pickle
 import re
@@ -587,6 +588,14 @@ def test_a_disk_that_fails_within_a_video_changes_no_frame(tmp_path: Path, disk:
         disk.reads, disk.count = 0, 10_000
         with pytest.raises(StorageAwayError, match=rf'Storage {tmp_path} is away'):
             read()
+
+
+def test_a_job_that_was_suspended_breaks_no_video(tmp_path: Path, monkeypatch):
+    """Slurm suspends jobs for hours, and laptops sleep."""
+    jumps = itertools.count(step=100.0)
+    monkeypatch.setattr(time, 'monotonic', lambda: next(jumps))
+    with open_video(str(movie(tmp_path / 'v.mp4'))) as opened:
+        assert opened.read(0.2, 0.8, 6).shape == (6, 48, 64, 3)
 
 
 def test_waiting_for_a_disk_is_not_the_time_of_a_decoder(tmp_path: Path, disk: Disk, monkeypatch):

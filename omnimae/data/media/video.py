@@ -56,7 +56,9 @@ from omnimae.data.media.frames import SAME_TIME, pick_frames, pick_on_screen, wi
 from omnimae.data.media.orientation import UPRIGHT, orient, orientation_of_matrix
 from omnimae.data.media.packets import Packet, Picture, counter_of, group
 
-TIME_LIMIT = 60.0  # seconds that opening a file or reading a clip may take
+# Seconds of CPU time that opening a file or reading a clip may take: a suspended job and a slow disk use none. decord
+# may wait without end, so for it they are seconds of a clock.
+TIME_LIMIT = 60.0
 
 # A title in another encoding is no reason to refuse a video. PyAV does this itself from 19.0 on.
 LENIENT: dict[str, Any] = {} if int(av.__version__.split('.')[0]) >= 19 else {'metadata_errors': 'replace'}
@@ -180,7 +182,7 @@ class VideoReader:
         with self._reporting():
             for stamp, frame in self._decode_all():
                 yield stamp - self._origin, frame
-                self._deadline = self._clock() + TIME_LIMIT
+                self._deadline = time.thread_time() + TIME_LIMIT
 
     def check(self) -> None:
         """Decode all frames.
@@ -363,17 +365,13 @@ class VideoReader:
         return f'{(stamp - self._origin) * self._unit:.3f} s'
 
     def _check_time(self) -> None:
-        if self._clock() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise BrokenVideoError(self.path, f'not read within {TIME_LIMIT:g} s')
-
-    def _clock(self) -> float:
-        """Seconds, without the time for reading the file."""
-        return time.monotonic() - getattr(self._file, 'seconds', 0.0)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
         """Turn errors of the storage and of FFmpeg into BrokenVideoError, and start the clock."""
-        self._deadline = self._clock() + TIME_LIMIT
+        self._deadline = time.thread_time() + TIME_LIMIT
         logging = av.logging
         level, skips_repeated = logging.get_level(), logging.get_skip_repeated()
         logging.set_level(logging.ERROR)  # by default PyAV switches off FFmpeg's log

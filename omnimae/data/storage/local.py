@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -34,7 +33,6 @@ class LocalFile(io.RawIOBase):
 
     Attributes:
         name: the address for FFmpeg. Without 'file:' it would take the first half of 'a:b.mp4' for a protocol.
-        seconds: spent on reading, not on decoding.
         error: of a read.
 
     Raises:
@@ -45,7 +43,6 @@ class LocalFile(io.RawIOBase):
     def __init__(self, source: str | Span) -> None:
         path, self.path, self._begin, size = (source, source, 0, None) if isinstance(source, str) else source
         self.name = f'file:{path}'
-        self.seconds = 0.0
         self._file: int | None = None
         self._place = 0
         self.error: BaseException | None = None
@@ -95,11 +92,7 @@ class LocalFile(io.RawIOBase):
                 self._close_file()  # a stale handle stays stale, so the next attempt opens the file again
                 raise
 
-        begin = time.monotonic()
-        try:
-            return insist(attempt, self.path, probe=read_from_disk)
-        finally:
-            self.seconds += time.monotonic() - begin
+        return insist(attempt, self.path, probe=read_from_disk)
 
     def _close_file(self) -> None:
         if self._file is not None:
