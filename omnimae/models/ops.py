@@ -9,7 +9,7 @@ Measured on 2 cores of an AMD EPYC of family 26, with AVX-512 and AVX512-BF16 (d
   with 8 images of 196 tokens and heads of 24, forward and backward. The step of 8 images takes 0.41 s instead of
   0.48 s. More tokens are taken in blocks, whose weights are computed again in the backward pass: 322 ms for 462 ms with
   2 clips of 1568 tokens (one thread, family 25 with AVX512-BF16). In float32 the kernel is as fast as the blocks.
-  On an EPYC without units for bfloat16 the kernel is 2 to 3 times as fast: use float32.
+  On an EPYC without units for bfloat16 the kernel is 2 to 3 times as fast: use float32. Not measured with AMX.
 """
 
 from __future__ import annotations
