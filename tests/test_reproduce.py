@@ -340,7 +340,7 @@ def test_a_pretraining_is_no_task(tmp_path):
     ('words', 'message'),
     [
         (['figure3'], r'reproduce\.py: EXPERIMENT figure3: there is no .*Known: .*figure2'),
-        (['figure2', '--form', 'huge'], r"there is no form 'huge'\. Choose from reduced, full"),
+        (['figure2', '--form', 'huge'], r"there is no form 'huge'\. Choose from reduced, long, full"),
         (['figure2', '--seeds', '0'], r'--seeds is 0, at least 1 is needed'),
         (['figure2'], r'there is no .*nowhere/small/small\.json, the record of the data.*docs/evidence\.md'),
     ],

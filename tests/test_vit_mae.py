@@ -161,7 +161,7 @@ def test_a_head_on_the_mean_is_not_read_off_the_class_token(tmp_path: Path):
     load_weights(ours, tmp_path / 'mean.pth', complete=True)
     torch.testing.assert_close(ours.logits(image.unsqueeze(2)), mean(image), rtol=1e-4, atol=1e-4)
     with pytest.raises(
-        ValueError, match=r"reads the mean of the patches, and .*'cls'\. Set model\.backbone\.pool='mean'"
+        ValueError, match=r"reads the mean of the patches, and .*'cls'\. Run .*--cfg-options model\.backbone\.pool=mean"
     ):
         load_weights(classifier(pool='cls'), tmp_path / 'mean.pth', complete=True)
     _, left = translate(state, pool='cls')
