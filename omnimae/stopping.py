@@ -69,7 +69,8 @@ def named_command(command: str) -> Iterator[None]:
 
 def command_with(*options: str) -> str:
     """The command that a message advises: 'the same command and --resume', or a whole one, see `named_command`."""
-    return ' '.join([_command, *map(shlex.quote, options)])
+    flags = {word for word in shlex.split(_command) if word.startswith('--')} - {'--cfg-options'}
+    return ' '.join([_command, *(shlex.quote(option) for option in options if option not in flags)])
 
 
 def storage_patience() -> float:

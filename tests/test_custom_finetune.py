@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -236,7 +237,7 @@ def write_run(folder: Path, *, classifies: bool) -> Path:
 @pytest.mark.parametrize('classifies', [False, True])
 def test_a_config_follows_an_own_run(tmp_path, monkeypatch, config, classifies):
     told: list[str] = []
-    monkeypatch.setattr('omnimae.engine.following.print_log', lambda line, _: told.append(line))
+    monkeypatch.setattr('omnimae.engine.following.print_log', lambda line, *_: told.append(line))
     file = write_run(tmp_path / 'run', classifies=classifies)
     for number, checkpoint in enumerate((file, file.parent)):
         monkeypatch.setenv('OMNIMAE_CHECKPOINT', str(file.parent))  # k-NN has no init_cfg
@@ -260,7 +261,7 @@ def get(cfg: Config, key: str) -> Any:
 
 def test_what_does_not_follow_a_run(tmp_path, monkeypatch):
     told: list[str] = []
-    monkeypatch.setattr('omnimae.engine.following.print_log', lambda line, _: told.append(line))
+    monkeypatch.setattr('omnimae.engine.following.print_log', lambda line, *_: told.append(line))
     run = write_run(tmp_path / 'run', classifies=False).parent
     given = {'model.backbone.patch_size': [2, 16, 16], 'model.backbone.num_heads': 2}
     cfg = load_config_for('custom/knn_images', run, given)
@@ -277,12 +278,15 @@ def test_what_does_not_follow_a_run(tmp_path, monkeypatch):
     assert load_config_for('custom/knn_images', weights).model.backbone.arch == 'base'
     assert load_config_for('custom/knn_images', 'https://example.org/a.torch').model.backbone.arch == 'base'
     assert not told
+    (run / 'config.py').write_text('a = (')
+    assert load_config_for('custom/knn_images', run).model.backbone.arch == 'base'
+    assert re.search(r'run/config\.py is no config that can be followed: .*never closed', told.pop())
 
 
 def test_a_pretraining_follows_an_own_run(tmp_path, monkeypatch):
     file = write_run(tmp_path / 'run', classifies=False)
     told: list[str] = []
-    monkeypatch.setattr('omnimae.engine.following.print_log', lambda line, _: told.append(line))
+    monkeypatch.setattr('omnimae.engine.following.print_log', lambda line, *_: told.append(line))
     monkeypatch.chdir(tmp_path)  # where there is no configs/
     model = get_model('custom/pretrain', file, device='cpu')
     assert told[0].startswith('custom/pretrain.py follows ')

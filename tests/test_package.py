@@ -124,6 +124,8 @@ def test_advice_repeats_the_command_that_was_given(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(console, 'commands', lambda: {'say': tmp_path / 'say.py'})
     run(monkeypatch, 'say', 'my run')
     assert capsys.readouterr().out == "omnimae say 'my run' --resume\n"
+    run(monkeypatch, 'say', '--resume')
+    assert capsys.readouterr().out == 'omnimae say --resume\n'
     for words in (['--launcher', 'pytorch'], ['a' * 300]):  # of one rank among several; too long
         run(monkeypatch, 'say', *words)
         assert capsys.readouterr().out == 'the same command and --resume\n'

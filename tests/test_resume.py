@@ -17,6 +17,7 @@ from streams import Streams
 from tiny_run import CLASSIFY, PRETRAIN, build_runner, losses_of, write_config, write_data
 
 from omnimae.data.datasets import ImageDataset, VideoDataset
+from omnimae.engine import resuming
 from omnimae.engine.compat import wait_until_written
 from omnimae.engine.optim import warmup_cosine
 from omnimae.engine.resuming import Change, compare, settings, table
@@ -296,6 +297,17 @@ def test_a_config_in_a_checkpoint_is_read_and_not_run(tmp_path: Path):
 def test_a_run_of_other_settings_is_refused(stopped: Stopped, tmp_path: Path, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         stopped.resumed(tmp_path / 'work', **options).train()
+    kept, now = ((folder / 'pretrain.py').read_text() for folder in (stopped.work, tmp_path / 'work'))
+    assert now == kept  # its weights would not fit another one
+
+
+def test_variables_that_were_set_then_are_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(resuming.VARIABLES, 'https://released', 'OMNIMAE_CHECKPOINT')
+    changes = [
+        resuming.Change('model.init_cfg.checkpoint', 'my run', 'https://released'),
+        resuming.Change('a', [1], [2]),
+    ]
+    assert resuming._variables(changes) == "Set OMNIMAE_CHECKPOINT='my run' as it was then. "
 
 
 def test_a_default_that_is_written_down_is_no_change(stopped: Stopped, tmp_path: Path):
@@ -411,6 +423,7 @@ def test_changes_that_are_allowed_hold(stopped: Stopped, tmp_path: Path):
         state = [x.optim_wrapper.optimizer.state for x in (runner, before)]
         assert same(state[0][parameter], state[1][other]), name
     assert runner.iter == SAVED
+    assert 'weight_decay=0.1' in (tmp_path / 'work' / 'pretrain.py').read_text()
 
 
 def test_another_optimizer_begins_anew(stopped: Stopped, tmp_path: Path):

@@ -83,9 +83,9 @@ def path_of(path: str | os.PathLike) -> str:
             f'{path}: the run of this folder has not saved a checkpoint yet. Wait for one, or give a file of weights.'
         )
     if found is None:
-        held = sorted(x.name for x in folder.iterdir() if x.suffix in ('.pth', '.pt', '.safetensors'))
+        held = sorted(str(x) for x in folder.iterdir() if x.suffix in ('.pth', '.pt', '.safetensors'))
         raise ValueError(
-            f'{path}: a folder is no checkpoint, unless a run has saved one there. Give a file, such as '
+            f'{path}: a folder is no checkpoint, unless it is of a run, with a config (.py). Give a file, such as '
             f'{", ".join(held[:3]) or "x.pth"}.'
         )
     return found

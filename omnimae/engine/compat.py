@@ -215,10 +215,14 @@ _save_checkpoint: Any = Runner.save_checkpoint
 
 
 @master_only
-def dump_config(runner: Runner) -> None:
-    """`Runner.dump_config`, which keeps a config that is in the work directory. The backends write it as well."""
+def dump_config(runner: Runner, *, fits: bool = False) -> None:
+    """`Runner.dump_config`, which keeps a config that is in the work directory. The backends write it as well.
+
+    A run that is resumed keeps its config until its checkpoint ``fits``: `ResumeHook` calls this again then.
+    """
     path = Path(runner.work_dir, Path(runner.cfg.filename or f'{runner.timestamp}.py').name)
-    if not (runner.cfg.filename and path.exists() and path.samefile(runner.cfg.filename)):
+    is_resumed = runner._resume and loaded_path(runner) is not None and not fits
+    if not (path.exists() and (is_resumed or (runner.cfg.filename and path.samefile(runner.cfg.filename)))):
         runner.cfg.dump(str(path))
 
 

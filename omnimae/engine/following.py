@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Mapping
@@ -54,7 +55,8 @@ def load_config_for(
         return cfg
     try:
         theirs = load_config(run).model
-    except (ValueError, AttributeError, ImportError):  # perhaps of another program: the weights may fit all the same
+    except (ValueError, AttributeError, ImportError, SyntaxError) as error:  # the weights may fit all the same
+        print_log(f'{run} is no config that can be followed: {error}', 'current', logging.WARNING)
         return cfg
     changes = {
         key: value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -25,9 +26,9 @@ from omnimae.registry import (
     TRANSFORMS,
 )
 from omnimae.stopping import command_with
-from omnimae.structures import unwrapped
+from omnimae.structures import VARIABLES, unwrapped
 
-from .compat import loaded_path
+from .compat import dump_config, loaded_path
 from .optim import WarmupCosineLR
 
 REGISTRIES = (MODELS, DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, OPTIM_WRAPPERS, PARAM_SCHEDULERS, HOOKS, LOOPS)
@@ -222,8 +223,8 @@ class ResumeHook(Hook):
         reasons = dict(_reasons(runner, checkpoint, bound, data))
         if reasons and not self.allow_changes:
             raise ValueError(
-                f'Checkpoint {path} {"; it ".join(reasons)}\nGo on with what it had, start a new run in another '
-                f'--work-dir, or go on with {command_with("--resume", "--allow-changes")} '
+                f'Checkpoint {path} {"; it ".join(reasons)}\n{_variables(changes)}Go on with what it had, start a new '
+                f'run in another --work-dir, or go on with {command_with("--resume", "--allow-changes")} '
                 '(default_hooks.resume.allow_changes=True): then '
                 f'{"; ".join(dict.fromkeys(reasons.values()))}.'
             )
@@ -233,6 +234,7 @@ class ResumeHook(Hook):
             said = [*reasons.values(), hyperparameters if 'optimizer' in checkpoint else NO_STATE]
             runner.logger.info(f'Resumed with changes: {"; ".join(dict.fromkeys(said))}.')
         _take_seed(runner, meta)
+        dump_config(runner, fits=True)
 
     def _changes(self, runner: Runner, meta: Mapping[str, Any], path: str | None) -> list[Change]:
         try:
@@ -283,6 +285,12 @@ def _reasons(
             f'is of a run with other settings, which change its numbers:\n{table(bound)}',
             'the settings of this config hold from here on',
         )
+
+
+def _variables(changes: Sequence[Change]) -> str:
+    """Advise the environment variables that gave other values then."""
+    told = [(VARIABLES.get(str(change.now)), change.then) for change in changes]
+    return ''.join(f'Set {name}={shlex.quote(str(then))} as it was then. ' for name, then in told if name and then)
 
 
 def _info(checkpoint: dict[str, Any]) -> dict[str, Any]:
