@@ -22,9 +22,11 @@ from programs import TOOLS, environment
 from test_faults import with_validation
 from test_resume import same
 from tiny_run import CLASSIFY, build_runner, hook_of, write_config, write_data
+from torch.utils.data import DataLoader, Dataset
 
 from omnimae.engine import EarlyStoppingHook
 from omnimae.engine.compat import find_latest_checkpoint, load_from_plain, wait_until_written
+from omnimae.engine.preemption import _SurvivingWorker
 from omnimae.registry import HOOKS
 from omnimae.stopping import PREEMPTED
 
@@ -372,3 +374,20 @@ def test_schedules_of_mmengine_resume_in_an_epoch(config: Path, tmp_path: Path):
     assert same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))
     rates = [[group['lr'] for group in runner.optim_wrapper.optimizer.param_groups] for runner in (whole, resumed)]
     assert rates[0] == rates[1]
+
+
+class Handing(Dataset):
+    """What `multiprocessing.resource_sharer` does in a worker whose parent is gone."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        sys.excepthook(ConnectionResetError, ConnectionResetError(), None)
+        return os.getpid()
+
+
+def test_a_worker_prints_no_traceback_of_a_parent_that_ends(capfd: pytest.CaptureFixture):
+    loader = DataLoader(Handing(), num_workers=1, worker_init_fn=_SurvivingWorker(1.0, None))
+    assert next(iter(loader)).item() != os.getpid()
+    assert 'ConnectionResetError' not in capfd.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -188,6 +189,8 @@ class _SurvivingWorker:
         for number in SIGNALS:
             if number != signal.SIGTERM:
                 signal.signal(number, signal.SIG_IGN)
+        # multiprocessing's thread that hands tensors to the parent prints a traceback if the parent ends meanwhile
+        sys.excepthook = lambda *_: None
         threading.Thread(target=self._wait, daemon=True).start()
         if self.then is not None:
             self.then(worker)
