@@ -88,6 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, 'argv', ['omnimae', *words])
     monkeypatch.setitem(sys.modules, '__main__', sys.modules['__main__'])
     monkeypatch.setattr('omnimae.stopping.start_tool', lambda *_: None)  # this process keeps its handlers of signals
+    monkeypatch.delenv('WORLD_SIZE', raising=False)  # this process may have been a rank
     console.main()
 
 
