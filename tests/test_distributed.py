@@ -184,7 +184,8 @@ def test_slurm_without_a_gpu_is_translated_for_gloo(tmp_path: Path, monkeypatch:
     if torch.cuda.is_available():
         pytest.skip('MMEngine starts GPU ranks under Slurm itself')
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, '')  # or they would stay
+        monkeypatch.delenv(name)
     slurm = {'SLURM_PROCID': '0', 'SLURM_NTASKS': '1', 'SLURM_LOCALID': '0', 'SLURM_NODELIST': 'here'}
     for name, value in {**slurm, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}.items():
         monkeypatch.setenv(name, value)
