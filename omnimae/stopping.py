@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "temporary failure, try again" with --resume
 INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C
@@ -110,7 +110,8 @@ def start_tool(stopped: str = 'The same command starts anew.') -> None:
     show, interrupted = sys.excepthook, threading.Event()
 
     def end() -> NoReturn:
-        _end_workers()
+        for process in _end_workers():
+            process.join(1.0)
         if is_first_rank():
             _tell(f'{Path(sys.argv[0]).name}: stopped by Ctrl-C. {stopped}')
         for stream in (sys.stdout, sys.stderr):
@@ -138,11 +139,13 @@ def start_tool(stopped: str = 'The same command starts anew.') -> None:
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
 
 
-def _end_workers() -> None:
-    """End the processes of loaders and pools."""
-    children = getattr(sys.modules.get('multiprocessing'), 'active_children', list)  # perhaps it is being imported
-    for process in children():
+def _end_workers() -> list[Any]:
+    """End the processes of loaders and pools -> these processes."""
+    # the module may just be being imported
+    children: list[Any] = getattr(sys.modules.get('multiprocessing'), 'active_children', list)()
+    for process in children:
         process.terminate()
+    return children
 
 
 def _is_importing(frame: FrameType | None) -> bool:
